@@ -1,0 +1,50 @@
+package lock
+
+import "slices"
+
+// A Change is one thing that happened to a lease in one write.
+type Change struct {
+	Kind   ChangeKind
+	Lease  LeaseKey
+	Holder Holder // as it was last stored
+}
+
+// A ChangeKind says what happened to a lease.
+type ChangeKind string
+
+// The kinds of change.
+const (
+	LeaseAcquired      ChangeKind = "acquired"
+	LeaseReleased      ChangeKind = "released"
+	LeaseExpired       ChangeKind = "expired"
+	LeaseForceReleased ChangeKind = "force-released"
+)
+
+// Changes tells what a write did to leases, purely from the record before and after it (the zero Record for a row that
+// is not there): leases that ended first, then those granted, each oldest grant first. A lease is known by key and fence.
+// One that is gone was released if the write was a release and the record retired it, forced out if the write was a
+// force-release, and expired otherwise.
+func Changes(before, after Record) (list []Change) {
+	for _, key := range byFence(before.Holders) {
+		h := before.Holders[key]
+		if after.Holders[key].Fence == h.Fence {
+			continue
+		}
+		kind := LeaseExpired
+		switch {
+		case after.Cause == CauseRelease && after.Retired.Lease == key:
+			kind = LeaseReleased
+		case after.Cause == CauseForceRelease:
+			kind = LeaseForceReleased
+		}
+		list = append(list, Change{kind, key, h})
+	}
+	granted := byFence(after.Holders)
+	granted = slices.DeleteFunc(granted, func(key LeaseKey) bool {
+		return before.Holders[key].Fence == after.Holders[key].Fence
+	})
+	for _, key := range granted {
+		list = append(list, Change{LeaseAcquired, key, after.Holders[key]})
+	}
+	return list
+}

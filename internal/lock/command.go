@@ -1,0 +1,247 @@
+package lock
+
+import (
+	"maps"
+	"time"
+)
+
+// A Command is one guarded write: if every clause of the guard holds of the record as it is stored, the effect makes the
+// next record, in one atomic step. This file is the whole table of commands; [Command.Allows] and [Command.Next] are the
+// reference interpreter. A store either runs them under a mutex (see [Memory]) or compiles the same clauses and effects
+// to conditions and updates of its own.
+type Command struct {
+	Kind   Kind
+	Guard  []Clause
+	Absent bool // the guard also holds when there is no record
+	Effect Effect
+	Stamp  Stamp
+}
+
+// A Kind names a row of the table.
+type Kind string
+
+// The commands.
+const (
+	Take    Kind = "take"    // the only holder of a lock that nobody holds
+	Renew   Kind = "renew"   // a later expiry for the lease that decides when the lock is free
+	Release Kind = "release" // the only holder goes
+	Expire  Kind = "expire"  // the only holder is past its expiry, and is put out
+	Swap    Kind = "swap"    // any next record computed in Go from the one that was read
+)
+
+// A Stamp is what every command writes beside its effect. Rev is always counted up by one.
+type Stamp struct {
+	Cause  Cause
+	By     string
+	Reason string
+	TTL    int64 // Unix seconds; 0 removes the attribute
+}
+
+// A Clause is one condition on a stored record.
+type Clause struct {
+	Test  Test
+	Lease LeaseKey // for the tests of one lease
+	N     int64
+}
+
+// A Test is a kind of clause.
+type Test uint8
+
+// The tests. "The lease" is the holder under Clause.Lease; a test of a lease that is not there fails.
+const (
+	FreeBy         Test = iota + 1 // free_at <= N
+	NobodyWaiting                  // waiting = 0
+	FenceBelow                     // fence < N
+	NotRetired                     // the lease is not the one that ended last
+	NotHolder                      // the lease is not among the holders
+	LeaseOutlives                  // the lease's expires_at > N
+	LeaseExpiredBy                 // the lease's expires_at <= N
+	LeaseTTLIs                     // the lease's ttl_ms = N
+	OnlyHolder                     // there is exactly one holder
+	RevIs                          // rev = N
+	FenceIs                        // fence = N
+)
+
+func (t Test) String() string {
+	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "NotHolder", "LeaseOutlives",
+		"LeaseExpiredBy", "LeaseTTLIs", "OnlyHolder", "RevIs", "FenceIs"}[t]
+}
+
+// Holds interprets the clause on a record.
+func (c Clause) Holds(r Record) bool {
+	h, held := r.Holders[c.Lease]
+	switch c.Test {
+	case FreeBy:
+		return r.FreeAt <= c.N
+	case NobodyWaiting:
+		return r.Waiting == 0
+	case FenceBelow:
+		return r.Fence < c.N
+	case NotRetired:
+		return r.Retired.Lease != c.Lease
+	case NotHolder:
+		return !held
+	case LeaseOutlives:
+		return held && h.ExpiresAt > c.N
+	case LeaseExpiredBy:
+		return held && h.ExpiresAt <= c.N
+	case LeaseTTLIs:
+		return held && h.TTL == c.N
+	case OnlyHolder:
+		return len(r.Holders) == 1
+	case RevIs:
+		return r.Rev == c.N
+	case FenceIs:
+		return r.Fence == c.N
+	}
+	return false
+}
+
+// An Effect is what a command does to the record besides its stamp: one of [Grant], [Extend], [End] and [Become].
+type Effect interface{ apply(Record) Record }
+
+// Grant makes Holder the only holder; whoever was there has expired. It sets the lock's capacity and fence.
+type Grant struct {
+	Lease    LeaseKey
+	Holder   Holder
+	Capacity int64
+}
+
+// Extend moves a lease's expiry, which becomes the lock's. A nil Metadata leaves the lease's as it is.
+type Extend struct {
+	Lease     LeaseKey
+	ExpiresAt int64
+	RenewedAt int64
+	TTL       int64
+	Metadata  *string
+}
+
+// End empties a lock whose only holder is Lease, and remembers the lease as retired, with the fence it had.
+type End struct {
+	Lease LeaseKey
+	At    int64
+	Cause Cause
+}
+
+// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's.
+type Become struct{ From, To Record }
+
+func (e Grant) apply(r Record) Record {
+	r.Holders = map[LeaseKey]Holder{e.Lease: e.Holder}
+	r.Capacity, r.Fence, r.FreeAt = e.Capacity, e.Holder.Fence, e.Holder.ExpiresAt
+	return r
+}
+
+func (e Extend) apply(r Record) Record {
+	h := r.Holders[e.Lease]
+	h.ExpiresAt, h.RenewedAt, h.TTL = e.ExpiresAt, e.RenewedAt, e.TTL
+	if e.Metadata != nil {
+		h.Metadata = *e.Metadata
+	}
+	r.Holders = maps.Clone(r.Holders)
+	r.Holders[e.Lease] = h
+	r.FreeAt = e.ExpiresAt
+	return r
+}
+
+func (e End) apply(r Record) Record {
+	r.Retired = Retired{Lease: e.Lease, Fence: r.Holders[e.Lease].Fence, At: e.At, Cause: e.Cause}
+	r.Holders, r.FreeAt = nil, 0
+	return r
+}
+
+func (e Become) apply(Record) Record { return e.To }
+
+// Allows interprets the guard.
+func (c Command) Allows(r Record) bool {
+	if r.Rev == 0 {
+		return c.Absent
+	}
+	for _, clause := range c.Guard {
+		if !clause.Holds(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// Next interprets the effect and the stamp on a record that the guard allows.
+func (c Command) Next(r Record) Record {
+	rev := r.Rev + 1
+	r = c.Effect.apply(r)
+	r.Rev, r.Cause, r.By, r.Reason, r.TTL = rev, c.Stamp.Cause, c.Stamp.By, c.Stamp.Reason, c.Stamp.TTL
+	return r
+}
+
+// take grants a lock that is free, or never was, at now. The holder's fence is the proposal: it must beat the record's.
+func (u Rules) take(now time.Time, key LeaseKey, h Holder, capacity int64) Command {
+	return Command{
+		Kind:   Take,
+		Absent: true,
+		Guard: []Clause{
+			{Test: FreeBy, N: now.UnixMilli() - u.skew()},
+			{Test: NobodyWaiting},
+			{Test: FenceBelow, N: h.Fence},
+			{Test: NotRetired, Lease: key},
+			{Test: NotHolder, Lease: key},
+		},
+		Effect: Grant{Lease: key, Holder: h, Capacity: capacity},
+		Stamp:  Stamp{Cause: CauseAcquire, By: h.Principal, TTL: u.purgeAt(now, h.ExpiresAt, h.Fence)},
+	}
+}
+
+// renew extends a lease that is live at now. It writes the lock's free_at, so it is allowed only where the new expiry is
+// no earlier than any holder's, its own included: a renewal never shortens a lease. sameTTL holds it to leases whose TTL
+// is the one given, for callers that did not say one.
+func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metadata *string, by string) Command {
+	expiry := now.UnixMilli() + ttl
+	c := Command{
+		Kind: Renew,
+		Guard: []Clause{
+			{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()},
+			{Test: FreeBy, N: expiry},
+			{Test: NobodyWaiting}, // a waiter's record carries no native TTL, and this writes one
+		},
+		Effect: Extend{Lease: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
+		Stamp:  Stamp{Cause: CauseRenew, By: by, TTL: u.purgeAt(now, expiry, 0)},
+	}
+	if sameTTL {
+		c.Guard = append(c.Guard, Clause{Test: LeaseTTLIs, Lease: key, N: ttl})
+	}
+	return c
+}
+
+// release ends a lease that is live at now and alone.
+func (u Rules) release(now time.Time, key LeaseKey, by string) Command {
+	return u.end(Release, CauseRelease, now, key, by, Clause{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()})
+}
+
+// expire ends a lease that is over for every clock within the skew allowance, and alone.
+func (u Rules) expire(now time.Time, key LeaseKey) Command {
+	return u.end(Expire, CauseExpire, now, key, "", Clause{Test: LeaseExpiredBy, Lease: key, N: now.UnixMilli() - u.skew()})
+}
+
+func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by string, when Clause) Command {
+	return Command{
+		Kind:   kind,
+		Guard:  []Clause{when, {Test: OnlyHolder}, {Test: NobodyWaiting}},
+		Effect: End{Lease: key, At: now.UnixMilli(), Cause: cause},
+		Stamp:  Stamp{Cause: cause, By: by, TTL: u.purgeAt(now, 0, 0)},
+	}
+}
+
+// swap makes from into to, if from is still what is stored. Rev alone would not prove that: a row that was purged and
+// made anew counts from 1 again, but its fence has grown. FreeAt and the native TTL follow from to.
+func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
+	to.FreeAt = freeAt(to.Holders)
+	stamp := Stamp{Cause: cause, By: by, Reason: reason}
+	if to.Waiting == 0 {
+		stamp.TTL = u.purgeAt(now, to.FreeAt, to.Fence)
+	}
+	return Command{
+		Kind:   Swap,
+		Guard:  []Clause{{Test: RevIs, N: from.Rev}, {Test: FenceIs, N: from.Fence}},
+		Effect: Become{From: from, To: to},
+		Stamp:  stamp,
+	}
+}

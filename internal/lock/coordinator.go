@@ -1,0 +1,331 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// A Store keeps records and applies commands to them, each in one atomic step.
+//
+// Errors are [*GuardError] for a guard that does not hold, [*StoreError] or [*ClockError] for faults, and ctx.Err() when
+// the context ended. After a fault nobody knows whether the command was applied.
+type Store interface {
+	// Get reads a record, strongly consistent; Reply.After is the zero Record if there is none.
+	Get(ctx context.Context, name string) (Reply, error)
+	// Apply runs a command.
+	Apply(ctx context.Context, name string, c Command) (Reply, error)
+	// List reads records by name prefix, in pages.
+	List(ctx context.Context, q ListQuery) (Page, error)
+}
+
+// A Reply is what a store says of one record.
+type Reply struct {
+	Before Record // as it was before the command; zero for Get
+	After  Record
+	// Offset is how far this process's clock provably is from the store's, as told by the very reply: positive when ours
+	// is ahead, 0 when they may agree.
+	Offset time.Duration
+}
+
+// A ListQuery selects records.
+type ListQuery struct {
+	Prefix    string // of the lock's name; empty: all
+	HeldAfter int64  // if not 0: only those whose FreeAt is later than this
+	Limit     int    // at most so many on a page
+	Cursor    string // where the last page ended; empty: from the start
+}
+
+// A Page is part of a list. It may be short, even empty, and still have a Next.
+type Page struct {
+	Entries []Entry
+	Next    string // empty at the end
+}
+
+// An Entry is a record in a list.
+type Entry struct {
+	Name   string
+	Record Record
+}
+
+// Config is what a [Coordinator] is made of.
+type Config struct {
+	Store Store            // required
+	Clock func() time.Time // nil: time.Now
+	Rules Rules
+}
+
+// A Coordinator answers requests for locks. It keeps nothing but its opinion of its own clock, so any number may serve
+// one table. It is safe for use by any number of goroutines, and starts none.
+type Coordinator struct {
+	store   Store
+	clock   func() time.Time
+	rules   Rules
+	suspect atomic.Bool // the last reply showed a wrong clock: look before the next grant
+}
+
+// maxTries bounds how often an operation is tried again because another write came first. Each such failure is the
+// success of someone else, so only a lock under a storm of writes ever gets there.
+const maxTries = 8
+
+// New makes a coordinator.
+func New(cfg Config) (*Coordinator, error) {
+	if cfg.Store == nil {
+		return nil, errors.New("lock: Config.Store is nil; give it a store")
+	}
+	if err := cfg.Rules.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults()}, nil
+}
+
+// A Lease is a holder's place on a lock, as the coordinator tells it.
+type Lease struct {
+	Lock      string
+	Holder    Holder
+	Capacity  int64
+	Remaining time.Duration // life left when the coordinator answered; a caller counts it from before it sent the request
+}
+
+// Acquire grants permits, or answers [ErrLockHeld], [ErrCapacityMismatch] or, for a secret whose lease is over,
+// [ErrLeaseLost]. Repeated with the secret of a live lease it gives that lease again, with what is left of its life.
+func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (Lease, error) {
+	if err := c.checkClock(ctx, req.Lock); err != nil {
+		return Lease{}, err
+	}
+	key := KeyOf(req.Lock, req.Lease)
+	out, err := c.run(ctx, req.Lock, acquisition{c.rules, key, req})
+	if err != nil {
+		return Lease{}, err
+	}
+	if err := c.judge(out.Offset); err != nil {
+		if out.wrote {
+			c.undo(ctx, req.Lock, key, out.Reply)
+		}
+		return Lease{}, err
+	}
+	return c.lease(req.Lock, key, out.After)
+}
+
+// Renew extends a live lease to at least TTL from now and never shortens it; a lease that is over is [ErrLeaseLost].
+func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (Lease, error) {
+	if err := c.checkClock(ctx, req.Lock); err != nil {
+		return Lease{}, err
+	}
+	key := KeyOf(req.Lock, req.Lease)
+	out, err := c.run(ctx, req.Lock, renewal{c.rules, key, req})
+	if err != nil {
+		return Lease{}, err
+	}
+	if err := c.judge(out.Offset); err != nil {
+		return Lease{}, err
+	}
+	return c.lease(req.Lock, key, out.After)
+}
+
+// A Released is the answer to a release.
+type Released struct {
+	Lock  string
+	Fence int64
+	At    int64 // Unix milliseconds
+}
+
+// Release ends a live lease. Repeated, it gives the same answer while the record remembers the lease; a lease that is
+// over otherwise, or never was, is [ErrLeaseLost].
+func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released, error) {
+	out, err := c.run(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Lease), req})
+	if err != nil {
+		return Released{}, err
+	}
+	return Released{Lock: req.Lock, Fence: out.After.Retired.Fence, At: out.After.Retired.At}, nil
+}
+
+// Expire puts out the holders of a lock that are past their expiry, if the grant that the request names is one of them.
+// It answers when to ask again: the zero time if that grant is gone, by this call or before.
+func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time.Time, err error) {
+	_, err = c.run(ctx, req.Lock, expiring{c.rules, req})
+	if early, ok := errors.AsType[notDue](err); ok {
+		return time.UnixMilli(early.at), nil
+	}
+	return time.Time{}, err
+}
+
+// ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
+// first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged].
+func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Holder, error) {
+	reply, err := c.store.Get(ctx, req.Lock)
+	if err != nil {
+		return nil, err
+	}
+	op := &forcing{rules: c.rules, req: req}
+	if _, err := c.decide(ctx, req.Lock, reply, op.next); err != nil {
+		return nil, err
+	}
+	if op.sent == nil {
+		return nil, nil
+	}
+	var ended []Holder
+	for _, key := range byFence(op.sent.From.Holders) {
+		if _, still := op.sent.To.Holders[key]; !still {
+			ended = append(ended, op.sent.From.Holders[key])
+		}
+	}
+	return ended, nil
+}
+
+// A Status is what anyone may know of a lock.
+type Status struct {
+	Lock      string
+	Capacity  int64 // 1 for a lock never seen
+	Available int64 // permits that an acquire of that capacity could get
+	Fence     int64 // the highest ever granted
+	Holders   []Holder
+	Waiting   int64
+	Now       int64 // the coordinator's clock, Unix milliseconds
+}
+
+// Status reads a lock. A holder is listed as long as it bars others: until its expiry plus the skew allowance.
+func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
+	reply, err := c.store.Get(ctx, name)
+	if err != nil {
+		return Status{}, err
+	}
+	return c.status(name, reply.After), nil
+}
+
+func (c *Coordinator) status(name string, r Record) Status {
+	now := c.clock().UnixMilli()
+	live := r.blocking(now, c.rules.skew())
+	s := Status{Lock: name, Capacity: max(r.Capacity, 1), Fence: r.Fence, Waiting: r.Waiting, Now: now}
+	s.Available = s.Capacity - permits(live)
+	for _, key := range byFence(live) {
+		s.Holders = append(s.Holders, live[key])
+	}
+	return s
+}
+
+// A ListRequest asks for a page of statuses.
+type ListRequest struct {
+	Prefix string
+	All    bool // also locks that nobody holds, as long as their rows are kept
+	Limit  int
+	Cursor string
+}
+
+// List reads locks by name prefix. A page may be short, even empty, and still have a next cursor; at the end that is
+// empty. A cursor that no list answered is [ErrBadCursor].
+func (c *Coordinator) List(ctx context.Context, req ListRequest) (list []Status, next string, err error) {
+	q := ListQuery{Prefix: req.Prefix, Limit: req.Limit, Cursor: req.Cursor}
+	if !req.All {
+		q.HeldAfter = c.clock().UnixMilli() - c.rules.skew()
+	}
+	page, err := c.store.List(ctx, q)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, e := range page.Entries {
+		list = append(list, c.status(e.Name, e.Record))
+	}
+	return list, page.Next, nil
+}
+
+// outcome is how an operation ended: on a reply, written by us or found to be done already.
+type outcome struct {
+	Reply
+	wrote bool
+}
+
+// run tries the optimistic command, and decides on the record that comes back when its guard fails.
+func (c *Coordinator) run(ctx context.Context, name string, op operation) (outcome, error) {
+	reply, err := c.store.Apply(ctx, name, op.first(c.clock()))
+	if err == nil {
+		return outcome{reply, true}, nil
+	}
+	failed, ok := errors.AsType[*GuardError](err)
+	if !ok {
+		return outcome{}, err
+	}
+	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op.next)
+}
+
+// decide drives an operation from a record that was read until it has an answer.
+func (c *Coordinator) decide(ctx context.Context, name string, read Reply, next func(time.Time, Record) (*Command, error)) (outcome, error) {
+	for range maxTries {
+		cmd, err := next(c.clock(), read.After)
+		if err != nil {
+			return outcome{}, err
+		}
+		if cmd == nil {
+			return outcome{read, false}, nil
+		}
+		reply, err := c.store.Apply(ctx, name, *cmd)
+		if err == nil {
+			return outcome{reply, true}, nil
+		}
+		failed, ok := errors.AsType[*GuardError](err)
+		if !ok {
+			return outcome{}, err
+		}
+		read = Reply{After: failed.Current, Offset: failed.Offset}
+	}
+	return outcome{}, &StoreError{
+		Kind: ErrThrottled, What: fmt.Sprintf("another write came first %d times", maxTries),
+		Fix: "many callers are at this one lock; spread them, or let them wait longer between tries",
+	}
+}
+
+// lease tells a holder its lease as the record has it, with the life that is left now.
+func (c *Coordinator) lease(name string, key LeaseKey, r Record) (Lease, error) {
+	h := r.Holders[key]
+	remaining := time.Duration(h.ExpiresAt-c.clock().UnixMilli()) * time.Millisecond
+	if remaining <= 0 {
+		return Lease{}, ErrLeaseLost // the store's reply took longer than the lease lasted
+	}
+	return Lease{Lock: name, Holder: h, Capacity: r.Capacity, Remaining: remaining}, nil
+}
+
+// judge is the clock guard (rule 5): a reply that proves our clock wrong makes no grant.
+func (c *Coordinator) judge(offset time.Duration) error {
+	wrong := offset.Abs() > MaxClockError
+	c.suspect.Store(wrong)
+	if wrong {
+		return &ClockError{Offset: offset}
+	}
+	return nil
+}
+
+// checkClock reads the lock before the first grant after a reply that proved our clock wrong, so that a clock that is
+// known to be wrong writes nothing.
+func (c *Coordinator) checkClock(ctx context.Context, name string) error {
+	if !c.suspect.Load() {
+		return nil
+	}
+	reply, err := c.store.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	return c.judge(reply.Offset)
+}
+
+// undo takes back a grant made under a wrong clock, as far as it can: it is not there any more, its secret is spent, and
+// the holders it displaced that were live by the store's clock are back. If it fails, the grant nobody was told of
+// expires by itself.
+func (c *Coordinator) undo(ctx context.Context, name string, key LeaseKey, granted Reply) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	now := c.clock()
+	theirs := now.Add(-granted.Offset).UnixMilli()
+	to := granted.After
+	to.Holders = granted.Before.blocking(theirs, c.rules.skew())
+	if granted.Before.Capacity != 0 {
+		to.Capacity = granted.Before.Capacity
+	}
+	to.Retired = Retired{Lease: key, Fence: granted.After.Holders[key].Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	cmd := c.rules.swap(now, granted.After, to, CauseRelease, granted.After.By, "undone: granted under a wrong clock")
+	_, _ = c.store.Apply(ctx, name, cmd) // nothing more to do if it fails
+}

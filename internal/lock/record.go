@@ -1,0 +1,105 @@
+package lock
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"maps"
+	"slices"
+	"time"
+)
+
+// A LeaseKey names a lease inside a record. It is a hash of the lease secret and the lock's name, so the table, its
+// stream, logs and events can carry it without letting anyone act as the holder.
+type LeaseKey string
+
+// KeyOf hashes a lease secret for use on the lock called name: the first 128 bits of SHA-256, base64url, 22 characters.
+func KeyOf(name, secret string) LeaseKey {
+	sum := sha256.Sum256([]byte("holdfast lease\x00" + name + "\x00" + secret))
+	return LeaseKey(base64.RawURLEncoding.EncodeToString(sum[:16]))
+}
+
+// A Cause says what kind of write made a record what it is. The stream consumer and auditors read it.
+type Cause string
+
+// The causes.
+const (
+	CauseAcquire      Cause = "acquire"
+	CauseRenew        Cause = "renew"
+	CauseRelease      Cause = "release"
+	CauseExpire       Cause = "expire"
+	CauseForceRelease Cause = "force-release"
+)
+
+// A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
+//
+// A Record is a value: nothing changes its Holders map in place. Times are Unix milliseconds by a coordinator's clock
+// unless a field says otherwise.
+type Record struct {
+	Rev        int64               // number of writes so far; 0 only in the zero Record
+	Fence      int64               // the highest fencing token ever granted (about Unix microseconds, see [Record.nextFence])
+	Capacity   int64               // permits there are; 1 is a mutex
+	Holders    map[LeaseKey]Holder // empty when free
+	FreeAt     int64               // when the last of the present holders expires; 0 with none
+	Waiting    int64               // waiters in the queue (room left: nothing enqueues yet)
+	NextTicket int64               // the queue's next ticket (room left)
+	Cause      Cause               // what the last write was
+	By         string              // principal that asked for the last write, where it is known
+	Reason     string              // why, for a force-release
+	Retired    Retired             // the lease that ended last, so that late duplicates of its requests are recognised
+	TTL        int64               // native TTL in Unix SECONDS; 0: never purge
+}
+
+// A Holder is one lease on a lock.
+type Holder struct {
+	Owner      string // as the caller put it; shown to others
+	Principal  string // who the authorizer says the caller is; empty where there is no authorizer
+	Permits    int64
+	Fence      int64 // this lease's fencing token
+	AcquiredAt int64
+	RenewedAt  int64
+	ExpiresAt  int64
+	TTL        int64  // milliseconds
+	Metadata   string // a JSON object as the caller sent it; empty: none
+}
+
+// Retired is what a record remembers of the lease that ended last.
+type Retired struct {
+	Lease LeaseKey
+	Fence int64
+	At    int64
+	Cause Cause // how it ended: CauseRelease, CauseExpire or CauseForceRelease
+}
+
+// blocking returns the holders that bar others at a coordinator's now: those not yet past their expiry by the skew
+// allowance s, so that no clock within s of ours can still take them for live.
+func (r Record) blocking(now, s int64) map[LeaseKey]Holder {
+	live := maps.Clone(r.Holders)
+	maps.DeleteFunc(live, func(_ LeaseKey, h Holder) bool { return h.ExpiresAt <= now-s })
+	return live
+}
+
+// nextFence is the token of a grant made now: max(now in microseconds, fence+1). It grows with every grant, can be
+// proposed before the record is known (now), and still grows when the row was purged in between (see [Rules.Retention]).
+func (r Record) nextFence(now time.Time) int64 { return max(now.UnixMicro(), r.Fence+1) }
+
+func permits(holders map[LeaseKey]Holder) (sum int64) {
+	for _, h := range holders {
+		sum += h.Permits
+	}
+	return sum
+}
+
+func freeAt(holders map[LeaseKey]Holder) (at int64) {
+	for _, h := range holders {
+		at = max(at, h.ExpiresAt)
+	}
+	return at
+}
+
+// byFence returns the keys of holders, oldest grant first.
+func byFence(holders map[LeaseKey]Holder) []LeaseKey {
+	return slices.SortedFunc(maps.Keys(holders), func(a, b LeaseKey) int {
+		return cmp.Compare(holders[a].Fence, holders[b].Fence)
+	})
+}
