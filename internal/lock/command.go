@@ -201,9 +201,10 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 			{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()},
 			{Test: FreeBy, N: expiry},
 			{Test: NobodyWaiting}, // a waiter's record carries no native TTL, and this writes one
+			{Test: FenceBelow, N: u.unseenFence(now)},
 		},
 		Effect: Extend{Lease: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
-		Stamp:  Stamp{Cause: CauseRenew, By: by, TTL: u.purgeAt(now, expiry, 0)},
+		Stamp:  Stamp{Cause: CauseRenew, By: by, TTL: u.purgeAt(now, expiry, u.unseenFence(now))},
 	}
 	if sameTTL {
 		c.Guard = append(c.Guard, Clause{Test: LeaseTTLIs, Lease: key, N: ttl})
@@ -224,11 +225,16 @@ func (u Rules) expire(now time.Time, key LeaseKey) Command {
 func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by string, when Clause) Command {
 	return Command{
 		Kind:   kind,
-		Guard:  []Clause{when, {Test: OnlyHolder}, {Test: NobodyWaiting}},
+		Guard:  []Clause{when, {Test: OnlyHolder}, {Test: NobodyWaiting}, {Test: FenceBelow, N: u.unseenFence(now)}},
 		Effect: End{Lease: key, At: now.UnixMilli(), Cause: cause},
-		Stamp:  Stamp{Cause: cause, By: by, TTL: u.purgeAt(now, 0, 0)},
+		Stamp:  Stamp{Cause: cause, By: by, TTL: u.purgeAt(now, 0, u.unseenFence(now))},
 	}
 }
+
+// unseenFence bounds the record's fence for a command that writes a native TTL without having seen it. Were the bound not
+// in the guard, a write with a stale now could have the row purged before a later take is sure to propose a higher
+// fence. It leaves room for a grant made by a clock ahead of ours.
+func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMicro() + 1 }
 
 // swap makes from into to, if from is still what is stored. Rev alone would not prove that: a row that was purged and
 // made anew counts from 1 again, but its fence has grown. FreeAt and the native TTL follow from to.

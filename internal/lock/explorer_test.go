@@ -1,8 +1,9 @@
 package lock
 
 import (
+	"cmp"
 	"fmt"
-	"hash/maphash"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -10,8 +11,8 @@ import (
 
 // The explorer walks every interleaving of a small world over the real commands, operations and interpreter. Clients
 // send requests; a request reaches a coordinator, which reads its clock and makes a command; the command is in flight
-// until it lands on the record; the answer is in flight until it reaches the client. Each of the three may be lost, each
-// of the first two delivered twice, all of them late. Coordinators' clocks differ by up to the skew allowance, chosen
+// until it lands on the record; the answer is in flight until it reaches the client. Each of the three may come late or
+// never, the first two also twice. Coordinators' clocks differ by up to the skew allowance, chosen
 // anew for every delivery. A client that crashes is one that never acts again, which is a prefix of some other run;
 // one that is paused acts late. Timers come due at any time. Rows are purged when native TTL allows.
 //
@@ -28,18 +29,16 @@ type world struct {
 	duplicates int   // extra deliveries in a run
 	timers     int   // expiry timers
 	forces     int   // force-releases by an operator
-	inFlight   int   // messages at a time
 	ttl        int64 // of every lease
 	retention  int64
 	horizon    uint8 // last tick
 
 	// What a mutant changes; the zero values are the protocol.
-	mutate          func(Command) Command
-	skew            int64 // allowance in ticks by which the rules differ from the clocks' true spread of 1
-	believeInReply  bool  // clients count a lease from when the answer came
-	believeRelease  bool  // clients still believe while they release
-	answerWholeTTL  bool  // a repeated acquire is answered with the whole TTL
-	shortenOnRepeat bool  // clients take a shorter remaining life for the truth of an older answer
+	mutate         func(Command) Command
+	skew           int64 // allowance in ticks by which the rules differ from the clocks' true spread of 1
+	believeInReply bool  // clients count a lease from when it was answered, not from when they asked
+	believeRelease bool  // clients still believe while they release
+	answerWholeTTL bool  // a repeated acquire is answered with the whole TTL
 }
 
 const tick = time.Second
@@ -87,6 +86,22 @@ type message struct {
 	until  uint8 // for an ok: sent + remaining
 }
 
+// packed is a message as states keep it: in one word, 0 for none.
+type packed uint64
+
+func (m message) pack() packed {
+	return packed(m.stage)<<60 | packed(m.op)<<56 | packed(m.client)<<52 | packed(m.lease)<<48 | packed(m.sent)<<42 |
+		packed(m.offset)<<40 | packed(m.read)<<34 | packed(m.answer)<<32 | packed(m.until)<<26 | packed(m.cmd)
+}
+
+func (p packed) unpack() message {
+	return message{
+		stage: stage(p >> 60), op: opKind(p >> 56 & 15), client: uint8(p >> 52 & 15), lease: uint8(p >> 48 & 15),
+		sent: uint8(p >> 42 & 63), offset: uint8(p >> 40 & 3), read: uint8(p >> 34 & 63), answer: verdict(p >> 32 & 3),
+		until: uint8(p >> 26 & 63), cmd: uint32(p & (1<<26 - 1)),
+	}
+}
+
 type phase uint8
 
 const (
@@ -105,7 +120,7 @@ type clientState struct {
 
 const (
 	maxClients  = 3
-	maxInFlight = 4
+	maxMessages = 9
 )
 
 type state struct {
@@ -117,7 +132,7 @@ type state struct {
 	record     uint32 // interned
 	fence      int64  // the highest ever stored, over purges
 	clients    [maxClients]clientState
-	messages   [maxInFlight]message // in a canonical order, empty ones last
+	messages   [maxMessages]packed // in descending order, so empty ones come last
 }
 
 type explorer struct {
@@ -125,12 +140,12 @@ type explorer struct {
 	rules       Rules
 	limit       int // states to visit at most; 0: all
 	visited     hashSet
-	seed        maphash.Seed
 	records     []Record
 	recordID    map[string]uint32
 	commands    []Command
 	cmdID       map[string]uint32
 	applied     map[[2]uint32]uint32   // record, command -> next record + 1; 0: the guard fails
+	firsts      map[firstKey]uint32    // the optimistic command of an operation
 	decided     map[decideKey]decision // what an operation does next
 	probed      map[[2]uint32]string   // record, tick -> liveness violation
 	trace       []step                 // the path walked
@@ -145,6 +160,11 @@ type decideKey struct {
 	record        uint32
 }
 
+type firstKey struct {
+	op                  opKind
+	client, lease, read uint8
+}
+
 type decision struct {
 	cmd    uint32
 	answer verdict
@@ -152,14 +172,34 @@ type decision struct {
 
 func explore(w world, limit int) *explorer {
 	x := &explorer{
-		world: w, limit: limit, seed: maphash.MakeSeed(),
+		world: w, limit: limit,
 		rules:    Rules{Skew: time.Duration(1+w.skew) * tick, Retention: time.Duration(w.retention) * tick},
 		recordID: map[string]uint32{}, cmdID: map[string]uint32{}, applied: map[[2]uint32]uint32{},
-		decided: map[decideKey]decision{}, probed: map[[2]uint32]string{},
+		firsts: map[firstKey]uint32{}, decided: map[decideKey]decision{}, probed: map[[2]uint32]string{},
 	}
 	x.internRecord(Record{})
 	x.visit(state{now: 1})
 	return x
+}
+
+// hash mixes the whole state into 64 bits, word by word, as wyhash does.
+func (s *state) hash() uint64 {
+	h := uint64(0x9e3779b97f4a7c15)
+	mix := func(v uint64) {
+		hi, lo := bits.Mul64(h^v, 0xd6e8feb86659fd93)
+		h = hi ^ lo ^ bits.RotateLeft64(v, 23)
+	}
+	mix(uint64(s.now)<<32 | uint64(s.duplicates)<<24 | uint64(s.timers)<<16 | uint64(s.forces)<<8 | uint64(s.forced))
+	mix(uint64(s.record)<<32 | uint64(s.now))
+	mix(uint64(s.fence))
+	for _, c := range s.clients {
+		mix(uint64(c.phase)<<24 | uint64(c.lease)<<16 | uint64(c.until)<<8 | uint64(c.sends))
+	}
+	for _, m := range s.messages {
+		mix(uint64(m))
+	}
+	hi, lo := bits.Mul64(h, 0xa0761d6478bd642f)
+	return hi ^ lo
 }
 
 // hashSet is an open-addressed set of non-zero 64-bit hashes.
@@ -222,7 +262,9 @@ func intern[T any](list *[]T, ids map[string]uint32, v T) uint32 {
 
 func (x *explorer) clock(at uint8) time.Time { return time.Unix(1000, 0).Add(time.Duration(at) * tick) }
 
-func key(client, lease uint8) LeaseKey { return LeaseKey(fmt.Sprintf("client%d.%d", client, lease)) }
+func key(client, lease uint8) LeaseKey { return LeaseKey([]byte{'A' + client, '0' + lease}) }
+
+func parseKey(k LeaseKey) (client, lease uint8) { return k[0] - 'A', k[1] - '0' }
 
 func (x *explorer) operation(m message, r Record) operation {
 	k, ttl := key(m.client, m.lease), time.Duration(x.ttl)*tick
@@ -256,6 +298,17 @@ func (x *explorer) apply(record, cmd uint32) (next uint32, ok bool) {
 	return v - 1, v != 0
 }
 
+// first asks the operation for its optimistic command.
+func (x *explorer) first(m message) uint32 {
+	memo := firstKey{m.op, m.client, m.lease, m.read}
+	id, known := x.firsts[memo]
+	if !known {
+		id = x.internCommand(x.operation(m, Record{}).first(x.clock(m.read)))
+		x.firsts[memo] = id
+	}
+	return id
+}
+
 // decide asks the operation what it does with the record it met.
 func (x *explorer) decide(m message, at uint8, record uint32) decision {
 	memo := decideKey{m.op, m.client, m.lease, at, record}
@@ -283,7 +336,7 @@ func (x *explorer) fail(format string, args ...any) {
 		var b strings.Builder
 		fmt.Fprintf(&b, format, args...)
 		for _, s := range x.trace {
-			fmt.Fprintf(&b, "\n  t=%d "+s.format, append([]any{s.now}, s.args...)...)
+			b.WriteString("\n  " + x.describe(s))
 		}
 		x.found = b.String()
 	}
@@ -298,16 +351,13 @@ func (x *explorer) visit(s state) {
 			c.phase, c.until = phaseIdle, 0
 		}
 	}
-	slices.SortFunc(s.messages[:], func(a, b message) int {
-		if a == b {
-			return 0
+	for i, p := range s.messages {
+		if m := p.unpack(); m.stage == reply && !s.matters(m) {
+			s.messages[i] = 0
 		}
-		if (a.stage == 0) != (b.stage == 0) {
-			return int(b.stage) - int(a.stage)
-		}
-		return compareMessages(a, b)
-	})
-	if x.done() || !x.visited.add(maphash.Comparable(x.seed, s)) {
+	}
+	slices.SortFunc(s.messages[:], func(a, b packed) int { return cmp.Compare(b, a) })
+	if x.done() || !x.visited.add(s.hash()) {
 		return
 	}
 	believers := int64(0)
@@ -323,57 +373,61 @@ func (x *explorer) visit(s state) {
 	x.moves(s)
 }
 
-func compareMessages(a, b message) int {
-	pack := func(m message) (uint64, uint64) {
-		return uint64(m.stage)<<56 | uint64(m.op)<<48 | uint64(m.client)<<40 | uint64(m.lease)<<32 | uint64(m.cmd),
-			uint64(m.sent)<<40 | uint64(m.offset)<<32 | uint64(m.read)<<24 | uint64(m.answer)<<16 | uint64(m.until)
-	}
-	a1, a2 := pack(a)
-	b1, b2 := pack(b)
+// matters tells whether an answer can still change what its client does. If not now, then never: a client goes through
+// the phases of a lease in one direction.
+func (s *state) matters(m message) bool {
+	c := s.clients[m.client]
 	switch {
-	case a1 < b1 || a1 == b1 && a2 < b2:
-		return -1
-	case a1 == b1 && a2 == b2:
-		return 0
+	case m.lease != c.lease || m.answer == held:
+		return false
+	case m.op == opAcquire && m.answer == ok:
+		return m.until > s.now && (c.phase == phaseAcquiring || c.phase == phaseHolding)
+	case m.op == opRenew && m.answer == ok:
+		return m.until > s.now && c.phase == phaseHolding
+	case m.op == opAcquire:
+		return c.phase == phaseAcquiring
+	case m.op == opRenew:
+		return c.phase == phaseHolding
 	}
-	return 1
+	return c.phase == phaseReleasing
 }
 
-// step walks one transition and comes back. Labels are made into text only for a violation.
-func (x *explorer) step(s state, format string, args ...any) {
+// step walks one transition and comes back.
+func (x *explorer) step(s state, what string, m message) {
 	if x.done() {
 		return
 	}
 	x.transitions++
-	x.trace = append(x.trace, step{s.now, format, args})
+	x.trace = append(x.trace, step{s.now, what, m, s.record})
 	x.visit(s)
 	x.trace = x.trace[:len(x.trace)-1]
 }
 
+// A step is a transition on the path walked.
 type step struct {
 	now    uint8
-	format string
-	args   []any
+	what   string
+	m      message // the message it was about, if any
+	record uint32  // after it
 }
 
-func (s *state) put(m message) bool {
+func (x *explorer) describe(s step) string {
+	text := fmt.Sprintf("t=%d: %s", s.now, s.what)
+	if m := s.m; m.op != 0 {
+		text += fmt.Sprintf(" [%v of client %d lease %d, sent %d, clock %d ahead, read %d, answer %d until %d]",
+			m.op, m.client, m.lease, m.sent, m.offset, m.read, m.answer, m.until)
+	}
+	return text + fmt.Sprintf(" record %v", x.records[s.record])
+}
+
+func (s *state) put(m message) {
 	for i := range s.messages {
-		if s.messages[i].stage == 0 {
-			s.messages[i] = m
-			return true
+		if s.messages[i] == 0 {
+			s.messages[i] = m.pack()
+			return
 		}
 	}
-	return false
-}
-
-func (x *explorer) room(s state) bool {
-	n := 0
-	for _, m := range s.messages {
-		if m.stage != 0 {
-			n++
-		}
-	}
-	return n < x.inFlight
+	panic("a world with more messages than maxMessages")
 }
 
 // moves walks everything that can happen next.
@@ -381,11 +435,10 @@ func (x *explorer) moves(s state) {
 	if s.now < x.horizon {
 		t := s
 		t.now++
-		x.step(t, "tick")
+		x.step(t, "tick", message{})
 	}
-	room := x.room(s)
 	for i := range uint8(x.clients) {
-		x.clientMoves(s, i, room)
+		x.clientMoves(s, i)
 	}
 	for i := range x.messages(s) {
 		x.messageMoves(s, i)
@@ -394,51 +447,54 @@ func (x *explorer) moves(s state) {
 	if r.Rev > 0 && r.TTL != 0 && r.TTL < x.clock(s.now).Unix() {
 		t := s
 		t.record = 0
-		x.checkChanges(r, Record{}, "purge", nil)
-		x.step(t, "row purged")
+		x.checkChanges(r, Record{}, 0, "")
+		x.step(t, "row purged", message{})
 	}
-	if room && int(s.timers) < x.timers {
+	if int(s.timers) < x.timers {
 		for k := range r.Holders {
 			for offset := range uint8(2) {
-				var m message
-				fmt.Sscanf(string(k), "client%d.%d", &m.client, &m.lease)
-				m = message{stage: write, op: opExpire, client: m.client, lease: m.lease, offset: offset, read: s.now + offset}
-				m.cmd = x.internCommand(x.operation(m, r).first(x.clock(m.read)))
+				client, lease := parseKey(k)
+				m := message{stage: write, op: opExpire, client: client, lease: lease, offset: offset, read: s.now + offset}
+				m.cmd = x.first(m)
 				t := s
 				t.timers++
 				t.put(m)
-				x.step(t, "timer for %v at a clock %d ahead", k, offset)
+				x.step(t, "timer", m)
 			}
 		}
 	}
-	if room && int(s.forces) < x.forces && len(r.Holders) > 0 {
-		op := &forcing{rules: x.rules}
-		cmd, _ := op.next(x.clock(s.now), r)
+	if int(s.forces) < x.forces && len(r.Holders) > 0 {
+		cmd, _ := (&forcing{rules: x.rules}).next(x.clock(s.now), r)
+		m := message{stage: write, op: opForce, read: s.now, cmd: x.internCommand(*cmd)}
 		t := s
 		t.forces++
-		t.put(message{stage: write, op: opForce, read: s.now, cmd: x.internCommand(*cmd)})
-		x.step(t, "operator forces")
+		t.put(m)
+		x.step(t, "an operator forces", m)
 	}
 }
 
 func (x *explorer) messages(s state) (n int) {
-	for n < len(s.messages) && s.messages[n].stage != 0 {
+	for n < len(s.messages) && s.messages[n] != 0 {
 		n++
 	}
 	return n
 }
 
-func (x *explorer) clientMoves(s state, i uint8, room bool) {
+func (x *explorer) clientMoves(s state, i uint8) {
 	c := s.clients[i]
-	if !room || int(c.sends) >= x.sends {
+	if int(c.sends) >= x.sends {
 		return
 	}
 	send := func(op opKind, lease uint8, change func(*clientState)) {
 		t := s
 		t.clients[i].sends++
 		change(&t.clients[i])
-		t.put(message{stage: request, op: op, client: i, lease: lease, sent: s.now})
-		x.step(t, "client %d sends %v of lease %d", i, op, lease)
+		m := message{stage: request, op: op, client: i, lease: lease, sent: s.now}
+		if op == opRelease {
+			m.sent = 0 // its answer has no life to count
+		}
+		t.put(m)
+		x.step(t, "client sends", m)
 	}
 	switch c.phase {
 	case phaseIdle:
@@ -462,26 +518,25 @@ func (x *explorer) clientMoves(s state, i uint8, room bool) {
 }
 
 func (x *explorer) messageMoves(s state, i int) {
-	m := s.messages[i]
+	m := s.messages[i].unpack()
 	gone := s
-	gone.messages[i] = message{}
-	x.step(gone, "%v of client %d lost at stage %d", m.op, m.client, m.stage)
-	again := int(s.duplicates) < x.duplicates && x.room(s)
+	gone.messages[i] = 0
+	again := int(s.duplicates) < x.duplicates
 
 	switch m.stage {
 	case request:
 		for offset := range uint8(2) {
 			n := m
 			n.stage, n.offset, n.read = write, offset, s.now+offset
-			n.cmd = x.internCommand(x.operation(n, x.records[s.record]).first(x.clock(n.read)))
+			n.cmd = x.first(n)
 			t := gone
 			t.put(n)
-			x.step(t, "%v of client %d reaches a clock %d ahead", m.op, m.client, offset)
+			x.step(t, "request delivered", n)
 			if again {
 				t = s
 				t.duplicates++
 				t.put(n)
-				x.step(t, "%v of client %d reaches a clock %d ahead, and will again", m.op, m.client, offset)
+				x.step(t, "request delivered, and will be again", n)
 			}
 		}
 	case write:
@@ -503,12 +558,7 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 	if applied {
 		after := x.records[next]
 		x.checkWrite(s, m, before, after)
-		for k, h := range before.Holders {
-			if m.op == opForce && after.Holders[k].Fence != h.Fence {
-				t.forced |= 1 << clientOf(k)
-			}
-		}
-		t.record, t.fence = next, max(s.fence, after.Fence)
+		x.become(&t, m, next)
 		n.stage, n.answer = reply, ok
 		x.answer(&n, s, after)
 	} else {
@@ -529,18 +579,25 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 	if n.stage != 0 {
 		t.put(n)
 	}
-	x.step(t, "%v of client %d lands: applied=%v answer=%d record=%v", m.op, m.client, applied, n.answer, x.records[t.record])
+	x.step(t, "write lands", n)
 	if again && applied { // the SDK sends the same write again
 		t = s
 		t.duplicates++
-		t.record, t.fence = next, max(s.fence, x.records[next].Fence)
-		x.step(t, "%v of client %d lands, its reply is lost, and it is sent again: record=%v", m.op, m.client, x.records[t.record])
+		x.become(&t, m, next)
+		x.step(t, "write lands, its reply is lost, and it is sent again", m)
 	}
 }
 
-func clientOf(k LeaseKey) (client uint8) {
-	_, _ = fmt.Sscanf(string(k), "client%d.", &client)
-	return client
+// become makes a record that was written the current one.
+func (x *explorer) become(t *state, m message, next uint32) {
+	before, after := x.records[t.record], x.records[next]
+	for k, h := range before.Holders {
+		if m.op == opForce && after.Holders[k].Fence != h.Fence {
+			client, _ := parseKey(k)
+			t.forced |= 1 << client
+		}
+	}
+	t.record, t.fence = next, max(t.fence, after.Fence)
 }
 
 // answer fills in how long the lease lives, as the coordinator tells it.
@@ -558,32 +615,23 @@ func (x *explorer) answer(n *message, s state, r Record) {
 	if remaining <= 0 {
 		n.answer = lost
 	}
-	n.until = n.sent + uint8(max(remaining, 0)/tick.Milliseconds())
+	from := n.sent
+	if x.believeInReply {
+		from = s.now
+	}
+	n.until = from + uint8(max(remaining, 0)/tick.Milliseconds())
 	n.read, n.offset = 0, 0
 }
 
-// receive is what a client makes of an answer.
+// receive is what a client makes of an answer that matters.
 func (x *explorer) receive(t state, m message) {
 	c := &t.clients[m.client]
-	if m.lease != c.lease || m.op == opForce {
-		x.step(t, "client %d ignores an answer", m.client)
-		return
-	}
-	if x.believeInReply {
-		m.until += t.now - m.sent
-	}
-	switch {
-	case m.answer == ok && m.op == opAcquire && (c.phase == phaseAcquiring || c.phase == phaseHolding),
-		m.answer == ok && m.op == opRenew && c.phase == phaseHolding:
-		if m.until > t.now {
-			c.phase, c.until = phaseHolding, max(c.until, m.until)
-		}
-	case m.answer == lost && m.op == opAcquire && c.phase == phaseAcquiring,
-		m.answer == lost && m.op == opRenew && c.phase == phaseHolding,
-		m.op == opRelease && c.phase == phaseReleasing:
+	if m.answer == ok && m.op != opRelease {
+		c.phase, c.until = phaseHolding, max(c.until, m.until)
+	} else {
 		c.phase, c.until = phaseIdle, 0
 	}
-	x.step(t, "client %d hears %d to its %v, until %d", m.client, m.answer, m.op, m.until)
+	x.step(t, "client hears", m)
 }
 
 // checkWrite holds a write that was applied against the rules.
@@ -622,13 +670,13 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
 	}
-	x.checkChanges(before, after, m.op.String(), &mine)
+	x.checkChanges(before, after, m.op, mine)
 	x.checkLive(s.now, after)
 }
 
 // checkChanges holds the events of a write against what happened: one for every lease that ended, of the right kind, and
 // none for any other.
-func (x *explorer) checkChanges(before, after Record, what string, mine *LeaseKey) {
+func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) {
 	ended := map[LeaseKey]ChangeKind{}
 	for _, c := range Changes(before, after) {
 		if c.Kind == LeaseAcquired {
@@ -644,13 +692,13 @@ func (x *explorer) checkChanges(before, after Record, what string, mine *LeaseKe
 		switch {
 		case after.Holders[k].Fence == h.Fence:
 			want = ""
-		case what == opForce.String():
+		case op == opForce:
 			want = LeaseForceReleased
-		case what == opRelease.String() && *mine == k:
+		case op == opRelease && mine == k:
 			want = LeaseReleased
 		}
 		if ended[k] != want {
-			x.fail("events: %v by %s told as %q, not %q", k, what, ended[k], want)
+			x.fail("events: %v by %v told as %q, not %q", k, op, ended[k], want)
 		}
 	}
 }
@@ -686,7 +734,8 @@ func (x *explorer) checkLive(now uint8, r Record) {
 
 func (x *explorer) probe(at uint8, record uint32) string {
 	m := message{op: opAcquire, client: maxClients, lease: 1}
-	cmd := x.internCommand(x.operation(m, Record{}).first(x.clock(at)))
+	m.read = at
+	cmd := x.first(m)
 	for range maxTries {
 		if _, applied := x.apply(record, cmd); applied {
 			return ""

@@ -55,9 +55,9 @@ func (u Rules) Validate() error {
 func (u Rules) skew() int64 { return u.Skew.Milliseconds() }
 
 // purgeAt is the native TTL, in Unix seconds: the latest of now, freeAt (ms) and the fence (µs), rounded up, plus the
-// retention. Renewals, releases and expiries pass no fence: they don't know it before they write, and it leads now by
-// at most MaxFenceLead, which the retention exceeds.
+// retention. So whoever takes the lock after the purge, with a now that is at most a retention old, proposes a higher
+// fence than the row had.
 func (u Rules) purgeAt(now time.Time, freeAt, fence int64) int64 {
-	latest := max(now.UnixMilli(), freeAt, fence/1000)
+	latest := max(now.UnixMilli(), freeAt, (fence+999)/1000)
 	return (latest+999)/1000 + int64(u.Retention/time.Second)
 }

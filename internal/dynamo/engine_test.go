@@ -1,0 +1,89 @@
+package dynamo_test
+
+import (
+	"crypto/rand"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+)
+
+// endpoint is DynamoDB Local's. `make test` starts one; a run without it fails, so that no test is skipped unseen.
+func endpoint(t testing.TB) string {
+	t.Helper()
+	e := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
+	if e == "" {
+		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
+	}
+	return e
+}
+
+func awsConfig() aws.Config {
+	return aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+}
+
+// engine is a plain client of DynamoDB Local.
+func engine(t testing.TB) *dynamodb.Client {
+	return dynamodb.NewFromConfig(awsConfig(), func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint(t)) })
+}
+
+// newStore makes a store with a table of its own.
+func newStore(t testing.TB, change ...func(*dynamo.Config)) *dynamo.Store {
+	t.Helper()
+	cfg := dynamo.Config{AWS: awsConfig(), Table: "locks-" + rand.Text(), Endpoint: endpoint(t)}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := dynamo.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateTable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// wire is an HTTP client between the SDK and the engine that counts requests, and on which a test does harm.
+type wire struct {
+	mu       sync.Mutex
+	requests []string                                                                  // X-Amz-Target of each
+	harm     func(n int, req *http.Request) (resp *http.Response, err error, hit bool) // n counts from 1 since reset
+	after    func(n int, resp *http.Response) (*http.Response, error)
+}
+
+func (w *wire) Do(req *http.Request) (*http.Response, error) {
+	w.mu.Lock()
+	w.requests = append(w.requests, req.Header.Get("X-Amz-Target"))
+	n, harm, after := len(w.requests), w.harm, w.after
+	w.mu.Unlock()
+	if harm != nil {
+		if resp, err, hit := harm(n, req); hit {
+			return resp, err
+		}
+	}
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+	if err == nil && after != nil {
+		return after(n, resp)
+	}
+	return resp, err
+}
+
+func (w *wire) reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.requests, w.harm, w.after = nil, nil, nil
+}
+
+func (w *wire) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.requests)
+}

@@ -1,0 +1,195 @@
+package dynamo
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// expression compiles a command to the condition and the update of one UpdateItem. Every attribute name is aliased
+// ("#free_at"), since many are reserved words, and so is every value.
+type expression struct {
+	names  map[string]string
+	values item
+	set    []string
+	remove []string
+}
+
+func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
+	e := &expression{names: map[string]string{}, values: item{}}
+	condition := e.guard(c)
+	e.effect(c.Effect)
+	e.stamp(c.Stamp)
+	update := "SET " + strings.Join(e.set, ", ")
+	if len(e.remove) > 0 {
+		update += " REMOVE " + strings.Join(e.remove, ", ")
+	}
+	update += " ADD " + e.name(attrRev) + " " + e.value(num(1))
+	return &dynamodb.UpdateItemInput{
+		TableName:                           aws.String(table),
+		Key:                                 key(name),
+		ConditionExpression:                 aws.String(condition),
+		UpdateExpression:                    aws.String(update),
+		ExpressionAttributeNames:            e.names,
+		ExpressionAttributeValues:           e.values,
+		ReturnValues:                        types.ReturnValueAllOld,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	}
+}
+
+func (e *expression) name(attr string) string {
+	alias := "#" + attr
+	e.names[alias] = attr
+	return alias
+}
+
+func (e *expression) value(v types.AttributeValue) string {
+	alias := ":v" + strconv.Itoa(len(e.values))
+	e.values[alias] = v
+	return alias
+}
+
+// holder is the path of a lease. A command's clauses and effect are about one lease; only a swap touches several.
+func (e *expression) holder(key lock.LeaseKey) string {
+	alias := "#lease"
+	for n := 2; e.names[alias] != "" && e.names[alias] != string(key); n++ {
+		alias = "#lease" + strconv.Itoa(n)
+	}
+	e.names[alias] = string(key)
+	return e.name(attrHolders) + "." + alias
+}
+
+func (e *expression) guard(c lock.Command) string {
+	clauses := make([]string, len(c.Guard))
+	for i, clause := range c.Guard {
+		clauses[i] = e.clause(clause)
+	}
+	all := strings.Join(clauses, " AND ")
+	if c.Absent {
+		all = "attribute_not_exists(" + e.name(attrPK) + ") OR (" + all + ")"
+	}
+	return all
+}
+
+func (e *expression) clause(c lock.Clause) string {
+	switch c.Test {
+	case lock.FreeBy:
+		return e.name(attrFreeAt) + " <= " + e.value(num(c.N))
+	case lock.NobodyWaiting:
+		return e.name(attrWaiting) + " = " + e.value(num(0))
+	case lock.FenceBelow:
+		return e.name(attrFence) + " < " + e.value(num(c.N))
+	case lock.NotRetired: // "NOT =", because a record that retired nobody has no such attribute
+		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Lease)))
+	case lock.NotHolder:
+		return "attribute_not_exists(" + e.holder(c.Lease) + ")"
+	case lock.LeaseOutlives:
+		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " > " + e.value(num(c.N))
+	case lock.LeaseExpiredBy:
+		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " <= " + e.value(num(c.N))
+	case lock.LeaseTTLIs:
+		return e.holder(c.Lease) + "." + e.name(attrTTLms) + " = " + e.value(num(c.N))
+	case lock.OnlyHolder:
+		return "size(" + e.name(attrHolders) + ") = " + e.value(num(1))
+	case lock.RevIs:
+		return e.name(attrRev) + " = " + e.value(num(c.N))
+	case lock.FenceIs:
+		return e.name(attrFence) + " = " + e.value(num(c.N))
+	}
+	panic(fmt.Sprintf("dynamo: no condition for clause %v", c.Test))
+}
+
+func (e *expression) assign(path string, v types.AttributeValue) {
+	e.set = append(e.set, path+" = "+e.value(v))
+}
+
+func (e *expression) effect(effect lock.Effect) {
+	switch f := effect.(type) {
+	case lock.Grant:
+		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{string(f.Lease): holderItem(f.Holder)}})
+		e.assign(e.name(attrCapacity), num(f.Capacity))
+		e.assign(e.name(attrFence), num(f.Holder.Fence))
+		e.assign(e.name(attrFreeAt), num(f.Holder.ExpiresAt))
+		for _, attr := range []string{attrWaiting, attrNextTicket} {
+			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.value(num(0))))
+		}
+	case lock.Extend:
+		e.extend(f.Lease, f.ExpiresAt, f.RenewedAt, f.TTL, f.Metadata)
+		e.assign(e.name(attrFreeAt), num(f.ExpiresAt))
+	case lock.End:
+		e.assign(e.name(attrRetired), str(string(f.Lease)))
+		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Lease)+"."+e.name(attrFence))
+		e.assign(e.name(attrRetiredAt), num(f.At))
+		e.assign(e.name(attrRetiredCause), str(string(f.Cause)))
+		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{}})
+		e.assign(e.name(attrFreeAt), num(0))
+	case lock.Become:
+		e.become(f.From, f.To)
+	default:
+		panic(fmt.Sprintf("dynamo: no update for effect %T", effect))
+	}
+}
+
+func (e *expression) extend(k lock.LeaseKey, expiresAt, renewedAt, ttl int64, metadata *string) {
+	h := e.holder(k)
+	e.assign(h+"."+e.name(attrExpiresAt), num(expiresAt))
+	e.assign(h+"."+e.name(attrRenewedAt), num(renewedAt))
+	e.assign(h+"."+e.name(attrTTLms), num(ttl))
+	switch {
+	case metadata == nil:
+	case *metadata == "":
+		e.remove = append(e.remove, h+"."+e.name(attrMetadata))
+	default:
+		e.assign(h+"."+e.name(attrMetadata), str(*metadata))
+	}
+}
+
+// become writes what differs, holder by holder, so that attributes this version doesn't know stay where they are.
+func (e *expression) become(from, to lock.Record) {
+	for k, h := range to.Holders {
+		switch was, there := from.Holders[k]; {
+		case !there || was.Fence != h.Fence:
+			e.assign(e.holder(k), holderItem(h))
+		case was != h:
+			e.extend(k, h.ExpiresAt, h.RenewedAt, h.TTL, &h.Metadata)
+		}
+	}
+	for k := range from.Holders {
+		if _, stays := to.Holders[k]; !stays {
+			e.remove = append(e.remove, e.holder(k))
+		}
+	}
+	e.assign(e.name(attrCapacity), num(to.Capacity))
+	e.assign(e.name(attrFence), num(to.Fence))
+	e.assign(e.name(attrFreeAt), num(to.FreeAt))
+	e.assign(e.name(attrWaiting), num(to.Waiting))
+	e.assign(e.name(attrNextTicket), num(to.NextTicket))
+	if to.Retired != from.Retired {
+		e.assign(e.name(attrRetired), str(string(to.Retired.Lease)))
+		e.assign(e.name(attrRetiredFence), num(to.Retired.Fence))
+		e.assign(e.name(attrRetiredAt), num(to.Retired.At))
+		e.assign(e.name(attrRetiredCause), str(string(to.Retired.Cause)))
+	}
+}
+
+func (e *expression) stamp(s lock.Stamp) {
+	e.assign(e.name(attrCause), str(string(s.Cause)))
+	for attr, v := range map[string]string{attrBy: s.By, attrReason: s.Reason} {
+		if v == "" {
+			e.remove = append(e.remove, e.name(attr))
+		} else {
+			e.assign(e.name(attr), str(v))
+		}
+	}
+	if s.TTL == 0 {
+		e.remove = append(e.remove, e.name(attrTTL))
+	} else {
+		e.assign(e.name(attrTTL), num(s.TTL))
+	}
+}

@@ -1,0 +1,273 @@
+package dynamo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+func apiError(status int, code, message string) *http.Response {
+	body := fmt.Sprintf(`{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":%q}`, code, message)
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}, "Date": {time.Now().UTC().Format(http.TimeFormat)}},
+		Body: io.NopCloser(strings.NewReader(body)),
+	}
+}
+
+type setup struct {
+	*lock.Coordinator
+	wire  *wire
+	store *dynamo.Store
+	t     *testing.T
+}
+
+func newSetup(t *testing.T, change ...func(*dynamo.Config)) *setup {
+	w := &wire{}
+	s := newStore(t, append(change, func(c *dynamo.Config) { c.AWS.HTTPClient = w })...)
+	c, err := lock.New(lock.Config{Store: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.reset()
+	return &setup{c, w, s, t}
+}
+
+func (s *setup) acquire(ctx context.Context, lease string) (lock.Lease, error) {
+	return s.Acquire(ctx, lock.AcquireRequest{Lock: "f", Lease: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
+}
+
+// Every fault becomes an error of its kind that says what to do; those worth it are tried MaxAttempts times.
+func TestFaults(t *testing.T) {
+	for _, test := range []struct {
+		code     string
+		status   int
+		message  string
+		want     error
+		says     string
+		attempts int
+	}{
+		{"ProvisionedThroughputExceededException", 400, "", lock.ErrThrottled, "spread callers", dynamo.MaxAttempts},
+		{"ThrottlingException", 400, "", lock.ErrThrottled, "spread callers", dynamo.MaxAttempts},
+		{"RequestLimitExceeded", 400, "", lock.ErrThrottled, "spread callers", dynamo.MaxAttempts},
+		{"InternalServerError", 500, "", lock.ErrUnavailable, "same request again", dynamo.MaxAttempts},
+		{"ServiceUnavailable", 503, "", lock.ErrUnavailable, "same request again", dynamo.MaxAttempts},
+		{"ResourceNotFoundException", 400, "", lock.ErrUnavailable, "create it", 1},
+		{"AccessDeniedException", 400, "", lock.ErrUnavailable, "dynamodb:UpdateItem", 1},
+		{"UnrecognizedClientException", 400, "", lock.ErrUnavailable, "credentials", 1},
+		{"ValidationException", 400, "The provided key element does not match the schema", lock.ErrUnavailable, "partition key pk", 1},
+	} {
+		t.Run(test.code, func(t *testing.T) {
+			s := newSetup(t)
+			s.wire.harm = func(int, *http.Request) (*http.Response, error, bool) {
+				return apiError(test.status, test.code, test.message), nil, true
+			}
+			_, err := s.acquire(t.Context(), "a")
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("error %v", err)
+			}
+			if n := s.wire.count(); n != test.attempts {
+				t.Errorf("%d attempts, want %d", n, test.attempts)
+			}
+		})
+	}
+}
+
+func TestMissingTableAndWrongKeys(t *testing.T) {
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: "nowhere", Endpoint: endpoint(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), `"nowhere" does not exist`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestUnreachableEndpoint(t *testing.T) {
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: "t", Endpoint: "http://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), "check the endpoint") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A write whose reply was lost is sent again, fails on its own success, and is recognised: one grant, one request more.
+func TestLostReplyOfEveryOperation(t *testing.T) {
+	lose := func(w *wire) {
+		w.reset()
+		w.after = func(n int, resp *http.Response) (*http.Response, error) {
+			if n == 1 {
+				_ = resp.Body.Close()
+				return nil, &lostReply{}
+			}
+			return resp, nil
+		}
+	}
+	s := newSetup(t)
+	lose(s.wire)
+	first, err := s.acquire(t.Context(), "a")
+	if err != nil || s.wire.count() != 2 {
+		t.Fatalf("acquire %+v, %v after %d requests", first, err, s.wire.count())
+	}
+	lose(s.wire)
+	renewed, err := s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Lease: "a", TTL: time.Hour})
+	if err != nil || renewed.Holder.Fence != first.Holder.Fence || s.wire.count() != 2 {
+		t.Fatalf("renew %+v, %v after %d requests", renewed, err, s.wire.count())
+	}
+	lose(s.wire)
+	released, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"})
+	if err != nil || released.Fence != first.Holder.Fence || s.wire.count() != 2 {
+		t.Fatalf("release %+v, %v after %d requests", released, err, s.wire.count())
+	}
+	s.wire.reset()
+	second, err := s.acquire(t.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wire.after = func(n int, resp *http.Response) (*http.Response, error) {
+		if n == 3 { // the acquire was 1, the look is 2
+			_ = resp.Body.Close()
+			return nil, &lostReply{}
+		}
+		return resp, nil
+	}
+	ended, err := s.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "f", Reason: "x"})
+	if err != nil || len(ended) != 1 || ended[0].Fence != second.Holder.Fence {
+		t.Fatalf("force-release %+v, %v", ended, err)
+	}
+}
+
+type lostReply struct{}
+
+func (*lostReply) Error() string   { return "connection reset by peer" }
+func (*lostReply) Timeout() bool   { return true }
+func (*lostReply) Temporary() bool { return true }
+
+// A caller whose context ends is answered then, not when the store is.
+func TestContextEndsMidCall(t *testing.T) {
+	s := newSetup(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.wire.harm = func(_ int, req *http.Request) (*http.Response, error, bool) {
+		cancel()
+		<-req.Context().Done()
+		return nil, req.Context().Err(), true
+	}
+	if _, err := s.acquire(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if n := s.wire.count(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// dated sets the Date of every response to be off.
+func dated(offset time.Duration) func(int, *http.Response) (*http.Response, error) {
+	return func(_ int, resp *http.Response) (*http.Response, error) {
+		resp.Header.Set("Date", time.Now().Add(-offset).UTC().Format(http.TimeFormat))
+		return resp, nil
+	}
+}
+
+// The clock guard: a coordinator whose clock is provably wrong grants nothing, takes back what it did, and looks before
+// it tries again.
+func TestClockGuard(t *testing.T) {
+	for _, offset := range []time.Duration{10 * time.Second, -10 * time.Second} {
+		t.Run(offset.String(), func(t *testing.T) {
+			s := newSetup(t)
+			s.wire.after = dated(offset)
+			_, err := s.acquire(t.Context(), "a")
+			clock, ok := errors.AsType[*lock.ClockError](err)
+			if !ok || !errors.Is(err, lock.ErrUnavailable) || (clock.Offset > 0) != (offset > 0) {
+				t.Fatalf("error %v", err)
+			}
+			if r, _ := s.store.Get(t.Context(), "f"); len(r.After.Holders) != 0 || r.After.Rev != 2 {
+				t.Errorf("the grant is still there: %+v", r.After)
+			}
+			n := s.wire.count()
+			if _, err = s.acquire(t.Context(), "b"); !errors.Is(err, lock.ErrUnavailable) {
+				t.Errorf("again: %v", err)
+			}
+			if got := s.wire.requests[n:]; len(got) != 1 || !strings.Contains(got[0], "GetItem") {
+				t.Errorf("a clock known to be wrong sent %v", got)
+			}
+			s.wire.reset()
+			if _, err = s.acquire(t.Context(), "c"); err != nil {
+				t.Errorf("after the clock was set right: %v", err)
+			}
+			s.wire.after = dated(offset)
+			if _, err = s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Lease: "c", TTL: time.Hour}); !errors.Is(err, lock.ErrUnavailable) {
+				t.Errorf("renew: %v", err)
+			}
+		})
+	}
+}
+
+// A clock that is off by less than what a Date, cut to seconds, can prove is left alone.
+func TestClockGuardAllowsWhatItCannotProve(t *testing.T) {
+	s := newSetup(t)
+	s.wire.after = dated(1500 * time.Millisecond)
+	if _, err := s.acquire(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A refusal of the signature by a server with another time is not signed anew and sent: a wrong clock must not write.
+func TestWrongClockIsNotCorrectedAndSent(t *testing.T) {
+	s := newSetup(t)
+	s.wire.harm = func(int, *http.Request) (*http.Response, error, bool) {
+		resp := apiError(400, "InvalidSignatureException", "Signature expired")
+		resp.Header.Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
+		return resp, nil, true
+	}
+	if _, err := s.acquire(t.Context(), "a"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), "clock is off") {
+		t.Errorf("error %v", err)
+	}
+	if n := s.wire.count(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A clock ahead takes over a lease that is live: undoing it puts the holder back.
+func TestClockAheadRestoresWhomItDisplaced(t *testing.T) {
+	s := newSetup(t)
+	a, err := s.acquire(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := 2 * time.Minute
+	wrong, err := lock.New(lock.Config{Store: s.store, Clock: func() time.Time { return time.Now().Add(ahead) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wire.after = dated(ahead)
+	if _, err := wrong.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1}); !errors.Is(err, lock.ErrUnavailable) {
+		t.Fatalf("error %v", err)
+	}
+	s.wire.reset()
+	again, err := s.acquire(t.Context(), "a")
+	if err != nil || again.Holder != a.Holder {
+		t.Errorf("the live holder has %+v, %v", again, err)
+	}
+}
+
+func TestCorruptItem(t *testing.T) {
+	s := newSetup(t)
+	s.wire.after = func(_ int, resp *http.Response) (*http.Response, error) {
+		resp.Body = io.NopCloser(bytes.NewReader([]byte(`{"Item":{"pk":{"S":"f"},"rev":{"S":"x"}}}`)))
+		resp.ContentLength = -1
+		return resp, nil
+	}
+	if _, err := s.Status(t.Context(), "f"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), "not a lock record") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,192 @@
+// Package dynamo keeps lock records in a DynamoDB table. Each guarded command of package lock is one UpdateItem whose
+// condition is the guard; a write whose condition fails brings the record back with it, so nothing is read first.
+//
+// # Retries
+//
+// One policy, for every request: connection errors, time-outs, throttling and 5xx are tried up to [MaxAttempts] times in
+// all, each for at most [AttemptTimeout], with jittered backoff of at most [MaxBackoff] between; so a request ends
+// within about 7 s, or with its context. A command may be sent again after a lost reply: its guard then fails on its own
+// success, which package lock recognises. A reply that proves our clock wrong is not tried again.
+package dynamo
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// The retry policy's numbers.
+const (
+	MaxAttempts    = 3
+	AttemptTimeout = 2 * time.Second
+	MaxBackoff     = 300 * time.Millisecond
+)
+
+// Config is what a [Store] is made of.
+type Config struct {
+	AWS      aws.Config       // region, credentials; its retryer is replaced, see the package doc
+	Table    string           // required
+	Endpoint string           // of DynamoDB; empty: the region's
+	Clock    func() time.Time // the coordinator's; nil: time.Now
+}
+
+// A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
+type Store struct {
+	client *dynamodb.Client
+	table  string
+	clock  func() time.Time
+}
+
+// New makes a store. It sends nothing: a missing table shows at the first request.
+func New(cfg Config) (*Store, error) {
+	if cfg.Table == "" {
+		return nil, errors.New("dynamo: Config.Table is empty; name the lock table")
+	}
+	if cfg.AWS.Region == "" {
+		return nil, errors.New("dynamo: the region is not set; set AWS_REGION, or a region in the profile")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	base := cfg.AWS.HTTPClient
+	if base == nil {
+		base = awshttp.NewBuildableClient().WithTimeout(AttemptTimeout)
+	}
+	client := dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
+		if cfg.Endpoint != "" {
+			o.BaseEndpoint = aws.String(cfg.Endpoint)
+		}
+		o.HTTPClient = &clockClient{base: base, clock: cfg.Clock}
+		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
+			s.MaxAttempts = MaxAttempts
+			s.MaxBackoff = MaxBackoff
+			s.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(notOnClockErrors)}, s.Retryables...)
+		})
+		// A clock that is wrong enough to fail signing must not write; the SDK would correct the signature and send.
+		o.DisableClockSkewCorrection = true
+		// TLS protects the body already, and the check logs a warning for every condition that fails.
+		o.DisableValidateResponseChecksum = true
+	})
+	return &Store{client: client, table: cfg.Table, clock: cfg.Clock}, nil
+}
+
+// Get implements [lock.Store] with one strongly consistent GetItem.
+func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
+	ctx, seen := observe(ctx)
+	out, err := s.client.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: aws.String(s.table), Key: key(name), ConsistentRead: aws.Bool(true),
+	})
+	if err != nil {
+		return lock.Reply{}, s.fault(ctx, "GetItem", err)
+	}
+	r, err := Decode(out.Item)
+	if err != nil {
+		return lock.Reply{}, s.corrupt(name, err)
+	}
+	return lock.Reply{After: r, Offset: seen.offset}, nil
+}
+
+// Apply implements [lock.Store] with one UpdateItem.
+func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
+	ctx, seen := observe(ctx)
+	out, err := s.client.UpdateItem(ctx, compile(s.table, name, c))
+	if err != nil {
+		failed, ok := errors.AsType[*types.ConditionalCheckFailedException](err)
+		if !ok {
+			return lock.Reply{}, s.fault(ctx, "UpdateItem", err)
+		}
+		current, err := Decode(failed.Item)
+		if err != nil {
+			return lock.Reply{}, s.corrupt(name, err)
+		}
+		return lock.Reply{}, &lock.GuardError{Current: current, Offset: seen.offset}
+	}
+	before, err := Decode(out.Attributes)
+	if err != nil {
+		return lock.Reply{}, s.corrupt(name, err)
+	}
+	return lock.Reply{Before: before, After: c.Next(before), Offset: seen.offset}, nil
+}
+
+const (
+	scanLimit = 1000 // items that one Scan looks at
+	maxScans  = 10   // Scans for one page
+)
+
+// List implements [lock.Store] by scanning the table, so it reads everything, in no order: a tool for people, not for a
+// hot path. A page looks at 10,000 items at most and may be short.
+func (s *Store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {
+	start, err := cursorKey(q.Cursor)
+	if err != nil {
+		return lock.Page{}, err
+	}
+	filter := "#sk = :lock"
+	names := map[string]string{"#sk": attrSK}
+	values := item{":lock": str(skLock)}
+	if q.Prefix != "" {
+		filter += " AND begins_with(#pk, :prefix)"
+		names["#pk"], values[":prefix"] = attrPK, str(q.Prefix)
+	}
+	if q.HeldAfter != 0 {
+		filter += " AND #free_at > :held_after"
+		names["#free_at"], values[":held_after"] = attrFreeAt, num(q.HeldAfter)
+	}
+	var page lock.Page
+	for range maxScans {
+		out, err := s.client.Scan(ctx, &dynamodb.ScanInput{
+			TableName: aws.String(s.table), FilterExpression: aws.String(filter), ExpressionAttributeNames: names,
+			ExpressionAttributeValues: values, Limit: aws.Int32(scanLimit), ExclusiveStartKey: start,
+			ConsistentRead: aws.Bool(true),
+		})
+		if err != nil {
+			return lock.Page{}, s.fault(ctx, "Scan", err)
+		}
+		for _, it := range out.Items {
+			name := (&decoder{it: it}).str(attrPK)
+			r, err := Decode(it)
+			if err != nil {
+				return lock.Page{}, s.corrupt(name, err)
+			}
+			if len(page.Entries) == q.Limit {
+				page.Next = cursor(key(page.Entries[q.Limit-1].Name))
+				return page, nil
+			}
+			page.Entries = append(page.Entries, lock.Entry{Name: name, Record: r})
+		}
+		start = out.LastEvaluatedKey
+		if page.Next = cursor(start); page.Next == "" || len(page.Entries) == q.Limit {
+			break
+		}
+	}
+	return page, nil
+}
+
+func cursor(k item) string {
+	if len(k) == 0 {
+		return ""
+	}
+	d := decoder{it: k}
+	return base64.RawURLEncoding.EncodeToString([]byte(d.str(attrPK) + "\x00" + d.str(attrSK)))
+}
+
+func cursorKey(cursor string) (item, error) {
+	if cursor == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	pk, sk, ok := strings.Cut(string(raw), "\x00")
+	if err != nil || !ok || pk == "" || sk == "" {
+		return nil, lock.ErrBadCursor
+	}
+	return item{attrPK: str(pk), attrSK: str(sk)}, nil
+}

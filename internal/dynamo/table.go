@@ -1,0 +1,115 @@
+package dynamo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// tableTimeout is how long CreateTable waits for a table to become active.
+const tableTimeout = 2 * time.Minute
+
+// A TableShapeError says that a table of the name is there, and is not a lock table. It was not changed.
+type TableShapeError struct {
+	Table    string
+	Problems []string
+}
+
+func (e *TableShapeError) Error() string {
+	return fmt.Sprintf("table %q is not a lock table: %s; use another name, or change it by hand", e.Table, strings.Join(e.Problems, "; "))
+}
+
+// CreateTable makes the lock table, or finishes one that is half made: keys pk and sk, pay per request, a stream of new
+// and old images, native TTL on ttl, and, where the engine has them, point-in-time recovery and deletion protection. It
+// returns when the table can be used, and may be called any number of times. A table of another shape is a
+// [*TableShapeError]; nothing of it is changed.
+func (s *Store) CreateTable(ctx context.Context) error {
+	_, err := s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
+		TableName: aws.String(s.table),
+		AttributeDefinitions: []types.AttributeDefinition{
+			{AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS},
+			{AttributeName: aws.String(attrSK), AttributeType: types.ScalarAttributeTypeS},
+		},
+		KeySchema: []types.KeySchemaElement{
+			{AttributeName: aws.String(attrPK), KeyType: types.KeyTypeHash},
+			{AttributeName: aws.String(attrSK), KeyType: types.KeyTypeRange},
+		},
+		BillingMode: types.BillingModePayPerRequest,
+		StreamSpecification: &types.StreamSpecification{
+			StreamEnabled: aws.Bool(true), StreamViewType: types.StreamViewTypeNewAndOldImages,
+		},
+		DeletionProtectionEnabled: aws.Bool(true),
+	})
+	if _, exists := errors.AsType[*types.ResourceInUseException](err); err != nil && !exists {
+		return s.fault(ctx, "CreateTable", err)
+	}
+	table, err := dynamodb.NewTableExistsWaiter(s.client, func(o *dynamodb.TableExistsWaiterOptions) {
+		o.MinDelay = 100 * time.Millisecond
+	}).WaitForOutput(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(s.table)}, tableTimeout)
+	if err != nil {
+		return s.fault(ctx, "DescribeTable", err)
+	}
+	ttl, err := s.client.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: aws.String(s.table)})
+	if err != nil {
+		return s.fault(ctx, "DescribeTimeToLive", err)
+	}
+	if problems := shape(table.Table, ttl.TimeToLiveDescription); len(problems) > 0 {
+		return &TableShapeError{Table: s.table, Problems: problems}
+	}
+	if d := ttl.TimeToLiveDescription; d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled {
+		if _, err := s.client.UpdateTimeToLive(ctx, &dynamodb.UpdateTimeToLiveInput{
+			TableName:               aws.String(s.table),
+			TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String(attrTTL), Enabled: aws.Bool(true)},
+		}); err != nil {
+			return s.fault(ctx, "UpdateTimeToLive", err)
+		}
+	}
+	_, err = s.client.UpdateContinuousBackups(ctx, &dynamodb.UpdateContinuousBackupsInput{
+		TableName:                        aws.String(s.table),
+		PointInTimeRecoverySpecification: &types.PointInTimeRecoverySpecification{PointInTimeRecoveryEnabled: aws.Bool(true)},
+	})
+	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "UnknownOperationException" {
+		err = nil // DynamoDB Local has none
+	}
+	if err != nil {
+		return s.fault(ctx, "UpdateContinuousBackups", err)
+	}
+	return nil
+}
+
+// shape lists how a table differs from a lock table in what cannot be, or must not silently be, changed.
+func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problems []string) {
+	keys := []string{}
+	for _, k := range t.KeySchema {
+		keys = append(keys, fmt.Sprintf("%s %s", aws.ToString(k.AttributeName), k.KeyType))
+	}
+	if want := []string{attrPK + " HASH", attrSK + " RANGE"}; !slices.Equal(keys, want) {
+		problems = append(problems, fmt.Sprintf("its keys are %v, not %v", keys, want))
+	}
+	for _, a := range t.AttributeDefinitions {
+		if n := aws.ToString(a.AttributeName); (n == attrPK || n == attrSK) && a.AttributeType != types.ScalarAttributeTypeS {
+			problems = append(problems, fmt.Sprintf("its key %s is of type %s, not S", n, a.AttributeType))
+		}
+	}
+	if v := t.StreamSpecification; v == nil || !aws.ToBool(v.StreamEnabled) {
+		problems = append(problems, "it has no stream; one of NEW_AND_OLD_IMAGES is needed")
+	} else if v.StreamViewType != types.StreamViewTypeNewAndOldImages {
+		problems = append(problems, fmt.Sprintf("its stream is of %s, not NEW_AND_OLD_IMAGES", v.StreamViewType))
+	}
+	if ttl != nil && ttl.TimeToLiveStatus != types.TimeToLiveStatusDisabled && aws.ToString(ttl.AttributeName) != attrTTL {
+		problems = append(problems, fmt.Sprintf("its native TTL is on %q, not %q", aws.ToString(ttl.AttributeName), attrTTL))
+	}
+	return problems
+}
+
+var _ lock.Store = (*Store)(nil)

@@ -1,0 +1,33 @@
+package lock_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/locktest"
+)
+
+func TestMemorySuite(t *testing.T) { locktest.Run(t, &lock.Memory{}) }
+
+func TestMemoryProperty(t *testing.T) { locktest.Property(t, &lock.Memory{}) }
+
+func TestMemoryPurge(t *testing.T) {
+	var m lock.Memory
+	c, err := lock.New(lock.Config{Store: &m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "l", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Purge(time.Now().Add(lock.DefaultRetention)); n != 0 {
+		t.Errorf("purged %d too soon", n)
+	}
+	if n := m.Purge(time.Now().Add(lock.DefaultRetention + 2*time.Minute)); n != 1 {
+		t.Errorf("purged %d", n)
+	}
+	if s, err := c.Status(t.Context(), "a"); err != nil || s.Fence != 0 {
+		t.Errorf("status %+v, %v", s, err)
+	}
+}

@@ -1,0 +1,149 @@
+package locktest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// Property applies random commands to random records, on the store and on the reference interpreter, and compares every
+// result and all that is stored.
+func Property(t *testing.T, store lock.Store) {
+	ctx := t.Context()
+	rapid.Check(t, func(t *rapid.T) {
+		name, model := Name(), &lock.Memory{}
+		for step := range rapid.IntRange(1, 12).Draw(t, "steps") {
+			current, err := model.Get(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := command(current.After).Draw(t, fmt.Sprintf("command %d", step))
+			got, gotErr := store.Apply(ctx, name, c)
+			want, wantErr := model.Apply(ctx, name, c)
+			same(t, "before", got.Before, want.Before)
+			same(t, "after", got.After, want.After)
+			gotGuard, _ := errors.AsType[*lock.GuardError](gotErr)
+			wantGuard, _ := errors.AsType[*lock.GuardError](wantErr)
+			if (gotGuard == nil) != (wantGuard == nil) || (gotErr == nil) != (wantErr == nil) {
+				t.Fatalf("%+v on %+v: store says %v, model %v", c, current.After, gotErr, wantErr)
+			}
+			if gotGuard != nil {
+				same(t, "current", gotGuard.Current, wantGuard.Current)
+			}
+			stored, err := store.Get(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, _ := model.Get(ctx, name)
+			same(t, "stored", stored.After, now.After)
+		}
+	})
+}
+
+func same(t *rapid.T, what string, got, want lock.Record) {
+	t.Helper()
+	if len(got.Holders) == 0 && len(want.Holders) == 0 { // no map and an empty one are one to a record
+		got.Holders, want.Holders = nil, nil
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s: store has\n%+v, the model\n%+v", what, got, want)
+	}
+}
+
+var (
+	leases = []lock.LeaseKey{"aaaaaaaaaaaaaaaaaaaaaa", "b-_bbbbbbbbbbbbbbbbbbb", "c.c#:cccccccccccccccccc"}
+	causes = []lock.Cause{lock.CauseAcquire, lock.CauseRenew, lock.CauseRelease, lock.CauseExpire, lock.CauseForceRelease}
+	small  = rapid.Int64Range(0, 6)
+	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
+)
+
+func holder() *rapid.Generator[lock.Holder] {
+	return rapid.Custom(func(t *rapid.T) lock.Holder {
+		return lock.Holder{
+			Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"),
+			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"),
+			ExpiresAt: small.Draw(t, "expires_at"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"),
+		}
+	})
+}
+
+// command draws any guard with any effect that makes sense on what it lets through: more than the protocol's own
+// commands, and near enough to the record that about half of the guards hold.
+func command(r lock.Record) *rapid.Generator[lock.Command] {
+	return rapid.Custom(func(t *rapid.T) lock.Command {
+		lease := rapid.SampledFrom(leases).Draw(t, "lease")
+		c := lock.Command{Stamp: lock.Stamp{
+			Cause: rapid.SampledFrom(causes).Draw(t, "cause"), By: text.Draw(t, "by"), Reason: text.Draw(t, "reason"),
+			TTL: small.Draw(t, "ttl"),
+		}}
+		for range rapid.IntRange(0, 3).Draw(t, "clauses") {
+			clause := lock.Clause{Test: lock.Test(rapid.IntRange(1, int(lock.FenceIs)).Draw(t, "test")), N: small.Draw(t, "n")}
+			switch clause.Test {
+			case lock.NotRetired, lock.NotHolder, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs:
+				clause.Lease = lease
+			}
+			switch clause.Test {
+			case lock.RevIs:
+				clause.N = r.Rev + rapid.Int64Range(-1, 1).Draw(t, "rev")
+			case lock.NobodyWaiting, lock.OnlyHolder, lock.NotRetired, lock.NotHolder:
+				clause.N = 0
+			}
+			c.Guard = append(c.Guard, clause)
+		}
+		_, held := r.Holders[lease]
+		switch kind := rapid.IntRange(0, 3).Draw(t, "effect"); {
+		case r.Rev == 0 || kind == 0:
+			c.Absent = rapid.IntRange(0, 9).Draw(t, "absent") > 0
+			c.Effect = lock.Grant{Lease: lease, Holder: holder().Draw(t, "holder"), Capacity: small.Draw(t, "capacity")}
+		case kind == 1 && held:
+			c.Effect = lock.Extend{
+				Lease: lease, ExpiresAt: small.Draw(t, "expires_at"), RenewedAt: small.Draw(t, "renewed_at"), TTL: small.Draw(t, "ttl_ms"),
+				Metadata: rapid.Ptr(text, true).Draw(t, "metadata"),
+			}
+		case kind == 2 && held:
+			c.Effect = lock.End{Lease: lease, At: small.Draw(t, "at"), Cause: rapid.SampledFrom(causes).Draw(t, "retired cause")}
+		default:
+			c.Effect = lock.Become{From: r, To: become(t, r)}
+		}
+		if len(c.Guard) == 0 { // every real command has one
+			c.Guard = append(c.Guard, lock.Clause{Test: lock.RevIs, N: r.Rev})
+		}
+		return c
+	})
+}
+
+func become(t *rapid.T, from lock.Record) lock.Record {
+	to := from
+	to.Holders = map[lock.LeaseKey]lock.Holder{}
+	maps.Copy(to.Holders, from.Holders)
+	for _, key := range slices.Sorted(slices.Values(leases)) {
+		h, held := from.Holders[key]
+		switch rapid.IntRange(0, 3).Draw(t, "change") {
+		case 0:
+			delete(to.Holders, key)
+		case 1:
+			to.Holders[key] = holder().Draw(t, "new holder")
+			if held && to.Holders[key].Fence == h.Fence { // a changed lease keeps what only its grant sets
+				n := to.Holders[key]
+				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, n.Metadata
+				to.Holders[key] = h
+			}
+		}
+	}
+	to.Capacity, to.Fence, to.FreeAt = small.Draw(t, "capacity"), small.Draw(t, "fence"), small.Draw(t, "free_at")
+	to.Waiting, to.NextTicket = rapid.Int64Range(0, 1).Draw(t, "waiting"), small.Draw(t, "next_ticket")
+	if rapid.Bool().Draw(t, "retires") {
+		to.Retired = lock.Retired{
+			Lease: rapid.SampledFrom(leases).Draw(t, "retired"), Fence: small.Draw(t, "retired fence"), At: small.Draw(t, "retired at"),
+			Cause: rapid.SampledFrom(causes).Draw(t, "retired cause"),
+		}
+	}
+	return to
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# with-dynamodb.sh COMMAND [ARG...]: runs a command with DynamoDB Local at $HOLDFAST_DYNAMODB_ENDPOINT, in memory, on a free
+# port, and stops it whatever happens. If the variable is set already, that engine is used. Needs Java 17 or later, and
+# Maven the first time.
+set -euo pipefail
+
+if [ -n "${HOLDFAST_DYNAMODB_ENDPOINT:-}" ]; then
+  exec "$@"
+fi
+
+version=2.6.1
+lib=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/dynamodb-local-$version
+need() { command -v "$1" >/dev/null || { echo "with-dynamodb: $1 is missing: $2" >&2; exit 1; }; }
+
+need java "DynamoDB Local needs Java 17 or later (Debian: apt-get install openjdk-17-jre-headless)"
+major=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+if [ "${major:-0}" -lt 17 ]; then
+  echo "with-dynamodb: java is version ${major:-unknown}; DynamoDB Local needs 17 or later" >&2
+  exit 1
+fi
+if [ ! -f "$lib/complete" ]; then
+  need mvn "Maven fetches DynamoDB Local once (Debian: apt-get install maven)"
+  echo "with-dynamodb: fetching DynamoDB Local $version" >&2
+  mkdir -p "$lib"
+  mvn -q -B -f "$(dirname "$0")/dynamodb-local.pom.xml" dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$lib" >&2
+  touch "$lib/complete"
+fi
+
+log=$(mktemp)
+engine=
+stop() {
+  [ -z "$engine" ] || { kill "$engine" 2>/dev/null || true; wait "$engine" 2>/dev/null || true; }
+  rm -f "$log"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+for _ in 1 2 3 4 5; do
+  port=$((20000 + RANDOM % 10000))
+  answers "$port" && continue
+  java -Xmx512m -Djava.library.path="$lib" -cp "$lib/*" com.amazonaws.services.dynamodbv2.local.main.ServerRunner \
+    -inMemory -sharedDb -disableTelemetry -port "$port" >"$log" 2>&1 &
+  engine=$!
+  while kill -0 "$engine" 2>/dev/null && ! answers "$port"; do sleep 0.1; done
+  answers "$port" && kill -0 "$engine" 2>/dev/null && break
+  wait "$engine" 2>/dev/null || true
+  engine=
+done
+if [ -z "$engine" ]; then
+  echo "with-dynamodb: DynamoDB Local did not start:" >&2
+  cat "$log" >&2
+  exit 1
+fi
+
+export HOLDFAST_DYNAMODB_ENDPOINT=http://127.0.0.1:$port
+"$@"
