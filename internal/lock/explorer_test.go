@@ -36,7 +36,7 @@ type world struct {
 	// What a mutant changes; the zero values are the protocol.
 	mutate         func(Command) Command
 	skew           int64 // allowance in ticks by which the rules differ from the clocks' true spread of 1
-	believeInReply bool  // clients count a lease from when it was answered, not from when they asked
+	believeInReply bool  // clients count a lease from when the answer came, not from when they asked
 	believeRelease bool  // clients still believe while they release
 	answerWholeTTL bool  // a repeated acquire is answered with the whole TTL
 }
@@ -178,6 +178,7 @@ func explore(w world, limit int) *explorer {
 		firsts: map[firstKey]uint32{}, decided: map[decideKey]decision{}, probed: map[[2]uint32]string{},
 	}
 	x.internRecord(Record{})
+	x.checkLive(1, Record{})
 	x.visit(state{now: 1})
 	return x
 }
@@ -615,17 +616,16 @@ func (x *explorer) answer(n *message, s state, r Record) {
 	if remaining <= 0 {
 		n.answer = lost
 	}
-	from := n.sent
-	if x.believeInReply {
-		from = s.now
-	}
-	n.until = from + uint8(max(remaining, 0)/tick.Milliseconds())
+	n.until = n.sent + uint8(max(remaining, 0)/tick.Milliseconds())
 	n.read, n.offset = 0, 0
 }
 
 // receive is what a client makes of an answer that matters.
 func (x *explorer) receive(t state, m message) {
 	c := &t.clients[m.client]
+	if x.believeInReply {
+		m.until += t.now - m.sent
+	}
 	if m.answer == ok && m.op != opRelease {
 		c.phase, c.until = phaseHolding, max(c.until, m.until)
 	} else {
@@ -669,6 +669,9 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 	}
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
+	}
+	if safe := max(after.FreeAt, after.Fence/1000)/1000 + x.retention; after.TTL < safe {
+		x.fail("purge: native TTL is %d, but fences only grow if it is %d", after.TTL, safe)
 	}
 	x.checkChanges(before, after, m.op, mine)
 	x.checkLive(s.now, after)

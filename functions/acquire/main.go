@@ -1,0 +1,10 @@
+// Command acquire is the function behind POST /v1/locks/{name}/acquire.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+)
+
+func main() { lambda.Start(boot.API().Acquire()) }

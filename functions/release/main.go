@@ -1,0 +1,10 @@
+// Command release is the function behind POST /v1/locks/{name}/release.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+)
+
+func main() { lambda.Start(boot.API().Release()) }

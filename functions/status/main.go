@@ -1,0 +1,10 @@
+// Command status is the function behind GET /v1/locks/{name} and GET /v1/locks.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+)
+
+func main() { lambda.Start(boot.API().Status()) }

@@ -1,0 +1,284 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// A badInput is an answer with the code invalid_request, or payload_too_large: what the caller must change.
+type badInput struct {
+	code   wire.Code
+	field  string
+	detail string
+}
+
+func (e *badInput) Error() string { return e.detail }
+
+func invalid(field, format string, args ...any) error {
+	return &badInput{wire.InvalidRequest, field, fmt.Sprintf(format, args...)}
+}
+
+// httpBody checks and unwraps the body of an HTTP request.
+func httpBody(contentType, body string, encoded bool) ([]byte, error) {
+	if body == "" {
+		return nil, invalid("body", "the body is empty; send a JSON object, {} at least")
+	}
+	switch media, params, err := mime.ParseMediaType(contentType); {
+	case contentType == "":
+		return nil, invalid("content-type", "the content-type is missing; send application/json")
+	case err != nil || media != "application/json":
+		return nil, invalid("content-type", "the content-type is %q; send application/json", contentType)
+	case params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8"):
+		return nil, invalid("content-type", "the charset is %q; send UTF-8", params["charset"])
+	}
+	data := []byte(body)
+	if encoded {
+		var err error
+		if data, err = base64.StdEncoding.DecodeString(body); err != nil {
+			return nil, invalid("body", "the body is said to be base64 and is not")
+		}
+	}
+	return data, nil
+}
+
+// object is a JSON object that is taken apart field by field. The first thing wrong is kept; what nobody took is unknown.
+type object struct {
+	fields map[string]json.RawMessage
+	taken  map[string]bool
+	err    error
+}
+
+// parseObject reads exactly one JSON object: valid UTF-8, no duplicate keys at any depth, nothing after it.
+func parseObject(data []byte) (*object, error) {
+	if len(data) > wire.MaxBody {
+		return nil, &badInput{wire.PayloadTooLarge, "body", fmt.Sprintf("the body is %d bytes long; at most %d are allowed", len(data), wire.MaxBody)}
+	}
+	if !utf8.Valid(data) {
+		return nil, invalid("body", "the body is not valid UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, invalid("body", "the body is not a JSON object; send one, like {\"ttl_ms\": 60000}")
+	}
+	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	for d.More() {
+		t, err := d.Token()
+		key, ok := t.(string)
+		if err != nil || !ok {
+			return nil, notJSON(err)
+		}
+		if _, twice := o.fields[key]; twice {
+			return nil, invalid(key, "the field %q is there twice; send it once", key)
+		}
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return nil, notJSON(err)
+		}
+		o.fields[key] = raw
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, notJSON(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, invalid("body", "there is something after the JSON object; send one value only")
+	}
+	return o, nil
+}
+
+func notJSON(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || err == nil {
+		return invalid("body", "the body is not JSON: it ends too soon")
+	}
+	return invalid("body", "the body is not JSON: %v", err)
+}
+
+func (o *object) fail(field, format string, args ...any) {
+	if o.err == nil {
+		o.err = invalid(field, format, args...)
+	}
+}
+
+// raw takes a field as it was sent; nil if it is absent.
+func (o *object) raw(field string) json.RawMessage {
+	o.taken[field] = true
+	return o.fields[field]
+}
+
+// str takes a string field.
+func (o *object) str(field string) (s string, present bool) {
+	raw := o.raw(field)
+	if raw == nil {
+		return "", false
+	}
+	if raw[0] != '"' {
+		o.fail(field, "%s is %s; it must be a string", field, kind(raw))
+		return "", false
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		o.fail(field, "%s is not a valid string: %v", field, err)
+	}
+	return s, true
+}
+
+// integer takes a whole number from least to most; what is the unit.
+func (o *object) integer(field string, least, most int64, unit string) (n int64, present bool) {
+	raw := o.raw(field)
+	if raw == nil {
+		return 0, false
+	}
+	if c := raw[0]; c != '-' && (c < '0' || c > '9') {
+		o.fail(field, "%s is %s; it must be a whole number%s", field, kind(raw), unit)
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		o.fail(field, "%s is %s; it must be a whole number%s, without fraction or exponent", field, brief(raw), unit)
+	case err != nil || n < least || n > most:
+		o.fail(field, "%s is %s; it must be from %d to %d%s", field, brief(raw), least, most, unit)
+	}
+	return n, true
+}
+
+// metadata takes a JSON object within the limits, as compact JSON; "" if it is absent.
+func (o *object) metadata() (compact string, present bool) {
+	raw := o.raw("metadata")
+	if raw == nil {
+		return "", false
+	}
+	if raw[0] != '{' {
+		o.fail("metadata", "metadata is %s; it must be an object", kind(raw))
+		return "", false
+	}
+	if len(raw) > wire.MaxMetadata {
+		o.fail("metadata", "metadata is %d bytes long; at most %d are allowed", len(raw), wire.MaxMetadata)
+		return "", false
+	}
+	if problem := checkNesting(raw); problem != "" {
+		o.fail("metadata", "metadata %s", problem)
+		return "", false
+	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		o.fail("metadata", "metadata is not JSON: %v", err)
+	}
+	return b.String(), true
+}
+
+// checkNesting walks a value that is known to be JSON.
+func checkNesting(raw json.RawMessage) string {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	type level struct {
+		keys map[string]bool // nil in an array
+		next bool            // a key comes next
+	}
+	var levels []level
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return ""
+		}
+		switch t {
+		case json.Delim('{'):
+			levels = append(levels, level{keys: map[string]bool{}, next: true})
+		case json.Delim('['):
+			levels = append(levels, level{})
+		case json.Delim('}'), json.Delim(']'):
+			levels = levels[:len(levels)-1]
+			if n := len(levels); n > 0 && levels[n-1].keys != nil {
+				levels[n-1].next = true
+			}
+			continue
+		default:
+			n := len(levels) - 1
+			if n < 0 || levels[n].keys == nil {
+				continue
+			}
+			if !levels[n].next {
+				levels[n].next = true
+				continue
+			}
+			key, _ := t.(string)
+			if levels[n].keys[key] {
+				return fmt.Sprintf("has the key %q twice; send it once", key)
+			}
+			levels[n].keys[key], levels[n].next = true, false
+			continue
+		}
+		if len(levels) > wire.MaxMetadataDepth {
+			return fmt.Sprintf("is nested deeper than %d levels", wire.MaxMetadataDepth)
+		}
+	}
+}
+
+// done says what is wrong with the object: the first field that is, or one that nobody took.
+func (o *object) done() error {
+	if o.err != nil {
+		return o.err
+	}
+	unknown := ""
+	for field := range o.fields {
+		if !o.taken[field] && (unknown == "" || field < unknown) {
+			unknown = field
+		}
+	}
+	switch {
+	case unknown == "":
+		return nil
+	case unknown == "wait_ms" || unknown == "task_token" || unknown == "execution":
+		return invalid(unknown, "%s needs the queue, which this version does not have; leave it out, and try again after retry_after_ms when the lock is held", unknown)
+	}
+	return invalid(brief([]byte(unknown)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(unknown)))
+}
+
+// kind names a JSON value's type, for errors.
+func kind(raw json.RawMessage) string {
+	switch raw[0] {
+	case '"':
+		return "a string"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null (leave it out for the default)"
+	}
+	return "a number"
+}
+
+// brief is a value for an error text, cut short.
+func brief(raw []byte) string {
+	const most = 40
+	if len(raw) <= most {
+		return string(raw)
+	}
+	return strings.ToValidUTF8(string(raw[:most]), "") + "…"
+}
+
+// checkPrintable says what is wrong with a text that people will see, or "".
+func checkPrintable(s string, most int) string {
+	if len(s) > most {
+		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(s), most)
+	}
+	for _, c := range s {
+		if !unicode.IsPrint(c) {
+			return fmt.Sprintf("has the character %q, which cannot be printed", c)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,208 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// A call is one request, wherever it came from.
+type call struct {
+	lock      string
+	listing   bool    // about many locks; lock is empty
+	fields    *object // of the body, of a direct invocation, or of the query
+	principal string  // the caller, where an authorizer knows; "" elsewhere
+}
+
+// An operation answers a call with what goes on the wire. fence is for the log; 0: none.
+type operation func(ctx context.Context, c *call) (answer any, fence int64, err error)
+
+func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, TTL: wire.DefaultTTL, Capacity: 1, Permits: 1}
+	lease, given := c.fields.str("lease")
+	if given {
+		c.fields.checkLease(lease)
+	} else {
+		lease = a.newLease()
+	}
+	req.Lease = lease
+	req.Owner, _ = c.fields.str("owner")
+	if problem := checkPrintable(req.Owner, wire.MaxOwner); problem != "" {
+		c.fields.fail("owner", "owner %s", problem)
+	}
+	if ttl, given := a.ttl(c.fields); given {
+		req.TTL = ttl
+	}
+	req.Metadata, _ = c.fields.metadata()
+	if n, given := c.fields.integer("capacity", 1, wire.MaxCapacity, ""); given {
+		req.Capacity = n
+	}
+	if n, given := c.fields.integer("permits", 1, wire.MaxCapacity, ""); given {
+		req.Permits = n
+		if n > req.Capacity {
+			c.fields.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", n, req.Capacity)
+		}
+	}
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	l, err := a.coordinator.Acquire(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	return leaseAnswer(l, lease), l.Holder.Fence, nil
+}
+
+func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.RenewRequest{Lock: c.lock, Principal: c.principal, Lease: c.fields.lease()}
+	req.TTL, _ = a.ttl(c.fields)
+	if metadata, given := c.fields.metadata(); given {
+		req.Metadata = &metadata
+	}
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	l, err := a.coordinator.Renew(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	return leaseAnswer(l, req.Lease), l.Holder.Fence, nil
+}
+
+func (a *API) release(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.ReleaseRequest{Lock: c.lock, Principal: c.principal, Lease: c.fields.lease()}
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	r, err := a.coordinator.Release(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	return wire.Released{Lock: r.Lock, Fence: r.Fence, ReleasedAt: wire.At(r.At)}, r.Fence, nil
+}
+
+func (a *API) forceRelease(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.ForceReleaseRequest{Lock: c.lock, Principal: c.principal}
+	reason, given := c.fields.str("reason")
+	problem := checkPrintable(reason, wire.MaxReason)
+	switch {
+	case !given:
+		c.fields.fail("reason", "reason is missing; say why, in 1 to %d bytes", wire.MaxReason)
+	case strings.TrimSpace(reason) == "":
+		c.fields.fail("reason", "reason is empty; say why, in 1 to %d bytes", wire.MaxReason)
+	case problem != "":
+		c.fields.fail("reason", "reason %s", problem)
+	}
+	req.Reason = reason
+	req.Fence, _ = c.fields.integer("fence", 1, 1<<53-1, "")
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	ended, err := a.coordinator.ForceRelease(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	answer := wire.ForceReleased{Lock: c.lock, Released: holders(ended, math.MaxInt64)}
+	fence := req.Fence
+	if len(ended) > 0 {
+		fence = ended[len(ended)-1].Fence
+	}
+	return answer, fence, nil
+}
+
+func (a *API) status(ctx context.Context, c *call) (any, int64, error) {
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	s, err := a.coordinator.Status(ctx, c.lock)
+	if err != nil {
+		return nil, 0, err
+	}
+	return statusAnswer(s), s.Fence, nil
+}
+
+func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.ListRequest{Limit: wire.DefaultPage}
+	req.Prefix, _ = c.fields.str("prefix")
+	if problem := wire.CheckPrefix(req.Prefix); problem != "" {
+		c.fields.fail("prefix", "prefix %s", problem)
+	}
+	if n, given := c.fields.integer("limit", 1, wire.MaxPage, ""); given {
+		req.Limit = int(n)
+	}
+	req.Cursor, _ = c.fields.str("cursor")
+	switch state, given := c.fields.str("state"); {
+	case state == "all":
+		req.All = true
+	case given && state != "held":
+		c.fields.fail("state", "state is %q; it must be held or all", brief([]byte(state)))
+	}
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	list, next, err := a.coordinator.List(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	answer := wire.List{Locks: []wire.Status{}, NextCursor: next}
+	for _, s := range list {
+		answer.Locks = append(answer.Locks, statusAnswer(s))
+	}
+	return answer, 0, nil
+}
+
+// ttl takes ttl_ms, within what this deployment allows.
+func (a *API) ttl(o *object) (time.Duration, bool) {
+	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " of milliseconds")
+	return time.Duration(n) * time.Millisecond, given
+}
+
+// lease takes a lease secret that must be there.
+func (o *object) lease() string {
+	lease, given := o.str("lease")
+	if !given {
+		o.fail("lease", "lease is missing; send the one that the lock was acquired with")
+		return ""
+	}
+	o.checkLease(lease)
+	return lease
+}
+
+func (o *object) checkLease(lease string) {
+	if problem := wire.CheckLease(lease); problem != "" {
+		o.fail("lease", "lease %s", problem)
+	}
+}
+
+func leaseAnswer(l lock.Lease, secret string) wire.Lease {
+	h := l.Holder
+	return wire.Lease{
+		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
+		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
+		Capacity: l.Capacity, Permits: h.Permits, Metadata: json.RawMessage(h.Metadata),
+	}
+}
+
+func statusAnswer(s lock.Status) wire.Status {
+	return wire.Status{
+		Lock: s.Lock, Locked: len(s.Holders) > 0, Capacity: s.Capacity, Available: s.Available, Fence: s.Fence,
+		Holders: holders(s.Holders, s.Now), Waiting: s.Waiting, ServerTime: wire.At(s.Now),
+	}
+}
+
+// holders shows leases as they are at now, in Unix milliseconds; what ended has nothing left.
+func holders(list []lock.Holder, now int64) []wire.Holder {
+	out := make([]wire.Holder, len(list))
+	for i, h := range list {
+		out[i] = wire.Holder{
+			Owner: h.Owner, Fence: h.Fence, Permits: h.Permits, AcquiredAt: wire.At(h.AcquiredAt), RenewedAt: wire.At(h.RenewedAt),
+			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: json.RawMessage(h.Metadata), Principal: h.Principal,
+		}
+	}
+	return out
+}

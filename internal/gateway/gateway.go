@@ -1,0 +1,172 @@
+// Package gateway plays API Gateway's part on one machine: every HTTP request becomes a payload format 2.0 event for the
+// handler of its route, as in Lambda, and the handler's answer becomes the response. There is no authorizer: events carry
+// no caller, as the logs and statuses then show.
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+
+	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+const (
+	// Timeout is what Lambda gives a function here.
+	Timeout = 10 * time.Second
+	maxBody = 1 << 20
+)
+
+// A Gateway is an [http.Handler] for the coordinator's routes.
+type Gateway struct {
+	routes map[string]lambda.Handler // "METHOD /path/{name}"
+	log    *slog.Logger
+}
+
+// New makes a gateway to an API.
+func New(a *api.API, log *slog.Logger) *Gateway {
+	return &Gateway{log: log, routes: map[string]lambda.Handler{
+		"POST /v1/locks/{name}/acquire":       a.Acquire(),
+		"POST /v1/locks/{name}/renew":         a.Renew(),
+		"POST /v1/locks/{name}/release":       a.Release(),
+		"POST /v1/locks/{name}/force-release": a.ForceRelease(),
+		"GET /v1/locks/{name}":                a.Status(),
+		"GET /v1/locks":                       a.Status(),
+	}}
+}
+
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := rand.Text()
+	pattern, params, err := parsePath(r.URL.EscapedPath())
+	if err != nil {
+		problem(w, wire.InvalidRequest, "the path is not percent-encoded right", id)
+		return
+	}
+	route := r.Method + " " + pattern
+	handler, ok := g.routes[route]
+	if !ok {
+		if g.known(pattern) {
+			problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes", id)
+			return
+		}
+		problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are /v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release", id)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		problem(w, wire.PayloadTooLarge, "the body is too large, or did not arrive whole", id)
+		return
+	}
+	event, err := json.Marshal(newEvent(r, route, params, body, id))
+	if err != nil {
+		g.fail(w, id, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(lambdacontext.NewContext(r.Context(), &lambdacontext.LambdaContext{AwsRequestID: id}), Timeout)
+	defer cancel()
+	answer, err := handler.Invoke(ctx, event)
+	if err != nil {
+		g.fail(w, id, err)
+		return
+	}
+	var resp events.APIGatewayV2HTTPResponse
+	if err := json.Unmarshal(answer, &resp); err != nil {
+		g.fail(w, id, err)
+		return
+	}
+	for k, v := range resp.Headers {
+		w.Header().Set(k, v)
+	}
+	w.Header().Set("Apigw-Requestid", id)
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.WriteString(w, resp.Body)
+}
+
+func (g *Gateway) fail(w http.ResponseWriter, id string, err error) {
+	g.log.Error("gateway", "error", err, "request_id", id)
+	problem(w, wire.Internal, "this is a bug; the log has more under this request_id", id)
+}
+
+func (g *Gateway) known(pattern string) bool {
+	for route := range g.routes {
+		if _, p, _ := strings.Cut(route, " "); p == pattern {
+			return true
+		}
+	}
+	return false
+}
+
+// parsePath matches a path to a route's pattern and decodes its name, once.
+func parsePath(escaped string) (pattern string, params map[string]string, err error) {
+	parts := strings.Split(escaped, "/") // "", "v1", "locks", name, operation
+	if len(parts) >= 4 && parts[1] == "v1" && parts[2] == "locks" && parts[3] != "" {
+		name, err := url.PathUnescape(parts[3])
+		if err != nil {
+			return "", nil, err
+		}
+		params = map[string]string{"name": name}
+		parts[3] = "{name}"
+	}
+	return strings.Join(parts, "/"), params, nil
+}
+
+// newEvent is what API Gateway would send: header names in lower case, repeated values joined by commas, and a body that
+// does not look like text in base64.
+func newEvent(r *http.Request, route string, params map[string]string, body []byte, id string) events.APIGatewayV2HTTPRequest {
+	headers := map[string]string{"host": r.Host}
+	for k, v := range r.Header {
+		headers[strings.ToLower(k)] = strings.Join(v, ",")
+	}
+	query := map[string]string{}
+	for k, v := range r.URL.Query() {
+		query[k] = strings.Join(v, ",")
+	}
+	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
+	now := time.Now().UTC()
+	e := events.APIGatewayV2HTTPRequest{
+		Version: "2.0", RouteKey: route, RawPath: r.URL.EscapedPath(), RawQueryString: r.URL.RawQuery, Headers: headers,
+		QueryStringParameters: query, PathParameters: params, Body: string(body),
+		RequestContext: events.APIGatewayV2HTTPRequestContext{
+			RouteKey: route, Stage: "$default", RequestID: id, Time: now.Format("02/Jan/2006:15:04:05 -0700"), TimeEpoch: now.UnixMilli(),
+			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{
+				Method: r.Method, Path: r.URL.EscapedPath(), Protocol: r.Proto, SourceIP: ip, UserAgent: r.UserAgent(),
+			},
+		},
+	}
+	if !isText(r.Header.Get("Content-Type")) {
+		e.Body, e.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
+	}
+	return e
+}
+
+func isText(contentType string) bool {
+	media, _, _ := mime.ParseMediaType(contentType)
+	return media == "" || strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "json") || strings.HasSuffix(media, "xml") ||
+		media == "application/javascript" || media == "application/x-www-form-urlencoded"
+}
+
+func problem(w http.ResponseWriter, code wire.Code, detail, id string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code.Status())
+	var b bytes.Buffer
+	_ = json.NewEncoder(&b).Encode(wire.Problem{
+		Type: wire.ProblemType(code), Title: code.Title(), Status: code.Status(), Detail: detail, Code: code, RequestID: id,
+	})
+	_, _ = w.Write(b.Bytes())
+}

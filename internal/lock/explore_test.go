@@ -1,0 +1,197 @@
+package lock
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// `make explore` sets it: larger worlds, which take many minutes.
+var exploreAll = flag.Bool("explore.all", false, "explore the large worlds too")
+
+// Each world is walked to its end.
+var worlds = []world{
+	{name: "mutex", clients: 2, capacity: 1, leases: 2, sends: 2, ttl: 1, retention: 2, horizon: 4},
+	{name: "mutex with duplicates and a timer", clients: 2, capacity: 1, leases: 1, sends: 1, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 5},
+	{name: "mutex with an operator", clients: 2, capacity: 1, leases: 1, sends: 2, forces: 1, ttl: 1, retention: 2, horizon: 3},
+	{name: "mutex with a longer lease", clients: 2, capacity: 1, leases: 1, sends: 2, ttl: 2, retention: 3, horizon: 4},
+	{name: "two on two permits", clients: 2, capacity: 2, leases: 1, sends: 2, ttl: 1, retention: 2, horizon: 3},
+	{name: "three on two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, retention: 2, horizon: 4},
+}
+
+var largeWorlds = []world{
+	{name: "one client, much in flight", clients: 1, capacity: 1, leases: 2, sends: 3, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 4},
+	{name: "mutex with an operator, longer", clients: 2, capacity: 1, leases: 1, sends: 2, forces: 1, ttl: 1, retention: 2, horizon: 4},
+	{name: "mutex with duplicates", clients: 2, capacity: 1, leases: 1, sends: 2, duplicates: 1, ttl: 1, retention: 2, horizon: 4},
+	{name: "mutex with renewals", clients: 2, capacity: 1, leases: 1, sends: 3, ttl: 2, retention: 3, horizon: 4},
+	{name: "three on two permits, two requests each", clients: 3, capacity: 2, leases: 1, sends: 2, ttl: 1, retention: 2, horizon: 3},
+}
+
+func TestExplore(t *testing.T) {
+	todo := worlds
+	if *exploreAll {
+		todo = slices.Concat(worlds, largeWorlds)
+	}
+	states := 0
+	for _, w := range todo {
+		start := time.Now()
+		x := explore(w, 0)
+		states += x.visited.n
+		t.Logf("%s: %d states, %d transitions, %d records in %v", w.name, x.visited.n, x.transitions, len(x.records), time.Since(start).Round(time.Second))
+		if x.found != "" {
+			t.Errorf("%s: %s", w.name, x.found)
+		}
+	}
+	fmt.Printf("explorer: %d states in %d worlds, no violation\n", states, len(todo))
+	if states < 1_000_000 {
+		t.Errorf("only %d states", states)
+	}
+}
+
+// A mutant is the protocol without one clause of one guard.
+type mutant struct {
+	kind Kind
+	test Test // 0: the alternative "no record" of take
+}
+
+func (m mutant) String() string {
+	if m.test == 0 {
+		return string(m.kind) + " without Absent"
+	}
+	return fmt.Sprintf("%s without %v", m.kind, m.test)
+}
+
+func (m mutant) apply(c Command) Command {
+	if c.Kind == m.kind {
+		c.Absent = c.Absent && m.test != 0
+		c.Guard = slices.DeleteFunc(slices.Clone(c.Guard), func(clause Clause) bool { return clause.Test == m.test })
+	}
+	return c
+}
+
+// named are the mutants that no world can show, since the worlds have no queue and clients that always say their TTL.
+// Each has a test of its own.
+var named = map[mutant]func(*testing.T, func(Command) Command) error{
+	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Holder{Fence: 1 << 52}, 1) }),
+	{Renew, NobodyWaiting}:   waiterTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
+	{Release, NobodyWaiting}: waiterTest(func(u Rules, now time.Time) Command { return u.release(now, "a", "") }),
+	{Expire, NobodyWaiting}:  waiterTest(func(u Rules, now time.Time) Command { return u.expire(now.Add(time.Hour), "a") }),
+	{Renew, LeaseTTLIs}:      sameTTLTest,
+}
+
+// allMutants lists every clause of every guard, from the commands themselves, so that a new clause is a new mutant.
+func allMutants() (list []mutant) {
+	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+	for _, c := range []Command{
+		u.take(now, "k", Holder{}, 1), u.renew(now, "k", 1, true, nil, ""), u.release(now, "k", ""), u.expire(now, "k"),
+		u.swap(now, Record{Rev: 1}, Record{}, CauseAcquire, "", ""),
+	} {
+		if c.Absent {
+			list = append(list, mutant{c.Kind, 0})
+		}
+		for _, clause := range c.Guard {
+			list = append(list, mutant{c.Kind, clause.Test})
+		}
+	}
+	return list
+}
+
+func TestMutants(t *testing.T) {
+	mutants, killed := allMutants(), 0
+	for _, m := range mutants {
+		caught := ""
+		if test := named[m]; test != nil {
+			if err := test(t, func(c Command) Command { return c }); err != nil {
+				t.Errorf("the test of %v fails without the mutation: %v", m, err)
+			}
+			if err := test(t, m.apply); err != nil {
+				caught = "its named test: " + err.Error()
+			}
+		} else {
+			for _, w := range worlds {
+				w.mutate = m.apply
+				if x := explore(w, 0); x.found != "" {
+					line, _, _ := cut(x.found)
+					caught = fmt.Sprintf("%s after %d states: %s", w.name, x.visited.n, line)
+					break
+				}
+			}
+		}
+		if caught == "" {
+			t.Errorf("%v survives", m)
+			continue
+		}
+		killed++
+		t.Logf("%v: caught by %s", m, caught)
+	}
+	fmt.Printf("mutants: %d of %d killed\n", killed, len(mutants))
+}
+
+// TestModelMutants breaks the rules that clients and coordinators keep outside of guards.
+func TestModelMutants(t *testing.T) {
+	for name, change := range map[string]func(*world){
+		"no skew allowance": func(w *world) { w.skew = -1 },
+		"a repeated acquire is answered with the whole TTL": func(w *world) { w.answerWholeTTL = true },
+		"a client counts its lease from the answer":         func(w *world) { w.believeInReply = true },
+		"a client believes while it releases":               func(w *world) { w.believeRelease = true },
+	} {
+		caught := false
+		for _, w := range worlds {
+			change(&w)
+			if x := explore(w, 0); x.found != "" {
+				line, _, _ := cut(x.found)
+				t.Logf("%s: caught by %s: %s", name, w.name, line)
+				caught = true
+				break
+			}
+		}
+		if !caught {
+			t.Errorf("%s: survives", name)
+		}
+	}
+}
+
+func cut(s string) (line, rest string, found bool) {
+	for i, c := range s {
+		if c == '\n' {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+// waiterTest makes a test that a command leaves a record with waiters alone: its row has no native TTL, and whoever ends
+// a holder must hand on to the head of the queue.
+func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Command) Command) error {
+	return func(_ *testing.T, mutate func(Command) Command) error {
+		u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+		c := command(u, now)
+		r := Record{Rev: 1, Fence: 1, Waiting: 1}
+		if c.Kind != Take {
+			r.Holders = map[LeaseKey]Holder{"a": {ExpiresAt: now.UnixMilli() + 1000, Fence: 1}}
+			r.FreeAt = freeAt(r.Holders)
+		}
+		if mutate(c).Allows(r) {
+			return fmt.Errorf("%s is allowed while one waits", c.Kind)
+		}
+		r.Waiting = 0
+		if !mutate(c).Allows(r) {
+			return fmt.Errorf("%s is not allowed while nobody waits", c.Kind)
+		}
+		return nil
+	}
+}
+
+// sameTTLTest: a renewal that guesses the TTL must not give that TTL to a lease that has another.
+func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
+	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+	op := renewal{u, "a", RenewRequest{}}
+	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Holder{"a": {ExpiresAt: now.UnixMilli() + 1000, TTL: 5000, Fence: 1}}}
+	r.FreeAt = freeAt(r.Holders)
+	if mutate(op.first(now)).Allows(r) {
+		return fmt.Errorf("a lease of 5 s is renewed for the default TTL")
+	}
+	return nil
+}
