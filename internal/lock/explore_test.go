@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -71,14 +73,16 @@ func (m mutant) apply(c Command) Command {
 	return c
 }
 
-// named are the mutants that no world can show, since the worlds have no queue and clients that always say their TTL.
-// Each has a test of its own.
+// named are the mutants that no world can show, since the worlds have no queue, clients that always say their TTL, and
+// one TTL for all. Each has a test of its own.
 var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Holder{Fence: 1 << 52}, 1) }),
 	{Renew, NobodyWaiting}:   waiterTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
 	{Release, NobodyWaiting}: waiterTest(func(u Rules, now time.Time) Command { return u.release(now, "a", "") }),
 	{Expire, NobodyWaiting}:  waiterTest(func(u Rules, now time.Time) Command { return u.expire(now.Add(time.Hour), "a") }),
 	{Renew, LeaseTTLIs}:      sameTTLTest,
+	{Renew, FenceBelow}:      purgeTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
+	{Expire, FenceBelow}:     purgeTest(func(u Rules, now time.Time) Command { return u.expire(now, "a") }),
 }
 
 // allMutants lists every clause of every guard, from the commands themselves, so that a new clause is a new mutant.
@@ -99,34 +103,48 @@ func allMutants() (list []mutant) {
 }
 
 func TestMutants(t *testing.T) {
-	mutants, killed := allMutants(), 0
-	for _, m := range mutants {
-		caught := ""
-		if test := named[m]; test != nil {
-			if err := test(t, func(c Command) Command { return c }); err != nil {
-				t.Errorf("the test of %v fails without the mutation: %v", m, err)
-			}
-			if err := test(t, m.apply); err != nil {
-				caught = "its named test: " + err.Error()
-			}
-		} else {
-			for _, w := range worlds {
-				w.mutate = m.apply
-				if x := explore(w, 0); x.found != "" {
-					line, _, _ := cut(x.found)
-					caught = fmt.Sprintf("%s after %d states: %s", w.name, x.visited.n, line)
-					break
+	mutants := allMutants()
+	var killed atomic.Int64
+	t.Run("all", func(t *testing.T) {
+		for _, m := range mutants {
+			t.Run(m.String(), func(t *testing.T) {
+				t.Parallel()
+				caught := m.hunt(t)
+				if caught == "" {
+					t.Fatal("survives")
 				}
-			}
+				t.Log("caught by " + caught)
+				killed.Add(1)
+			})
 		}
-		if caught == "" {
-			t.Errorf("%v survives", m)
-			continue
+	})
+	fmt.Printf("mutants: %d of %d killed\n", killed.Load(), len(mutants))
+}
+
+// hunt tells what catches the mutant, or "".
+func (m mutant) hunt(t *testing.T) string {
+	if test := named[m]; test != nil {
+		if err := test(t, func(c Command) Command { return c }); err != nil {
+			t.Errorf("its named test fails without the mutation: %v", err)
 		}
-		killed++
-		t.Logf("%v: caught by %s", m, caught)
+		if err := test(t, m.apply); err != nil {
+			return "its named test: " + err.Error()
+		}
+		return ""
 	}
-	fmt.Printf("mutants: %d of %d killed\n", killed, len(mutants))
+	return caught(func(w *world) { w.mutate = m.apply })
+}
+
+// caught walks the worlds, changed, until one shows a violation.
+func caught(change func(*world)) string {
+	for _, w := range worlds {
+		change(&w)
+		if x := explore(w, 0); x.found != "" {
+			line, _, _ := strings.Cut(x.found, "\n")
+			return fmt.Sprintf("%s after %d states: %s", w.name, x.visited.n, line)
+		}
+	}
+	return ""
 }
 
 // TestModelMutants breaks the rules that clients and coordinators keep outside of guards.
@@ -137,29 +155,15 @@ func TestModelMutants(t *testing.T) {
 		"a client counts its lease from the answer":         func(w *world) { w.believeInReply = true },
 		"a client believes while it releases":               func(w *world) { w.believeRelease = true },
 	} {
-		caught := false
-		for _, w := range worlds {
-			change(&w)
-			if x := explore(w, 0); x.found != "" {
-				line, _, _ := cut(x.found)
-				t.Logf("%s: caught by %s: %s", name, w.name, line)
-				caught = true
-				break
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			by := caught(change)
+			if by == "" {
+				t.Fatal("survives")
 			}
-		}
-		if !caught {
-			t.Errorf("%s: survives", name)
-		}
+			t.Log("caught by " + by)
+		})
 	}
-}
-
-func cut(s string) (line, rest string, found bool) {
-	for i, c := range s {
-		if c == '\n' {
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
 }
 
 // waiterTest makes a test that a command leaves a record with waiters alone: its row has no native TTL, and whoever ends
@@ -179,6 +183,35 @@ func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Co
 		r.Waiting = 0
 		if !mutate(c).Allows(r) {
 			return fmt.Errorf("%s is not allowed while nobody waits", c.Kind)
+		}
+		return nil
+	}
+}
+
+// purgeTest makes a test that a command whose now is older than the record's fence is refused: the native TTL it writes
+// would let the row go while a take that is under way could still propose a lower fence. It takes a semaphore, on which
+// one came and went after the command was made.
+func purgeTest(command func(Rules, time.Time) Command) func(*testing.T, func(Command) Command) error {
+	return func(_ *testing.T, mutate func(Command) Command) error {
+		u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+		c := command(u, now)
+		r := Record{Rev: 9, Fence: now.Add(5 * time.Second).UnixMicro(), Capacity: 2, Holders: map[LeaseKey]Holder{"a": {Fence: 1}}}
+		h := r.Holders["a"]
+		if h.ExpiresAt = now.UnixMilli() + 1000; c.Kind == Expire {
+			h.ExpiresAt = now.UnixMilli() - 1000
+		}
+		r.Holders["a"], r.FreeAt = h, h.ExpiresAt
+		// A renewal's expiry counts too: only a short one leaves the fence uncovered.
+		if c.Kind == Renew {
+			c = u.renew(now, "a", 2000, false, nil, "")
+		}
+		if mutate(c).Allows(r) {
+			next := c.Next(r)
+			return fmt.Errorf("%s lets the row be purged %v after its fence, not %v", c.Kind, time.Unix(next.TTL, 0).Sub(time.UnixMicro(r.Fence)), u.Retention)
+		}
+		r.Fence = now.UnixMicro()
+		if !mutate(c).Allows(r) {
+			return fmt.Errorf("%s is not allowed on a record with an older fence", c.Kind)
 		}
 		return nil
 	}
