@@ -3,6 +3,7 @@ package lockclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -59,6 +60,12 @@ func provedUntil(sent time.Time, answer wire.Lease) time.Time {
 	remaining := time.Duration(answer.Remaining) * time.Millisecond
 	return sent.Add(remaining - remaining/rateMargin)
 }
+
+// String names the lease without its secret.
+func (l *Lease) String() string { return fmt.Sprintf("lease of %s, fence %d", l.name, l.fence) }
+
+// GoString is String: a lease printed in any way keeps its secret.
+func (l *Lease) GoString() string { return l.String() }
 
 // Name is the lock's.
 func (l *Lease) Name() string { return l.name }

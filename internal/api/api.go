@@ -108,30 +108,55 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	return h.direct(ctx, payload)
 }
 
+// An httpEvent is what is read of API Gateway's payload format 2.0 (events.APIGatewayV2HTTPRequest). Leaving out the rest
+// halves the time that a request spends here.
+type httpEvent struct {
+	Version string `json:"version"`
+	Headers struct {
+		ContentType string `json:"content-type"` // names come in lower case
+	} `json:"headers"`
+	QueryStringParameters map[string]string `json:"queryStringParameters"`
+	PathParameters        struct {
+		Name *string `json:"name"`
+	} `json:"pathParameters"`
+	RequestContext struct {
+		RequestID  string `json:"requestId"`
+		Authorizer struct {
+			IAM struct {
+				UserARN string `json:"userArn"`
+			} `json:"iam"`
+		} `json:"authorizer"`
+		HTTP struct {
+			Method string `json:"method"`
+		} `json:"http"`
+	} `json:"requestContext"`
+	Body            string `json:"body"`
+	IsBase64Encoded bool   `json:"isBase64Encoded"`
+}
+
 // asHTTP tells an HTTP API's event from a direct invocation.
-func asHTTP(payload []byte) (*events.APIGatewayV2HTTPRequest, bool) {
+func asHTTP(payload []byte) (*httpEvent, bool) {
 	if !bytes.Contains(payload, []byte(`"requestContext"`)) {
 		return nil, false
 	}
-	var event events.APIGatewayV2HTTPRequest
+	var event httpEvent
 	err := json.Unmarshal(payload, &event)
 	return &event, err == nil && event.Version == "2.0" && event.RequestContext.HTTP.Method != ""
 }
 
-func (h *handler) http(ctx context.Context, event *events.APIGatewayV2HTTPRequest) ([]byte, error) {
-	c := &call{lock: event.PathParameters["name"]}
-	if auth := event.RequestContext.Authorizer; auth != nil && auth.IAM != nil {
-		c.principal = auth.IAM.UserARN
+func (h *handler) http(ctx context.Context, event *httpEvent) ([]byte, error) {
+	c := &call{principal: event.RequestContext.Authorizer.IAM.UserARN}
+	if event.PathParameters.Name != nil {
+		c.lock = *event.PathParameters.Name
 	}
 	op, err := h.named, error(nil)
-	_, one := event.PathParameters["name"]
 	switch {
 	case h.list == nil:
 		var data []byte
-		if data, err = httpBody(event.Headers["content-type"], event.Body, event.IsBase64Encoded); err == nil {
+		if data, err = httpBody(event.Headers.ContentType, event.Body, event.IsBase64Encoded); err == nil {
 			c.fields, err = parseObject(data)
 		}
-	case one:
+	case event.PathParameters.Name != nil:
 		c.fields = queryObject(event.QueryStringParameters)
 	default:
 		op, c.listing, c.fields = h.list, true, queryObject(event.QueryStringParameters)

@@ -1,0 +1,70 @@
+package holdfast_test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/holdfast-lock/holdfast"
+
+// mayImport says which of the project's packages each may import; a package that is not here may import none, and must
+// be added. Mains and boot, which put parts together, may import everything internal.
+var mayImport = map[string][]string{
+	"internal/lock":     {},
+	"internal/wire":     {},
+	"internal/dynamo":   {"internal/lock"},
+	"internal/locktest": {"internal/lock"},
+	"internal/api":      {"internal/lock", "internal/wire"},
+	"internal/gateway":  {"internal/api", "internal/wire"},
+	"lockclient":        {"internal/wire"},
+}
+
+// onlyStdlib are the packages that import nothing but the standard library.
+var onlyStdlib = []string{"internal/lock", "internal/wire"}
+
+func assembles(pkg string) bool {
+	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/")
+}
+
+// Imports point inward.
+func TestImportDirections(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,Standard", "-deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type pkg struct {
+		ImportPath string
+		Imports    []string
+		Standard   bool
+	}
+	all := map[string]pkg{}
+	for d := json.NewDecoder(strings.NewReader(string(out))); d.More(); {
+		var p pkg
+		if err := d.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all[p.ImportPath] = p
+	}
+	for path, p := range all {
+		name, ours := strings.CutPrefix(path, module+"/")
+		if !ours {
+			continue
+		}
+		allowed, known := mayImport[name]
+		if !known && !assembles(name) {
+			t.Errorf("%s is not in mayImport: say what it may import", name)
+		}
+		for _, i := range p.Imports {
+			imported, ours := strings.CutPrefix(i, module+"/")
+			switch {
+			case ours && !assembles(name) && !slices.Contains(allowed, imported):
+				t.Errorf("%s imports %s", name, imported)
+			case !ours && slices.Contains(onlyStdlib, name) && !all[i].Standard:
+				t.Errorf("%s imports %s", name, i)
+			}
+		}
+	}
+}
