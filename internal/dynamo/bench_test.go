@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"crypto/rand"
 	"slices"
 	"strconv"
 	"testing"
@@ -66,19 +67,20 @@ func handWrittenTake(table, name string) *dynamodb.UpdateItemInput {
 	}
 	text := func(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 	ms := now.UnixMilli()
+	lease := rand.Text()[:22] // as every acquire has one of its own
 	return &dynamodb.UpdateItemInput{
 		TableName: aws.String(table), Key: map[string]types.AttributeValue{"pk": text(name), "sk": text("lock")},
 		ConditionExpression: aws.String("attribute_not_exists(#pk) OR (#free_at <= :free AND #waiting = :zero AND #fence < :fence AND NOT #retired = :lease AND attribute_not_exists(#holders.#lease))"),
 		UpdateExpression:    aws.String("SET #holders = :holders, #capacity = :one, #fence = :fence, #free_at = :expiry, #waiting = if_not_exists(#waiting, :zero), #next_ticket = if_not_exists(#next_ticket, :zero), #cause = :cause, #ttl = :ttl REMOVE #by, #reason ADD #rev :one"),
 		ExpressionAttributeNames: map[string]string{
-			"#lease": "lease-key-of-22-charsxx", "#capacity": "capacity", "#ttl": "ttl", "#by": "by", "#pk": "pk", "#free_at": "free_at",
+			"#lease": lease, "#capacity": "capacity", "#ttl": "ttl", "#by": "by", "#pk": "pk", "#free_at": "free_at",
 			"#waiting": "waiting", "#fence": "fence", "#retired": "retired", "#holders": "holders", "#next_ticket": "next_ticket",
 			"#cause": "cause", "#reason": "reason", "#rev": "rev",
 		},
 		ExpressionAttributeValues: map[string]types.AttributeValue{
 			":free": number(ms - 250), ":zero": number(0), ":one": number(1), ":fence": number(now.UnixMicro()),
-			":lease": text("lease-key-of-22-charsxx"), ":expiry": number(ms + 60000), ":cause": text("acquire"), ":ttl": number(ms/1000 + 86460),
-			":holders": &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{"lease-key-of-22-charsxx": &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{
+			":lease": text(lease), ":expiry": number(ms + 60000), ":cause": text("acquire"), ":ttl": number(ms/1000 + 86460),
+			":holders": &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{lease: &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{
 				"owner": text("o"), "permits": number(1), "fence": number(now.UnixMicro()), "acquired_at": number(ms), "renewed_at": number(ms), "expires_at": number(ms + 60000), "ttl_ms": number(60000),
 			}}}},
 		},

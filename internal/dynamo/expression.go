@@ -17,12 +17,13 @@ import (
 type expression struct {
 	names  map[string]string
 	values item
+	number map[int64]string // aliases of numbers, which repeat: a shorter request
 	set    []string
 	remove []string
 }
 
 func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
-	e := &expression{names: map[string]string{}, values: item{}}
+	e := &expression{names: map[string]string{}, values: item{}, number: map[int64]string{}}
 	condition := e.guard(c)
 	e.effect(c.Effect)
 	e.stamp(c.Stamp)
@@ -30,7 +31,7 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 	if len(e.remove) > 0 {
 		update += " REMOVE " + strings.Join(e.remove, ", ")
 	}
-	update += " ADD " + e.name(attrRev) + " " + e.value(num(1))
+	update += " ADD " + e.name(attrRev) + " " + e.num(1)
 	return &dynamodb.UpdateItemInput{
 		TableName:                           aws.String(table),
 		Key:                                 key(name),
@@ -52,6 +53,15 @@ func (e *expression) name(attr string) string {
 func (e *expression) value(v types.AttributeValue) string {
 	alias := ":v" + strconv.Itoa(len(e.values))
 	e.values[alias] = v
+	return alias
+}
+
+func (e *expression) num(n int64) string {
+	alias, known := e.number[n]
+	if !known {
+		alias = e.value(num(n))
+		e.number[n] = alias
+	}
 	return alias
 }
 
@@ -80,27 +90,27 @@ func (e *expression) guard(c lock.Command) string {
 func (e *expression) clause(c lock.Clause) string {
 	switch c.Test {
 	case lock.FreeBy:
-		return e.name(attrFreeAt) + " <= " + e.value(num(c.N))
+		return e.name(attrFreeAt) + " <= " + e.num(c.N)
 	case lock.NobodyWaiting:
-		return e.name(attrWaiting) + " = " + e.value(num(0))
+		return e.name(attrWaiting) + " = " + e.num(0)
 	case lock.FenceBelow:
-		return e.name(attrFence) + " < " + e.value(num(c.N))
+		return e.name(attrFence) + " < " + e.num(c.N)
 	case lock.NotRetired: // "NOT =", because a record that retired nobody has no such attribute
 		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Lease)))
 	case lock.NotHolder:
 		return "attribute_not_exists(" + e.holder(c.Lease) + ")"
 	case lock.LeaseOutlives:
-		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " > " + e.value(num(c.N))
+		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " > " + e.num(c.N)
 	case lock.LeaseExpiredBy:
-		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " <= " + e.value(num(c.N))
+		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " <= " + e.num(c.N)
 	case lock.LeaseTTLIs:
-		return e.holder(c.Lease) + "." + e.name(attrTTLms) + " = " + e.value(num(c.N))
+		return e.holder(c.Lease) + "." + e.name(attrTTLms) + " = " + e.num(c.N)
 	case lock.OnlyHolder:
-		return "size(" + e.name(attrHolders) + ") = " + e.value(num(1))
+		return "size(" + e.name(attrHolders) + ") = " + e.num(1)
 	case lock.RevIs:
-		return e.name(attrRev) + " = " + e.value(num(c.N))
+		return e.name(attrRev) + " = " + e.num(c.N)
 	case lock.FenceIs:
-		return e.name(attrFence) + " = " + e.value(num(c.N))
+		return e.name(attrFence) + " = " + e.num(c.N)
 	}
 	panic(fmt.Sprintf("dynamo: no condition for clause %v", c.Test))
 }
@@ -109,26 +119,30 @@ func (e *expression) assign(path string, v types.AttributeValue) {
 	e.set = append(e.set, path+" = "+e.value(v))
 }
 
+func (e *expression) assignNum(path string, n int64) {
+	e.set = append(e.set, path+" = "+e.num(n))
+}
+
 func (e *expression) effect(effect lock.Effect) {
 	switch f := effect.(type) {
 	case lock.Grant:
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{string(f.Lease): holderItem(f.Holder)}})
-		e.assign(e.name(attrCapacity), num(f.Capacity))
-		e.assign(e.name(attrFence), num(f.Holder.Fence))
-		e.assign(e.name(attrFreeAt), num(f.Holder.ExpiresAt))
+		e.assignNum(e.name(attrCapacity), f.Capacity)
+		e.assignNum(e.name(attrFence), f.Holder.Fence)
+		e.assignNum(e.name(attrFreeAt), f.Holder.ExpiresAt)
 		for _, attr := range []string{attrWaiting, attrNextTicket} {
-			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.value(num(0))))
+			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.num(0)))
 		}
 	case lock.Extend:
 		e.extend(f.Lease, f.ExpiresAt, f.RenewedAt, f.TTL, f.Metadata)
-		e.assign(e.name(attrFreeAt), num(f.ExpiresAt))
+		e.assignNum(e.name(attrFreeAt), f.ExpiresAt)
 	case lock.End:
 		e.assign(e.name(attrRetired), str(string(f.Lease)))
 		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Lease)+"."+e.name(attrFence))
-		e.assign(e.name(attrRetiredAt), num(f.At))
+		e.assignNum(e.name(attrRetiredAt), f.At)
 		e.assign(e.name(attrRetiredCause), str(string(f.Cause)))
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{}})
-		e.assign(e.name(attrFreeAt), num(0))
+		e.assignNum(e.name(attrFreeAt), 0)
 	case lock.Become:
 		e.become(f.From, f.To)
 	default:
@@ -138,9 +152,9 @@ func (e *expression) effect(effect lock.Effect) {
 
 func (e *expression) extend(k lock.LeaseKey, expiresAt, renewedAt, ttl int64, metadata *string) {
 	h := e.holder(k)
-	e.assign(h+"."+e.name(attrExpiresAt), num(expiresAt))
-	e.assign(h+"."+e.name(attrRenewedAt), num(renewedAt))
-	e.assign(h+"."+e.name(attrTTLms), num(ttl))
+	e.assignNum(h+"."+e.name(attrExpiresAt), expiresAt)
+	e.assignNum(h+"."+e.name(attrRenewedAt), renewedAt)
+	e.assignNum(h+"."+e.name(attrTTLms), ttl)
 	switch {
 	case metadata == nil:
 	case *metadata == "":
@@ -165,15 +179,15 @@ func (e *expression) become(from, to lock.Record) {
 			e.remove = append(e.remove, e.holder(k))
 		}
 	}
-	e.assign(e.name(attrCapacity), num(to.Capacity))
-	e.assign(e.name(attrFence), num(to.Fence))
-	e.assign(e.name(attrFreeAt), num(to.FreeAt))
-	e.assign(e.name(attrWaiting), num(to.Waiting))
-	e.assign(e.name(attrNextTicket), num(to.NextTicket))
+	e.assignNum(e.name(attrCapacity), to.Capacity)
+	e.assignNum(e.name(attrFence), to.Fence)
+	e.assignNum(e.name(attrFreeAt), to.FreeAt)
+	e.assignNum(e.name(attrWaiting), to.Waiting)
+	e.assignNum(e.name(attrNextTicket), to.NextTicket)
 	if to.Retired != from.Retired {
 		e.assign(e.name(attrRetired), str(string(to.Retired.Lease)))
-		e.assign(e.name(attrRetiredFence), num(to.Retired.Fence))
-		e.assign(e.name(attrRetiredAt), num(to.Retired.At))
+		e.assignNum(e.name(attrRetiredFence), to.Retired.Fence)
+		e.assignNum(e.name(attrRetiredAt), to.Retired.At)
 		e.assign(e.name(attrRetiredCause), str(string(to.Retired.Cause)))
 	}
 }
@@ -190,6 +204,6 @@ func (e *expression) stamp(s lock.Stamp) {
 	if s.TTL == 0 {
 		e.remove = append(e.remove, e.name(attrTTL))
 	} else {
-		e.assign(e.name(attrTTL), num(s.TTL))
+		e.assignNum(e.name(attrTTL), s.TTL)
 	}
 }
