@@ -235,10 +235,10 @@ func (o *object) done() error {
 			unknown = field
 		}
 	}
-	switch {
-	case unknown == "":
+	switch unknown {
+	case "":
 		return nil
-	case unknown == "wait_ms" || unknown == "task_token" || unknown == "execution":
+	case "wait_ms", "task_token", "execution":
 		return invalid(unknown, "%s needs the queue, which this version does not have; leave it out, and try again after retry_after_ms when the lock is held", unknown)
 	}
 	return invalid(brief([]byte(unknown)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(unknown)))

@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"encoding/json"
-	"io"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -23,7 +22,7 @@ func fuzzAPI(f *testing.F) *api.API {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a, err := api.New(api.Config{Coordinator: c, Log: slog.New(slog.NewJSONHandler(io.Discard, nil))})
+	a, err := api.New(api.Config{Coordinator: c, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -322,7 +323,7 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 			d.cmd = x.internCommand(*cmd)
 		case err == nil:
 			d.answer = ok
-		case err == ErrLeaseLost:
+		case errors.Is(err, ErrLeaseLost):
 			d.answer = lost
 		default:
 			d.answer = held

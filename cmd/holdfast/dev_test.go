@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// output is a buffer that says when something was written.
+type output struct {
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	written chan struct{} // closed at the first write
+	once    sync.Once
+}
+
+func newOutput() *output { return &output{written: make(chan struct{})} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer o.once.Do(func() { close(o.written) })
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// startDev runs `holdfast dev` until the test ends, and returns its URL and what it printed.
+func startDev(t *testing.T, d devCmd) (url, greeting string) {
+	t.Helper()
+	out := newOutput()
+	d.Listen, d.stdout = "127.0.0.1:0", out
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler)) }()
+	select {
+	case <-out.written:
+	case err := <-ended:
+		t.Fatalf("dev ended: %v", err)
+	}
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("dev: %v", err)
+		}
+	})
+	greeting = out.String()
+	return regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(greeting), greeting
+}
+
+// The lines that dev prints work as they are pasted.
+func TestDevPrintsLinesThatWork(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	t.Run("paste", func(t *testing.T) {
+		_, greeting := startDev(t, devCmd{})
+		wants := []string{`"fence":`, `"renewed_at":`, `"released_at":`}
+		for line := range strings.SplitSeq(greeting, "\n") {
+			if !strings.HasPrefix(line, "curl ") {
+				continue
+			}
+			out, err := exec.CommandContext(t.Context(), "sh", "-c", "curl -sS --fail-with-body"+strings.TrimPrefix(line, "curl")).CombinedOutput()
+			if err != nil || len(wants) == 0 || !strings.Contains(string(out), wants[0]) {
+				t.Fatalf("%s\n%s, %v", line, out, err)
+			}
+			wants = wants[1:]
+		}
+		if len(wants) > 0 {
+			t.Errorf("no line for %v in %s", wants, greeting)
+		}
+	})
+}
+
+// The same process works on DynamoDB, and makes its table there.
+func TestDevOnDynamoDB(t *testing.T) {
+	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
+	if endpoint == "" {
+		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
+	}
+	for range 2 { // the second finds the table and the first one's fence
+		url, _ := startDev(t, devCmd{DynamodbEndpoint: endpoint, Table: "dev-test"})
+		client, err := lockclient.New(lockclient.Config{Endpoint: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease, err := client.Acquire(t.Context(), "a", lockclient.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lease.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDevSaysWhatIsWrong(t *testing.T) {
+	for _, test := range []struct {
+		d    devCmd
+		says string
+	}{
+		{devCmd{Listen: "256.0.0.1:1"}, "--listen"},
+		{devCmd{Listen: "127.0.0.1:0", DynamodbEndpoint: "http://127.0.0.1:1", Table: "t"}, "check the endpoint"},
+	} {
+		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%+v: %v", test.d, err)
+		}
+	}
+}

@@ -1,0 +1,102 @@
+/*
+Package lock is Holdfast's protocol: what a lock is, how it changes, and who may change it. It imports nothing but the
+standard library, does no I/O and starts no goroutine. Stores carry it to a database; see [Store] and [Memory].
+
+# A lock
+
+A lock is one [Record], under a name. Its holders are leases: permits that somebody has until a time. A mutex has one
+permit, a semaphore more, and both are the same thing here. A lease is known by a secret that the caller of Acquire
+chooses and uses once; the record keeps only its hash, the [LeaseKey].
+
+	                  take                             release (only holder)
+	  free  ─────────────────────────▶  held  ────────────────────────────────▶  free, remembering
+	(no row,                          ▲   │   │                                 the lease that ended
+	 no holders, or  ◀────────────────┼───┘   │  expire (past expiry + skew), force-release,
+	 all past expiry                  │       └──▶ ─────────────────────────────────────────────▶
+	 + skew)            renew, and swap: join,
+	    │               leave, partial expiry
+	    ▼
+	 row purged by native TTL, a day after its last use; the next take makes it anew
+
+Every change is a [Command]: a guard over the record as it is stored and an effect, in one atomic step. An operation first
+tries one command blind. If the guard fails, the record comes back with the refusal, and the operation decides on it: an
+answer, or another command, at most 8 times. So an uncontended acquire, renew or release is one request to the store.
+
+Each grant has a fencing token, max(now in µs, the record's + 1): it grows with every grant for the life of the name, also
+over a purge of the row, because the row is kept for longer than any write is under way (see [Rules.Retention]).
+
+# Time
+
+Coordinators judge expiry by their own clocks. What is assumed of time:
+
+ 1. Coordinators' clocks are within [Rules.Skew] (250 ms) of each other, pairwise, when they judge. A lease is over for
+    its holder at its expiry by the coordinator's clock; others get the lock only a skew later.
+ 2. A client's monotonic clock keeps the rate of real time within 1/1000. It counts from before it sent the request whose
+    answer it believes, and never believes past that answer's remaining life.
+ 3. No write lands later than [Rules.Retention] after its coordinator read the clock.
+ 4. The store's Date, where it tells one, is right within a second or so. A coordinator whose clock provably disagrees
+    with it by more than [MaxClockError] grants and renews nothing; see [ClockError].
+
+Between 250 ms and 2 s a wrong clock breaks assumption 1 and is not noticed: keep clocks synchronised. Lambda's are.
+
+# Failures
+
+What each party sees, and why that is safe:
+
+	what happens            | the caller                        | the lock                          | safe, because
+	------------------------|-----------------------------------|-----------------------------------|---------------------------------------------
+	request lost            | no answer; sends it again         | unchanged                         | nothing happened
+	reply lost              | no answer; sends it again         | changed once                      | a repeat is known by its lease secret: an
+	                        |                                   |                                   | acquire gets the same lease with the life
+	                        |                                   |                                   | that is left, a release the same answer, a
+	                        |                                   |                                   | renewal another renewal
+	request delivered twice | one answer, or two alike          | changed once                      | as above; it also holds for an SDK's retry
+	                        |                                   |                                   | of one write: its guard fails on its own
+	                        |                                   |                                   | success, and the record shows it
+	acquire delivered late, | hears nothing, or a lease it      | held until its TTL by a ghost, if | a lease's secret is used once, and its end
+	  after its caller left | ignores                           | the lease has not ended before    | is remembered; else it only costs time.
+	                        |                                   |                                   | Whoever gives up sends a release
+	renewal delivered late  | nothing                           | unchanged                         | a renewal never shortens, and never revives
+	                        |                                   |                                   | a lease that is over by the clock it read
+	holder paused           | its check says lost, or its       | passes on after expiry + skew     | it counts on a monotonic clock; what it does
+	                        | context has ended                 |                                   | between check and effect needs the fence
+	holder killed           | -                                 | passes on after expiry + skew     | nobody renews
+	clock steps forward, or | store_unavailable beyond 2 s      | a grant made under it is undone,  | assumption 4; within the skew allowance
+	  back, at a coordinator|                                   | a displaced holder is put back    | nothing happens at all
+	clock went back         | a fence one higher than the last  | -                                 | a proposal that is too small fails its
+	                        |                                   |                                   | guard, and is made from the record
+	store throttled or slow | throttled, or a slow answer       | changed or not                    | it sends the same request again
+	store down              | store_unavailable                 | changed or not                    | likewise; a holder's lease runs out on its
+	                        |                                   |                                   | own clock before anyone else's
+	row purged              | nothing                           | free, with no memory              | only a day after it was last used
+	coordinator dies        | no answer; sends it again         | changed or not                    | coordinators keep nothing
+
+# What is not guaranteed
+
+  - That a holder is alone in the moment of its effect. A process may be paused between a check and what it does next;
+    a resource that takes the fencing token and refuses older ones is safe, one that doesn't is not.
+  - Anything, if clocks are further apart than assumed and within what rule 4 of Time can prove.
+  - Fairness. Whoever comes first after a release gets the lock; a queue is to come, and the record has room for it.
+  - That a late duplicate is recognised forever: a record remembers the one lease that ended last.
+  - Reentrancy. A second lease for the same owner is another lease.
+
+# Rules
+
+The design's rules, and where they are kept; explorer_test.go walks every interleaving of small worlds against them, and
+explore_test.go removes each clause of each guard and has it caught.
+
+ 1. A lease past its expiry is over: LeaseOutlives in renew and release, NotHolder and NotRetired in take.
+ 2. A repeated acquire gives the same lease and what is left: acquisition.next, Coordinator.lease.
+ 3. A repeated release succeeds while remembered: releasing.next.
+ 4. A renewal never shortens and never prunes: FreeBy in renew, renewal.next.
+ 5. A provably wrong clock grants nothing: Coordinator.judge, checkClock and undo.
+ 6. No sequence of lost, repeated and late requests exceeds the capacity, repeats a fence, or holds a lock for longer than
+    a TTL and two skews.
+ 7. A failed guard is read for "already mine" first: the first lines of every next.
+ 8. A timer names its grant: gone, not yet due (ask again then), or out: expiring.next.
+ 9. and 10. belong to the queue. Room is left: Waiting and NextTicket in the record; NobodyWaiting in every fast command, so
+    that none of them ends a holder, or sets a native TTL, over the heads of waiters.
+ 11. Contention is an answer: ErrLockHeld and ErrLeaseLost are no faults.
+ 12. Attributes that this version doesn't know are kept: swaps write what differs, holder by holder.
+*/
+package lock
