@@ -23,7 +23,7 @@ run: go-version ## Run the whole coordinator on this machine, in memory
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)' ./...
-	@go test -run '$(EXPLORER)' -timeout 10m ./internal/lock
+	@scripts/figures.sh go test -v -run '$(EXPLORER)' -timeout 10m ./internal/lock
 
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
@@ -48,7 +48,7 @@ bench: go-version ## Compare the coordinator with bare DynamoDB, and time the ha
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 
 stress: go-version ## Race processes for one lock, and kill holders; takes minutes
-	@go test -tags stress -run Stress -timeout 20m ./cmd/holdfast
+	@scripts/figures.sh go test -v -tags stress -run Stress -timeout 20m ./cmd/holdfast
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
