@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -229,19 +231,16 @@ func (o *object) done() error {
 	if o.err != nil {
 		return o.err
 	}
-	unknown := ""
-	for field := range o.fields {
-		if !o.taken[field] && (unknown == "" || field < unknown) {
-			unknown = field
+	for _, field := range slices.Sorted(maps.Keys(o.fields)) {
+		switch {
+		case o.taken[field]:
+		case field == "wait_ms" || field == "task_token" || field == "execution":
+			return invalid(field, "%s needs the queue, which this version does not have; leave it out, and try again after retry_after_ms when the lock is held", field)
+		default:
+			return invalid(brief([]byte(field)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(field)))
 		}
 	}
-	switch unknown {
-	case "":
-		return nil
-	case "wait_ms", "task_token", "execution":
-		return invalid(unknown, "%s needs the queue, which this version does not have; leave it out, and try again after retry_after_ms when the lock is held", unknown)
-	}
-	return invalid(brief([]byte(unknown)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(unknown)))
+	return nil
 }
 
 // kind names a JSON value's type, for errors.
