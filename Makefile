@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 GO_VERSION := 1.26
-FUNCTIONS  := acquire renew release status forcerelease
+FUNCTIONS  := acquire renew release status forcerelease stream expire
 ARCHES     := arm64 amd64
 LINT       := go tool -modfile=tools.mod golangci-lint
 

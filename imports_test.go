@@ -19,14 +19,16 @@ var mayImport = map[string][]string{
 	"internal/locktest": {"internal/lock"},
 	"internal/api":      {"internal/lock", "internal/wire"},
 	"internal/gateway":  {"internal/api", "internal/wire"},
+	"internal/stream":   {"internal/lock", "events"},
 	"lockclient":        {"internal/wire"},
+	"events":            {},
 }
 
 // onlyStdlib are the packages that import nothing but the standard library.
-var onlyStdlib = []string{"internal/lock", "internal/wire"}
+var onlyStdlib = []string{"internal/lock", "internal/wire", "events"}
 
 func assembles(pkg string) bool {
-	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/")
+	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/")
 }
 
 // Imports point inward.

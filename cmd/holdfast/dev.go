@@ -9,14 +9,18 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 type devCmd struct {
@@ -37,11 +41,12 @@ const purgeEvery = time.Minute
 
 // Run serves until ctx ends.
 func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
-	store, engine, err := d.store(ctx)
+	backend, err := d.backend(ctx)
 	if err != nil {
 		return err
 	}
-	coordinator, err := lock.New(lock.Config{Store: store})
+	rules := lock.Rules{Skew: lock.DefaultSkew}
+	coordinator, err := lock.New(lock.Config{Store: backend.store, Rules: rules})
 	if err != nil {
 		return err
 	}
@@ -53,42 +58,95 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", d.Listen, err)
 	}
+	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
+	timers := stream.NewLocalTimers(expirer.Fire)
+	defer timers.Close()
+	expirer.Timers = timers
+	live := newHub(log)
+	consumer := &stream.Consumer{Bus: live, Timers: timers, DeadLetter: logDeadLetter{}, Skew: rules.Skew, Log: log}
+	var work sync.WaitGroup
+	defer work.Wait()
+	workCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	work.Go(func() { backend.follow(workCtx, consumer.Consume, log) })
+
 	server := &http.Server{
-		Handler: gateway.New(a, log), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		Handler: withEvents(live, gateway.New(a, log)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	server.RegisterOnShutdown(live.close)
 	if d.stdout == nil {
 		d.stdout = os.Stdout
 	}
-	d.greet("http://"+listener.Addr().String(), engine)
+	d.greet("http://"+listener.Addr().String(), backend.name)
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	purge := time.NewTicker(purgeEvery)
-	defer purge.Stop()
-	for {
-		select {
-		case err := <-served:
-			return err
-		case now := <-purge.C:
-			if m, ok := store.(*lock.Memory); ok {
-				m.Purge(now)
-			}
-		case <-ctx.Done():
-			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateway.Timeout)
-			defer cancel()
-			err := server.Shutdown(stopCtx)
-			if served := <-served; !errors.Is(served, http.ErrServerClosed) {
-				err = errors.Join(err, served)
-			}
-			return err
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateway.Timeout)
+	defer cancel()
+	err = server.Shutdown(stopCtx)
+	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+// withEvents serves the live events beside the API.
+func withEvents(live, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && r.URL.Path == "/v1/events" {
+			live.ServeHTTP(w, r)
+			return
 		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// logDeadLetter is what becomes of a stream record that cannot be read: the consumer has logged it.
+type logDeadLetter struct{}
+
+func (logDeadLetter) Bury(context.Context, stream.Write) error { return nil }
+
+// A backend is where locks are kept, and how their changes are followed.
+type backend struct {
+	store  lock.Store
+	name   string
+	follow func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger)
+}
+
+func memoryBackend() backend {
+	feed := newChanges()
+	memory := &lock.Memory{Changed: feed.add}
+	return backend{
+		store: memory, name: "in memory: stopping forgets all locks",
+		follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, _ *slog.Logger) {
+			var purging sync.WaitGroup
+			defer purging.Wait()
+			purging.Go(func() {
+				purge := time.NewTicker(purgeEvery)
+				defer purge.Stop()
+				for {
+					select {
+					case now := <-purge.C:
+						memory.Purge(now)
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+			feed.run(ctx, consume)
+		},
 	}
 }
 
-func (d *devCmd) store(ctx context.Context) (lock.Store, string, error) {
+func (d *devCmd) backend(ctx context.Context) (backend, error) {
 	if d.DynamodbEndpoint == "" && d.Region == "" {
-		return &lock.Memory{}, "in memory: stopping forgets all locks", nil
+		return memoryBackend(), nil
 	}
 	var options []func(*config.LoadOptions) error
 	if d.Region != "" {
@@ -96,7 +154,7 @@ func (d *devCmd) store(ctx context.Context) (lock.Store, string, error) {
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
-		return nil, "", err
+		return backend{}, err
 	}
 	if d.DynamodbEndpoint != "" {
 		if cfg.Region == "" {
@@ -108,20 +166,30 @@ func (d *devCmd) store(ctx context.Context) (lock.Store, string, error) {
 	}
 	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: d.Table, Endpoint: d.DynamodbEndpoint})
 	if err != nil {
-		return nil, "", err
+		return backend{}, err
 	}
 	if d.DynamodbEndpoint != "" || d.CreateTable {
 		if err := store.CreateTable(ctx); err != nil {
-			return nil, "", err
+			return backend{}, err
 		}
 	} else if _, err := store.Get(ctx, "holdfast:check"); err != nil {
-		return nil, "", fmt.Errorf("%w; or let --create-table make it", err)
+		return backend{}, fmt.Errorf("%w; or let --create-table make it", err)
 	}
-	where := "region " + cfg.Region
+	where, endpoint := "region "+cfg.Region, (*string)(nil)
 	if d.DynamodbEndpoint != "" {
-		where = d.DynamodbEndpoint
+		where, endpoint = d.DynamodbEndpoint, &d.DynamodbEndpoint
 	}
-	return store, fmt.Sprintf("in DynamoDB table %q, %s", d.Table, where), nil
+	return backend{
+		store: store, name: fmt.Sprintf("in DynamoDB table %q, %s", d.Table, where),
+		follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger) {
+			poller := &stream.Poller{
+				Tables:  dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = endpoint }),
+				Streams: dynamodbstreams.NewFromConfig(cfg, func(o *dynamodbstreams.Options) { o.BaseEndpoint = endpoint }),
+				Table:   d.Table, Decode: dynamo.Decode, Consume: consume, Log: log,
+			}
+			poller.Run(ctx)
+		},
+	}, nil
 }
 
 // greet prints three lines that work as they are pasted.
@@ -132,6 +200,8 @@ Locks are kept %s. Try:
 curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/acquire -d '{"lease":"my-secret-lease-0001","owner":"me","ttl_ms":60000}'
 curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/renew   -d '{"lease":"my-secret-lease-0001"}'
 curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/release -d '{"lease":"my-secret-lease-0001"}'
+
+Events, live: %[1]s/v1/events
 
 `, url, engine)
 }

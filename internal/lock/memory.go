@@ -12,6 +12,10 @@ import (
 
 // Memory is the reference store: the interpreter of commands, under a mutex. The zero Memory is empty and ready.
 type Memory struct {
+	// Changed, if set, is called after every write and purge (then after is the zero Record), in their order, with the
+	// mutex held: it must not call back. It stands in for a table's stream.
+	Changed func(name string, before, after Record)
+
 	mu      sync.Mutex
 	records map[string]Record
 }
@@ -42,6 +46,9 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 		m.records = map[string]Record{}
 	}
 	m.records[name] = after
+	if m.Changed != nil {
+		m.Changed(name, before, after)
+	}
 	return Reply{Before: before, After: after}, nil
 }
 
@@ -75,7 +82,16 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 func (m *Memory) Purge(now time.Time) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := len(m.records)
-	maps.DeleteFunc(m.records, func(_ string, r Record) bool { return r.TTL != 0 && r.TTL < now.Unix() })
-	return before - len(m.records)
+	n := 0
+	for name, r := range m.records {
+		if r.TTL == 0 || r.TTL >= now.Unix() {
+			continue
+		}
+		delete(m.records, name)
+		n++
+		if m.Changed != nil {
+			m.Changed(name, r, Record{})
+		}
+	}
+	return n
 }

@@ -1,8 +1,12 @@
 // Package boot builds what every function needs, once per cold start, from the environment:
 //
-//	HOLDFAST_TABLE              the lock table; required
+//	HOLDFAST_TABLE              the lock table; required, but for the stream function
 //	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for; default 86400000
 //	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
+//	HOLDFAST_BUS                the event bus; required for the stream function
+//	HOLDFAST_TIMER_QUEUE_URL    the timers' queue; required for the expire function. Without it the stream function sets
+//	                            no timers, and leases that run out are told late
+//	HOLDFAST_DLQ_URL            where the stream function buries what it cannot read; required
 //
 // and AWS_REGION and credentials as the SDK reads them.
 package boot
@@ -16,48 +20,115 @@ import (
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // API builds the API, or ends the process with an error that names the setting.
-func API() *api.API {
+func API() *api.API { return must((*environment).api) }
+
+// Consumer builds the stream's consumer, or ends the process with an error that names the setting.
+func Consumer() *stream.Consumer { return must((*environment).consumer) }
+
+// Expirer builds the timers' consumer, or ends the process with an error that names the setting.
+func Expirer() *stream.Expirer { return must((*environment).expirer) }
+
+// Decode reads the stream's images.
+func Decode(image map[string]types.AttributeValue) (lock.Record, error) { return dynamo.Decode(image) }
+
+func must[T any](build func(*environment) (T, error)) T {
 	log := lambdacontext.NewLogger()
-	a, err := build(context.Background(), os.Getenv, log)
+	cfg, err := config.LoadDefaultConfig(context.Background())
+	var v T
+	if err == nil {
+		v, err = build(&environment{getenv: os.Getenv, aws: cfg, log: log})
+	}
 	if err != nil {
 		log.Error("cannot start", "error", err)
 		os.Exit(1)
 	}
-	return a
+	return v
 }
 
-func build(ctx context.Context, getenv func(string) string, log *slog.Logger) (*api.API, error) {
-	table := getenv("HOLDFAST_TABLE")
-	if table == "" {
-		return nil, fmt.Errorf("HOLDFAST_TABLE is not set; name the lock table")
+type environment struct {
+	getenv func(string) string
+	aws    aws.Config
+	log    *slog.Logger
+}
+
+func (e *environment) required(name, what string) (string, error) {
+	if v := e.getenv(name); v != "" {
+		return v, nil
 	}
+	return "", fmt.Errorf("%s is not set; %s", name, what)
+}
+
+func (e *environment) coordinator() (*lock.Coordinator, error) {
+	table, err := e.required("HOLDFAST_TABLE", "name the lock table")
+	if err != nil {
+		return nil, err
+	}
+	store, err := dynamo.New(dynamo.Config{AWS: e.aws, Table: table, Endpoint: e.getenv("HOLDFAST_DYNAMODB_ENDPOINT")})
+	if err != nil {
+		return nil, err
+	}
+	return lock.New(lock.Config{Store: store})
+}
+
+func (e *environment) api() (*api.API, error) {
 	var maxTTL time.Duration
-	if s := getenv("HOLDFAST_MAX_TTL_MS"); s != "" {
+	if s := e.getenv("HOLDFAST_MAX_TTL_MS"); s != "" {
 		ms, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
 			return nil, fmt.Errorf("HOLDFAST_MAX_TTL_MS is %q; give whole milliseconds", s)
 		}
 		maxTTL = time.Duration(ms) * time.Millisecond
 	}
-	cfg, err := config.LoadDefaultConfig(ctx)
+	coordinator, err := e.coordinator()
 	if err != nil {
 		return nil, err
 	}
-	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: table, Endpoint: getenv("HOLDFAST_DYNAMODB_ENDPOINT")})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.log, MaxTTL: maxTTL})
+}
+
+func (e *environment) consumer() (*stream.Consumer, error) {
+	bus, err := e.required("HOLDFAST_BUS", "name the event bus")
 	if err != nil {
 		return nil, err
 	}
-	coordinator, err := lock.New(lock.Config{Store: store})
+	dlq, err := e.required("HOLDFAST_DLQ_URL", "give the dead-letter queue's URL")
 	if err != nil {
 		return nil, err
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: log, MaxTTL: maxTTL})
+	queues := sqs.NewFromConfig(e.aws)
+	c := &stream.Consumer{
+		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(e.aws), Name: bus},
+		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.log,
+	}
+	if url := e.getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
+		c.Timers = &stream.Queue{Client: queues, URL: url}
+	}
+	return c, nil
+}
+
+func (e *environment) expirer() (*stream.Expirer, error) {
+	url, err := e.required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL")
+	if err != nil {
+		return nil, err
+	}
+	coordinator, err := e.coordinator()
+	if err != nil {
+		return nil, err
+	}
+	return &stream.Expirer{
+		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(e.aws), URL: url}, Log: e.log,
+	}, nil
 }

@@ -1,0 +1,147 @@
+package events_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/holdfast-lock/holdfast/events"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var lease = events.Lease{
+	Version: events.Version, Lock: "deploy:prod:eu", Prefixes: events.Prefixes("deploy:prod:eu"), Fence: 1772366400123456, Owner: "job-42",
+	Principal: "arn:aws:sts::123456789012:assumed-role/deployer/job-42", Permits: 1, AcquiredAt: events.At(1772366400123),
+	ExpiresAt: events.At(1772366460123), Metadata: json.RawMessage(`{"commit":"4f2a9c1"}`),
+}
+
+var end = events.End{EndedAt: events.At(1772366430123), HeldMS: 30000}
+
+func all() map[string]events.Event {
+	acquired, released := events.Acquired{Lease: lease}, events.Released{Lease: lease, End: end}
+	expired := events.Expired{Lease: lease, End: end, Purged: true}
+	forced := events.ForceReleased{Lease: lease, End: end, By: "arn:aws:iam::123456789012:user/alice", Reason: "stuck since noon"}
+	expired.Metadata, expired.MetadataOmitted = nil, true
+	acquired.ID = events.ID(lease.Lock, lease.Fence, acquired.DetailType())
+	released.ID = events.ID(lease.Lock, lease.Fence, released.DetailType())
+	expired.ID = events.ID(lease.Lock, lease.Fence, expired.DetailType())
+	forced.ID = events.ID(lease.Lock, lease.Fence, forced.DetailType())
+	return map[string]events.Event{"acquired": acquired, "released": released, "expired": expired, "force-released": forced}
+}
+
+// Every kind, byte by byte; each keeps to its schema, and is decoded to what it was.
+func TestGolden(t *testing.T) {
+	for name, e := range all() {
+		data, err := json.MarshalIndent(e, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, '\n')
+		file := filepath.Join("testdata", name+".golden")
+		if *update {
+			if err := os.WriteFile(file, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil || !bytes.Equal(data, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s%v", name, data, want, err)
+		}
+		schema := jsonschema.NewCompiler()
+		compiled, err := schema.Compile(filepath.Join("schema", name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := compiled.Validate(value); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		compact := new(bytes.Buffer)
+		if err := json.Compact(compact, data); err != nil {
+			t.Fatal(err)
+		}
+		decoded, err := events.Decode(e.DetailType(), compact.Bytes())
+		if err != nil || !reflect.DeepEqual(decoded, e) {
+			t.Errorf("%s: decoded %+v, %v", name, decoded, err)
+		}
+	}
+}
+
+// The schemas have the very fields of the types, and their titles are the detail-types.
+func TestSchemasHaveTheFields(t *testing.T) {
+	for name, e := range all() {
+		raw, err := os.ReadFile(filepath.Join("schema", name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var schema struct {
+			Title      string                     `json:"title"`
+			Properties map[string]json.RawMessage `json:"properties"`
+			Required   []string                   `json:"required"`
+		}
+		if err := json.Unmarshal(raw, &schema); err != nil {
+			t.Fatal(err)
+		}
+		var fields, required []string
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(e)) {
+			field, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if field == "" {
+				continue
+			}
+			fields = append(fields, field)
+			if options == "" {
+				required = append(required, field)
+			}
+		}
+		var properties []string
+		for p := range schema.Properties {
+			properties = append(properties, p)
+		}
+		for _, list := range [][]string{fields, required, properties, schema.Required} {
+			slices.Sort(list)
+		}
+		if schema.Title != e.DetailType() || !slices.Equal(fields, properties) || !slices.Equal(required, schema.Required) {
+			t.Errorf("%s: schema %+v; fields %v, always %v", name, schema, fields, required)
+		}
+	}
+}
+
+func TestDecodeIsTolerantOfNewerAndStrictOfForeign(t *testing.T) {
+	newer := `{"version":2,"id":"x","lock":"a","prefixes":["a"],"fence":5,"owner":"","permits":1,"brand":{"new":true},"acquired_at":"2026-03-01T12:00:00.123Z"}`
+	e, err := events.Decode(events.TypeAcquired, []byte(newer))
+	if err != nil || e.Subject().Fence != 5 || e.Subject().Version != 2 {
+		t.Errorf("newer: %+v, %v", e, err)
+	}
+	_, err = events.Decode("Lock Painted", []byte(newer))
+	if unknown, ok := errors.AsType[*events.UnknownTypeError](err); !ok || unknown.DetailType != "Lock Painted" {
+		t.Errorf("unknown type: %v", err)
+	}
+	for _, detail := range []string{`{}`, `[]`, `{"fence":"5"}`, ``} {
+		if e, err := events.Decode(events.TypeExpired, []byte(detail)); err == nil {
+			t.Errorf("%q decoded to %+v", detail, e)
+		}
+	}
+}
+
+func TestPrefixes(t *testing.T) {
+	for name, want := range map[string][]string{
+		"a": {"a"}, "a:b": {"a", "a:b"}, "a:b:c": {"a", "a:b", "a:b:c"}, "a::b": {"a", "a:", "a::b"}, ":a": {":a"}, "a:": {"a", "a:"},
+	} {
+		if got := events.Prefixes(name); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}

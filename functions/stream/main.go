@@ -1,0 +1,10 @@
+// Command stream is the function behind the lock table's stream: it publishes events and sets timers.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+)
+
+func main() { lambda.Start(boot.Consumer().HandleStream(boot.Decode)) }

@@ -1,0 +1,217 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams/types"
+)
+
+// A Poller reads a table's stream as Lambda's event source mapping does, for the local process: every shard in order, a
+// shard after its parent, from where the stream is when it starts.
+type Poller struct {
+	Tables  *dynamodb.Client
+	Streams *dynamodbstreams.Client
+	Table   string
+	Decode  Decoder
+	Consume func(ctx context.Context, batch []Write) (failed []string)
+	Log     *slog.Logger
+	Every   time.Duration // between two looks at a shard; zero: 250 ms, as Lambda's
+	started chan struct{} // closed once the first iterators are there; tests wait for it
+}
+
+// shard is where the poller is in one shard.
+type shard struct {
+	parent   string
+	iterator *string // nil: to be got
+	after    string  // the last sequence number that is done; "" at the start
+	latest   bool    // start with what comes, not with what is there
+	done     bool    // read to its end
+}
+
+// Run polls until ctx ends. Faults are logged, and tried again.
+func (p *Poller) Run(ctx context.Context) {
+	every := p.Every
+	if every == 0 {
+		every = 250 * time.Millisecond
+	}
+	shards := map[string]*shard{}
+	first := true
+	for ctx.Err() == nil {
+		arn, err := p.stream(ctx)
+		if err == nil {
+			err = p.discover(ctx, arn, shards, first)
+		}
+		if err == nil {
+			for id, s := range shards {
+				if parent := shards[s.parent]; s.done || parent != nil && !parent.done {
+					continue
+				}
+				if err = p.poll(ctx, arn, id, s); err != nil {
+					break
+				}
+			}
+			if first && err == nil {
+				first = false
+				if p.started != nil {
+					close(p.started)
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			p.Log.Error("stream cannot be read", "table", p.Table, "error", err)
+		}
+		pause(ctx, every)
+	}
+}
+
+func (p *Poller) stream(ctx context.Context) (string, error) {
+	out, err := p.Tables.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(p.Table)})
+	if err != nil {
+		return "", err
+	}
+	if out.Table.LatestStreamArn == nil {
+		return "", errors.New("the table has no stream")
+	}
+	return *out.Table.LatestStreamArn, nil
+}
+
+// discover finds new shards and forgets trimmed ones. Those that are there at the start are read from their end, others
+// from their beginning.
+func (p *Poller) discover(ctx context.Context, arn string, shards map[string]*shard, first bool) error {
+	seen := map[string]bool{}
+	in := &dynamodbstreams.DescribeStreamInput{StreamArn: aws.String(arn)}
+	for {
+		out, err := p.Streams.DescribeStream(ctx, in)
+		if err != nil {
+			return err
+		}
+		for _, sh := range out.StreamDescription.Shards {
+			id := aws.ToString(sh.ShardId)
+			seen[id] = true
+			if shards[id] == nil {
+				shards[id] = &shard{parent: aws.ToString(sh.ParentShardId), latest: first}
+			}
+		}
+		if in.ExclusiveStartShardId = out.StreamDescription.LastEvaluatedShardId; in.ExclusiveStartShardId == nil {
+			break
+		}
+	}
+	for id := range shards {
+		if !seen[id] {
+			delete(shards, id)
+		}
+	}
+	return nil
+}
+
+// poll reads what is new in a shard and hands it on. A batch that failed in part is read again from its first failure.
+func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
+	if s.iterator == nil {
+		in := &dynamodbstreams.GetShardIteratorInput{StreamArn: aws.String(arn), ShardId: aws.String(id)}
+		switch {
+		case s.after != "":
+			in.ShardIteratorType, in.SequenceNumber = types.ShardIteratorTypeAfterSequenceNumber, aws.String(s.after)
+		case s.latest:
+			in.ShardIteratorType = types.ShardIteratorTypeLatest
+		default:
+			in.ShardIteratorType = types.ShardIteratorTypeTrimHorizon
+		}
+		out, err := p.Streams.GetShardIterator(ctx, in)
+		if trimmed, ok := errors.AsType[*types.TrimmedDataAccessException](err); ok {
+			p.Log.Error("stream was trimmed: events are lost", "shard", id, "error", trimmed)
+			s.after, s.latest = "", false
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.iterator = out.ShardIterator
+	}
+	out, err := p.Streams.GetRecords(ctx, &dynamodbstreams.GetRecordsInput{ShardIterator: s.iterator})
+	if err != nil {
+		s.iterator = nil // expired, perhaps: get another
+		_, expired := errors.AsType[*types.ExpiredIteratorException](err)
+		_, trimmed := errors.AsType[*types.TrimmedDataAccessException](err)
+		if trimmed {
+			p.Log.Error("stream was trimmed: events are lost", "shard", id, "error", err)
+			s.after, s.latest = "", false
+		}
+		if expired || trimmed {
+			return nil
+		}
+		return err
+	}
+	failed := p.hand(ctx, out.Records)
+	for _, r := range out.Records {
+		sequence := aws.ToString(r.Dynamodb.SequenceNumber)
+		if failed[sequence] {
+			s.iterator = nil
+			s.latest = s.latest && s.after != "" // from the start of the batch: what was latest then is in it
+			return nil
+		}
+		s.after = sequence
+	}
+	s.iterator = out.NextShardIterator
+	s.done = s.iterator == nil
+	return nil
+}
+
+func (p *Poller) hand(ctx context.Context, records []types.Record) map[string]bool {
+	var batch []Write
+	for _, r := range records {
+		if w, ok := p.read(r); ok {
+			batch = append(batch, w)
+		}
+	}
+	failed := map[string]bool{}
+	if len(batch) > 0 {
+		for _, sequence := range p.Consume(ctx, batch) {
+			failed[sequence] = true
+		}
+	}
+	return failed
+}
+
+func (p *Poller) read(r types.Record) (Write, bool) {
+	w := Write{Sequence: aws.ToString(r.Dynamodb.SequenceNumber)}
+	w.Raw, _ = json.Marshal(r.Dynamodb)
+	pk, _ := r.Dynamodb.Keys["pk"].(*types.AttributeValueMemberS)
+	sk, _ := r.Dynamodb.Keys["sk"].(*types.AttributeValueMemberS)
+	if pk == nil || sk == nil || sk.Value != skLock {
+		return w, false
+	}
+	w.Lock = pk.Value
+	if w.Before, w.Poison = p.Decode(fromStream(r.Dynamodb.OldImage)); w.Poison == nil {
+		w.After, w.Poison = p.Decode(fromStream(r.Dynamodb.NewImage))
+	}
+	return w, true
+}
+
+// fromStream turns the stream client's types into the table client's, which are the same under another name.
+func fromStream(image map[string]types.AttributeValue) map[string]ddbtypes.AttributeValue {
+	if image == nil {
+		return nil
+	}
+	item := make(map[string]ddbtypes.AttributeValue, len(image))
+	for name, v := range image {
+		switch v := v.(type) {
+		case *types.AttributeValueMemberS:
+			item[name] = &ddbtypes.AttributeValueMemberS{Value: v.Value}
+		case *types.AttributeValueMemberN:
+			item[name] = &ddbtypes.AttributeValueMemberN{Value: v.Value}
+		case *types.AttributeValueMemberM:
+			item[name] = &ddbtypes.AttributeValueMemberM{Value: fromStream(v.Value)}
+		default:
+			item[name] = &ddbtypes.AttributeValueMemberNULL{Value: true}
+		}
+	}
+	return item
+}
