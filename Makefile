@@ -8,8 +8,9 @@ FUNCTIONS  := acquire renew release status forcerelease stream expire
 ARCHES     := arm64 amd64
 LINT       := go tool -modfile=tools.mod golangci-lint
 
-# The explorer and its mutants are single-threaded walks of millions of states; the race detector would only slow them.
+# Single-threaded walks of millions of states and transitions; the race detector would only slow them.
 EXPLORER := ^(TestExplore|TestMutants|TestModelMutants)$$
+OUTBOX   := ^TestOutbox$$
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -22,8 +23,8 @@ run: go-version ## Run the whole coordinator on this machine, in memory
 	@go run ./cmd/holdfast dev
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
-	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)' ./...
-	@scripts/figures.sh go test -v -run '$(EXPLORER)' -timeout 10m ./internal/lock
+	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)' ./...
+	@scripts/figures.sh go test -v -run '$(EXPLORER)|$(OUTBOX)' -timeout 10m ./internal/lock ./internal/stream
 
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }

@@ -1,0 +1,309 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeBus is a fake: it takes what refuse lets through, and keeps it.
+type fakeBus struct {
+	puts   [][]Entry
+	taken  []string // event ids
+	refuse func(put int, e Entry) error
+}
+
+func (b *fakeBus) Put(_ context.Context, entries []Entry) []error {
+	b.puts = append(b.puts, entries)
+	errs := make([]error, len(entries))
+	for i, e := range entries {
+		if b.refuse != nil {
+			errs[i] = b.refuse(len(b.puts), e)
+		}
+		if errs[i] == nil {
+			var l events.Lease
+			_ = json.Unmarshal(e.Detail, &l)
+			b.taken = append(b.taken, l.ID)
+		}
+	}
+	return errs
+}
+
+// fakeTimers is a fake that keeps timers and never sets them off.
+type fakeTimers struct {
+	armed []Timer
+	err   error
+}
+
+func (f *fakeTimers) Arm(_ context.Context, timers []Timer) []error {
+	if f.err != nil {
+		return errAll(len(timers), f.err)
+	}
+	f.armed = append(f.armed, timers...)
+	return make([]error, len(timers))
+}
+
+// fakeDeadLetter is a fake that keeps what is buried.
+type fakeDeadLetter struct {
+	buried []Write
+	err    error
+}
+
+func (f *fakeDeadLetter) Bury(_ context.Context, w Write) error {
+	f.buried = append(f.buried, w)
+	return f.err
+}
+
+type rig struct {
+	Consumer
+	bus    *fakeBus
+	timers *fakeTimers
+	dead   *fakeDeadLetter
+}
+
+func newRig() *rig {
+	r := &rig{bus: &fakeBus{}, timers: &fakeTimers{}, dead: &fakeDeadLetter{}}
+	r.Consumer = Consumer{Bus: r.bus, Timers: r.timers, DeadLetter: r.dead, Skew: 250 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	return r
+}
+
+func grant(seq int, name string, fence int64) Write {
+	return Write{Lock: name, Sequence: fmt.Sprint(seq), After: record(lock.CauseAcquire, fence)}
+}
+
+func end(seq int, name string, fence int64) Write {
+	return Write{Lock: name, Sequence: fmt.Sprint(seq), Before: record(lock.CauseAcquire, fence), After: retired(record(lock.CauseRelease), fence)}
+}
+
+func TestBatchesOfTenAndOrderWithinALock(t *testing.T) {
+	r := newRig()
+	var batch []Write
+	for i := range 25 {
+		batch = append(batch, grant(i, fmt.Sprint("l", i), 1))
+	}
+	batch = append(batch, end(25, "l0", 1), grant(26, "l0", 2))
+	if failed := r.Consume(t.Context(), batch); failed != nil {
+		t.Fatalf("failed %v", failed)
+	}
+	var sizes []int
+	for _, p := range r.bus.puts {
+		sizes = append(sizes, len(p))
+		locks := map[string]bool{}
+		for _, e := range p {
+			if locks[e.Lock] {
+				t.Errorf("a request has two events of %s", e.Lock)
+			}
+			locks[e.Lock] = true
+		}
+	}
+	if !slices.Equal(sizes, []int{10, 10, 6, 1}) {
+		t.Errorf("requests of %v", sizes)
+	}
+	var ofL0 []string
+	for _, id := range r.bus.taken {
+		if strings.HasPrefix(id, "l0/") {
+			ofL0 = append(ofL0, id)
+		}
+	}
+	if !slices.Equal(ofL0, []string{"l0/1/acquired", "l0/1/released", "l0/2/acquired"}) {
+		t.Errorf("l0: %v", ofL0)
+	}
+}
+
+// Only what was refused is sent again; what stays refused fails its write, and all later ones of its lock, unsent.
+func TestRefusedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig()
+		batch := []Write{grant(1, "a", 1), grant(2, "b", 1), grant(3, "c", 1), end(4, "b", 1), end(5, "c", 1)}
+		r.bus.refuse = func(put int, e Entry) error {
+			if e.Lock == "b" || e.Lock == "a" && put == 1 {
+				return errors.New("ThrottlingException")
+			}
+			return nil
+		}
+		if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"2", "4"}) {
+			t.Errorf("failed %v", failed)
+		}
+		if !slices.Equal(r.bus.taken, []string{"c/1/acquired", "a/1/acquired", "c/1/released"}) {
+			t.Errorf("taken %v", r.bus.taken)
+		}
+		sent := map[string]int{}
+		for _, p := range r.bus.puts {
+			for _, e := range p {
+				sent[e.Lock+" "+e.DetailType]++
+			}
+		}
+		if sent["b "+events.TypeAcquired] != maxPuts || sent["b "+events.TypeReleased] != 0 || sent["a "+events.TypeAcquired] != 2 || sent["c "+events.TypeAcquired] != 1 {
+			t.Errorf("sent %v", sent)
+		}
+	})
+}
+
+func TestContextThatEnds(t *testing.T) {
+	r := newRig()
+	ctx, cancel := context.WithCancel(t.Context())
+	r.bus.refuse = func(int, Entry) error { cancel(); return errors.New("slow") }
+	if failed := r.Consume(ctx, []Write{grant(1, "a", 1), grant(2, "b", 1)}); !slices.Equal(failed, []string{"1", "2"}) || len(r.bus.puts) != 1 {
+		t.Errorf("failed %v after %d requests", failed, len(r.bus.puts))
+	}
+}
+
+// A record that cannot be read is buried, and the batch goes on; only if it cannot be buried does it come again.
+func TestPoison(t *testing.T) {
+	r := newRig()
+	batch := []Write{grant(1, "a", 1), {Lock: "p", Sequence: "2", Poison: errors.New("no record")}, grant(3, "b", 1)}
+	if failed := r.Consume(t.Context(), batch); failed != nil || len(r.dead.buried) != 1 || len(r.bus.taken) != 2 {
+		t.Errorf("failed %v, buried %v, taken %v", failed, r.dead.buried, r.bus.taken)
+	}
+	r.dead.err = errors.New("queue is gone")
+	if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"2"}) {
+		t.Errorf("failed %v", failed)
+	}
+}
+
+// A grant sets a timer for its expiry and the skew, unless it is over by the end of the batch.
+func TestTimers(t *testing.T) {
+	r := newRig()
+	renewed := record(lock.CauseRenew, 7)
+	batch := []Write{
+		grant(1, "short", 1), end(2, "short", 1), grant(3, "long", 7), {Lock: "long", Sequence: "4", Before: record(lock.CauseAcquire, 7), After: renewed},
+		grant(5, "again", 1), end(6, "again", 1), grant(7, "again", 2),
+	}
+	if failed := r.Consume(t.Context(), batch); failed != nil {
+		t.Fatalf("failed %v", failed)
+	}
+	due := time.UnixMilli(5250)
+	if want := []Timer{{"long", leaseKey(7), 7, due}, {"again", leaseKey(2), 2, due}}; !slices.Equal(r.timers.armed, want) {
+		t.Errorf("armed %v, want %v", r.timers.armed, want)
+	}
+	r.timers.err = errors.New("queue is gone")
+	if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"3", "7"}) {
+		t.Errorf("failed %v", failed)
+	}
+	r.Timers = nil // prompt expiry is off
+	if failed := r.Consume(t.Context(), batch); failed != nil {
+		t.Errorf("failed %v", failed)
+	}
+}
+
+// The same record gives the same events, however often it comes.
+func TestRepeatsHaveEqualIDs(t *testing.T) {
+	r := newRig()
+	batch := []Write{grant(1, "a", 1), end(2, "a", 1)}
+	for range 2 {
+		if failed := r.Consume(t.Context(), batch); failed != nil {
+			t.Fatal(failed)
+		}
+	}
+	if !slices.Equal(r.bus.taken[:2], r.bus.taken[2:]) || string(r.bus.puts[0][0].Detail) != string(r.bus.puts[2][0].Detail) {
+		t.Errorf("taken %v", r.bus.taken)
+	}
+}
+
+// An event too large for the bus goes without its metadata, and says so.
+func TestTooLargeIsShrunk(t *testing.T) {
+	r := newRig()
+	w := end(1, "a", 1)
+	h := w.Before.Holders[leaseKey(1)]
+	h.Metadata = `{"a":"` + strings.Repeat("m", MaxBytes) + `"}`
+	w.Before.Holders[leaseKey(1)] = h
+	if failed := r.Consume(t.Context(), []Write{w}); failed != nil {
+		t.Fatal(failed)
+	}
+	e, err := events.Decode(r.bus.puts[0][0].DetailType, r.bus.puts[0][0].Detail)
+	if err != nil || !e.Subject().MetadataOmitted || e.Subject().Metadata != nil || e.(events.Released).HeldMS != 2000 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// Requests keep to the bus's limit of bytes, too.
+func TestRequestsKeepToTheSize(t *testing.T) {
+	r := newRig()
+	var batch []Write
+	for i := range 4 {
+		w := grant(i, fmt.Sprint("l", i), 1)
+		h := w.After.Holders[leaseKey(1)]
+		h.Metadata = `{"a":"` + strings.Repeat("m", 100*1024) + `"}`
+		w.After.Holders[leaseKey(1)] = h
+		batch = append(batch, w)
+	}
+	if failed := r.Consume(t.Context(), batch); failed != nil || len(r.bus.puts) != 2 {
+		t.Errorf("failed %v, %d requests", failed, len(r.bus.puts))
+	}
+}
+
+// A timer that fires: too early, it is set again; due, it ends the lease; late or twice, it does nothing.
+func TestExpirer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := lock.New(lock.Config{Store: &lock.Memory{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "s", TTL: 10 * time.Second, Capacity: 1, Permits: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		timers := &fakeTimers{}
+		x := &Expirer{Coordinator: c, Timers: timers, Log: slog.New(slog.DiscardHandler)}
+		timer := Timer{Lock: "a", Lease: lock.KeyOf("a", "s"), Fence: l.Holder.Fence}
+		for _, step := range []struct {
+			wait         time.Duration
+			armed, holds int
+		}{{5 * time.Second, 1, 1}, {5*time.Second + lock.DefaultSkew, 1, 0}, {time.Second, 1, 0}} {
+			time.Sleep(step.wait)
+			if err := x.Fire(t.Context(), timer); err != nil {
+				t.Fatal(err)
+			}
+			s, _ := c.Status(t.Context(), "a")
+			if len(timers.armed) != step.armed || len(s.Holders) != step.holds {
+				t.Errorf("after %v: armed %v, holders %v", step.wait, timers.armed, s.Holders)
+			}
+		}
+		if due := timers.armed[0].Due; due.UnixMilli() != l.Holder.ExpiresAt+lock.DefaultSkew.Milliseconds() {
+			t.Errorf("set again for %v", due)
+		}
+	})
+}
+
+func TestLocalTimers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fired atomic.Int64
+		l := NewLocalTimers(func(context.Context, Timer) error {
+			if fired.Add(1) == 1 {
+				return errors.New("try again")
+			}
+			return nil
+		})
+		l.Arm(t.Context(), []Timer{{Lock: "a", Due: time.Now().Add(10 * time.Second)}, {Lock: "b", Due: time.Now().Add(time.Hour)}})
+		time.Sleep(9 * time.Second)
+		if fired.Load() != 0 {
+			t.Error("fired early")
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if fired.Load() != 2 {
+			t.Errorf("fired %d times", fired.Load())
+		}
+		l.Close()
+		l.Arm(t.Context(), []Timer{{Lock: "c"}})
+		time.Sleep(2 * time.Hour)
+		if fired.Load() != 2 {
+			t.Error("fired after Close")
+		}
+	})
+}

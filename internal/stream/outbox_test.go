@@ -1,0 +1,281 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+
+	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// fakeEventBridge is a fake of EventBridge at the HTTP level, which does to a publisher whatever the service may: it
+// refuses entries or whole requests, throttles, answers 500, takes a request and loses the answer, and is away for a
+// while.
+type fakeEventBridge struct {
+	rng       *rand.Rand
+	requests  int
+	awayUntil int
+	first     map[string][]string // lock -> event ids, in the order of their first arrival
+	copies    map[string]int      // event id -> deliveries
+}
+
+func (f *fakeEventBridge) Do(r *http.Request) (*http.Response, error) {
+	f.requests++
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var in struct {
+		Entries []struct{ Detail string }
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		return nil, err
+	}
+	if f.rng.IntN(2000) == 0 {
+		f.awayUntil = f.requests + 60
+	}
+	if f.requests < f.awayUntil {
+		return nil, errors.New("connection refused")
+	}
+	switch f.rng.IntN(20) {
+	case 0:
+		return answer(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`), nil
+	case 1:
+		return answer(500, `{"__type":"InternalException"}`), nil
+	case 2:
+		return nil, context.DeadlineExceeded // on the way there
+	case 3: // on the way back
+		for _, e := range in.Entries {
+			f.take(e.Detail)
+		}
+		return nil, errors.New("connection reset by peer")
+	}
+	var out struct {
+		FailedEntryCount int
+		Entries          []map[string]string
+	}
+	for _, e := range in.Entries {
+		if f.rng.IntN(10) == 0 {
+			out.FailedEntryCount++
+			out.Entries = append(out.Entries, map[string]string{"ErrorCode": "InternalFailure", "ErrorMessage": "try again"})
+			continue
+		}
+		f.take(e.Detail)
+		out.Entries = append(out.Entries, map[string]string{"EventId": "x"})
+	}
+	data, _ := json.Marshal(out)
+	return answer(200, string(data)), nil
+}
+
+func answer(status int, body string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/x-amz-json-1.1"}}, Body: io.NopCloser(strings.NewReader(body)),
+		ContentLength: int64(len(body)),
+	}
+}
+
+func (f *fakeEventBridge) take(detail string) {
+	var l events.Lease
+	if err := json.Unmarshal([]byte(detail), &l); err != nil {
+		panic(err)
+	}
+	if f.copies[l.ID]++; f.copies[l.ID] == 1 {
+		f.first[l.Lock] = append(f.first[l.Lock], l.ID)
+	}
+}
+
+const transitions = 100_000
+
+// The outbox: whatever EventBridge does meanwhile, in the end every transition's event has arrived, none that did not
+// happen, and each lock's in order. What happened is worked out from the coordinator's answers, not from the images.
+func TestOutbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // backoff costs no time in here
+		history, want := makeHistory(t)
+		fake := &fakeEventBridge{rng: rand.New(rand.NewPCG(1, 2)), first: map[string][]string{}, copies: map[string]int{}}
+		client := eventbridge.New(eventbridge.Options{
+			Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), HTTPClient: fake,
+			BaseEndpoint: aws.String("http://eventbridge.test"), Retryer: aws.NopRetryer{},
+		})
+		c := &Consumer{Bus: &EventBridge{Client: client, Name: "bus"}, Log: slog.New(slog.DiscardHandler)}
+		// As an event source mapping does: a batch at a time, again from the first that failed.
+		for at := 0; at < len(history); {
+			batch := history[at:min(at+100, len(history))]
+			failed := c.Consume(t.Context(), batch)
+			if len(failed) == 0 {
+				at += len(batch)
+				continue
+			}
+			at += slices.IndexFunc(batch, func(w Write) bool { return w.Sequence == failed[0] })
+		}
+		lost, invented, deliveries, total := 0, 0, 0, 0
+		expected := map[string]bool{}
+		for name, ids := range want {
+			total += len(ids)
+			for _, id := range ids {
+				expected[id] = true
+				if fake.copies[id] == 0 {
+					lost++
+				}
+			}
+			if !slices.Equal(ids, fake.first[name]) {
+				t.Errorf("%s: the order of %d events is not kept", name, len(ids))
+			}
+		}
+		for id, n := range fake.copies {
+			deliveries += n
+			if !expected[id] {
+				invented++
+				t.Errorf("invented %s", id)
+			}
+		}
+		if lost > 0 {
+			t.Errorf("lost %d", lost)
+		}
+		fmt.Printf("outbox: %d transitions, %d events, %d lost, %d invented, %.0f duplicates per thousand, all with equal ids, in %d requests\n",
+			len(history), total, lost, invented, 1000*float64(deliveries-total)/float64(total), fake.requests)
+	})
+}
+
+// makeHistory runs random operations on a few locks until there are enough transitions, and tells, from the answers
+// alone, which events each lock must have had.
+func makeHistory(t *testing.T) (history []Write, want map[string][]string) {
+	store := &lock.Memory{}
+	store.Changed = func(name string, before, after lock.Record) {
+		history = append(history, Write{Lock: name, Sequence: fmt.Sprint(len(history)), Before: before, After: after})
+	}
+	c, err := lock.New(lock.Config{Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = map[string][]string{}
+	rng := rand.New(rand.NewPCG(3, 4))
+	type held struct {
+		secret string
+		fence  int64
+	}
+	live := map[string][]held{} // by lock, oldest first
+	for n := 0; len(history) < transitions; n++ {
+		name := fmt.Sprint("team", rng.IntN(3), ":lock", rng.IntN(8))
+		tell := func(fence int64, kind string) { want[name] = append(want[name], events.ID(name, fence, kind)) }
+		pick := func() (held, bool) {
+			if len(live[name]) == 0 {
+				return held{}, false
+			}
+			return live[name][rng.IntN(len(live[name]))], true
+		}
+		var granted, released held
+		forced := map[int64]bool{}
+		switch rng.IntN(8) {
+		case 0, 1, 2:
+			granted.secret = fmt.Sprint("s", n)
+			l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: granted.secret, TTL: 5 * time.Second, Capacity: 2, Permits: 1, Metadata: `{"n":1}`})
+			if granted.fence = l.Holder.Fence; err != nil && !errors.Is(err, lock.ErrLockHeld) {
+				t.Fatal(err)
+			}
+		case 3, 4:
+			if h, ok := pick(); ok {
+				if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Lease: h.secret}); err == nil {
+					released = h
+				}
+			}
+		case 5:
+			if h, ok := pick(); ok {
+				_, _ = c.Renew(t.Context(), lock.RenewRequest{Lock: name, Lease: h.secret, TTL: 6 * time.Second})
+			}
+		case 6:
+			if h, ok := pick(); ok {
+				_, _ = c.Expire(t.Context(), lock.ExpireRequest{Lock: name, Lease: lock.KeyOf(name, h.secret), Fence: h.fence})
+			}
+			time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
+		case 7:
+			if rng.IntN(4) == 0 {
+				ended, err := c.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: name, Reason: "random"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, h := range ended {
+					forced[h.Fence] = true
+				}
+			}
+		}
+		r, err := store.Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := map[int64]bool{}
+		for _, h := range r.After.Holders {
+			there[h.Fence] = true
+		}
+		live[name] = slices.DeleteFunc(live[name], func(h held) bool {
+			switch {
+			case there[h.fence]:
+				return false
+			case h == released:
+				tell(h.fence, events.TypeReleased)
+			case forced[h.fence]:
+				tell(h.fence, events.TypeForceReleased)
+			default:
+				tell(h.fence, events.TypeExpired)
+			}
+			return true
+		})
+		if granted.fence != 0 {
+			live[name] = append(live[name], granted)
+			tell(granted.fence, events.TypeAcquired)
+		}
+	}
+	return history, want
+}
+
+// A lost answer of a single request, in detail.
+func TestEventBridgeAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		resp *http.Response
+		err  error
+		want []bool // refused?
+	}{
+		"all taken":        {resp: answer(200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"},{"EventId":"2"}]}`), want: []bool{false, false}},
+		"one refused":      {resp: answer(200, `{"FailedEntryCount":1,"Entries":[{"EventId":"1"},{"ErrorCode":"ThrottlingException"}]}`), want: []bool{false, true}},
+		"answer too short": {resp: answer(200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`), want: []bool{true, true}},
+		"request refused":  {resp: answer(400, `{"__type":"AccessDeniedException"}`), want: []bool{true, true}},
+		"no answer":        {err: errors.New("connection reset"), want: []bool{true, true}},
+	} {
+		var sent []byte
+		client := eventbridge.New(eventbridge.Options{
+			Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), BaseEndpoint: aws.String("http://eventbridge.test"),
+			Retryer: aws.NopRetryer{}, HTTPClient: doer(func(r *http.Request) (*http.Response, error) {
+				sent, _ = io.ReadAll(r.Body)
+				return test.resp, test.err
+			}),
+		})
+		errs := (&EventBridge{Client: client, Name: "bus"}).Put(t.Context(), []Entry{{DetailType: events.TypeAcquired, Detail: []byte(`{}`)}, {DetailType: events.TypeReleased, Detail: []byte(`{}`)}})
+		for i, refused := range test.want {
+			if (errs[i] != nil) != refused {
+				t.Errorf("%s: %v", name, errs)
+			}
+		}
+		if !bytes.Contains(sent, []byte(`"Source":"holdfast"`)) || !bytes.Contains(sent, []byte(`"EventBusName":"bus"`)) {
+			t.Errorf("sent %s", sent)
+		}
+	}
+}
+
+type doer func(*http.Request) (*http.Response, error)
+
+func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }

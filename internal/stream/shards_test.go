@@ -1,0 +1,217 @@
+package stream
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
+
+	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// eventLog keeps events by id, and lets a test wait for them.
+type eventLog struct {
+	mu     sync.Mutex
+	ids    []string
+	at     map[string]time.Time
+	events map[string]events.Event
+	more   chan struct{} // closed and made anew with every event
+	refuse func(id string) error
+}
+
+func newEventLog() *eventLog {
+	return &eventLog{at: map[string]time.Time{}, events: map[string]events.Event{}, more: make(chan struct{})}
+}
+
+func (l *eventLog) Put(_ context.Context, entries []Entry) []error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	errs := make([]error, len(entries))
+	for i, e := range entries {
+		decoded, err := events.Decode(e.DetailType, e.Detail)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		id := decoded.Subject().ID
+		if l.refuse != nil {
+			if errs[i] = l.refuse(id); errs[i] != nil {
+				continue
+			}
+		}
+		if _, again := l.at[id]; !again {
+			l.ids = append(l.ids, id)
+			l.at[id] = time.Now()
+			l.events[id] = decoded
+		}
+	}
+	close(l.more)
+	l.more = make(chan struct{})
+	return errs
+}
+
+// wait returns when done says so of the ids that came, in the order of their first arrival.
+func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
+	t.Helper()
+	for {
+		l.mu.Lock()
+		ids, more := slices.Clone(l.ids), l.more
+		l.mu.Unlock()
+		if done(ids) {
+			return
+		}
+		select {
+		case <-more:
+		case <-t.Context().Done():
+			t.Fatalf("events so far: %v", ids)
+		}
+	}
+}
+
+// cloud is a coordinator on a table of DynamoDB Local, its stream read as Lambda would, timers in process.
+type cloud struct {
+	*lock.Coordinator
+	table  string
+	db     *dynamodb.Client
+	log    *eventLog
+	poller *Poller
+}
+
+func newCloud(t *testing.T) *cloud {
+	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
+	if endpoint == "" {
+		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
+	}
+	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	cfg := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: client}
+	c := &cloud{table: "stream-" + rand.Text(), log: newEventLog()}
+	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: c.table, Endpoint: endpoint})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.CreateTable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.Coordinator, err = lock.New(lock.Config{Store: store}); err != nil {
+		t.Fatal(err)
+	}
+	c.db = dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint) })
+	log := slog.New(slog.DiscardHandler)
+	x := &Expirer{Coordinator: c.Coordinator, Log: log}
+	timers := NewLocalTimers(x.Fire)
+	x.Timers = timers
+	consumer := &Consumer{Bus: c.log, Timers: timers, DeadLetter: &fakeDeadLetter{}, Skew: lock.DefaultSkew, Log: log}
+	c.poller = &Poller{
+		Tables: c.db, Streams: dynamodbstreams.NewFromConfig(cfg, func(o *dynamodbstreams.Options) { o.BaseEndpoint = aws.String(endpoint) }),
+		Table: c.table, Decode: dynamo.Decode, Consume: consumer.Consume, Log: log, started: make(chan struct{}),
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { c.poller.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		running.Wait()
+		timers.Close()
+		client.CloseIdleConnections()
+	})
+	<-c.poller.started
+	return c
+}
+
+func (c *cloud) acquire(t *testing.T, name, secret string, ttl time.Duration) lock.Lease {
+	t.Helper()
+	l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: secret, TTL: ttl, Capacity: 1, Permits: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// Changes of a real table come through its real stream: a cycle, a dead holder put out by its timer, a bus that refuses
+// for a while, and a held row that native TTL purges.
+func TestStreamOfDynamoDBLocal(t *testing.T) {
+	c := newCloud(t)
+	ids := func(name string, fence int64, kinds ...string) (list []string) {
+		for _, k := range kinds {
+			list = append(list, events.ID(name, fence, k))
+		}
+		return list
+	}
+	contains := func(want []string) func([]string) bool {
+		return func(got []string) bool {
+			var ours []string
+			for _, id := range got {
+				if slices.Contains(want, id) {
+					ours = append(ours, id)
+				}
+			}
+			return slices.Equal(ours, want) // all, and in order
+		}
+	}
+
+	a := c.acquire(t, "cycle", "s", time.Minute)
+	if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "cycle", Lease: "s", TTL: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "cycle", Lease: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	c.log.wait(t, contains(ids("cycle", a.Holder.Fence, events.TypeAcquired, events.TypeReleased)))
+
+	b := c.acquire(t, "dead", "s", time.Second)
+	c.log.wait(t, contains(ids("dead", b.Holder.Fence, events.TypeAcquired, events.TypeExpired)))
+
+	refusals := 0
+	c.log.mu.Lock()
+	c.log.refuse = func(id string) error {
+		if refusals++; refusals <= 2*maxPuts {
+			return errors.New("away")
+		}
+		return nil
+	}
+	c.log.mu.Unlock()
+	d := c.acquire(t, "refused", "s", time.Minute)
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "refused", Lease: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	c.log.wait(t, contains(ids("refused", d.Holder.Fence, events.TypeAcquired, events.TypeReleased)))
+	c.log.mu.Lock()
+	c.log.refuse = nil
+	c.log.mu.Unlock()
+
+	// A row whose native TTL has passed while it is held, as if every timer and every caller had been lost for a day.
+	e := c.acquire(t, "purged", "s", time.Hour)
+	if _, err := c.db.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+		TableName: aws.String(c.table), Key: map[string]ddbtypes.AttributeValue{
+			"pk": &ddbtypes.AttributeValueMemberS{Value: "purged"}, "sk": &ddbtypes.AttributeValueMemberS{Value: "lock"},
+		},
+		UpdateExpression: aws.String("SET #ttl = :past"), ExpressionAttributeNames: map[string]string{"#ttl": "ttl"},
+		ExpressionAttributeValues: map[string]ddbtypes.AttributeValue{":past": &ddbtypes.AttributeValueMemberN{Value: fmt.Sprint(time.Now().Unix() - 1)}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	purged := ids("purged", e.Holder.Fence, events.TypeAcquired, events.TypeExpired)
+	c.log.wait(t, contains(purged))
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	if ev := c.log.events[purged[1]].(events.Expired); !ev.Purged {
+		data, _ := json.Marshal(ev)
+		t.Errorf("a purge is told as %s", data)
+	}
+}
