@@ -29,7 +29,7 @@ test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	@go vet ./...
-	@go vet -tags stress ./cmd/holdfast
+	@go vet -tags stress ./cmd/holdfast ./internal/stream
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go mod tidy -diff
@@ -48,8 +48,8 @@ bench: go-version ## Compare the coordinator with bare DynamoDB, and time the ha
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 
-stress: go-version ## Race processes for one lock, and kill holders; takes minutes
-	@scripts/figures.sh go test -v -tags stress -run Stress -timeout 20m ./cmd/holdfast
+stress: go-version ## Race processes for one lock, kill holders, time expiries
+	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run Stress -timeout 20m ./cmd/holdfast ./internal/stream
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all

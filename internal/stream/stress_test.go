@@ -1,0 +1,44 @@
+//go:build stress
+
+package stream
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/events"
+)
+
+// From a dead holder's expiry to the event that tells it, on DynamoDB Local with the stream polled as Lambda does. The
+// figure is printed; what fails the test is an event that doesn't come.
+func TestStressExpiry(t *testing.T) {
+	const holders = 500
+	c := newCloud(t)
+	expiry := map[string]time.Time{}
+	for n := range holders {
+		name := fmt.Sprint("dead:", n)
+		l := c.acquire(t, name, "s", time.Second+rand.N(4*time.Second))
+		expiry[events.ID(name, l.Holder.Fence, events.TypeExpired)] = time.UnixMilli(l.Holder.ExpiresAt)
+	}
+	c.log.wait(t, func(ids []string) bool {
+		n := 0
+		for _, id := range ids {
+			if _, ok := expiry[id]; ok {
+				n++
+			}
+		}
+		return n == holders
+	})
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	var took []time.Duration
+	for id, at := range expiry {
+		took = append(took, c.log.at[id].Sub(at))
+	}
+	slices.Sort(took)
+	fmt.Printf("expiry: %d dead holders, from expiry to Lock Expired: p50 %v, p99 %v, max %v\n", holders,
+		took[holders/2].Round(time.Millisecond), took[holders*99/100].Round(time.Millisecond), took[holders-1].Round(time.Millisecond))
+}
