@@ -79,16 +79,16 @@ type End struct {
 	HeldMS int64 `json:"held_ms"`
 }
 
-// Acquired: a lease was granted.
+// Acquired says that a lease was granted.
 type Acquired struct{ Lease }
 
-// Released: its holder gave a lease back.
+// Released says that its holder gave a lease back.
 type Released struct {
 	Lease
 	End
 }
 
-// Expired: a lease ran out; its holder died, was cut off, or forgot it.
+// Expired says that a lease ran out: its holder died, was cut off, or forgot it.
 type Expired struct {
 	Lease
 	End
@@ -96,7 +96,7 @@ type Expired struct {
 	Purged bool `json:"purged,omitempty"`
 }
 
-// ForceReleased: somebody ended a lease against its holder's will.
+// ForceReleased says that somebody ended a lease against its holder's will.
 type ForceReleased struct {
 	Lease
 	End

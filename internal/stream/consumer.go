@@ -105,9 +105,9 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 			}
 		}
 	}
-	for i, b := range bad {
-		if b {
-			failed = append(failed, batch[i].Sequence)
+	for i, w := range batch {
+		if bad[i] {
+			failed = append(failed, w.Sequence)
 		}
 	}
 	return failed

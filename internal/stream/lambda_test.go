@@ -67,8 +67,8 @@ func TestQueueArm(t *testing.T) {
 	q := newQueue(func(r *http.Request) (*http.Response, error) {
 		var in struct {
 			Entries []struct {
-				Id, MessageBody string
-				DelaySeconds    int
+				MessageBody  string
+				DelaySeconds int
 			}
 		}
 		body, _ := io.ReadAll(r.Body)
