@@ -22,7 +22,7 @@ if [ ! -f "$lib/complete" ]; then
   need mvn "Maven fetches DynamoDB Local once (Debian: apt-get install maven)"
   echo "with-dynamodb: fetching DynamoDB Local $version" >&2
   mkdir -p "$lib"
-  mvn -q -B -f "$(dirname "$0")/dynamodb-local.pom.xml" dependency:copy-dependencies \
+  mvn -q -B -Dstyle.color=never -f "$(dirname "$0")/dynamodb-local.pom.xml" dependency:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$lib" >&2
   touch "$lib/complete"
 fi

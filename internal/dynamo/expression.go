@@ -76,15 +76,14 @@ func (e *expression) holder(key lock.LeaseKey) string {
 }
 
 func (e *expression) guard(c lock.Command) string {
-	clauses := make([]string, len(c.Guard))
-	for i, clause := range c.Guard {
-		clauses[i] = e.clause(clause)
+	clauses := []string{"attribute_exists(" + e.name(attrPK) + ")"} // a clause that denies something holds of no row too
+	for _, clause := range c.Guard {
+		clauses = append(clauses, e.clause(clause))
 	}
-	all := strings.Join(clauses, " AND ")
 	if c.Absent {
-		all = "attribute_not_exists(" + e.name(attrPK) + ") OR (" + all + ")"
+		return "attribute_not_exists(" + e.name(attrPK) + ") OR (" + strings.Join(clauses[1:], " AND ") + ")"
 	}
-	return all
+	return strings.Join(clauses, " AND ")
 }
 
 func (e *expression) clause(c lock.Clause) string {
