@@ -17,15 +17,17 @@ var mayImport = map[string][]string{
 	"internal/wire":     {},
 	"internal/dynamo":   {"internal/lock"},
 	"internal/locktest": {"internal/lock"},
-	"internal/api":      {"internal/lock", "internal/wire"},
+	"internal/api":      {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
 	"internal/gateway":  {"internal/api", "internal/wire"},
-	"internal/stream":   {"internal/lock", "events"},
+	"internal/stream":   {"internal/lock", "internal/emf", "events"},
+	"internal/emf":      {},
+	"internal/scope":    {"internal/wire"},
 	"lockclient":        {"internal/wire"},
 	"events":            {},
 }
 
 // onlyStdlib are the packages that import nothing but the standard library.
-var onlyStdlib = []string{"internal/lock", "internal/wire", "events"}
+var onlyStdlib = []string{"internal/lock", "internal/wire", "internal/emf", "internal/scope", "events"}
 
 func assembles(pkg string) bool {
 	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/")

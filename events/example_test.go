@@ -5,17 +5,14 @@ import (
 	"errors"
 	"fmt"
 
+	lambdaevents "github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-lambda-go/lambda"
+
 	"github.com/holdfast-lock/holdfast/events"
 )
 
-// CloudWatchEvent is the part of aws-lambda-go's events.EventBridgeEvent that a subscriber needs.
-type CloudWatchEvent struct {
-	DetailType string
-	Detail     []byte
-}
-
 // A subscriber Lambda: hand this function to lambda.Start.
-func handle(_ context.Context, e CloudWatchEvent) error {
+func handle(_ context.Context, e lambdaevents.EventBridgeEvent) error {
 	event, err := events.Decode(e.DetailType, e.Detail)
 	if unknown, ok := errors.AsType[*events.UnknownTypeError](err); ok {
 		fmt.Println("skipped:", unknown.DetailType)
@@ -36,10 +33,11 @@ func handle(_ context.Context, e CloudWatchEvent) error {
 }
 
 func Example() {
-	detail := `{"version":1,"id":"deploy:prod/1772366400123456/expired","lock":"deploy:prod","prefixes":["deploy","deploy:prod"],
+	event := `{"version":"0","id":"6a7e8feb-b491-4cf7-a9f1-bf3703467718","source":"holdfast","detail-type":"Lock Expired",
+		"account":"123456789012","region":"eu-west-1","time":"2026-03-01T12:01:00Z","resources":[],"detail":{"version":1,"id":"deploy:prod/1772366400123456/expired","lock":"deploy:prod","prefixes":["deploy","deploy:prod"],
 		"fence":1772366400123456,"owner":"job-42","permits":1,"acquired_at":"2026-03-01T12:00:00.123Z",
-		"expires_at":"2026-03-01T12:01:00.123Z","waiting":0,"ended_at":"2026-03-01T12:01:00.123Z","held_ms":60000}`
-	if err := handle(context.Background(), CloudWatchEvent{"Lock Expired", []byte(detail)}); err != nil {
+		"expires_at":"2026-03-01T12:01:00.123Z","waiting":0,"ended_at":"2026-03-01T12:01:00.123Z","held_ms":60000}}`
+	if _, err := lambda.NewHandler(handle).Invoke(context.Background(), []byte(event)); err != nil {
 		fmt.Println(err)
 	}
 	// Output: deploy:prod is free: job-42 let it run out

@@ -76,10 +76,10 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 
 func (a *acquisition) prepare() error {
 	if problem := wire.CheckName(a.name); problem != "" {
-		return &RefusedError{Code: string(wire.InvalidRequest), Field: "name", Detail: "name " + problem}
+		return refused("name", "name %s", problem)
 	}
 	if err := a.opts.validate(); err != nil {
-		return &RefusedError{Code: string(wire.InvalidRequest), Detail: err.Error()}
+		return err
 	}
 	if a.opts.TTL == 0 {
 		a.opts.TTL = wire.DefaultTTL
@@ -93,7 +93,7 @@ func (a *acquisition) prepare() error {
 	if a.opts.Metadata != nil {
 		m, err := json.Marshal(a.opts.Metadata)
 		if err != nil {
-			return &RefusedError{Code: string(wire.InvalidRequest), Field: "metadata", Detail: err.Error()}
+			return refused("metadata", "Options.Metadata: %v", err)
 		}
 		a.request.Metadata = m
 	}

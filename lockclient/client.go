@@ -42,6 +42,8 @@ func (c Config) Validate() error {
 		return errors.New("lockclient: Config.Endpoint is empty; give the coordinator's URL")
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com", c.Endpoint)
+	case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/locks"):
+		return fmt.Errorf("lockclient: Config.Endpoint is %q; give the URL only up to where /v1/locks begins", c.Endpoint)
 	case c.Credentials != nil && c.Region == "":
 		return errors.New("lockclient: Config.Region is empty; requests are signed for a region")
 	case c.RequestTimeout < 0:
@@ -71,12 +73,14 @@ type Options struct {
 
 func (o Options) validate() error {
 	switch {
-	case o.TTL != 0 && (o.TTL < time.Millisecond || o.TTL > wire.MaxTTL):
-		return fmt.Errorf("lockclient: Options.TTL is %v; give %v to %v", o.TTL, wire.MinTTL, wire.MaxTTL)
+	case o.TTL < 0 || o.TTL > wire.MaxTTL || o.TTL%time.Millisecond != 0: // the least is the coordinator's to say
+		return refused("TTL", "Options.TTL is %v; give %v to %v, in whole milliseconds", o.TTL, wire.MinTTL, wire.MaxTTL)
 	case o.Wait < 0:
-		return fmt.Errorf("lockclient: Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
-	case o.Capacity < 0 || o.Permits < 0 || o.Permits > max(o.Capacity, 1):
-		return fmt.Errorf("lockclient: Options.Permits is %d of Capacity %d; give 1 to the capacity", o.Permits, o.Capacity)
+		return refused("Wait", "Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
+	case o.Capacity < 0 || o.Capacity > wire.MaxCapacity:
+		return refused("Capacity", "Options.Capacity is %d; give 1 to %d, or 0 for 1", o.Capacity, wire.MaxCapacity)
+	case o.Permits < 0 || o.Permits > max(o.Capacity, 1):
+		return refused("Permits", "Options.Permits is %d; give 1 to the capacity, which is %d, or 0 for 1", o.Permits, max(o.Capacity, 1))
 	}
 	return nil
 }
@@ -117,7 +121,7 @@ func New(cfg Config) (*Client, error) {
 }
 
 // Close releases every lease that this client holds, all at once, and waits until nothing of it runs any more. It goes on
-// past failures and returns them joined. If ctx ends first, the rest expires by itself.
+// past failures and returns them joined. If ctx ends first, the rest expires by itself. Status still works afterwards.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
@@ -179,7 +183,7 @@ type StatusHolder struct {
 // Status reads a lock. A lock that nobody ever took is free.
 func (c *Client) Status(ctx context.Context, name string) (Status, error) {
 	if problem := wire.CheckName(name); problem != "" {
-		return Status{}, &RefusedError{Code: string(wire.InvalidRequest), Field: "name", Detail: "name " + problem}
+		return Status{}, refused("name", "name %s", problem)
 	}
 	var s wire.Status
 	err := c.retry(ctx, func() error { return c.transport.send(ctx, http.MethodGet, name, "", nil, &s) })

@@ -17,6 +17,9 @@
 // under way: code between a check and its effect may be paused for longer than the lease lasts. Where that matters, hand
 // [Lease.Fence] to the resource: a token that grows with every grant, so that the resource can refuse an older one.
 //
+// A force-release is an operator's word that the holder is gone, and takes the lock away at once. A holder that lives hears
+// of it at its next renewal, within a third of its TTL; until then only fences keep the two apart.
+//
 // # Not reentrant
 //
 // A second Acquire of a lock that this process holds waits like anyone else's.

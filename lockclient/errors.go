@@ -73,13 +73,21 @@ func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 // A RefusedError is an [ErrRefused] as the coordinator put it.
 type RefusedError struct {
 	Code   string // the wire code, or "" when the answer was not the coordinator's (a gateway's 403, say)
-	Status int    // HTTP
+	Status int    // HTTP; 0 when the client itself refused, and sent nothing
 	Field  string // what of the request is wrong, if one thing is
 	Detail string
 }
 
 func (e *RefusedError) Error() string {
+	if e.Status == 0 {
+		return fmt.Sprintf("%v: %s", ErrRefused, e.Detail)
+	}
 	return fmt.Sprintf("%v (%d %s): %s", ErrRefused, e.Status, e.Code, e.Detail)
+}
+
+// refused is what the client itself will not send.
+func refused(field, format string, args ...any) error {
+	return &RefusedError{Code: string(wire.InvalidRequest), Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
 // Is makes it an [ErrRefused].

@@ -28,6 +28,7 @@ type Lease struct {
 
 	mu       sync.Mutex
 	deadline time.Time // until when the lease is proved, on the monotonic clock
+	renewErr error     // of the last renewal, if it failed
 	expiry   *time.Timer
 	released chan struct{} // made by the first Release, closed when it has its answer
 	result   error
@@ -74,7 +75,8 @@ func (l *Lease) Name() string { return l.name }
 func (l *Lease) Fence() int64 { return l.fence }
 
 // Context ends when the lease is released ([ErrReleased]), is lost, or can no longer be proved ([ErrLost]): see
-// context.Cause. It has the values of Acquire's context, but does not end with it.
+// context.Cause. It has the values of Acquire's context, but does not end with it. That somebody forced the lock free is
+// heard at the next renewal, within a third of the TTL.
 func (l *Lease) Context() context.Context { return l.ctx }
 
 // ExpiresAt is when the lease ends, as far as the client can prove, unless it is renewed.
@@ -91,12 +93,21 @@ func (l *Lease) Err() error {
 		return err
 	}
 	if time.Until(l.ExpiresAt()) <= 0 {
-		return l.lostError()
+		return l.ranOut()
 	}
 	return nil
 }
 
-func (l *Lease) lostError() error { return &OpError{ErrRenew, l.name, ErrLost} }
+// ranOut is the loss of a lease whose time is over without anyone saying so.
+func (l *Lease) ranOut() error {
+	l.mu.Lock()
+	last := l.renewErr
+	l.mu.Unlock()
+	if last == nil {
+		return &OpError{ErrRenew, l.name, fmt.Errorf("%w: its time ran out", ErrLost)}
+	}
+	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: not renewed in time: %w", ErrLost, last)}
+}
 
 // expire ends a lease whose time is over, or waits on if it was renewed.
 func (l *Lease) expire() {
@@ -107,7 +118,7 @@ func (l *Lease) expire() {
 	}
 	l.mu.Unlock()
 	if left <= 0 {
-		l.stop(l.lostError())
+		l.stop(l.ranOut())
 	}
 }
 
@@ -141,13 +152,15 @@ func (l *Lease) renew(ctx context.Context) error {
 		return l.client.transport.send(ctx, http.MethodPost, l.name, "renew", wire.RenewRequest{Lease: l.secret, TTL: l.ttl.Milliseconds()}, &answer)
 	})
 	if errors.Is(err, ErrLost) {
-		l.stop(l.lostError())
-	}
-	if err != nil {
-		return err
+		err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
+		l.stop(&OpError{ErrRenew, l.name, err})
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.renewErr = err
+	if err != nil {
+		return err
+	}
 	if l.ctx.Err() != nil || time.Until(l.deadline) <= 0 {
 		return ErrLost // the answer came too late to be believed without a gap
 	}

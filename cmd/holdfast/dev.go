@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
@@ -27,7 +29,7 @@ type devCmd struct {
 	Listen           string `default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
 	DynamodbEndpoint string `help:"Keep locks in DynamoDB at this endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; the table is made if it is missing." placeholder:"URL"`
 	Region           string `help:"Keep locks in DynamoDB in this AWS region. With neither this nor an endpoint, locks are kept in memory." placeholder:"REGION"`
-	Table            string `default:"distributed-locks" help:"The lock table."`
+	Table            string `help:"The lock table; distributed-locks unless given." placeholder:"NAME"`
 	CreateTable      bool   `help:"Make the table in AWS, if it is missing."`
 
 	stdout io.Writer // nil: os.Stdout
@@ -39,8 +41,34 @@ const minDevTTL = 100 * time.Millisecond
 // purgeEvery is how often the memory store forgets what native TTL would.
 const purgeEvery = time.Minute
 
+// check says which flag is wrong, and how to put it right.
+func (d *devCmd) check() error {
+	host, _, err := net.SplitHostPort(d.Listen)
+	if err != nil || d.Listen == "" {
+		return fmt.Errorf("--listen is %q; give HOST:PORT, such as 127.0.0.1:7420", d.Listen)
+	}
+	if host == "" {
+		return fmt.Errorf("--listen is %q, which serves anyone who can reach this machine, unauthenticated; if that is meant, say 0.0.0.0%[1]s", d.Listen)
+	}
+	if d.DynamodbEndpoint != "" {
+		if u, err := url.Parse(d.DynamodbEndpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", d.DynamodbEndpoint)
+		}
+	}
+	if d.Region == "" && d.DynamodbEndpoint == "" && (d.CreateTable || d.Table != "") {
+		return errors.New("--table and --create-table need --region or --dynamodb-endpoint; without one, locks are kept in memory")
+	}
+	return nil
+}
+
 // Run serves until ctx ends.
 func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	if d.Table == "" {
+		d.Table = "distributed-locks"
+	}
 	backend, err := d.backend(ctx)
 	if err != nil {
 		return err
@@ -57,6 +85,9 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", d.Listen)
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", d.Listen, err)
+	}
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", d.Listen)
 	}
 	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
 	timers := stream.NewLocalTimers(expirer.Fire)
@@ -173,7 +204,10 @@ func (d *devCmd) backend(ctx context.Context) (backend, error) {
 			return backend{}, err
 		}
 	} else if _, err := store.Get(ctx, "holdfast:check"); err != nil {
-		return backend{}, fmt.Errorf("%w; or let --create-table make it", err)
+		if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
+			err = fmt.Errorf("%w; or let --create-table make it", err)
+		}
+		return backend{}, err
 	}
 	where, endpoint := "region "+cfg.Region, (*string)(nil)
 	if d.DynamodbEndpoint != "" {

@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -30,6 +31,7 @@ type Config struct {
 	MinTTL      time.Duration     // least that a request may ask for; zero: wire.MinTTL
 	MaxTTL      time.Duration     // most that a request may ask for; zero: wire.MaxTTL
 	NewLease    func() string     // makes secrets for callers that choose none; nil: crypto/rand.Text
+	Metrics     string            // CloudWatch namespace of the metrics that log records carry; empty: none
 }
 
 // An API makes handlers. All are safe for concurrent use.
@@ -39,6 +41,7 @@ type API struct {
 	minTTL      time.Duration
 	maxTTL      time.Duration
 	newLease    func() string
+	metrics     string
 }
 
 // New makes an API.
@@ -62,7 +65,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.NewLease}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.NewLease, cfg.Metrics}, nil
 }
 
 // Acquire handles POST /v1/locks/{name}/acquire.
@@ -189,6 +192,9 @@ func (h *handler) direct(ctx context.Context, payload []byte) ([]byte, error) {
 	id := ""
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		id = lc.AwsRequestID
+		if err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
+			err = &badInput{wire.InvalidRequest, "name", fmt.Sprintf("name is %q; this alias of the function serves other locks only", c.lock)}
+		}
 	}
 	answer, problem := h.run(ctx, op, c, err, id)
 	if problem != nil {
@@ -234,7 +240,11 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 	if fence != 0 {
 		attrs = append(attrs, slog.Int64("fence", fence))
 	}
-	attrs = append(attrs, slog.String("code", code), slog.String("request_id", requestID), slog.Duration("took", time.Since(start)))
+	took := time.Since(start)
+	attrs = append(attrs, slog.String("code", code), slog.String("request_id", requestID), slog.Float64("latency_ms", float64(took.Microseconds())/1000))
+	if h.api.metrics != "" {
+		attrs = append(attrs, h.measure(c.lock, answer, err)...)
+	}
 	h.api.log.LogAttrs(ctx, level, "request", attrs...)
 	return answer, problem
 }

@@ -141,17 +141,24 @@ func (o *object) integer(field string, least, most int64, unit string) (n int64,
 		return 0, false
 	}
 	if c := raw[0]; c != '-' && (c < '0' || c > '9') {
-		o.fail(field, "%s is %s; it must be a whole number%s", field, kind(raw), unit)
+		o.fail(field, "%s is %s; it must be a whole number%s", field, kind(raw), of(unit))
 		return 0, false
 	}
 	n, err := strconv.ParseInt(string(raw), 10, 64)
 	switch {
 	case errors.Is(err, strconv.ErrSyntax):
-		o.fail(field, "%s is %s; it must be a whole number%s, without fraction or exponent", field, brief(raw), unit)
+		o.fail(field, "%s is %s; it must be a whole number%s, without fraction or exponent", field, brief(raw), of(unit))
 	case err != nil || n < least || n > most:
 		o.fail(field, "%s is %s; it must be from %d to %d%s", field, brief(raw), least, most, unit)
 	}
 	return n, true
+}
+
+func of(unit string) string {
+	if unit == "" {
+		return ""
+	}
+	return " of" + unit
 }
 
 // metadata takes a JSON object within the limits, as compact JSON; "" if it is absent.

@@ -158,7 +158,7 @@ func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
 
 // ttl takes ttl_ms, within what this deployment allows.
 func (a *API) ttl(o *object) (time.Duration, bool) {
-	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " of milliseconds")
+	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " milliseconds")
 	return time.Duration(n) * time.Millisecond, given
 }
 

@@ -41,6 +41,7 @@ const (
 	attrMetadata   = "metadata"
 
 	skLock = "lock"
+	skWait = "wait#" // and a ticket: a waiter
 )
 
 type item = map[string]types.AttributeValue

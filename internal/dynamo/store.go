@@ -185,7 +185,7 @@ func cursorKey(cursor string) (item, error) {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	pk, sk, ok := strings.Cut(string(raw), "\x00")
-	if err != nil || !ok || pk == "" || sk == "" {
+	if err != nil || !ok || pk == "" || sk != skLock && !strings.HasPrefix(sk, skWait) {
 		return nil, lock.ErrBadCursor
 	}
 	return item{attrPK: str(pk), attrSK: str(sk)}, nil

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"mime"
@@ -17,6 +18,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambda"
@@ -60,8 +62,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route := r.Method + " " + pattern
 	handler, ok := g.routes[route]
 	if !ok {
-		if g.known(pattern) {
-			problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes", id)
+		if method := g.method(pattern); method != "" {
+			w.Header().Set("Allow", method)
+			problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+method, id)
 			return
 		}
 		problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are /v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release", id)
@@ -69,7 +72,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		problem(w, wire.PayloadTooLarge, "the body is too large, or did not arrive whole", id)
+		problem(w, wire.PayloadTooLarge, fmt.Sprintf("the body is larger than %d bytes, or did not arrive whole", maxBody), id)
 		return
 	}
 	event, err := json.Marshal(newEvent(r, route, params, body, id))
@@ -102,13 +105,14 @@ func (g *Gateway) fail(w http.ResponseWriter, id string, err error) {
 	problem(w, wire.Internal, "this is a bug; the log has more under this request_id", id)
 }
 
-func (g *Gateway) known(pattern string) bool {
+// method is the one that a pattern takes, or "".
+func (g *Gateway) method(pattern string) string {
 	for route := range g.routes {
-		if _, p, _ := strings.Cut(route, " "); p == pattern {
-			return true
+		if method, p, _ := strings.Cut(route, " "); p == pattern {
+			return method
 		}
 	}
-	return false
+	return ""
 }
 
 // parsePath matches a path to a route's pattern and decodes its name, once.
@@ -148,7 +152,7 @@ func newEvent(r *http.Request, route string, params map[string]string, body []by
 			},
 		},
 	}
-	if !isText(r.Header.Get("Content-Type")) {
+	if !isText(r.Header.Get("Content-Type")) || !utf8.Valid(body) {
 		e.Body, e.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
 	}
 	return e

@@ -52,13 +52,17 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 	return Reply{Before: before, After: after}, nil
 }
 
+// cursorMark begins a cursor, so that others are told from it.
+const cursorMark = "after\x00"
+
 // List reads records in the order of their names. The cursor is the last name, encoded.
 func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 	if err := ctx.Err(); err != nil {
 		return Page{}, err
 	}
-	last, err := base64.RawURLEncoding.DecodeString(q.Cursor)
-	if err != nil {
+	raw, err := base64.RawURLEncoding.DecodeString(q.Cursor)
+	last, ok := strings.CutPrefix(string(raw), cursorMark)
+	if err != nil || !ok && q.Cursor != "" {
 		return Page{}, ErrBadCursor
 	}
 	m.mu.Lock()
@@ -66,11 +70,11 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 	var page Page
 	for _, name := range slices.Sorted(maps.Keys(m.records)) {
 		r := m.records[name]
-		if name <= string(last) || !strings.HasPrefix(name, q.Prefix) || q.HeldAfter != 0 && r.FreeAt <= q.HeldAfter {
+		if name <= last || !strings.HasPrefix(name, q.Prefix) || q.HeldAfter != 0 && r.FreeAt <= q.HeldAfter {
 			continue
 		}
 		if len(page.Entries) == q.Limit {
-			page.Next = base64.RawURLEncoding.EncodeToString([]byte(page.Entries[q.Limit-1].Name))
+			page.Next = base64.RawURLEncoding.EncodeToString([]byte(cursorMark + page.Entries[q.Limit-1].Name))
 			break
 		}
 		page.Entries = append(page.Entries, Entry{name, r})

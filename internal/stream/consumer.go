@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/emf"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
@@ -67,6 +68,8 @@ type Consumer struct {
 	DeadLetter DeadLetter
 	Skew       time.Duration // the protocol's allowance: a timer comes due that much after a lease's expiry
 	Log        *slog.Logger
+	Metrics    string           // CloudWatch namespace of the metrics that log records carry; empty: none
+	Clock      func() time.Time // nil: time.Now
 }
 
 // Consume publishes a batch's events and sets its timers. It answers the sequence numbers of the writes that must come
@@ -82,6 +85,7 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 			continue
 		}
 		for _, e := range Events(w) {
+			c.measure(ctx, e)
 			offers = append(offers, &offer{write: i, entry: entry(e)})
 		}
 		if c.Timers == nil {
@@ -119,6 +123,23 @@ func endsWithin(rest []Write, name string, granted lock.Change) bool {
 	return slices.ContainsFunc(rest, func(w Write) bool {
 		return w.Lock == name && w.Poison == nil && w.After.Holders[granted.Lease].Fence != granted.Holder.Fence
 	})
+}
+
+// measure tells how late a lease's expiry was told, from its very expiry.
+func (c *Consumer) measure(ctx context.Context, e events.Event) {
+	expired, ok := e.(events.Expired)
+	if !ok || c.Metrics == "" {
+		return
+	}
+	now := time.Now
+	if c.Clock != nil {
+		now = c.Clock
+	}
+	lag := max(now().Sub(expired.EndedAt.Time), 0).Milliseconds()
+	c.Log.LogAttrs(ctx, slog.LevelInfo, "expired", slog.String("lock", expired.Lock), slog.Int64("fence", expired.Fence),
+		slog.String("owner", expired.Owner), slog.Int64("expiry_lag_ms", lag), slog.String("group", emf.Group(expired.Lock)),
+		emf.Attr(c.Metrics, now(), emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds},
+			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
 }
 
 func (c *Consumer) bury(ctx context.Context, w Write) bool {

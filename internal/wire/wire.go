@@ -139,6 +139,8 @@ func CheckName(name string) string {
 		return "is empty; give 1 to 255 of A-Z a-z 0-9 . _ : @ + = -"
 	case len(name) > MaxName:
 		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(name), MaxName)
+	case name == "." || name == "..":
+		return fmt.Sprintf("is %q, which URLs cannot carry; add another character", name)
 	}
 	return CheckPrefix(name)
 }

@@ -2,6 +2,7 @@
 //
 //	HOLDFAST_TABLE              the lock table; required, but for the stream function
 //	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for; default 86400000
+//	HOLDFAST_METRICS            the CloudWatch namespace of metrics; without it there are none
 //	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
 //	HOLDFAST_BUS                the event bus; required for the stream function
 //	HOLDFAST_TIMER_QUEUE_URL    the timers' queue; required for the expire function. Without it the stream function sets
@@ -96,7 +97,7 @@ func (e *environment) api() (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.log, MaxTTL: maxTTL})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.log, MaxTTL: maxTTL, Metrics: e.getenv("HOLDFAST_METRICS")})
 }
 
 func (e *environment) consumer() (*stream.Consumer, error) {
@@ -111,7 +112,7 @@ func (e *environment) consumer() (*stream.Consumer, error) {
 	queues := sqs.NewFromConfig(e.aws)
 	c := &stream.Consumer{
 		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(e.aws), Name: bus},
-		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.log,
+		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.log, Metrics: e.getenv("HOLDFAST_METRICS"),
 	}
 	if url := e.getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
 		c.Timers = &stream.Queue{Client: queues, URL: url}

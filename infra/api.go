@@ -1,0 +1,56 @@
+package infra
+
+import (
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsapigatewayv2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsapigatewayv2authorizers"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsapigatewayv2integrations"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// A Route is one of the API's, and the function behind it.
+type Route struct{ Method, Path, Function string }
+
+// Routes are all of the API's. Each needs a signed request.
+var Routes = []Route{
+	{"POST", "/v1/locks/{name}/acquire", "acquire"},
+	{"POST", "/v1/locks/{name}/renew", "renew"},
+	{"POST", "/v1/locks/{name}/release", "release"},
+	{"POST", "/v1/locks/{name}/force-release", "forcerelease"},
+	{"GET", "/v1/locks/{name}", "status"},
+	{"GET", "/v1/locks", "status"},
+}
+
+// accessLog is a line of the API's access log.
+const accessLog = `{"requestId":"$context.requestId","time":"$context.requestTime","route":"$context.routeKey",` +
+	`"path":"$context.path","status":"$context.status","caller":"$context.identity.userArn","ip":"$context.identity.sourceIp",` +
+	`"latency":"$context.responseLatency","error":"$context.error.message"}`
+
+func (c *Coordinator) api() {
+	c.Api = awsapigatewayv2.NewHttpApi(c, jsii.String("Api"), &awsapigatewayv2.HttpApiProps{
+		ApiName: awscdk.Aws_STACK_NAME(), Description: jsii.String("Holdfast locks"), CreateDefaultStage: jsii.Bool(false),
+		DefaultAuthorizer: awsapigatewayv2authorizers.NewHttpIamAuthorizer(),
+	})
+	integrations := map[string]awsapigatewayv2integrations.HttpLambdaIntegration{}
+	for _, r := range Routes {
+		if integrations[r.Function] == nil {
+			integrations[r.Function] = awsapigatewayv2integrations.NewHttpLambdaIntegration(jsii.String(r.Function), c.Functions[r.Function], nil)
+		}
+		c.Api.AddRoutes(&awsapigatewayv2.AddRoutesOptions{
+			Path: &r.Path, Methods: &[]awsapigatewayv2.HttpMethod{awsapigatewayv2.HttpMethod(r.Method)}, Integration: integrations[r.Function],
+		})
+	}
+	logs := awslogs.NewLogGroup(c, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
+		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
+	})
+	stage := awsapigatewayv2.NewHttpStage(c, jsii.String("ApiStage"), &awsapigatewayv2.HttpStageProps{
+		HttpApi: c.Api, StageName: jsii.String("$default"), AutoDeploy: jsii.Bool(true), DetailedMetricsEnabled: jsii.Bool(true),
+		Throttle: &awsapigatewayv2.ThrottleSettings{
+			RateLimit: jsii.Number(c.props.RequestsPerSecond), BurstLimit: jsii.Number(c.props.Burst),
+		},
+	})
+	stage.Node().DefaultChild().(awsapigatewayv2.CfnStage).SetAccessLogSettings(&awsapigatewayv2.CfnStage_AccessLogSettingsProperty{
+		DestinationArn: logs.LogGroupArn(), Format: jsii.String(accessLog),
+	})
+}

@@ -1,0 +1,176 @@
+package infra
+
+import (
+	"strconv"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambdaeventsources"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// Timeouts in seconds. A request's is below the API's 30. A queue's messages stay invisible for six times as long as their
+// function may take, as Lambda asks for.
+const (
+	requestTimeout   = 10
+	expireTimeout    = 30
+	streamTimeout    = 60
+	timersVisibility = 6 * expireTimeout
+)
+
+// A function is one Lambda function: what it is called, here and under functions/, and what it needs.
+type function struct {
+	id, name, description string
+	memory, timeout       float64
+	request               bool // it serves requests
+	environment           map[string]*string
+	statements            []awsiam.PolicyStatement
+}
+
+func (c *Coordinator) functions() {
+	table := func(actions ...string) awsiam.PolicyStatement { return allow(actions, c.Table.TableArn()) }
+	stream := function{
+		id: "Stream", name: "stream", description: "Publishes events of locks, and sets timers", memory: 256, timeout: streamTimeout,
+		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
+		statements: []awsiam.PolicyStatement{
+			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
+				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
+			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
+		},
+	}
+	list := []function{
+		{
+			id: "Acquire", name: "acquire", description: "Acquires a lock", memory: 256, timeout: requestTimeout, request: true,
+			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
+		},
+		{
+			id: "Renew", name: "renew", description: "Renews a lease", memory: 256, timeout: requestTimeout, request: true,
+			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
+		},
+		{
+			id: "Release", name: "release", description: "Releases a lease", memory: 256, timeout: requestTimeout, request: true,
+			statements: []awsiam.PolicyStatement{table("dynamodb:UpdateItem")},
+		},
+		{
+			id: "Status", name: "status", description: "Shows locks", memory: 256, timeout: requestTimeout, request: true,
+			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:Scan")},
+		},
+		{
+			id: "ForceRelease", name: "forcerelease", description: "Ends leases against their holders' will", memory: 256,
+			timeout: requestTimeout, request: true,
+			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
+		},
+	}
+	if c.Timers != nil {
+		stream.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
+		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn(), c.Timers.QueueArn()))
+		list = append(list, function{
+			id: "Expire", name: "expire", description: "Puts out leases whose holders died", memory: 256, timeout: expireTimeout,
+			environment: map[string]*string{"HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl()},
+			statements: []awsiam.PolicyStatement{
+				table("dynamodb:UpdateItem"),
+				allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
+			},
+		})
+	} else {
+		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
+	}
+	for _, f := range append(list, stream) {
+		c.function(f)
+	}
+}
+
+// allow makes a statement for some resources.
+func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
+	return awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{Actions: jsii.Strings(actions...), Resources: &resources})
+}
+
+// function adds a function with a log group and a role of its own. The role has no managed policy: what it may do is all
+// here.
+func (c *Coordinator) function(f function) {
+	logs := awslogs.NewLogGroup(c, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
+		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
+	})
+	statements := append([]awsiam.PolicyStatement{
+		allow([]string{"logs:CreateLogStream", "logs:PutLogEvents"}, logs.LogGroupArn()), // the ARN covers the group's streams
+	}, f.statements...)
+	if c.props.Key != nil {
+		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.props.Key.KeyArn()))
+	}
+	if c.props.Tracing { // X-Ray's actions know no resources
+		statements = append(statements, allow([]string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}, jsii.String("*")))
+	}
+	role := awsiam.NewRole(c, jsii.String(f.id+"Role"), &awsiam.RoleProps{
+		AssumedBy: awsiam.NewServicePrincipal(jsii.String("lambda.amazonaws.com"), nil),
+		InlinePolicies: &map[string]awsiam.PolicyDocument{
+			"function": awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{Statements: &statements}),
+		},
+	})
+	environment := map[string]*string{"HOLDFAST_METRICS": c.namespace}
+	if f.name != "stream" {
+		environment["HOLDFAST_TABLE"] = c.Table.TableName()
+	}
+	if f.request && c.props.MaxTTL != nil {
+		environment["HOLDFAST_MAX_TTL_MS"] = jsii.String(strconv.Itoa(int(*c.props.MaxTTL.ToMilliseconds(nil))))
+	}
+	for name, value := range f.environment {
+		environment[name] = value
+	}
+	props := &awslambda.FunctionProps{
+		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: c.code(f.name),
+		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: &f.memory,
+		Timeout: awscdk.Duration_Seconds(&f.timeout), Environment: &environment,
+		// The role is not to be added to: it is imported, so that no other construct can widen it.
+		Role:     awsiam.Role_FromRoleArn(c, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
+		LogGroup: logs, LoggingFormat: awslambda.LoggingFormat_JSON, ApplicationLogLevelV2: awslambda.ApplicationLogLevel_INFO,
+		SystemLogLevelV2: awslambda.SystemLogLevel_WARN,
+	}
+	if c.props.Architecture == X86_64 {
+		props.Architecture = awslambda.Architecture_X86_64()
+	}
+	if f.request && c.props.Concurrency > 0 {
+		props.ReservedConcurrentExecutions = jsii.Number(c.props.Concurrency)
+	}
+	if c.props.Tracing {
+		props.Tracing = awslambda.Tracing_ACTIVE
+	}
+	fn := awslambda.NewFunction(c, &f.id, props)
+	fn.Node().AddDependency(role)
+	c.Functions[f.name], c.logs[f.name] = fn, logs
+}
+
+// StreamFilters let through what changes who holds a lock, and nothing else: a renewal, an item of the queue or the purge
+// of a lock that was free invokes nothing.
+var StreamFilters = []map[string]any{
+	{"dynamodb": map[string]any{
+		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
+		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": []any{"renew"}}}}},
+	}},
+	{"eventName": []any{"REMOVE"}, "dynamodb": map[string]any{
+		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
+		"OldImage": map[string]any{"free_at": map[string]any{"N": []any{map[string]any{"anything-but": []any{"0"}}}}},
+	}},
+}
+
+// eventSources connects the stream and the timers to their functions.
+func (c *Coordinator) eventSources() {
+	var filters []*map[string]any
+	for _, f := range StreamFilters {
+		filters = append(filters, awslambda.FilterCriteria_Filter(&f))
+	}
+	awslambda.NewEventSourceMapping(c, jsii.String("StreamSource"), &awslambda.EventSourceMappingProps{
+		Target: c.Functions["stream"], EventSourceArn: c.Table.TableStreamArn(), StartingPosition: awslambda.StartingPosition_TRIM_HORIZON,
+		BatchSize: jsii.Number(100), Filters: &filters, ReportBatchItemFailures: jsii.Bool(true), BisectBatchOnError: jsii.Bool(true),
+		// An event bus that is away for an hour loses nothing; what fails for longer goes to the dead letters.
+		RetryAttempts: jsii.Number(1000), MaxRecordAge: awscdk.Duration_Hours(jsii.Number(1)),
+		OnFailure: awslambdaeventsources.NewSqsDlq(c.DeadLetters),
+	})
+	if c.Timers == nil {
+		return
+	}
+	awslambda.NewEventSourceMapping(c, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
+		Target: c.Functions["expire"], EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10), ReportBatchItemFailures: jsii.Bool(true),
+	})
+}

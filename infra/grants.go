@@ -1,0 +1,135 @@
+package infra
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
+	"github.com/aws/jsii-runtime-go"
+
+	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/scope"
+)
+
+// GrantLock lets a grantee acquire, renew and release, over HTTP, the locks that a pattern names: a lock's name, or the
+// beginning of names with a "*" at its end, such as "deploy:*".
+func (c *Coordinator) GrantLock(grantee awsiam.IGrantable, pattern string) {
+	c.grantHTTP(grantee, pattern, "acquire", "renew", "release")
+}
+
+// GrantForceRelease lets a grantee end leases of others, over HTTP.
+func (c *Coordinator) GrantForceRelease(grantee awsiam.IGrantable, pattern string) {
+	c.grantHTTP(grantee, pattern, "force-release")
+}
+
+// GrantRead lets a grantee see the locks that a pattern names, over HTTP.
+func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
+	c.grantHTTP(grantee, pattern, "")
+}
+
+// GrantList lets a grantee list locks over HTTP: all of them, since IAM cannot see what a query asks for.
+func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
+	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
+		Grantee: grantee, Actions: jsii.Strings("execute-api:Invoke"), ResourceArns: &[]*string{c.route("GET", "/v1/locks")},
+	})
+}
+
+func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
+	mustBePattern(pattern)
+	var arns []*string
+	for _, op := range ops {
+		if op == "" {
+			arns = append(arns, c.route("GET", "/v1/locks/"+pattern))
+		} else {
+			arns = append(arns, c.route("POST", "/v1/locks/"+pattern+"/"+op))
+		}
+	}
+	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
+		Grantee: grantee, Actions: jsii.Strings("execute-api:Invoke"), ResourceArns: &arns,
+	})
+}
+
+// route is the ARN of a route on the API's only stage.
+func (c *Coordinator) route(method, path string) *string {
+	return awscdk.Stack_Of(c).FormatArn(&awscdk.ArnComponents{
+		Service: jsii.String("execute-api"), Resource: c.Api.ApiId(), ResourceName: jsii.String("$default/" + method + path),
+	})
+}
+
+// GrantDirectLock lets a grantee, such as a state machine's role, invoke the acquire, renew and release functions directly,
+// for the locks that a pattern names. It returns the ARNs to invoke, by function: an alias of each, which only serves such
+// names, since IAM cannot see what an invocation asks for.
+func (c *Coordinator) GrantDirectLock(grantee awsiam.IGrantable, pattern string) map[string]*string {
+	return c.grantDirect(grantee, pattern, "acquire", "renew", "release")
+}
+
+// GrantDirectRead is like GrantDirectLock, for the status function. Lists are not served through it.
+func (c *Coordinator) GrantDirectRead(grantee awsiam.IGrantable, pattern string) map[string]*string {
+	return c.grantDirect(grantee, pattern, "status")
+}
+
+// GrantDirectForceRelease is like GrantDirectLock, for the force-release function.
+func (c *Coordinator) GrantDirectForceRelease(grantee awsiam.IGrantable, pattern string) map[string]*string {
+	return c.grantDirect(grantee, pattern, "forcerelease")
+}
+
+func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, functions ...string) map[string]*string {
+	mustBePattern(pattern)
+	name, err := scope.Alias(pattern)
+	if err != nil {
+		panic(fmt.Errorf("infra: %w", err))
+	}
+	arns := map[string]*string{}
+	var list []*string
+	for _, f := range functions {
+		id := jsii.String(strings.ToUpper(f[:1]) + f[1:] + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
+		alias, _ := c.Node().TryFindChild(id).(awslambda.CfnAlias)
+		if alias == nil {
+			alias = awslambda.NewCfnAlias(c, id, &awslambda.CfnAliasProps{
+				FunctionName: c.Functions[f].FunctionName(), FunctionVersion: jsii.String("$LATEST"), Name: &name,
+				Description: jsii.String("Serves only the locks " + pattern),
+			})
+		}
+		arns[f] = alias.Ref()
+		list = append(list, alias.Ref())
+	}
+	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
+		Grantee: grantee, Actions: jsii.Strings("lambda:InvokeFunction"), ResourceArns: &list,
+	})
+	return arns
+}
+
+func mustBePattern(pattern string) {
+	if problem := scope.CheckPattern(pattern); problem != "" {
+		panic(fmt.Errorf("infra: pattern %s", problem))
+	}
+}
+
+// OnReleased adds a rule that fires when a lease on the lock called prefix, or on one below it (prefix:…), is given back or
+// forced out. An empty prefix means every lock.
+func (c *Coordinator) OnReleased(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
+	return c.rule(id, prefix, target, events.TypeReleased, events.TypeForceReleased)
+}
+
+// OnExpired adds a rule that fires when a lease on the lock called prefix, or on one below it, runs out.
+func (c *Coordinator) OnExpired(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
+	return c.rule(id, prefix, target, events.TypeExpired)
+}
+
+// OnFree adds a rule that fires when a lease ends, however.
+func (c *Coordinator) OnFree(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
+	return c.rule(id, prefix, target, events.TypeReleased, events.TypeForceReleased, events.TypeExpired)
+}
+
+func (c *Coordinator) rule(id, prefix string, target awsevents.IRuleTarget, types ...string) awsevents.Rule {
+	pattern := &awsevents.EventPattern{Source: jsii.Strings(events.Source), DetailType: jsii.Strings(types...)}
+	if prefix != "" {
+		mustBePattern(prefix)
+		pattern.Detail = &map[string]any{"prefixes": []string{strings.TrimSuffix(strings.TrimSuffix(prefix, "*"), ":")}}
+	}
+	return awsevents.NewRule(c, &id, &awsevents.RuleProps{EventBus: c.Bus, EventPattern: pattern, Targets: &[]awsevents.IRuleTarget{target}})
+}

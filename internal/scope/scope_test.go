@@ -1,0 +1,59 @@
+package scope_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/holdfast-lock/holdfast/internal/scope"
+)
+
+func TestAllows(t *testing.T) {
+	for _, test := range []struct {
+		pattern, lock string
+		allowed       bool
+	}{
+		{"deploy:*", "deploy:prod", true},
+		{"deploy:*", "deploy:", true},
+		{"deploy:*", "deploy", false},
+		{"deploy:*", "billing:x", false},
+		{"deploy:prod", "deploy:prod", true},
+		{"deploy:prod", "deploy:prod2", false},
+		{"*", "anything", true},
+		{"deploy:*", "", false}, // all locks
+		{"*", "", true},
+	} {
+		alias, err := scope.Alias(test.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		arn := "arn:aws:lambda:eu-west-1:123456789012:function:acquire:" + alias
+		if scope.Allows(arn, test.lock) != test.allowed {
+			t.Errorf("%s through %s: allowed is %v", test.lock, test.pattern, !test.allowed)
+		}
+	}
+	for arn, allowed := range map[string]bool{
+		"": true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire":          true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:$LATEST":  true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live":     true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:only-%%%": false,
+	} {
+		if scope.Allows(arn, "x") != allowed {
+			t.Errorf("through %q: allowed is %v", arn, !allowed)
+		}
+	}
+}
+
+func TestPatterns(t *testing.T) {
+	for _, bad := range []string{"", "a*b", "**", "a b", "a/*", "?"} {
+		if _, err := scope.Alias(bad); err == nil {
+			t.Errorf("pattern %q was taken", bad)
+		}
+	}
+	if alias, err := scope.Alias(strings.Repeat("a", 92)); err != nil || len(alias) > 128 {
+		t.Errorf("%d characters, %v", len(alias), err)
+	}
+	if _, err := scope.Alias(strings.Repeat("a", 93)); err == nil {
+		t.Error("a pattern too long for an alias was taken")
+	}
+}
