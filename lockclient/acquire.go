@@ -128,6 +128,10 @@ func (a *acquisition) loop(ctx context.Context) (*Lease, error) {
 			pause = max(jitter(delay), min(down.after, maxDelay))
 		case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
 			a.request.Lease, a.unsure = rand.Text(), false
+			if failures++; !a.wait && failures == tries {
+				return nil, err
+			}
+			pause = jitter(delay)
 		default:
 			return nil, err
 		}
@@ -161,6 +165,9 @@ func (a *acquisition) try(ctx context.Context) (*Lease, error) {
 		return nil, err
 	}
 	a.unsure = true // until somebody keeps it
+	if answer.Lock != a.name || answer.Lease != a.request.Lease || answer.Fence < 1 {
+		return nil, &RefusedError{Status: http.StatusOK, Detail: "the answer is not a grant of this lock; check Config.Endpoint"}
+	}
 	lease, err := a.client.keep(ctx, a, sent, answer)
 	if err == nil {
 		a.unsure = false

@@ -89,6 +89,7 @@ func (o Options) validate() error {
 type Client struct {
 	transport *transport
 	owner     string
+	ownHTTP   bool // the HTTP client is the client's own
 
 	mu     sync.Mutex
 	closed bool
@@ -101,7 +102,8 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.HTTPClient == nil {
+	own := cfg.HTTPClient == nil
+	if own {
 		cfg.HTTPClient = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
 	}
 	if cfg.RequestTimeout == 0 {
@@ -116,12 +118,13 @@ func New(cfg Config) (*Client, error) {
 			endpoint: strings.TrimRight(cfg.Endpoint, "/"), region: cfg.Region, credentials: cfg.Credentials,
 			signer: v4.NewSigner(), client: cfg.HTTPClient, timeout: cfg.RequestTimeout,
 		},
-		owner: cfg.Owner, leases: map[*Lease]bool{},
+		owner: cfg.Owner, ownHTTP: own, leases: map[*Lease]bool{},
 	}, nil
 }
 
 // Close releases every lease that this client holds, all at once, and waits until nothing of it runs any more. It goes on
-// past failures and returns them joined. If ctx ends first, the rest expires by itself. Status still works afterwards.
+// past failures and returns them joined. If ctx ends first, it returns
+// at once, and the rest expires by itself. Status still works afterwards.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
@@ -136,7 +139,19 @@ func (c *Client) Close(ctx context.Context) error {
 		releases.Go(func() { errs[i] = l.Release(ctx) })
 	}
 	releases.Wait()
-	c.work.Wait()
+	ended := make(chan struct{})
+	go func() {
+		c.work.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		errs = append(errs, ctx.Err())
+	}
+	if c.ownHTTP {
+		c.transport.client.CloseIdleConnections()
+	}
 	return errors.Join(errs...)
 }
 

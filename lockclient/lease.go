@@ -37,8 +37,10 @@ type Lease struct {
 // keep makes a lease of a grant, and starts to look after it.
 func (c *Client) keep(ctx context.Context, a *acquisition, sent time.Time, answer wire.Lease) (*Lease, error) {
 	l := &Lease{client: c, name: a.name, secret: a.request.Lease, ttl: a.opts.TTL, fence: answer.Fence, renews: make(chan struct{})}
+	l.mu.Lock() // against expire, which may run as soon as there is a timer
+	defer l.mu.Unlock()
 	l.deadline = provedUntil(sent, answer)
-	if time.Until(l.deadline) <= 0 {
+	if left(l.deadline) <= 0 {
 		return nil, ErrLost // the answer took longer than the lease lasts
 	}
 	l.ctx, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -48,7 +50,7 @@ func (c *Client) keep(ctx context.Context, a *acquisition, sent time.Time, answe
 		return nil, ErrClosed
 	}
 	c.leases[l] = true
-	l.expiry = time.AfterFunc(time.Until(l.deadline), l.expire)
+	l.expiry = time.AfterFunc(left(l.deadline), l.expire)
 	if a.opts.ManualRenew {
 		close(l.renews)
 	} else {
@@ -60,6 +62,13 @@ func (c *Client) keep(ctx context.Context, a *acquisition, sent time.Time, answe
 func provedUntil(sent time.Time, answer wire.Lease) time.Time {
 	remaining := time.Duration(answer.Remaining) * time.Millisecond
 	return sent.Add(remaining - remaining/rateMargin)
+}
+
+// left is how long it is until a deadline, by the monotonic clock or by the wall clock, whichever says less: the monotonic
+// one may stand still while a machine sleeps or a Lambda environment is frozen, and the wall clock may be set back.
+func left(deadline time.Time) time.Duration {
+	now := time.Now()
+	return min(deadline.Sub(now), deadline.Round(0).Sub(now.Round(0)))
 }
 
 // String names the lease without its secret.
@@ -92,7 +101,7 @@ func (l *Lease) Err() error {
 	if err := context.Cause(l.ctx); err != nil {
 		return err
 	}
-	if time.Until(l.ExpiresAt()) <= 0 {
+	if left(l.ExpiresAt()) <= 0 {
 		return l.ranOut()
 	}
 	return nil
@@ -112,12 +121,12 @@ func (l *Lease) ranOut() error {
 // expire ends a lease whose time is over, or waits on if it was renewed.
 func (l *Lease) expire() {
 	l.mu.Lock()
-	left := time.Until(l.deadline)
-	if left > 0 {
-		l.expiry.Reset(left)
+	more := left(l.deadline)
+	if more > 0 {
+		l.expiry.Reset(more)
 	}
 	l.mu.Unlock()
-	if left <= 0 {
+	if more <= 0 {
 		l.stop(l.ranOut())
 	}
 }
@@ -161,21 +170,21 @@ func (l *Lease) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.ctx.Err() != nil || time.Until(l.deadline) <= 0 {
+	if l.ctx.Err() != nil || left(l.deadline) <= 0 {
 		return ErrLost // the answer came too late to be believed without a gap
 	}
 	if proved := provedUntil(sent, answer); proved.After(l.deadline) {
 		l.deadline = proved
-		l.expiry.Reset(time.Until(proved))
+		l.expiry.Reset(left(proved))
 	}
 	return nil
 }
 
-// keepRenewing renews at a third of the TTL, and more often when that fails, until the lease's context ends.
+// keepRenewing renews when a third of the lease's life is over, and more often when that fails, until the lease's context
+// ends. A lease whose grant was long in coming has less of its life left, and is renewed sooner.
 func (l *Lease) keepRenewing() {
 	defer close(l.renews)
-	pause := l.ttl / 3
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(min(l.ttl, left(l.ExpiresAt())) / 3)
 	defer timer.Stop()
 	for {
 		select {
@@ -184,7 +193,7 @@ func (l *Lease) keepRenewing() {
 		case <-timer.C:
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, l.ttl/3) // a try that hangs must leave time for others
-		pause = l.ttl / 3
+		pause := l.ttl / 3
 		if l.renew(ctx) != nil {
 			pause = l.ttl / 12
 		}
@@ -194,7 +203,8 @@ func (l *Lease) keepRenewing() {
 }
 
 // Release gives the lock back. From the call on the client does not believe in the lease: its context ends before the
-// request is sent. A lease that was lost before is an [ErrLost]; a second Release has the first one's result.
+// request is sent. A lease that was lost before is an [ErrLost]; a second Release has the first one's result. If ctx ends
+// before there is an answer, the request is sent once more, in the background, for up to 5 s.
 func (l *Lease) Release(ctx context.Context) error {
 	l.mu.Lock()
 	first := l.released == nil
@@ -231,6 +241,9 @@ func (l *Lease) release(ctx context.Context) error {
 		err = nil // a repeat: the first try was carried out
 	}
 	if err != nil {
+		if ctx.Err() != nil && was == nil && !l.client.isClosed() { // Close does not outlast its context
+			l.client.forget(ctx, l.name, l.secret)
+		}
 		return &OpError{ErrRelease, l.name, err}
 	}
 	return nil

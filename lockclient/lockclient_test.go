@@ -64,7 +64,7 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	rec := httptest.NewRecorder()
-	w.handler.ServeHTTP(rec, r)
+	w.handler.ServeHTTP(rec, r.WithContext(context.WithoutCancel(r.Context()))) // a server knows nothing of a client's context
 	resp, err := rec.Result(), error(nil)
 	if after != nil {
 		resp, err = after(op, n, resp)
@@ -264,6 +264,114 @@ func TestRenewalSurvivesAnOutage(t *testing.T) {
 		if err := l.Release(t.Context()); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A loss says why.
+func TestLossSaysWhy(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		for what, test := range map[string]struct {
+			opts  lockclient.Options
+			cause func()
+			says  string
+		}{
+			"cut off": {lockclient.Options{TTL: 9 * time.Second}, func() { w.breakWith(cutAll, nil) }, "connection reset by peer"},
+			"forced out": {lockclient.Options{TTL: 9 * time.Second}, func() {
+				_, _ = w.coordinator.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "a", Reason: "x"})
+			}, "forced out"},
+			"not renewed": {lockclient.Options{TTL: 9 * time.Second, ManualRenew: true}, func() {}, "time ran out"},
+		} {
+			w.breakWith(nil, nil)
+			l := w.acquire(c, test.opts)
+			test.cause()
+			<-l.Context().Done()
+			cause := context.Cause(l.Context())
+			wantIs(t, cause, lockclient.ErrLost)
+			if !strings.Contains(cause.Error(), test.says) {
+				t.Errorf("%s: %v", what, cause)
+			}
+			w.breakWith(nil, nil)
+			time.Sleep(time.Minute)
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A grant that was long in coming, because its first replies were lost, is renewed in what is left of its life.
+func TestLateGrantIsRenewedInTime(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
+			if op == "acquire" && n == 1 {
+				w.handler.ServeHTTP(httptest.NewRecorder(), r)
+				<-r.Context().Done() // the client's time-out, 5 s
+				return nil, r.Context().Err()
+			}
+			return nil, nil
+		}, nil)
+		l := w.acquire(w.client(), lockclient.Options{TTL: 7 * time.Second})
+		time.Sleep(time.Minute)
+		if l.Err() != nil {
+			t.Errorf("lease %v", l.Err())
+		}
+		if err := l.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A release whose context has ended is carried out all the same.
+func TestReleaseAfterItsContextEnded(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		l := w.acquire(c, lockclient.Options{TTL: time.Hour})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		wantIs(t, l.Release(ctx), lockclient.ErrRelease, context.Canceled)
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if w.locked() {
+			t.Error("the lock is still held")
+		}
+	})
+}
+
+// Close does not outlast its context.
+func TestCloseKeepsToItsContext(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		w.acquire(c, lockclient.Options{TTL: time.Hour})
+		w.breakWith(func(_ string, _ int, r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		wantIs(t, c.Close(ctx), context.DeadlineExceeded)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		time.Sleep(time.Minute) // what is left behind ends by itself
+	})
+}
+
+// A server that answers what is no grant is not asked again and again.
+func TestAnswerThatIsNoGrant(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{}`))}, nil
+		}, nil)
+		c := w.client()
+		_, err := c.Acquire(t.Context(), "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrRefused)
+		if n := w.count("acquire"); n != 1 {
+			t.Errorf("%d requests", n)
+		}
+		_ = c.Close(t.Context())
 	})
 }
 

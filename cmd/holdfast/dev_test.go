@@ -112,6 +112,11 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 		says string
 	}{
 		{devCmd{Listen: "256.0.0.1:1"}, "--listen"},
+		{devCmd{Listen: ""}, "give HOST:PORT"},
+		{devCmd{Listen: ":7420"}, "unauthenticated"},
+		{devCmd{Listen: "127.0.0.1:0", DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
+		{devCmd{Listen: "127.0.0.1:0", Table: "t"}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Listen: "127.0.0.1:0", CreateTable: true}, "need --region or --dynamodb-endpoint"},
 		{devCmd{Listen: "127.0.0.1:0", DynamodbEndpoint: "http://127.0.0.1:1", Table: "t"}, "check the endpoint"},
 	} {
 		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), test.says) {

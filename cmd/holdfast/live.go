@@ -34,16 +34,18 @@ func (h *hub) close() { close(h.closed) }
 
 // Put implements [stream.Bus].
 func (h *hub) Put(ctx context.Context, entries []stream.Entry) []error {
-	for _, e := range entries {
+	errs := make([]error, len(entries))
+	for i, e := range entries {
 		decoded, err := events.Decode(e.DetailType, e.Detail)
 		if err != nil {
-			return []error{err}
+			errs[i] = err
+			continue
 		}
 		l := decoded.Subject()
 		h.log.InfoContext(ctx, "event", "type", e.DetailType, "lock", l.Lock, "fence", l.Fence, "owner", l.Owner, "id", l.ID)
 		h.send(l.ID, e)
 	}
-	return make([]error, len(entries))
+	return errs
 }
 
 // readerBuffer is how far a reader may fall behind before it is cut off.

@@ -184,7 +184,7 @@ func leaseAnswer(l lock.Lease, secret string) wire.Lease {
 	return wire.Lease{
 		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
 		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
-		Capacity: l.Capacity, Permits: h.Permits, Metadata: json.RawMessage(h.Metadata),
+		Capacity: l.Capacity, Permits: h.Permits, Metadata: metadata(h.Metadata),
 	}
 }
 
@@ -195,13 +195,21 @@ func statusAnswer(s lock.Status) wire.Status {
 	}
 }
 
+// metadata is what a record says, if it is JSON: something else may have written it.
+func metadata(s string) json.RawMessage {
+	if !json.Valid([]byte(s)) {
+		return nil
+	}
+	return json.RawMessage(s)
+}
+
 // holders shows leases as they are at now, in Unix milliseconds; what ended has nothing left.
 func holders(list []lock.Holder, now int64) []wire.Holder {
 	out := make([]wire.Holder, len(list))
 	for i, h := range list {
 		out[i] = wire.Holder{
 			Owner: h.Owner, Fence: h.Fence, Permits: h.Permits, AcquiredAt: wire.At(h.AcquiredAt), RenewedAt: wire.At(h.RenewedAt),
-			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: json.RawMessage(h.Metadata), Principal: h.Principal,
+			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: metadata(h.Metadata), Principal: h.Principal,
 		}
 	}
 	return out

@@ -96,8 +96,6 @@ func (e *expression) clause(c lock.Clause) string {
 		return e.name(attrFence) + " < " + e.num(c.N)
 	case lock.NotRetired: // "NOT =", because a record that retired nobody has no such attribute
 		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Lease)))
-	case lock.NotHolder:
-		return "attribute_not_exists(" + e.holder(c.Lease) + ")"
 	case lock.LeaseOutlives:
 		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " > " + e.num(c.N)
 	case lock.LeaseExpiredBy:

@@ -6,10 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -237,8 +242,9 @@ func TestWrongClockIsNotCorrectedAndSent(t *testing.T) {
 	}
 }
 
-// A clock ahead takes over a lease that is live: undoing it puts the holder back.
-func TestClockAheadRestoresWhomItDisplaced(t *testing.T) {
+// A coordinator whose clock is far ahead takes every lease for expired. It displaces nobody: not by an acquire, nor by one
+// whose first reply is lost, nor by a timer; and no repeat of its request at a right coordinator gets the lock.
+func TestClockAheadDisplacesNobody(t *testing.T) {
 	s := newSetup(t)
 	a, err := s.acquire(t.Context(), "a")
 	if err != nil {
@@ -249,14 +255,79 @@ func TestClockAheadRestoresWhomItDisplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.wire.after = dated(ahead)
-	if _, err := wrong.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1}); !errors.Is(err, lock.ErrUnavailable) {
-		t.Fatalf("error %v", err)
+	date := dated(ahead)
+	for what, try := range map[string]func() error{
+		"acquire": func() error {
+			_, err := wrong.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1})
+			return err
+		},
+		"release by a semaphore's holder that would tidy up": func() error {
+			_, err := wrong.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "nobody"})
+			return err
+		},
+		"timer": func() error {
+			_, err := wrong.Expire(t.Context(), lock.ExpireRequest{Lock: "f", Lease: lock.KeyOf("f", "a"), Fence: a.Holder.Fence})
+			return err
+		},
+	} {
+		for _, lost := range []bool{false, true} {
+			s.wire.reset()
+			s.wire.after = func(n int, resp *http.Response) (*http.Response, error) {
+				if lost && n == 1 {
+					_ = resp.Body.Close()
+					return nil, &lostReply{}
+				}
+				return date(n, resp)
+			}
+			if err := try(); !errors.Is(err, lock.ErrUnavailable) {
+				t.Errorf("%s, first reply lost: %v: error %v", what, lost, err)
+			}
+			s.wire.reset()
+			if _, err := s.acquire(t.Context(), "b"); !errors.Is(err, lock.ErrLockHeld) {
+				t.Errorf("%s, first reply lost: %v: the request repeated at a right coordinator: %v", what, lost, err)
+			}
+			again, err := s.acquire(t.Context(), "a")
+			if err != nil || again.Holder != a.Holder {
+				t.Errorf("%s, first reply lost: %v: the live holder has %+v, %v", what, lost, again, err)
+			}
+		}
 	}
-	s.wire.reset()
-	again, err := s.acquire(t.Context(), "a")
-	if err != nil || again.Holder != a.Holder {
-		t.Errorf("the live holder has %+v, %v", again, err)
+}
+
+// An engine that takes requests and never answers costs one attempt's time-out, not the whole call: also with the HTTP
+// client that the SDK's own configuration brings.
+func TestSilentEngine(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	var taken atomic.Int64
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			taken.Add(1)
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}()
+	t.Setenv("AWS_MAX_ATTEMPTS", "8") // is not for us
+	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("eu-west-1"),
+		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("a", "b", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := dynamo.New(dynamo.Config{AWS: cfg, Table: "t", Endpoint: "http://" + listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, lock.ErrUnavailable) {
+		t.Errorf("error %v", err)
+	}
+	if n := taken.Load(); n != dynamo.MaxAttempts {
+		t.Errorf("%d attempts, want %d", n, dynamo.MaxAttempts)
 	}
 }
 

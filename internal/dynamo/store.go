@@ -15,6 +15,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -59,14 +60,18 @@ func New(cfg Config) (*Store, error) {
 		cfg.Clock = time.Now
 	}
 	base := cfg.AWS.HTTPClient
-	if base == nil {
+	switch b := base.(type) {
+	case nil:
 		base = awshttp.NewBuildableClient().WithTimeout(AttemptTimeout)
+	case *awshttp.BuildableClient: // the SDK's own, with what the environment says of certificates
+		base = b.WithTimeout(AttemptTimeout)
 	}
 	client := dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
 		o.HTTPClient = &clockClient{base: base, clock: cfg.Clock}
+		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS is not for us
 		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
 			s.MaxAttempts = MaxAttempts
 			s.MaxBackoff = MaxBackoff
@@ -119,6 +124,7 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 }
 
 const (
+	maxName   = 255  // bytes of a lock's name
 	scanLimit = 1000 // items that one Scan looks at
 	maxScans  = 10   // Scans for one page
 )
@@ -142,6 +148,7 @@ func (s *Store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {
 		names["#free_at"], values[":held_after"] = attrFreeAt, num(q.HeldAfter)
 	}
 	var page lock.Page
+	size := 0
 	for range maxScans {
 		out, err := s.client.Scan(ctx, &dynamodb.ScanInput{
 			TableName: aws.String(s.table), FilterExpression: aws.String(filter), ExpressionAttributeNames: names,
@@ -157,11 +164,11 @@ func (s *Store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {
 			if err != nil {
 				return lock.Page{}, s.corrupt(name, err)
 			}
-			if len(page.Entries) == q.Limit {
-				page.Next = cursor(key(page.Entries[q.Limit-1].Name))
+			if len(page.Entries) == q.Limit || size > lock.MaxPageBytes {
+				page.Next = cursor(key(page.Entries[len(page.Entries)-1].Name))
 				return page, nil
 			}
-			page.Entries = append(page.Entries, lock.Entry{Name: name, Record: r})
+			page.Entries, size = append(page.Entries, lock.Entry{Name: name, Record: r}), size+r.Size()
 		}
 		start = out.LastEvaluatedKey
 		if page.Next = cursor(start); page.Next == "" || len(page.Entries) == q.Limit {
@@ -185,7 +192,7 @@ func cursorKey(cursor string) (item, error) {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	pk, sk, ok := strings.Cut(string(raw), "\x00")
-	if err != nil || !ok || pk == "" || sk != skLock && !strings.HasPrefix(sk, skWait) {
+	if err != nil || !ok || pk == "" || len(pk) > maxName || !utf8.Valid(raw) || sk != skLock && !strings.HasPrefix(sk, skWait) {
 		return nil, lock.ErrBadCursor
 	}
 	return item{attrPK: str(pk), attrSK: str(sk)}, nil

@@ -47,8 +47,10 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/v1/locks/deploy%253Aprod", "", "", 400, `'%'`},                // and never again
 		{"GET", "/v1/locks/a%2Fb", "", "", 400, `'/'`},
 		{"GET", "/v1/locks/a+b", "", "", 200, `"lock":"a+b"`},
-		{"GET", "/v1/locks/..", "", "", 200, `"lock":".."`},
-		{"GET", "/v1/locks/a/acquire", "", "", 405, `"code":"method_not_allowed"`},
+		{"GET", "/v1/locks/..", "", "", 400, `"field":"name"`}, // URLs are normalised on the way
+		{"GET", "/v1/locks/...", "", "", 200, `"lock":"..."`},
+		{"POST", "/v1/locks/b/acquire", "application/json", "{\"owner\":\"\xff\xfe\"}", 400, `not valid UTF-8`},
+		{"GET", "/v1/locks/a/acquire", "", "", 405, `use POST`},
 		{"DELETE", "/v1/locks/a", "", "", 405, `"code":"method_not_allowed"`},
 		{"POST", "/v1/locks", "", "", 405, `"code":"method_not_allowed"`},
 		{"POST", "/v1/locks/a/steal", "", "", 404, `"code":"not_found"`},

@@ -22,7 +22,7 @@ type Kind string
 
 // The commands.
 const (
-	Take    Kind = "take"    // the only holder of a lock that nobody holds
+	Take    Kind = "take"    // the only holder of a lock that has none
 	Renew   Kind = "renew"   // a later expiry for the lease that decides when the lock is free
 	Release Kind = "release" // the only holder goes
 	Expire  Kind = "expire"  // the only holder is past its expiry, and is put out
@@ -53,7 +53,6 @@ const (
 	NobodyWaiting                  // waiting = 0
 	FenceBelow                     // fence < N
 	NotRetired                     // the lease is not the one that ended last
-	NotHolder                      // the lease is not among the holders
 	LeaseOutlives                  // the lease's expires_at > N
 	LeaseExpiredBy                 // the lease's expires_at <= N
 	LeaseTTLIs                     // the lease's ttl_ms = N
@@ -63,7 +62,7 @@ const (
 )
 
 func (t Test) String() string {
-	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "NotHolder", "LeaseOutlives",
+	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "LeaseOutlives",
 		"LeaseExpiredBy", "LeaseTTLIs", "OnlyHolder", "RevIs", "FenceIs"}[t]
 }
 
@@ -79,8 +78,6 @@ func (c Clause) Holds(r Record) bool {
 		return r.Fence < c.N
 	case NotRetired:
 		return r.Retired.Lease != c.Lease
-	case NotHolder:
-		return !held
 	case LeaseOutlives:
 		return held && h.ExpiresAt > c.N
 	case LeaseExpiredBy:
@@ -100,7 +97,7 @@ func (c Clause) Holds(r Record) bool {
 // An Effect is what a command does to the record besides its stamp: one of [Grant], [Extend], [End] and [Become].
 type Effect interface{ apply(Record) Record }
 
-// Grant makes Holder the only holder; whoever was there has expired. It sets the lock's capacity and fence.
+// Grant makes Holder the only holder of a lock that has none. It sets the lock's capacity and fence.
 type Grant struct {
 	Lease    LeaseKey
 	Holder   Holder
@@ -173,17 +170,18 @@ func (c Command) Next(r Record) Record {
 	return r
 }
 
-// take grants a lock that is free, or never was, at now. The holder's fence is the proposal: it must beat the record's.
+// take grants a lock that has no holders, or never was. Holders past their expiry are left to a swap, which is made only
+// after a reply of the store has been seen: so no blind write of a coordinator with a wrong clock displaces anyone. The
+// holder's fence is the proposal: it must beat the record's.
 func (u Rules) take(now time.Time, key LeaseKey, h Holder, capacity int64) Command {
 	return Command{
 		Kind:   Take,
 		Absent: true,
 		Guard: []Clause{
-			{Test: FreeBy, N: now.UnixMilli() - u.skew()},
+			{Test: FreeBy, N: 0}, // no holders
 			{Test: NobodyWaiting},
 			{Test: FenceBelow, N: h.Fence},
 			{Test: NotRetired, Lease: key},
-			{Test: NotHolder, Lease: key},
 		},
 		Effect: Grant{Lease: key, Holder: h, Capacity: capacity},
 		Stamp:  Stamp{Cause: CauseAcquire, By: h.Principal, TTL: u.purgeAt(now, h.ExpiresAt, h.Fence)},

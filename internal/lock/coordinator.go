@@ -38,6 +38,10 @@ type ListQuery struct {
 	Cursor    string // where the last page ended; empty: from the start
 }
 
+// MaxPageBytes ends a page of a list: past it no record is added. With the largest record it leaves room in the 6 MB that a
+// Lambda function may answer.
+const MaxPageBytes = 2 << 20
+
 // A Page is part of a list. It may be short, even empty, and still have a Next.
 type Page struct {
 	Entries []Entry
@@ -146,9 +150,14 @@ func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released
 }
 
 // Expire puts out the holders of a lock that are past their expiry, if the grant that the request names is one of them.
-// It answers when to ask again: the zero time if that grant is gone, by this call or before.
+// It answers when to ask again: the zero time if that grant is gone, by this call or before. It reads first: most leases
+// are released before their timer comes due, a read costs a fifth of a write, and a wrong clock must not write.
 func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time.Time, err error) {
-	_, err = c.run(ctx, req.Lock, expiring{c.rules, req})
+	reply, err := c.store.Get(ctx, req.Lock)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, err = c.decide(ctx, req.Lock, reply, expiring{c.rules, req}.next)
 	if early, ok := errors.AsType[notDue](err); ok {
 		return time.UnixMilli(early.at), nil
 	}
@@ -248,14 +257,18 @@ func (c *Coordinator) run(ctx context.Context, name string, op operation) (outco
 	}
 	failed, ok := errors.AsType[*GuardError](err)
 	if !ok {
-		return outcome{}, err
+		return outcome{}, c.heed(err)
 	}
 	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op.next)
 }
 
-// decide drives an operation from a record that was read until it has an answer.
+// decide drives an operation from a record that was read until it has an answer. What a reply proves of our clock is
+// judged before anything is written on it: a decision under a wrong clock could put out a holder that lives.
 func (c *Coordinator) decide(ctx context.Context, name string, read Reply, next func(time.Time, Record) (*Command, error)) (outcome, error) {
 	for range maxTries {
+		if err := c.judge(read.Offset); err != nil {
+			return outcome{}, err
+		}
 		cmd, err := next(c.clock(), read.After)
 		if err != nil {
 			return outcome{}, err
@@ -269,7 +282,7 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, next 
 		}
 		failed, ok := errors.AsType[*GuardError](err)
 		if !ok {
-			return outcome{}, err
+			return outcome{}, c.heed(err)
 		}
 		read = Reply{After: failed.Current, Offset: failed.Offset}
 	}
@@ -297,6 +310,14 @@ func (c *Coordinator) judge(offset time.Duration) error {
 		return &ClockError{Offset: offset}
 	}
 	return nil
+}
+
+// heed remembers what an error says of our clock.
+func (c *Coordinator) heed(err error) error {
+	if _, wrong := errors.AsType[*ClockError](err); wrong {
+		c.suspect.Store(true)
+	}
+	return err
 }
 
 // checkClock reads the lock before the first grant after a reply that proved our clock wrong, so that a clock that is

@@ -61,8 +61,8 @@ What each party sees, and why that is safe:
 	holder paused           | its check says lost, or its       | passes on after expiry + skew     | it counts on a monotonic clock; what it does
 	                        | context has ended                 |                                   | between check and effect needs the fence
 	holder killed           | -                                 | passes on after expiry + skew     | nobody renews
-	clock steps forward, or | store_unavailable beyond 2 s      | a grant made under it is undone,  | assumption 4; within the skew allowance
-	  back, at a coordinator|                                   | a displaced holder is put back    | nothing happens at all
+	clock steps forward, or | store_unavailable beyond 2 s      | a free lock may be granted to     | a blind write needs a lock without holders;
+	  back, at a coordinator|                                   | nobody, for its TTL at most       | others follow a reply that was judged
 	clock went back         | a fence one higher than the last  | -                                 | a proposal that is too small fails its
 	                        |                                   |                                   | guard, and is made from the record
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | it sends the same request again
@@ -85,11 +85,12 @@ What each party sees, and why that is safe:
 The design's rules, and where they are kept; explorer_test.go walks every interleaving of small worlds against them, and
 explore_test.go removes each clause of each guard and has it caught.
 
- 1. A lease past its expiry is over: LeaseOutlives in renew and release, NotHolder and NotRetired in take.
+ 1. A lease past its expiry is over: LeaseOutlives in renew and release, FreeBy and NotRetired in take.
  2. A repeated acquire gives the same lease and what is left: acquisition.next, Coordinator.lease.
  3. A repeated release succeeds while remembered: releasing.next.
  4. A renewal never shortens and never prunes: FreeBy in renew, renewal.next.
- 5. A provably wrong clock grants nothing: Coordinator.judge, checkClock and undo.
+ 5. A provably wrong clock grants nothing: Coordinator.judge, checkClock and undo. The explorer's clocks are within the
+    allowance; what lies beyond is tested in package dynamo (TestClockGuard, TestClockAheadDisplacesNobody).
  6. No sequence of lost, repeated and late requests exceeds the capacity, repeats a fence, or holds a lock for longer than
     a TTL and two skews.
  7. A failed guard is read for "already mine" first: the first lines of every next.

@@ -68,16 +68,17 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var page Page
+	size := 0
 	for _, name := range slices.Sorted(maps.Keys(m.records)) {
 		r := m.records[name]
 		if name <= last || !strings.HasPrefix(name, q.Prefix) || q.HeldAfter != 0 && r.FreeAt <= q.HeldAfter {
 			continue
 		}
-		if len(page.Entries) == q.Limit {
-			page.Next = base64.RawURLEncoding.EncodeToString([]byte(cursorMark + page.Entries[q.Limit-1].Name))
+		if len(page.Entries) == q.Limit || size > MaxPageBytes {
+			page.Next = base64.RawURLEncoding.EncodeToString([]byte(cursorMark + page.Entries[len(page.Entries)-1].Name))
 			break
 		}
-		page.Entries = append(page.Entries, Entry{name, r})
+		page.Entries, size = append(page.Entries, Entry{name, r}), size+r.Size()
 	}
 	return page, nil
 }

@@ -70,12 +70,15 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		}
 	}
 	h := o.holder(now, fence)
-	if len(live) == 0 {
+	if len(r.Holders) == 0 {
 		c := o.rules.take(now, o.key, h, o.req.Capacity)
 		return &c, nil
 	}
 	to := r
-	to.Holders, to.Fence = live, fence
+	to.Holders, to.Fence, to.Capacity = live, fence, o.req.Capacity
+	if to.Holders == nil {
+		to.Holders = map[LeaseKey]Holder{}
+	}
 	to.Holders[o.key] = h
 	c := o.rules.swap(now, r, to, CauseAcquire, o.req.Principal, "")
 	return &c, nil
@@ -138,7 +141,10 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) {
 		return &c, nil
 	}
-	h.ExpiresAt, h.RenewedAt, h.TTL = max(h.ExpiresAt, expiry), now.UnixMilli(), ttl
+	h.RenewedAt = now.UnixMilli()
+	if expiry > h.ExpiresAt {
+		h.ExpiresAt, h.TTL = expiry, ttl
+	}
 	if o.req.Metadata != nil {
 		h.Metadata = *o.req.Metadata
 	}
@@ -206,6 +212,9 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	}
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}
+	}
+	if c := o.rules.expire(now, o.req.Lease); c.Allows(r) {
+		return &c, nil
 	}
 	to := r
 	to.Holders = r.blocking(now.UnixMilli(), o.rules.skew())

@@ -83,6 +83,15 @@ func (r Record) blocking(now, s int64) map[LeaseKey]Holder {
 // proposed before the record is known (now), and still grows when the row was purged in between (see [Rules.Retention]).
 func (r Record) nextFence(now time.Time) int64 { return max(now.UnixMicro(), r.Fence+1) }
 
+// Size is about what the record takes, in bytes, when it is shown.
+func (r Record) Size() int {
+	size := 200
+	for _, h := range r.Holders {
+		size += 300 + len(h.Owner) + len(h.Principal) + len(h.Metadata)
+	}
+	return size
+}
+
 func permits(holders map[LeaseKey]Holder) (sum int64) {
 	for _, h := range holders {
 		sum += h.Permits

@@ -86,13 +86,13 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		for range rapid.IntRange(0, 3).Draw(t, "clauses") {
 			clause := lock.Clause{Test: lock.Test(rapid.IntRange(1, int(lock.FenceIs)).Draw(t, "test")), N: small.Draw(t, "n")}
 			switch clause.Test {
-			case lock.NotRetired, lock.NotHolder, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs:
+			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs:
 				clause.Lease = lease
 			}
 			switch clause.Test {
 			case lock.RevIs:
 				clause.N = r.Rev + rapid.Int64Range(-1, 1).Draw(t, "rev")
-			case lock.NobodyWaiting, lock.OnlyHolder, lock.NotRetired, lock.NotHolder:
+			case lock.NobodyWaiting, lock.OnlyHolder, lock.NotRetired:
 				clause.N = 0
 			}
 			c.Guard = append(c.Guard, clause)

@@ -98,9 +98,6 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 			}
 		}
 	}
-	for _, o := range c.publish(ctx, offers) {
-		bad[o.write] = true
-	}
 	if len(timers) > 0 {
 		for i, err := range c.Timers.Arm(ctx, timers) {
 			if err != nil {
@@ -108,6 +105,9 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 				bad[timerOf[i]] = true
 			}
 		}
+	}
+	for _, o := range c.publish(ctx, offers) {
+		bad[o.write] = true
 	}
 	for i, w := range batch {
 		if bad[i] {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -306,4 +307,44 @@ func TestLocalTimers(t *testing.T) {
 			t.Error("fired after Close")
 		}
 	})
+}
+
+// What an acquire and a release cost beside the two writes; docs/cost.md has these numbers.
+func TestRequestsPerPair(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		pairs       int
+		batches     func() [][]Write
+		puts, sends int
+	}{
+		{"alone: acquire and release in batches of their own", 1, func() [][]Write {
+			return [][]Write{{grant(1, "a", 1)}, {end(2, "a", 1)}}
+		}, 2, 1},
+		{"short: both in one batch", 1, func() [][]Write {
+			return [][]Write{{grant(1, "a", 1), end(2, "a", 1)}}
+		}, 2, 0},
+		{"busy: ten locks in a batch", 10, func() [][]Write {
+			var grants, ends []Write
+			for i := range 10 {
+				grants = append(grants, grant(i, fmt.Sprint("lock", i), 1))
+				ends = append(ends, end(10+i, fmt.Sprint("lock", i), 1))
+			}
+			return [][]Write{grants, ends}
+		}, 2, 1},
+	} {
+		sends := 0
+		r := newRig()
+		r.Timers = newQueue(func(*http.Request) (*http.Response, error) {
+			sends++
+			return answer(200, `{"Successful":[],"Failed":[]}`), nil
+		})
+		for _, batch := range test.batches() {
+			if failed := r.Consume(t.Context(), batch); len(failed) != 0 {
+				t.Errorf("%s: failed %v", test.name, failed)
+			}
+		}
+		if len(r.bus.puts) != test.puts || sends != test.sends {
+			t.Errorf("%s: %d pairs took %d PutEvents and %d SendMessageBatch, want %d and %d", test.name, test.pairs, len(r.bus.puts), sends, test.puts, test.sends)
+		}
+	}
 }

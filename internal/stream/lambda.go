@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -22,6 +23,8 @@ const skLock = "lock"
 // event source mapping with ReportBatchItemFailures.
 func (c *Consumer) HandleStream(decode Decoder) func(context.Context, streamEvent) (lambdaevents.DynamoDBEventResponse, error) {
 	return func(ctx context.Context, event streamEvent) (resp lambdaevents.DynamoDBEventResponse, err error) {
+		ctx, cancel := withMargin(ctx)
+		defer cancel()
 		var batch []Write
 		for _, raw := range event.Records {
 			if w, ok := readRecord(raw, decode); ok {
@@ -34,6 +37,18 @@ func (c *Consumer) HandleStream(decode Decoder) func(context.Context, streamEven
 		}
 		return resp, nil
 	}
+}
+
+// answerMargin is what is left of a function's time to say which records must come again; if Lambda ends the function
+// first, all come again.
+const answerMargin = 2 * time.Second
+
+func withMargin(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-answerMargin))
 }
 
 // A streamEvent is an event of the stream whose records are read one by one, so that one that is broken spoils no other.
@@ -131,6 +146,8 @@ func attributes(image map[string]json.RawMessage) (map[string]types.AttributeVal
 // HandleTimers is the function behind the timer queue. It answers the messages that must come again, for an event source
 // mapping with ReportBatchItemFailures; what is no timer ends in the queue's dead-letter queue that way.
 func (x *Expirer) HandleTimers(ctx context.Context, event lambdaevents.SQSEvent) (lambdaevents.SQSEventResponse, error) {
+	ctx, cancel := withMargin(ctx)
+	defer cancel()
 	resp := lambdaevents.SQSEventResponse{BatchItemFailures: []lambdaevents.SQSBatchItemFailure{}}
 	for _, m := range event.Records {
 		t, err := readTimer(m.Body)

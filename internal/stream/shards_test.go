@@ -69,6 +69,8 @@ func (l *eventLog) Put(_ context.Context, entries []Entry) []error {
 // wait returns when done says so of the ids that came, in the order of their first arrival.
 func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // only so that a failure has something to say
+	defer cancel()
 	for {
 		l.mu.Lock()
 		ids, more := slices.Clone(l.ids), l.more
@@ -78,7 +80,7 @@ func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
 		}
 		select {
 		case <-more:
-		case <-t.Context().Done():
+		case <-ctx.Done():
 			t.Fatalf("events so far: %v", ids)
 		}
 	}
@@ -174,7 +176,7 @@ func TestStreamOfDynamoDBLocal(t *testing.T) {
 	}
 	c.log.wait(t, contains(ids("cycle", a.Holder.Fence, events.TypeAcquired, events.TypeReleased)))
 
-	b := c.acquire(t, "dead", "s", time.Second)
+	b := c.acquire(t, "dead", "s", 3*time.Second)
 	c.log.wait(t, contains(ids("dead", b.Holder.Fence, events.TypeAcquired, events.TypeExpired)))
 
 	refusals := 0

@@ -22,6 +22,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
@@ -72,6 +73,18 @@ func (e *environment) required(name, what string) (string, error) {
 	return "", fmt.Errorf("%s is not set; %s", name, what)
 }
 
+// attemptTimeout bounds one attempt of a request to EventBridge or SQS, of which the SDK makes three.
+const attemptTimeout = 5 * time.Second
+
+// timely is the SDK's configuration with a bound on each attempt; by itself it has none.
+func (e *environment) timely() aws.Config {
+	cfg := e.aws.Copy()
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
+		cfg.HTTPClient = b.WithTimeout(attemptTimeout)
+	}
+	return cfg
+}
+
 func (e *environment) coordinator() (*lock.Coordinator, error) {
 	table, err := e.required("HOLDFAST_TABLE", "name the lock table")
 	if err != nil {
@@ -88,8 +101,8 @@ func (e *environment) api() (*api.API, error) {
 	var maxTTL time.Duration
 	if s := e.getenv("HOLDFAST_MAX_TTL_MS"); s != "" {
 		ms, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("HOLDFAST_MAX_TTL_MS is %q; give whole milliseconds", s)
+		if err != nil || ms < 1 {
+			return nil, fmt.Errorf("HOLDFAST_MAX_TTL_MS is %q; give whole milliseconds, 60000 at least", s)
 		}
 		maxTTL = time.Duration(ms) * time.Millisecond
 	}
@@ -109,9 +122,9 @@ func (e *environment) consumer() (*stream.Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	queues := sqs.NewFromConfig(e.aws)
+	queues := sqs.NewFromConfig(e.timely())
 	c := &stream.Consumer{
-		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(e.aws), Name: bus},
+		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(e.timely()), Name: bus},
 		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.log, Metrics: e.getenv("HOLDFAST_METRICS"),
 	}
 	if url := e.getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
@@ -130,6 +143,6 @@ func (e *environment) expirer() (*stream.Expirer, error) {
 		return nil, err
 	}
 	return &stream.Expirer{
-		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(e.aws), URL: url}, Log: e.log,
+		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(e.timely()), URL: url}, Log: e.log,
 	}, nil
 }
