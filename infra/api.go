@@ -28,7 +28,7 @@ const accessLog = `{"requestId":"$context.requestId","time":"$context.requestTim
 	`"latency":"$context.responseLatency","error":"$context.error.message"}`
 
 func (c *Coordinator) api() {
-	c.Api = awsapigatewayv2.NewHttpApi(c, jsii.String("Api"), &awsapigatewayv2.HttpApiProps{
+	c.Api = awsapigatewayv2.NewHttpApi(c.Construct, jsii.String("Api"), &awsapigatewayv2.HttpApiProps{
 		ApiName: awscdk.Aws_STACK_NAME(), Description: jsii.String("Holdfast locks"), CreateDefaultStage: jsii.Bool(false),
 		DefaultAuthorizer: awsapigatewayv2authorizers.NewHttpIamAuthorizer(),
 	})
@@ -41,10 +41,10 @@ func (c *Coordinator) api() {
 			Path: &r.Path, Methods: &[]awsapigatewayv2.HttpMethod{awsapigatewayv2.HttpMethod(r.Method)}, Integration: integrations[r.Function],
 		})
 	}
-	logs := awslogs.NewLogGroup(c, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
+	logs := awslogs.NewLogGroup(c.Construct, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
 	})
-	stage := awsapigatewayv2.NewHttpStage(c, jsii.String("ApiStage"), &awsapigatewayv2.HttpStageProps{
+	stage := awsapigatewayv2.NewHttpStage(c.Construct, jsii.String("ApiStage"), &awsapigatewayv2.HttpStageProps{
 		HttpApi: c.Api, StageName: jsii.String("$default"), AutoDeploy: jsii.Bool(true), DetailedMetricsEnabled: jsii.Bool(true),
 		Throttle: &awsapigatewayv2.ThrottleSettings{
 			RateLimit: jsii.Number(c.props.RequestsPerSecond), BurstLimit: jsii.Number(c.props.Burst),

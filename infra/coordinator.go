@@ -69,7 +69,7 @@ type Props struct {
 
 // A Coordinator is Holdfast in a stack.
 type Coordinator struct {
-	constructs.Construct
+	Construct   constructs.Construct
 	Table       awsdynamodb.Table
 	Bus         awsevents.EventBus
 	Api         awsapigatewayv2.HttpApi
@@ -141,7 +141,7 @@ func (c *Coordinator) storage() {
 	if c.props.Key != nil {
 		encryption, queueEncryption = awsdynamodb.TableEncryption_CUSTOMER_MANAGED, awssqs.QueueEncryption_KMS
 	}
-	c.Table = awsdynamodb.NewTable(c, jsii.String("Table"), &awsdynamodb.TableProps{
+	c.Table = awsdynamodb.NewTable(c.Construct, jsii.String("Table"), &awsdynamodb.TableProps{
 		TableName:           optional(c.props.Table),
 		PartitionKey:        &awsdynamodb.Attribute{Name: jsii.String("pk"), Type: awsdynamodb.AttributeType_STRING},
 		SortKey:             &awsdynamodb.Attribute{Name: jsii.String("sk"), Type: awsdynamodb.AttributeType_STRING},
@@ -156,14 +156,14 @@ func (c *Coordinator) storage() {
 		Encryption:         encryption,
 		EncryptionKey:      c.props.Key,
 	})
-	c.Bus = awsevents.NewEventBus(c, jsii.String("Bus"), nil)
-	c.DeadLetters = awssqs.NewQueue(c, jsii.String("DeadLetters"), &awssqs.QueueProps{
+	c.Bus = awsevents.NewEventBus(c.Construct, jsii.String("Bus"), nil)
+	c.DeadLetters = awssqs.NewQueue(c.Construct, jsii.String("DeadLetters"), &awssqs.QueueProps{
 		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)), Encryption: queueEncryption, EncryptionMasterKey: c.props.Key,
 	})
 	if c.props.NoPromptExpiry {
 		return
 	}
-	c.Timers = awssqs.NewQueue(c, jsii.String("Timers"), &awssqs.QueueProps{
+	c.Timers = awssqs.NewQueue(c.Construct, jsii.String("Timers"), &awssqs.QueueProps{
 		VisibilityTimeout: awscdk.Duration_Seconds(jsii.Number(timersVisibility)), Encryption: queueEncryption, EncryptionMasterKey: c.props.Key,
 		DeadLetterQueue: &awssqs.DeadLetterQueue{Queue: c.DeadLetters, MaxReceiveCount: jsii.Number(5)},
 	})

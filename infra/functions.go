@@ -70,7 +70,7 @@ func (c *Coordinator) functions() {
 			id: "Expire", name: "expire", description: "Puts out leases whose holders died", memory: 256, timeout: expireTimeout,
 			environment: map[string]*string{"HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl()},
 			statements: []awsiam.PolicyStatement{
-				table("dynamodb:UpdateItem"),
+				table("dynamodb:GetItem", "dynamodb:UpdateItem"),
 				allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
 			},
 		})
@@ -90,7 +90,7 @@ func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
 // function adds a function with a log group and a role of its own. The role has no managed policy: what it may do is all
 // here.
 func (c *Coordinator) function(f function) {
-	logs := awslogs.NewLogGroup(c, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
+	logs := awslogs.NewLogGroup(c.Construct, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
 	})
 	statements := append([]awsiam.PolicyStatement{
@@ -102,7 +102,7 @@ func (c *Coordinator) function(f function) {
 	if c.props.Tracing { // X-Ray's actions know no resources
 		statements = append(statements, allow([]string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}, jsii.String("*")))
 	}
-	role := awsiam.NewRole(c, jsii.String(f.id+"Role"), &awsiam.RoleProps{
+	role := awsiam.NewRole(c.Construct, jsii.String(f.id+"Role"), &awsiam.RoleProps{
 		AssumedBy: awsiam.NewServicePrincipal(jsii.String("lambda.amazonaws.com"), nil),
 		InlinePolicies: &map[string]awsiam.PolicyDocument{
 			"function": awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{Statements: &statements}),
@@ -123,7 +123,7 @@ func (c *Coordinator) function(f function) {
 		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: &f.memory,
 		Timeout: awscdk.Duration_Seconds(&f.timeout), Environment: &environment,
 		// The role is not to be added to: it is imported, so that no other construct can widen it.
-		Role:     awsiam.Role_FromRoleArn(c, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
+		Role:     awsiam.Role_FromRoleArn(c.Construct, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
 		LogGroup: logs, LoggingFormat: awslambda.LoggingFormat_JSON, ApplicationLogLevelV2: awslambda.ApplicationLogLevel_INFO,
 		SystemLogLevelV2: awslambda.SystemLogLevel_WARN,
 	}
@@ -136,7 +136,7 @@ func (c *Coordinator) function(f function) {
 	if c.props.Tracing {
 		props.Tracing = awslambda.Tracing_ACTIVE
 	}
-	fn := awslambda.NewFunction(c, &f.id, props)
+	fn := awslambda.NewFunction(c.Construct, &f.id, props)
 	fn.Node().AddDependency(role)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
 }
@@ -160,7 +160,7 @@ func (c *Coordinator) eventSources() {
 	for _, f := range StreamFilters {
 		filters = append(filters, awslambda.FilterCriteria_Filter(&f))
 	}
-	awslambda.NewEventSourceMapping(c, jsii.String("StreamSource"), &awslambda.EventSourceMappingProps{
+	awslambda.NewEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.EventSourceMappingProps{
 		Target: c.Functions["stream"], EventSourceArn: c.Table.TableStreamArn(), StartingPosition: awslambda.StartingPosition_TRIM_HORIZON,
 		BatchSize: jsii.Number(100), Filters: &filters, ReportBatchItemFailures: jsii.Bool(true), BisectBatchOnError: jsii.Bool(true),
 		// An event bus that is away for an hour loses nothing; what fails for longer goes to the dead letters.
@@ -170,7 +170,7 @@ func (c *Coordinator) eventSources() {
 	if c.Timers == nil {
 		return
 	}
-	awslambda.NewEventSourceMapping(c, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
+	awslambda.NewEventSourceMapping(c.Construct, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
 		Target: c.Functions["expire"], EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10), ReportBatchItemFailures: jsii.Bool(true),
 	})
 }

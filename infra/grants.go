@@ -55,7 +55,7 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 
 // route is the ARN of a route on the API's only stage.
 func (c *Coordinator) route(method, path string) *string {
-	return awscdk.Stack_Of(c).FormatArn(&awscdk.ArnComponents{
+	return awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
 		Service: jsii.String("execute-api"), Resource: c.Api.ApiId(), ResourceName: jsii.String("$default/" + method + path),
 	})
 }
@@ -87,9 +87,9 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 	var list []*string
 	for _, f := range functions {
 		id := jsii.String(strings.ToUpper(f[:1]) + f[1:] + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
-		alias, _ := c.Node().TryFindChild(id).(awslambda.CfnAlias)
+		alias, _ := c.Construct.Node().TryFindChild(id).(awslambda.CfnAlias)
 		if alias == nil {
-			alias = awslambda.NewCfnAlias(c, id, &awslambda.CfnAliasProps{
+			alias = awslambda.NewCfnAlias(c.Construct, id, &awslambda.CfnAliasProps{
 				FunctionName: c.Functions[f].FunctionName(), FunctionVersion: jsii.String("$LATEST"), Name: &name,
 				Description: jsii.String("Serves only the locks " + pattern),
 			})
@@ -131,5 +131,5 @@ func (c *Coordinator) rule(id, prefix string, target awsevents.IRuleTarget, type
 		mustBePattern(prefix)
 		pattern.Detail = &map[string]any{"prefixes": []string{strings.TrimSuffix(strings.TrimSuffix(prefix, "*"), ":")}}
 	}
-	return awsevents.NewRule(c, &id, &awsevents.RuleProps{EventBus: c.Bus, EventPattern: pattern, Targets: &[]awsevents.IRuleTarget{target}})
+	return awsevents.NewRule(c.Construct, &id, &awsevents.RuleProps{EventBus: c.Bus, EventPattern: pattern, Targets: &[]awsevents.IRuleTarget{target}})
 }

@@ -55,7 +55,7 @@ func Attr(namespace string, now time.Time, metrics ...Metric) slog.Attr {
 			Namespace: namespace, Dimensions: [][]string{dimensions}, Metrics: []definition{{metric.Name, metric.Unit}},
 		})
 	}
-	return slog.Any("_aws", m)
+	return slog.Any("_aws", m) //nolint:sloglint // the name is the format's
 }
 
 // Group is a lock's name up to its first ":", to have metrics by: there are few of those. A name without one has none,

@@ -1,0 +1,134 @@
+package infra
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatchactions"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// metric is one of the coordinator's own, as its functions log them.
+func (c *Coordinator) metric(name, statistic string, dimensions map[string]string) awscloudwatch.Metric {
+	d := map[string]*string{}
+	for k, v := range dimensions {
+		d[k] = &v
+	}
+	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+		Namespace: c.namespace, MetricName: &name, Statistic: &statistic, DimensionsMap: &d, Period: minute(),
+	})
+}
+
+// lambdaMetric is one of a function's.
+func (c *Coordinator) lambdaMetric(function, name, statistic string) awscloudwatch.Metric {
+	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+		Namespace: jsii.String("AWS/Lambda"), MetricName: &name, Statistic: &statistic, Period: minute(),
+		DimensionsMap: &map[string]*string{"FunctionName": c.Functions[function].FunctionName()},
+	})
+}
+
+func (c *Coordinator) apiMetric(name, statistic string) awscloudwatch.Metric {
+	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+		Namespace: jsii.String("AWS/ApiGateway"), MetricName: &name, Statistic: &statistic, Period: minute(),
+		DimensionsMap: &map[string]*string{"ApiId": c.Api.ApiId()},
+	})
+}
+
+func (c *Coordinator) deadLetters() awscloudwatch.Metric {
+	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+		Namespace: jsii.String("AWS/SQS"), MetricName: jsii.String("ApproximateNumberOfMessagesVisible"), Statistic: jsii.String("Maximum"),
+		DimensionsMap: &map[string]*string{"QueueName": c.DeadLetters.QueueName()}, Period: minute(),
+	})
+}
+
+func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
+
+// alarms are for what a person must look at. Contention is an answer, and never alarms.
+func (c *Coordinator) alarms() {
+	c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx", "Sum"), 5, 3)
+	for _, f := range c.names() {
+		c.alarm("Errors"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
+		c.alarm("Throttles"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
+	}
+	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is away",
+		c.lambdaMetric("stream", "IteratorAge", "Maximum"), 30_000, 3)
+	c.alarm("DeadLetters", "Something could not be read or handled: look at the dead-letter queue", c.deadLetters(), 1, 1)
+	c.alarm("ClockGuard", "A coordinator's clock is wrong; it grants nothing until it is right",
+		c.metric("clock_guard", "Sum", nil), 1, 1)
+	if c.Timers != nil {
+		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90", nil), 10_000, 3)
+	}
+}
+
+// alarm fires when a metric has reached a threshold in so many of the last five minutes.
+func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric, threshold, minutes float64) {
+	alarm := awscloudwatch.NewAlarm(c.Construct, jsii.String(id+"Alarm"), &awscloudwatch.AlarmProps{
+		AlarmDescription: &description, Metric: metric, Threshold: &threshold, EvaluationPeriods: jsii.Number(5), DatapointsToAlarm: &minutes,
+		ComparisonOperator: awscloudwatch.ComparisonOperator_GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+		TreatMissingData:   awscloudwatch.TreatMissingData_NOT_BREACHING,
+	})
+	if c.props.AlarmTopic != nil {
+		alarm.AddAlarmAction(awscloudwatchactions.NewSnsAction(c.props.AlarmTopic))
+	}
+	c.Alarms[id] = alarm
+}
+
+// names are the functions', in a fixed order.
+func (c *Coordinator) names() []string {
+	list := []string{"acquire", "renew", "release", "status", "forcerelease", "stream"}
+	if c.Timers != nil {
+		list = append(list, "expire")
+	}
+	return list
+}
+
+// dashboard shows, from the top: what callers see, what locks do, and whether the machinery keeps up.
+func (c *Coordinator) dashboard() {
+	search := func(label, dimensions, name, statistic string) awscloudwatch.IMetric {
+		return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
+			Expression: awscdk.Fn_Join(jsii.String(""), &[]*string{
+				jsii.String("SEARCH('{"), c.namespace, jsii.String(fmt.Sprintf(",%s} MetricName=%q', '%s', 60)", dimensions, name, statistic)),
+			}),
+			Label: &label, UsingMetrics: &map[string]awscloudwatch.IMetric{}, Period: minute(),
+		})
+	}
+	graph := func(title string, metrics ...awscloudwatch.IMetric) awscloudwatch.IWidget {
+		return awscloudwatch.NewGraphWidget(&awscloudwatch.GraphWidgetProps{Title: &title, Left: &metrics, Width: jsii.Number(8), Height: jsii.Number(6)})
+	}
+	each := func(name, statistic string) (list []awscloudwatch.IMetric) {
+		for _, f := range c.names() {
+			list = append(list, c.lambdaMetric(f, name, statistic))
+		}
+		return list
+	}
+	table := func(name string) awscloudwatch.IMetric {
+		return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+			Namespace: jsii.String("AWS/DynamoDB"), MetricName: &name, Statistic: jsii.String("Sum"), Period: minute(),
+			DimensionsMap: &map[string]*string{"TableName": c.Table.TableName()},
+		})
+	}
+	c.Dashboard = awscloudwatch.NewDashboard(c.Construct, jsii.String("Dashboard"), nil)
+	c.Dashboard.AddWidgets(
+		graph("Requests a minute, by operation and outcome", search("", "op,code", "latency_ms", "SampleCount")),
+		graph("Latency, p50 (ms)", search("", "op", "latency_ms", "p50")),
+		graph("Latency, p99 (ms)", search("", "op", "latency_ms", "p99")),
+	)
+	c.Dashboard.AddWidgets(
+		graph("Time held, p50 by first name segment (ms)", search("", "group", "hold_ms", "p50")),
+		graph("Leases that ran out: how late they were told, p50 and p99 (ms)",
+			c.metric("expiry_lag_ms", "p50", nil), c.metric("expiry_lag_ms", "p99", nil)),
+		graph("API: 4xx, 5xx and count", c.apiMetric("4xx", "Sum"), c.apiMetric("5xx", "Sum"), c.apiMetric("Count", "Sum")),
+	)
+	c.Dashboard.AddWidgets(
+		graph("Functions: errors", each("Errors", "Sum")...),
+		graph("Functions: duration, p99 (ms)", each("Duration", "p99")...),
+		graph("Functions: concurrent executions", each("ConcurrentExecutions", "Maximum")...),
+	)
+	c.Dashboard.AddWidgets(
+		graph("Stream: age of what it reads (ms)", c.lambdaMetric("stream", "IteratorAge", "Maximum")),
+		graph("Table: units consumed", table("ConsumedWriteCapacityUnits"), table("ConsumedReadCapacityUnits")),
+		graph("Dead letters, wrong clocks", c.deadLetters(), c.metric("clock_guard", "Sum", nil)),
+	)
+}
