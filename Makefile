@@ -6,14 +6,16 @@ SHELL := /bin/bash
 GO_VERSION := 1.26
 FUNCTIONS  := acquire renew release status forcerelease stream expire
 ARCHES     := arm64 amd64
+CDK_CLI    := 2.1148.1
 LINT       := go tool -modfile=tools.mod golangci-lint
+LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 
 # Single-threaded walks of millions of states and transitions; the race detector would only slow them.
 EXPLORER := ^(TestExplore|TestMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 go-version:
 	@command -v go >/dev/null || { echo "Go is missing: install $(GO_VERSION) or later from https://go.dev/dl"; exit 1; }
@@ -32,7 +34,8 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@go vet -tags stress ./cmd/holdfast ./internal/stream
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
-	@go mod tidy -diff
+	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
+	@go mod tidy -diff && go -C infra mod tidy -diff
 	@go mod verify >/dev/null
 
 build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
@@ -43,6 +46,33 @@ build: go-version ## Build the functions as reproducible zips in dist/, for arm6
 	  go run ./scripts/zip $$out/bootstrap $$out.zip; \
 	done; done
 	@ls -l dist/*/*.zip | awk '{printf "%s %.1f MB\n", $$9, $$5/1e6}'
+
+# The functions that run on this machine, for the local cloud.
+HOST_ARCH  := $(shell go env GOARCH)
+HOST_NAME  := $(if $(filter arm64,$(HOST_ARCH)),arm64,x86_64)
+# Node's end-of-life warning is the CDK's; which Node there is, is the machine's.
+CDK_QUIET  := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=1 JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION=1
+
+node:
+	@command -v node >/dev/null || { echo "Node.js is missing: the CDK needs version 20 or later (https://nodejs.org)"; exit 1; }
+
+infra-test: go-version node ## Test the CDK construct and its template
+	@cd infra && $(CDK_QUIET) go test ./...
+
+synth: go-version node ## Synthesise the CDK stack for this machine into dist/cdk
+	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
+	@cd infra && $(CDK_QUIET) CDK_OUTDIR=$(CURDIR)/dist/cdk CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app
+
+cloud: synth ## Run the CDK stack on this machine, and print how to reach it
+	@scripts/with-cloud.sh scripts/cloud/run.sh
+
+e2e: synth ## Prove the CDK stack end to end, on this machine, with authorisation enforced
+	@cd infra && go vet -tags cloud ./e2e
+	@scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
+
+deploy: go-version node ## Deploy to the AWS account of your credentials, with the CDK
+	@$(MAKE) -s build ARCHES=arm64
+	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64
 
 bench: go-version ## Compare the coordinator with bare DynamoDB, and time the handlers
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
@@ -69,4 +99,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version run test lint build bench stress explore fuzz fmt generate clean
+.PHONY: help go-version node run test lint build infra-test synth cloud e2e deploy bench stress explore fuzz fmt generate clean

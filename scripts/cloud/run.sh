@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh and runs a command with the stack's outputs in
+# HOLDFAST_CLOUD_OUTPUTS; without a command, prints how to reach the stack, and waits.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+HOLDFAST_CLOUD_OUTPUTS=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py dist/cdk Holdfast)
+export HOLDFAST_CLOUD_OUTPUTS
+if [ $# -gt 0 ]; then
+  if ! "$@"; then
+    echo "the engine's last lines:" >&2
+    tail -n 40 "$HOLDFAST_CLOUD_LOG" | cut -c1-500 >&2
+    exit 1
+  fi
+  exit
+fi
+value() { "$HOLDFAST_CLOUD_PYTHON" -c 'import json, os, sys; print(json.loads(os.environ["HOLDFAST_CLOUD_OUTPUTS"])[sys.argv[1]])' "$1"; }
+endpoint=$(value Endpoint)
+host=${endpoint#http://}
+cat <<EOF
+The CDK stack runs on this machine, signatures and policies enforced. Stop it with Ctrl-C; it forgets everything.
+
+endpoint  $endpoint
+bus       $(value BusName)
+table     $(value TableName)
+AWS APIs  $AWS_ENDPOINT_URL (key test, secret test)
+
+A signed request (the name is written deploy%3Aprod, since curl signs a ":" wrong):
+
+curl --aws-sigv4 aws:amz:us-east-1:execute-api --user test:test -H 'Host: $host' -H 'Content-Type: application/json' \\
+  $AWS_ENDPOINT_URL/v1/locks/deploy-prod/acquire -d '{"owner":"me","ttl_ms":60000}'
+
+EOF
+while :; do sleep 3600 & wait $!; done
