@@ -50,18 +50,20 @@ build: go-version ## Build the functions as reproducible zips in dist/, for arm6
 # The functions that run on this machine, for the local cloud.
 HOST_ARCH  := $(shell go env GOARCH)
 HOST_NAME  := $(if $(filter arm64,$(HOST_ARCH)),arm64,x86_64)
-# Node's end-of-life warning is the CDK's; which Node there is, is the machine's.
-CDK_QUIET  := JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=1 JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION=1
-
 node:
 	@command -v node >/dev/null || { echo "Node.js is missing: the CDK needs version 20 or later (https://nodejs.org)"; exit 1; }
 
 infra-test: go-version node ## Test the CDK construct and its template
-	@cd infra && $(CDK_QUIET) go test ./...
+	@cd infra && go test ./...
 
 synth: go-version node ## Synthesise the CDK stack for this machine into dist/cdk
 	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
-	@cd infra && $(CDK_QUIET) CDK_OUTDIR=$(CURDIR)/dist/cdk CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app
+	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk \
+	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
+
+templates: synth ## Check that the SAM and CDK templates are the same system, and lint both
+	@. scripts/cloud/venv.sh && "$$HOLDFAST_CLOUD_PYTHON" scripts/cloud/parity.py template.yaml dist/cdk/Holdfast.template.json && \
+	  "$$(dirname "$$HOLDFAST_CLOUD_PYTHON")/cfn-lint" template.yaml dist/cdk/Holdfast.template.json
 
 cloud: synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh
@@ -99,4 +101,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node run test lint build infra-test synth cloud e2e deploy bench stress explore fuzz fmt generate clean
+.PHONY: help go-version node run test lint build infra-test synth templates cloud e2e deploy bench stress explore fuzz fmt generate clean

@@ -137,7 +137,6 @@ func (c *Coordinator) function(f function) {
 		props.Tracing = awslambda.Tracing_ACTIVE
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
-	fn.Node().AddDependency(role)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
 }
 

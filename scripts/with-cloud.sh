@@ -4,17 +4,7 @@
 # AWS_ENDPOINT_URL, as its account's root user. Needs Python 3.10 or later with venv; fetches the engine the first time.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-command -v python3 >/dev/null || { echo "with-cloud: python3 is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
-python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
-  { echo "with-cloud: needs Python 3.10 or later with venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/cloud-$(sha256sum "$here/cloud/requirements.txt" | cut -c1-12)
-if [ ! -f "$venv/complete" ]; then
-  echo "with-cloud: fetching the engine" >&2
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/cloud/requirements.txt"
-  touch "$venv/complete"
-fi
+. "$here/cloud/venv.sh"
 
 log=$(mktemp)
 engine=
@@ -34,7 +24,7 @@ for _ in 1 2 3 4 5; do
   answers "$port" && continue
   export AWS_ENDPOINT_URL=http://127.0.0.1:$port
   GATEWAY_PORT=$port BIND_HOST=127.0.0.1 MINISTACK_REGION=us-east-1 AUTH=true IOT_MTLS_ENABLED=0 \
-    "$venv/bin/python" "$here/cloud/engine.py" >"$log" 2>&1 &
+    "$HOLDFAST_CLOUD_PYTHON" "$here/cloud/engine.py" >"$log" 2>&1 &
   engine=$!
   while kill -0 "$engine" 2>/dev/null && ! answers "$port"; do sleep 0.1; done
   answers "$port" && kill -0 "$engine" 2>/dev/null && break
@@ -46,5 +36,5 @@ if [ -z "$engine" ]; then
   tail -n 50 "$log" >&2
   exit 1
 fi
-export HOLDFAST_CLOUD_PYTHON=$venv/bin/python HOLDFAST_CLOUD_LOG=$log
+export HOLDFAST_CLOUD_LOG=$log
 "$@"

@@ -24,7 +24,7 @@ bus       $(value BusName)
 table     $(value TableName)
 AWS APIs  $AWS_ENDPOINT_URL (key test, secret test)
 
-A signed request (the name is written deploy%3Aprod, since curl signs a ":" wrong):
+A signed request (older curls sign a ":" in the path wrong, so this lock has none; SDKs and lockclient do it right):
 
 curl --aws-sigv4 aws:amz:us-east-1:execute-api --user test:test -H 'Host: $host' -H 'Content-Type: application/json' \\
   $AWS_ENDPOINT_URL/v1/locks/deploy-prod/acquire -d '{"owner":"me","ttl_ms":60000}'

@@ -1,0 +1,297 @@
+package infra_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/assertions"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awskms"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awssns"
+	"github.com/aws/jsii-runtime-go"
+
+	"github.com/holdfast-lock/holdfast/infra"
+)
+
+// code is a directory with something in place of each function's zip: templates don't depend on what is in it.
+func code(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire"} {
+		if err := os.WriteFile(filepath.Join(dir, name+".zip"), []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+type resource struct {
+	Type           string
+	DeletionPolicy string
+	Properties     map[string]any
+}
+
+type template map[string]resource
+
+// synth makes a stack with one coordinator, and its template.
+func synth(t *testing.T, build func(stack awscdk.Stack, code string)) template {
+	t.Helper()
+	app := awscdk.NewApp(&awscdk.AppProps{Context: &map[string]any{"@aws-cdk/aws-iam:minimizePolicies": true}})
+	stack := awscdk.NewStack(app, jsii.String("Test"), nil)
+	build(stack, code(t))
+	data, err := json.Marshal(assertions.Template_FromStack(stack, nil).ToJSON())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole struct{ Resources template }
+	if err := json.Unmarshal(data, &whole); err != nil {
+		t.Fatal(err)
+	}
+	return whole.Resources
+}
+
+func with(props infra.Props) func(awscdk.Stack, string) {
+	return func(stack awscdk.Stack, code string) {
+		props.Code = code
+		infra.NewCoordinator(stack, "Locks", props)
+	}
+}
+
+func (t template) of(kind string) (list []resource) {
+	for _, id := range slices.Sorted(maps.Keys(t)) {
+		if t[id].Type == kind {
+			list = append(list, t[id])
+		}
+	}
+	return list
+}
+
+type statement struct {
+	Effect           string
+	Action, Resource any
+}
+
+// statements are those of every policy in the template, by the resource they are in.
+func (t template) statements() map[string][]statement {
+	all := map[string][]statement{}
+	for id, r := range t {
+		documents := []any{r.Properties["PolicyDocument"]}
+		policies, _ := r.Properties["Policies"].([]any)
+		for _, p := range policies {
+			documents = append(documents, p.(map[string]any)["PolicyDocument"])
+		}
+		for _, d := range documents {
+			data, _ := json.Marshal(d)
+			var document struct{ Statement []statement }
+			_ = json.Unmarshal(data, &document)
+			all[id] = append(all[id], document.Statement...)
+		}
+	}
+	return all
+}
+
+func list(v any) []any {
+	if l, ok := v.([]any); ok {
+		return l
+	}
+	return []any{v}
+}
+
+// No policy has a wildcard for an action or a resource. The one star is a table's streams, whose names nobody knows before.
+func TestNoWildcards(t *testing.T) {
+	n := 0
+	for id, statements := range synth(t, with(infra.Props{})).statements() {
+		for _, s := range statements {
+			n++
+			for _, action := range list(s.Action) {
+				if strings.Contains(fmt.Sprint(action), "*") {
+					t.Errorf("%s: action %v", id, action)
+				}
+			}
+			for _, r := range list(s.Resource) {
+				text, _ := json.Marshal(r)
+				if strings.Contains(strings.ReplaceAll(string(text), `"/stream/*"`, ""), "*") {
+					t.Errorf("%s: resource %s", id, text)
+				}
+			}
+		}
+	}
+	if n != 17 {
+		t.Errorf("%d statements; docs/iam.md explains 17", n)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	tpl := synth(t, with(infra.Props{}))
+	table := tpl.of("AWS::DynamoDB::Table")[0]
+	if p := table.Properties; table.DeletionPolicy != "Retain" || p["DeletionProtectionEnabled"] != true || p["BillingMode"] != "PAY_PER_REQUEST" ||
+		p["TimeToLiveSpecification"].(map[string]any)["AttributeName"] != "ttl" || p["StreamSpecification"].(map[string]any)["StreamViewType"] != "NEW_AND_OLD_IMAGES" ||
+		p["PointInTimeRecoverySpecification"].(map[string]any)["PointInTimeRecoveryEnabled"] != true {
+		t.Errorf("table %+v", table)
+	}
+	functions := tpl.of("AWS::Lambda::Function")
+	if len(functions) != 7 {
+		t.Errorf("%d functions", len(functions))
+	}
+	for _, f := range functions {
+		if f.Properties["Runtime"] != "provided.al2023" || fmt.Sprint(f.Properties["Architectures"]) != "[arm64]" {
+			t.Errorf("function %+v", f.Properties)
+		}
+	}
+	for _, g := range tpl.of("AWS::Logs::LogGroup") {
+		if g.Properties["RetentionInDays"] != 30.0 {
+			t.Errorf("log group %+v", g)
+		}
+	}
+	for _, r := range tpl.of("AWS::ApiGatewayV2::Route") {
+		if r.Properties["AuthorizationType"] != "AWS_IAM" {
+			t.Errorf("route %+v", r.Properties)
+		}
+	}
+}
+
+// Contention is an answer: no alarm looks at 4xx, or at outcomes of requests.
+func TestContentionNeverAlarms(t *testing.T) {
+	for _, a := range synth(t, with(infra.Props{})).of("AWS::CloudWatch::Alarm") {
+		if name := fmt.Sprint(a.Properties["MetricName"]); name == "4xx" || name == "latency_ms" {
+			t.Errorf("alarm on %s", name)
+		}
+	}
+}
+
+func TestProps(t *testing.T) {
+	tpl := synth(t, with(infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, Architecture: infra.X86_64, Concurrency: 7,
+		LogRetention: awslogs.RetentionDays_ONE_WEEK, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5))}))
+	if n := len(tpl.of("AWS::SQS::Queue")); n != 1 {
+		t.Errorf("%d queues without prompt expiry", n)
+	}
+	if table := tpl.of("AWS::DynamoDB::Table")[0]; table.DeletionPolicy != "Delete" || table.Properties["DeletionProtectionEnabled"] != false || table.Properties["TableName"] != "locks" {
+		t.Errorf("table %+v", table)
+	}
+	reserved, ttls := 0, 0
+	for _, f := range tpl.of("AWS::Lambda::Function") {
+		if f.Properties["ReservedConcurrentExecutions"] == 7.0 {
+			reserved++
+		}
+		if f.Properties["Environment"].(map[string]any)["Variables"].(map[string]any)["HOLDFAST_MAX_TTL_MS"] == "300000" {
+			ttls++
+		}
+	}
+	if reserved != 5 || ttls != 5 {
+		t.Errorf("%d functions have reserved concurrency, %d the longest TTL", reserved, ttls)
+	}
+	tpl = synth(t, func(stack awscdk.Stack, code string) {
+		infra.NewCoordinator(stack, "Locks", infra.Props{
+			Code: code, Tracing: true, Key: awskms.NewKey(stack, jsii.String("Key"), nil), AlarmTopic: awssns.NewTopic(stack, jsii.String("Topic"), nil),
+		})
+	})
+	for _, a := range tpl.of("AWS::CloudWatch::Alarm") {
+		if len(list(a.Properties["AlarmActions"])) != 1 || a.Properties["AlarmActions"] == nil {
+			t.Errorf("alarm %+v", a.Properties)
+		}
+	}
+	text, _ := json.Marshal(tpl.statements())
+	if n := strings.Count(string(text), "kms:GenerateDataKey"); n < 7 {
+		t.Errorf("%d statements let a function use the key", n)
+	}
+	for _, bad := range []infra.Props{{Architecture: "ia64"}, {Concurrency: -1}, {MaxTTL: awscdk.Duration_Seconds(jsii.Number(1))}} {
+		func() {
+			defer func() {
+				if p := fmt.Sprint(recover()); !strings.Contains(p, "infra: Props.") {
+					t.Errorf("%+v: %s", bad, p)
+				}
+			}()
+			synth(t, with(bad))
+		}()
+	}
+}
+
+// A grant names the locks of its pattern, and nothing else.
+func TestGrants(t *testing.T) {
+	tpl := synth(t, func(stack awscdk.Stack, code string) {
+		locks := infra.NewCoordinator(stack, "Locks", infra.Props{Code: code})
+		role := func(id string) awsiam.Role {
+			return awsiam.NewRole(stack, &id, &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("ecs-tasks.amazonaws.com"), nil)})
+		}
+		locks.GrantLock(role("Deployer"), "deploy:*")
+		locks.GrantRead(role("Reader"), "deploy:prod")
+		locks.GrantForceRelease(role("Operator"), "*")
+		locks.GrantList(role("Lister"))
+		direct := role("Direct")
+		locks.GrantDirectLock(direct, "deploy:*")
+		locks.GrantDirectRead(direct, "deploy:*")
+		locks.OnExpired("Dead", "deploy", awseventstargets.NewSqsQueue(locks.DeadLetters, nil))
+		for _, bad := range []string{"", "a*b", "a/b"} {
+			func() {
+				defer func() {
+					if p := fmt.Sprint(recover()); !strings.Contains(p, "infra: pattern") {
+						t.Errorf("pattern %q: %s", bad, p)
+					}
+				}()
+				locks.GrantLock(direct, bad)
+			}()
+		}
+	})
+	granted := map[string]string{}
+	for id, s := range tpl.statements() {
+		if i := strings.Index(id, "DefaultPolicy"); i > 0 {
+			text, _ := json.Marshal(s)
+			granted[id[:i]] = string(text)
+		}
+	}
+	for who, want := range map[string][]string{
+		"Deployer": {"/$default/POST/v1/locks/deploy:*/acquire", "/$default/POST/v1/locks/deploy:*/renew", "/$default/POST/v1/locks/deploy:*/release"},
+		"Reader":   {"/$default/GET/v1/locks/deploy:prod"},
+		"Operator": {"/$default/POST/v1/locks/*/force-release"},
+		"Lister":   {"/$default/GET/v1/locks"},
+	} {
+		paths := regexp.MustCompile(`/\$default/[^"]*`).FindAllString(granted[who], -1)
+		slices.Sort(paths)
+		if slices.Sort(want); !slices.Equal(paths, want) {
+			t.Errorf("%s may %v, want %v", who, paths, want)
+		}
+	}
+	aliases := tpl.of("AWS::Lambda::Alias")
+	if len(aliases) != 4 || !strings.Contains(granted["Direct"], "lambda:InvokeFunction") || strings.Count(granted["Direct"], `"Ref"`) != 4 {
+		t.Errorf("%d aliases; Direct may %s", len(aliases), granted["Direct"])
+	}
+	rule, _ := json.Marshal(tpl.of("AWS::Events::Rule")[0].Properties["EventPattern"])
+	if want := `{"detail":{"prefixes":["deploy"]},"detail-type":["Lock Expired"],"source":["holdfast"]}`; string(rule) != want {
+		t.Errorf("rule %s", rule)
+	}
+}
+
+// The API's routes are the OpenAPI document's.
+func TestRoutesAreTheDocumented(t *testing.T) {
+	data, err := os.ReadFile("../docs/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, routes []string
+	path := ""
+	for line := range strings.Lines(string(data)) {
+		if m := regexp.MustCompile(`^  (/v1/[^:]*):`).FindStringSubmatch(line); m != nil {
+			path = m[1]
+		}
+		if m := regexp.MustCompile(`^    (get|post|put|delete|patch):`).FindStringSubmatch(line); m != nil && path != "" {
+			documented = append(documented, strings.ToUpper(m[1])+" "+path)
+		}
+	}
+	for _, r := range infra.Routes {
+		routes = append(routes, r.Method+" "+r.Path)
+	}
+	slices.Sort(documented)
+	if slices.Sort(routes); !slices.Equal(routes, documented) {
+		t.Errorf("routes %v, documented %v", routes, documented)
+	}
+}

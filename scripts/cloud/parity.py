@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""parity.py TEMPLATE CDK_TEMPLATE: fails unless the SAM template, transformed offline, and the synthesised CDK template are the
+same system: functions, environment, every policy statement, event sources and filters, table, bus, queues, routes, log
+groups and alarms. Prints how many resources were compared and the differences that are allowed."""
+import json, os, re, sys
+
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+# What may differ, and why. A pattern matches "resource: property".
+ALLOWED = {
+    r"^Dashboard$": "SAM has no short form of a dashboard; the CDK draws it",
+    r"^Bus: Name$": "names the bus: CDK by the construct's path, SAM by the stack",
+    r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream): Code: ": "assets against sam build's output; the same sources",
+    r": HOLDFAST_DYNAMODB_ENDPOINT$": "for sam local; not set in AWS",
+    r"^.*: Architectures$": "the local cloud runs this machine's; both default to arm64",
+    r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream): Tags$": "SAM marks what it made",
+}
+
+
+def sam(path):
+    class Policies:
+        def load(self):
+            return {}
+    template = yaml_parse(open(path).read())
+    for r in template["Resources"].values():
+        if r["Type"] == "AWS::Serverless::Function":  # as `sam package` leaves it
+            r["Properties"]["CodeUri"] = "s3://bucket/key"
+    translator = Translator({}, Parser())
+    return translator.translate(template, {"Architecture": "arm64", "DynamoDbEndpoint": ""})
+
+
+def short(logical):
+    """The name of a resource: without the construct's, "Locks", and the CDK's hash."""
+    cdk = re.fullmatch(r"Locks(\w+?)[0-9A-F]{8}", logical)
+    return cdk[1] if cdk else logical
+
+
+def references(template):
+    return {logical: short(logical) for logical in template["Resources"]}
+
+
+def plain(value, names, parameters):
+    """References as ${Name.Attribute}, joins as one string, single items as lists, sets sorted."""
+    go = lambda v: plain(v, names, parameters)
+    if isinstance(value, dict):
+        if set(value) == {"Ref"}:
+            return "${%s}" % names.get(value["Ref"], value["Ref"]) if value["Ref"] not in parameters else parameters[value["Ref"]]
+        if set(value) == {"Fn::GetAtt"}:
+            target = value["Fn::GetAtt"] if isinstance(value["Fn::GetAtt"], list) else value["Fn::GetAtt"].split(".", 1)
+            return "${%s.%s}" % (names.get(target[0], target[0]), target[1])
+        if set(value) == {"Fn::Join"}:
+            return value["Fn::Join"][0].join(str(go(v)) for v in value["Fn::Join"][1])
+        if set(value) == {"Fn::Sub"}:
+            text, given = value["Fn::Sub"], {}
+            if isinstance(text, list):
+                text, given = text[0], {k: go(v) for k, v in text[1].items()}
+            text = re.sub(r"\$\{(\w+)\}", lambda m: given.get(m[1], m[0]), text)
+            return re.sub(r"\$\{([^}.]+)", lambda m: "${" + names.get(m[1], m[1]), text)
+        if set(value) == {"Fn::If"}:
+            return go(value["Fn::If"][2])
+        return {k: v for k, v in ((k, go(v)) for k, v in value.items()) if v != "${AWS::NoValue}"}
+    if isinstance(value, list):
+        return [go(v) for v in value]
+    return value
+
+
+def statements(documents):
+    flat = lambda v: sorted(v) if isinstance(v, list) else [v]
+    return sorted(json.dumps([s["Effect"], flat(s["Action"]), flat(s["Resource"])]) for d in documents for s in d["Statement"])
+
+
+def system(template, parameters):
+    """What the template is, by name of its parts."""
+    names, parts, routes = references(template), {}, {}
+    for logical, r in template["Resources"].items():
+        name, kind = names[logical], r["Type"]
+        p = plain(r.get("Properties", {}), names, parameters)
+        if kind == "AWS::Lambda::Function":
+            p["Environment"] = p.get("Environment", {}).get("Variables", {})
+        elif kind == "AWS::IAM::Role":
+            p = {"Statements": statements(d["PolicyDocument"] for d in p["Policies"]), "Assume": [s["Principal"] for s in p["AssumeRolePolicyDocument"]["Statement"]]}
+        elif kind == "AWS::Lambda::EventSourceMapping":
+            name = "Source of " + re.sub(r"[${}]", "", p["FunctionName"])
+            for f in p.get("FilterCriteria", {}).get("Filters", []):
+                f["Pattern"] = json.loads(f["Pattern"])
+        elif kind == "AWS::ApiGatewayV2::Route":
+            routes[p["RouteKey"]] = {"auth": p["AuthorizationType"], "function": p["Target"]}
+            continue
+        elif kind == "AWS::ApiGatewayV2::Integration":
+            routes.setdefault("integrations", {})[name] = p
+            continue
+        elif kind == "AWS::Lambda::Permission":
+            function = re.sub(r"[${}]|\.Arn", "", p["FunctionName"])
+            part = parts.setdefault("Invokers of " + function, {"Type": kind, "Principals": []})
+            part["Principals"] = sorted(set(part["Principals"]) | {p["Principal"]})
+            continue
+        elif kind == "AWS::ApiGatewayV2::Api":
+            for path, methods in p.pop("Body", {}).get("paths", {}).items():
+                for method, op in methods.items():
+                    if method.startswith("x-") or not isinstance(op, dict):
+                        continue
+                    function = re.search(r"functions/\$\{(\w+)", json.dumps(op["x-amazon-apigateway-integration"]["uri"]))[1]
+                    security = [k for s in op.get("security", []) for k in s]
+                    parts[f"Route {method.upper()} {path}"] = {"Type": "route", "Function": function, "Auth": security}
+            p = {}  # its name and description; the routes are parts of their own
+        elif kind == "AWS::ApiGatewayV2::Stage":
+            name = "ApiStage"
+            p = {k: p[k] for k in ("AccessLogSettings", "AutoDeploy", "DefaultRouteSettings", "StageName")}
+        elif kind == "AWS::CDK::Metadata":
+            continue
+        parts[name] = {"Type": kind, **({"DeletionPolicy": r["DeletionPolicy"]} if "DeletionPolicy" in r else {}), **p}
+    integrations = routes.pop("integrations", {})
+    for key, route in routes.items():
+        method, path = key.split()
+        integration = re.search(r"\$\{(\w+)\}", route["target" if "target" in route else "function"])[1]
+        function = re.search(r"\$\{(\w+)\.Arn", json.dumps(integrations[integration]["IntegrationUri"]))[1]
+        parts[f"Route {key}"] = {"Type": "route", "Function": function, "Auth": [route["auth"]]}
+    return parts
+
+
+def differences(a, b, where=""):
+    if isinstance(a, dict) and isinstance(b, dict):
+        for k in sorted(set(a) | set(b)):
+            yield from differences(a.get(k), b.get(k), f"{where}: {k}" if where else k)
+    elif a != b:
+        yield where, a, b
+
+
+cdk_template = json.load(open(sys.argv[2]))
+ours, theirs = system(sam(sys.argv[1]), {"Architecture": "arm64"}), system(cdk_template, {})
+failed, allowed = False, {}
+for where, a, b in differences(ours, theirs):
+    reason = next((why for pattern, why in ALLOWED.items() if re.search(pattern, where)), None)
+    if reason:
+        allowed.setdefault(reason, []).append(where)
+        continue
+    failed = True
+    print(f"parity: {where}\n  SAM: {json.dumps(a)}\n  CDK: {json.dumps(b)}")
+if failed:
+    sys.exit(1)
+print(f"parity: {len(theirs)} parts equal but for {len(allowed)} kinds of allowed difference:")
+for reason, places in allowed.items():
+    print(f"  {reason} ({len(places)})")
