@@ -32,6 +32,7 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	@go vet ./...
 	@go vet -tags stress ./cmd/holdfast ./internal/stream
+	@go vet -tags samlocal ./lockclient
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
@@ -72,6 +73,11 @@ e2e: synth ## Prove the CDK stack end to end, on this machine, with authorisatio
 	@cd infra && go vet -tags cloud ./e2e
 	@scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
 
+sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; sets up Docker and SAM if missing
+	@scripts/sam-local.sh setup
+	@scripts/with-dynamodb.sh scripts/sam-cycle.sh
+	@scripts/sam-local.sh stop
+
 deploy: go-version node ## Deploy to the AWS account of your credentials, with the CDK
 	@$(MAKE) -s build ARCHES=arm64
 	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64
@@ -101,4 +107,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node run test lint build infra-test synth templates cloud e2e deploy bench stress explore fuzz fmt generate clean
+.PHONY: help go-version node run test lint build infra-test synth templates sam-local cloud e2e deploy bench stress explore fuzz fmt generate clean

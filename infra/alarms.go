@@ -11,13 +11,9 @@ import (
 )
 
 // metric is one of the coordinator's own, as its functions log them.
-func (c *Coordinator) metric(name, statistic string, dimensions map[string]string) awscloudwatch.Metric {
-	d := map[string]*string{}
-	for k, v := range dimensions {
-		d[k] = &v
-	}
+func (c *Coordinator) metric(name, statistic string) awscloudwatch.Metric {
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
-		Namespace: c.namespace, MetricName: &name, Statistic: &statistic, DimensionsMap: &d, Period: minute(),
+		Namespace: c.namespace, MetricName: &name, Statistic: &statistic, Period: minute(),
 	})
 }
 
@@ -29,10 +25,11 @@ func (c *Coordinator) lambdaMetric(function, name, statistic string) awscloudwat
 	})
 }
 
-func (c *Coordinator) apiMetric(name, statistic string) awscloudwatch.Metric {
+// apiMetric is a sum of the API's.
+func (c *Coordinator) apiMetric(name string) awscloudwatch.Metric {
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
-		Namespace: jsii.String("AWS/ApiGateway"), MetricName: &name, Statistic: &statistic, Period: minute(),
-		DimensionsMap: &map[string]*string{"ApiId": c.Api.ApiId()},
+		Namespace: jsii.String("AWS/ApiGateway"), MetricName: &name, Statistic: jsii.String("Sum"), Period: minute(),
+		DimensionsMap: &map[string]*string{"ApiId": c.API.ApiId()},
 	})
 }
 
@@ -47,7 +44,7 @@ func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
 
 // alarms are for what a person must look at. Contention is an answer, and never alarms.
 func (c *Coordinator) alarms() {
-	c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx", "Sum"), 5, 3)
+	c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
 	for _, f := range c.names() {
 		c.alarm("Errors"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
 		c.alarm("Throttles"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
@@ -56,9 +53,9 @@ func (c *Coordinator) alarms() {
 		c.lambdaMetric("stream", "IteratorAge", "Maximum"), 30_000, 3)
 	c.alarm("DeadLetters", "Something could not be read or handled: look at the dead-letter queue", c.deadLetters(), 1, 1)
 	c.alarm("ClockGuard", "A coordinator's clock is wrong; it grants nothing until it is right",
-		c.metric("clock_guard", "Sum", nil), 1, 1)
+		c.metric("clock_guard", "Sum"), 1, 1)
 	if c.Timers != nil {
-		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90", nil), 10_000, 3)
+		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90"), 10_000, 3)
 	}
 }
 
@@ -86,12 +83,12 @@ func (c *Coordinator) names() []string {
 
 // dashboard shows, from the top: what callers see, what locks do, and whether the machinery keeps up.
 func (c *Coordinator) dashboard() {
-	search := func(label, dimensions, name, statistic string) awscloudwatch.IMetric {
+	search := func(dimensions, name, statistic string) awscloudwatch.IMetric {
 		return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
 			Expression: awscdk.Fn_Join(jsii.String(""), &[]*string{
 				jsii.String("SEARCH('{"), c.namespace, jsii.String(fmt.Sprintf(",%s} MetricName=%q', '%s', 60)", dimensions, name, statistic)),
 			}),
-			Label: &label, UsingMetrics: &map[string]awscloudwatch.IMetric{}, Period: minute(),
+			Label: jsii.String(""), UsingMetrics: &map[string]awscloudwatch.IMetric{}, Period: minute(),
 		})
 	}
 	graph := func(title string, metrics ...awscloudwatch.IMetric) awscloudwatch.IWidget {
@@ -111,15 +108,15 @@ func (c *Coordinator) dashboard() {
 	}
 	c.Dashboard = awscloudwatch.NewDashboard(c.Construct, jsii.String("Dashboard"), nil)
 	c.Dashboard.AddWidgets(
-		graph("Requests a minute, by operation and outcome", search("", "op,code", "latency_ms", "SampleCount")),
-		graph("Latency, p50 (ms)", search("", "op", "latency_ms", "p50")),
-		graph("Latency, p99 (ms)", search("", "op", "latency_ms", "p99")),
+		graph("Requests a minute, by operation and outcome", search("op,code", "latency_ms", "SampleCount")),
+		graph("Latency, p50 (ms)", search("op", "latency_ms", "p50")),
+		graph("Latency, p99 (ms)", search("op", "latency_ms", "p99")),
 	)
 	c.Dashboard.AddWidgets(
-		graph("Time held, p50 by first name segment (ms)", search("", "group", "hold_ms", "p50")),
+		graph("Time held, p50 by first name segment (ms)", search("group", "hold_ms", "p50")),
 		graph("Leases that ran out: how late they were told, p50 and p99 (ms)",
-			c.metric("expiry_lag_ms", "p50", nil), c.metric("expiry_lag_ms", "p99", nil)),
-		graph("API: 4xx, 5xx and count", c.apiMetric("4xx", "Sum"), c.apiMetric("5xx", "Sum"), c.apiMetric("Count", "Sum")),
+			c.metric("expiry_lag_ms", "p50"), c.metric("expiry_lag_ms", "p99")),
+		graph("API: 4xx, 5xx and count", c.apiMetric("4xx"), c.apiMetric("5xx"), c.apiMetric("Count")),
 	)
 	c.Dashboard.AddWidgets(
 		graph("Functions: errors", each("Errors", "Sum")...),
@@ -129,6 +126,6 @@ func (c *Coordinator) dashboard() {
 	c.Dashboard.AddWidgets(
 		graph("Stream: age of what it reads (ms)", c.lambdaMetric("stream", "IteratorAge", "Maximum")),
 		graph("Table: units consumed", table("ConsumedWriteCapacityUnits"), table("ConsumedReadCapacityUnits")),
-		graph("Dead letters, wrong clocks", c.deadLetters(), c.metric("clock_guard", "Sum", nil)),
+		graph("Dead letters, wrong clocks", c.deadLetters(), c.metric("clock_guard", "Sum")),
 	)
 }

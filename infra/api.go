@@ -28,7 +28,7 @@ const accessLog = `{"requestId":"$context.requestId","time":"$context.requestTim
 	`"latency":"$context.responseLatency","error":"$context.error.message"}`
 
 func (c *Coordinator) api() {
-	c.Api = awsapigatewayv2.NewHttpApi(c.Construct, jsii.String("Api"), &awsapigatewayv2.HttpApiProps{
+	c.API = awsapigatewayv2.NewHttpApi(c.Construct, jsii.String("Api"), &awsapigatewayv2.HttpApiProps{
 		ApiName: awscdk.Aws_STACK_NAME(), Description: jsii.String("Holdfast locks"), CreateDefaultStage: jsii.Bool(false),
 		DefaultAuthorizer: awsapigatewayv2authorizers.NewHttpIamAuthorizer(),
 	})
@@ -37,7 +37,7 @@ func (c *Coordinator) api() {
 		if integrations[r.Function] == nil {
 			integrations[r.Function] = awsapigatewayv2integrations.NewHttpLambdaIntegration(jsii.String(r.Function), c.Functions[r.Function], nil)
 		}
-		c.Api.AddRoutes(&awsapigatewayv2.AddRoutesOptions{
+		c.API.AddRoutes(&awsapigatewayv2.AddRoutesOptions{
 			Path: &r.Path, Methods: &[]awsapigatewayv2.HttpMethod{awsapigatewayv2.HttpMethod(r.Method)}, Integration: integrations[r.Function],
 		})
 	}
@@ -45,7 +45,7 @@ func (c *Coordinator) api() {
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
 	})
 	stage := awsapigatewayv2.NewHttpStage(c.Construct, jsii.String("ApiStage"), &awsapigatewayv2.HttpStageProps{
-		HttpApi: c.Api, StageName: jsii.String("$default"), AutoDeploy: jsii.Bool(true), DetailedMetricsEnabled: jsii.Bool(true),
+		HttpApi: c.API, StageName: jsii.String("$default"), AutoDeploy: jsii.Bool(true), DetailedMetricsEnabled: jsii.Bool(true),
 		Throttle: &awsapigatewayv2.ThrottleSettings{
 			RateLimit: jsii.Number(c.props.RequestsPerSecond), BurstLimit: jsii.Number(c.props.Burst),
 		},

@@ -32,8 +32,8 @@ type Architecture string
 
 // The architectures.
 const (
-	ARM64  Architecture = "arm64"
-	X86_64 Architecture = "x86_64"
+	ARM64 Architecture = "arm64"
+	X86   Architecture = "x86_64"
 )
 
 // Props are a coordinator's settings. The zero value is a production coordinator.
@@ -49,7 +49,7 @@ type Props struct {
 	Table string
 	// MaxTTL is the longest TTL that a request may ask for. Nil: 24 hours. At least one minute.
 	MaxTTL awscdk.Duration
-	// LatePrompt leaves out the timers: a lease that ran out is told when the lock is next used, or hours later by native
+	// NoPromptExpiry leaves out the timers: a lease that ran out is told when the lock is next used, or hours later by native
 	// TTL. It saves about $0.75 a million leases.
 	NoPromptExpiry bool
 	// Concurrency reserves so many concurrent executions for each function that serves requests. 0: none reserved; the
@@ -72,7 +72,7 @@ type Coordinator struct {
 	Construct   constructs.Construct
 	Table       awsdynamodb.Table
 	Bus         awsevents.EventBus
-	Api         awsapigatewayv2.HttpApi
+	API         awsapigatewayv2.HttpApi
 	Timers      awssqs.Queue // nil without prompt expiry
 	DeadLetters awssqs.Queue
 	Dashboard   awscloudwatch.Dashboard
@@ -106,8 +106,8 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 
 func (p Props) validate() error {
 	switch {
-	case p.Architecture != "" && p.Architecture != ARM64 && p.Architecture != X86_64:
-		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86_64)
+	case p.Architecture != "" && p.Architecture != ARM64 && p.Architecture != X86:
+		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86)
 	case p.MaxTTL != nil && (*p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 86400):
 		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 86,400 s", *p.MaxTTL.ToSeconds(nil))
 	case p.Concurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:
@@ -183,7 +183,8 @@ func (c *Coordinator) code(name string) awslambda.Code {
 		panic(err)
 	}
 	arch := strings.TrimPrefix(strings.Replace(string(c.props.Architecture), "x86_64", "amd64", 1), "_")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w -buildid=",
+	build := exec.Command( //nolint:gosec,noctx // a synthesis has no context; name is one of this package's
+		"go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w -buildid=",
 		"-o", filepath.Join(dir, "bootstrap"), "github.com/holdfast-lock/holdfast/functions/"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if out, err := build.CombinedOutput(); err != nil {

@@ -127,7 +127,7 @@ func (c *Coordinator) function(f function) {
 		LogGroup: logs, LoggingFormat: awslambda.LoggingFormat_JSON, ApplicationLogLevelV2: awslambda.ApplicationLogLevel_INFO,
 		SystemLogLevelV2: awslambda.SystemLogLevel_WARN,
 	}
-	if c.props.Architecture == X86_64 {
+	if c.props.Architecture == X86 {
 		props.Architecture = awslambda.Architecture_X86_64()
 	}
 	if f.request && c.props.Concurrency > 0 {

@@ -56,7 +56,7 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 // route is the ARN of a route on the API's only stage.
 func (c *Coordinator) route(method, path string) *string {
 	return awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
-		Service: jsii.String("execute-api"), Resource: c.Api.ApiId(), ResourceName: jsii.String("$default/" + method + path),
+		Service: jsii.String("execute-api"), Resource: c.API.ApiId(), ResourceName: jsii.String("$default/" + method + path),
 	})
 }
 

@@ -170,7 +170,7 @@ func TestContentionNeverAlarms(t *testing.T) {
 }
 
 func TestProps(t *testing.T) {
-	tpl := synth(t, with(infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, Architecture: infra.X86_64, Concurrency: 7,
+	tpl := synth(t, with(infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, Architecture: infra.X86, Concurrency: 7,
 		LogRetention: awslogs.RetentionDays_ONE_WEEK, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5))}))
 	if n := len(tpl.of("AWS::SQS::Queue")); n != 1 {
 		t.Errorf("%d queues without prompt expiry", n)

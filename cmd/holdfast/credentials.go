@@ -2,9 +2,39 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"net/url"
+	"os"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
 )
+
+// awsConfig is the SDK's configuration, for a region, or for an engine on this machine that takes any credentials.
+func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error) {
+	var options []func(*config.LoadOptions) error
+	if region != "" {
+		options = append(options, config.WithRegion(region))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil || endpoint == "" {
+		return cfg, err
+	}
+	if cfg.Region == "" {
+		cfg.Region = "us-east-1"
+	}
+	if os.Getenv("AWS_ACCESS_KEY_ID") == "" && os.Getenv("AWS_PROFILE") == "" {
+		cfg.Credentials = localCredentials{}
+	}
+	return cfg, nil
+}
+
+func checkEndpoint(endpoint string) error {
+	if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", endpoint)
+	}
+	return nil
+}
 
 // localCredentials sign requests to a local engine, which takes any.
 type localCredentials struct{}

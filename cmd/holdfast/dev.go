@@ -8,12 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
@@ -51,8 +49,8 @@ func (d *devCmd) check() error {
 		return fmt.Errorf("--listen is %q, which serves anyone who can reach this machine, unauthenticated; if that is meant, say 0.0.0.0%[1]s", d.Listen)
 	}
 	if d.DynamodbEndpoint != "" {
-		if u, err := url.Parse(d.DynamodbEndpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", d.DynamodbEndpoint)
+		if err := checkEndpoint(d.DynamodbEndpoint); err != nil {
+			return err
 		}
 	}
 	if d.Region == "" && d.DynamodbEndpoint == "" && (d.CreateTable || d.Table != "") {
@@ -67,7 +65,7 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	if d.Table == "" {
-		d.Table = "distributed-locks"
+		d.Table = defaultTable
 	}
 	backend, err := d.backend(ctx)
 	if err != nil {
@@ -179,21 +177,9 @@ func (d *devCmd) backend(ctx context.Context) (backend, error) {
 	if d.DynamodbEndpoint == "" && d.Region == "" {
 		return memoryBackend(), nil
 	}
-	var options []func(*config.LoadOptions) error
-	if d.Region != "" {
-		options = append(options, config.WithRegion(d.Region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	cfg, err := awsConfig(ctx, d.Region, d.DynamodbEndpoint)
 	if err != nil {
 		return backend{}, err
-	}
-	if d.DynamodbEndpoint != "" {
-		if cfg.Region == "" {
-			cfg.Region = "us-east-1"
-		}
-		if os.Getenv("AWS_ACCESS_KEY_ID") == "" && os.Getenv("AWS_PROFILE") == "" {
-			cfg.Credentials = localCredentials{}
-		}
 	}
 	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: d.Table, Endpoint: d.DynamodbEndpoint})
 	if err != nil {

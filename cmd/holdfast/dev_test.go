@@ -124,3 +124,20 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+// init may be repeated, and leaves a table that dev can use.
+func TestInit(t *testing.T) {
+	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
+	if endpoint == "" {
+		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
+	}
+	for range 2 {
+		out := newOutput()
+		if err := (&initCmd{DynamodbEndpoint: endpoint, Table: "init-test", stdout: out}).Run(t.Context()); err != nil || !strings.Contains(out.String(), `"init-test" is ready`) {
+			t.Errorf("%q, %v", out, err)
+		}
+	}
+	if err := (&initCmd{DynamodbEndpoint: "x", Table: "t"}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "give a URL") {
+		t.Errorf("error %v", err)
+	}
+}

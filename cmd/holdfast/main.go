@@ -12,7 +12,8 @@ import (
 )
 
 type cli struct {
-	Dev devCmd `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
+	Dev  devCmd  `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
+	Init initCmd `cmd:"" help:"Make the lock table, or check the one that is there."`
 }
 
 func main() {

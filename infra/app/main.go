@@ -30,7 +30,7 @@ func main() {
 	}
 	locks := infra.NewCoordinator(stack, "Locks", props)
 	for output, value := range map[string]*string{
-		"Endpoint": locks.Api.ApiEndpoint(), "BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(),
+		"Endpoint": locks.API.ApiEndpoint(), "BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(),
 		"DeadLettersUrl": locks.DeadLetters.QueueUrl(),
 	} {
 		awscdk.NewCfnOutput(stack, &output, &awscdk.CfnOutputProps{Value: value})

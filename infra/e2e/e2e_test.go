@@ -168,7 +168,6 @@ func (c *cloud) root() *lockclient.Client { return c.client(c.aws.Credentials) }
 type subscriber struct {
 	c   *cloud
 	url string
-	got []string
 }
 
 func (c *cloud) subscribe(name string, pattern map[string]any) *subscriber {

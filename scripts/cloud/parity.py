@@ -14,7 +14,7 @@ ALLOWED = {
     r"^Dashboard$": "SAM has no short form of a dashboard; the CDK draws it",
     r"^Bus: Name$": "names the bus: CDK by the construct's path, SAM by the stack",
     r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream): Code: ": "assets against sam build's output; the same sources",
-    r": HOLDFAST_DYNAMODB_ENDPOINT$": "for sam local; not set in AWS",
+    r": HOLDFAST_DYNAMODB_ENDPOINT$": "for sam local; empty in AWS",
     r"^.*: Architectures$": "the local cloud runs this machine's; both default to arm64",
     r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream): Tags$": "SAM marks what it made",
 }
@@ -59,8 +59,6 @@ def plain(value, names, parameters):
                 text, given = text[0], {k: go(v) for k, v in text[1].items()}
             text = re.sub(r"\$\{(\w+)\}", lambda m: given.get(m[1], m[0]), text)
             return re.sub(r"\$\{([^}.]+)", lambda m: "${" + names.get(m[1], m[1]), text)
-        if set(value) == {"Fn::If"}:
-            return go(value["Fn::If"][2])
         return {k: v for k, v in ((k, go(v)) for k, v in value.items()) if v != "${AWS::NoValue}"}
     if isinstance(value, list):
         return [go(v) for v in value]
