@@ -30,9 +30,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -458,6 +460,33 @@ func TestDirectInvocation(t *testing.T) {
 		if answer, failure := c.invoke(test.function, test.payload); failure != test.want {
 			t.Errorf("%v: %q, want %q: %s", test.payload, failure, test.want, answer)
 		}
+	}
+}
+
+// A caller that may invoke one alias of a function has that alias's locks, and not the function.
+func TestAliasesHoldInvokersToTheirLocks(t *testing.T) {
+	c := newCloud(t)
+	function := c.id("Acquire")
+	name, err := scope.Alias("deploy:*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alias, err := c.lambda.CreateAlias(t.Context(), &lambda.CreateAliasInput{FunctionName: &function, FunctionVersion: aws.String("$LATEST"), Name: &name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, creds := c.caller("invoker", statement{"Allow", "lambda:InvokeFunction", *alias.AliasArn})
+	asCaller := *c
+	asCaller.lambda = lambda.NewFromConfig(c.aws, func(o *lambda.Options) { o.Credentials = creds })
+	if answer, failure := asCaller.invoke(*alias.AliasArn, map[string]any{"name": "deploy:alias"}); failure != "" {
+		t.Errorf("a lock of the alias's: %s", answer)
+	}
+	if answer, failure := asCaller.invoke(*alias.AliasArn, map[string]any{"name": "billing:alias"}); failure != "InvalidRequest" || !strings.Contains(string(answer), "alias") {
+		t.Errorf("another lock: %s", answer)
+	}
+	_, err = asCaller.lambda.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &function, Payload: []byte(`{"name":"billing:alias"}`)})
+	if denied, ok := errors.AsType[smithy.APIError](err); !ok || denied.ErrorCode() != "AccessDeniedException" {
+		t.Errorf("the whole function: %v", err)
 	}
 }
 
