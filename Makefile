@@ -82,9 +82,10 @@ deploy: go-version node ## Deploy to the AWS account of your credentials, with t
 	@$(MAKE) -s build ARCHES=arm64
 	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64
 
-bench: go-version ## Compare the coordinator with bare DynamoDB, and time the handlers
+bench: go-version ## Compare the coordinator with bare DynamoDB, time the handlers and their cold starts
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
+	@go run ./scripts/coldstart
 
 stress: go-version ## Race processes for one lock, kill holders, time expiries
 	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run Stress -timeout 20m ./cmd/holdfast ./internal/stream

@@ -4,7 +4,7 @@ package main
 import (
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/streamboot"
 )
 
-func main() { lambda.Start(boot.Expirer().HandleTimers) }
+func main() { lambda.Start(streamboot.Expirer().HandleTimers) }

@@ -14,23 +14,16 @@ func TestSettings(t *testing.T) {
 		"HOLDFAST_TABLE": "locks", "HOLDFAST_BUS": "bus", "HOLDFAST_TIMER_QUEUE_URL": "https://sqs/timers", "HOLDFAST_DLQ_URL": "https://sqs/dlq",
 		"HOLDFAST_MAX_TTL_MS": "3600000",
 	}
-	build := map[string]func(*environment) error{
-		"api":      func(e *environment) error { _, err := e.api(); return err },
-		"consumer": func(e *environment) error { _, err := e.consumer(); return err },
-		"expirer":  func(e *environment) error { _, err := e.expirer(); return err },
+	build := map[string]func(*Environment) error{
+		"api": func(e *Environment) error { _, err := e.api(); return err },
 	}
 	for _, test := range []struct{ what, set, to, says string }{
-		{"api", "", "", ""}, {"consumer", "", "", ""}, {"expirer", "", "", ""},
+		{"api", "", "", ""},
 		{"api", "HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
 		{"api", "HOLDFAST_MAX_TTL_MS", "an hour", "whole milliseconds"},
 		{"api", "HOLDFAST_MAX_TTL_MS", "1", "MaxTTL"},
-		{"consumer", "HOLDFAST_BUS", "", "HOLDFAST_BUS is not set"},
-		{"consumer", "HOLDFAST_DLQ_URL", "", "HOLDFAST_DLQ_URL is not set"},
-		{"consumer", "HOLDFAST_TIMER_QUEUE_URL", "", ""},
-		{"expirer", "HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
-		{"expirer", "HOLDFAST_TIMER_QUEUE_URL", "", "HOLDFAST_TIMER_QUEUE_URL is not set"},
 	} {
-		e := &environment{aws: aws.Config{Region: "eu-west-1"}, log: slog.New(slog.DiscardHandler), getenv: func(name string) string {
+		e := &Environment{AWS: aws.Config{Region: "eu-west-1"}, Log: slog.New(slog.DiscardHandler), Getenv: func(name string) string {
 			if name == test.set {
 				return test.to
 			}
@@ -41,7 +34,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s with %s=%q: %v", test.what, test.set, test.to, err)
 		}
 	}
-	if _, err := (&environment{getenv: func(n string) string { return full[n] }, log: slog.New(slog.DiscardHandler)}).api(); err == nil || !strings.Contains(err.Error(), "region") {
+	if _, err := (&Environment{Getenv: func(n string) string { return full[n] }, Log: slog.New(slog.DiscardHandler)}).api(); err == nil || !strings.Contains(err.Error(), "region") {
 		t.Errorf("without a region: %v", err)
 	}
 }

@@ -1,0 +1,120 @@
+// Command coldstart measures how long each function takes from the start of its process until it asks Lambda's runtime
+// interface for work, and until its first answer, beside a function that does nothing. Runs alternate, so that whatever else
+// the machine does falls on all alike; the ratio of medians is what carries over.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const rounds = 40
+
+var functions = []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire"}
+
+func main() {
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "coldstart:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "coldstart-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	packages := map[string]string{"hello": "./scripts/coldstart/hello"}
+	names := []string{"hello"}
+	for _, f := range functions {
+		packages[f] = "./functions/" + f
+		names = append(names, f)
+	}
+	for name, pkg := range packages {
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", pkg, err, out)
+		}
+	}
+	ready, answered := map[string][]time.Duration{}, map[string][]time.Duration{}
+	for range rounds {
+		for _, name := range names {
+			r, a, err := start(ctx, filepath.Join(dir, name))
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			ready[name], answered[name] = append(ready[name], r), append(answered[name], a)
+		}
+	}
+	for _, name := range names {
+		r, a := median(ready[name]), median(answered[name])
+		fmt.Printf("coldstart: %-12s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f)\n", name, ms(r),
+			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])))
+	}
+	return nil
+}
+
+// start runs a function once, with an event that it answers without a request to AWS.
+func start(ctx context.Context, path string) (ready, answered time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	times := make(chan time.Duration, 2) // ready, answered
+	begin := time.Now()
+	first := true
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/next") {
+			if !first {
+				select { // there is no more work
+				case <-ctx.Done():
+				case <-r.Context().Done():
+				}
+				return
+			}
+			first = false
+			times <- time.Since(begin)
+			w.Header().Set("Lambda-Runtime-Aws-Request-Id", "1")
+			w.Header().Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(10*time.Second).UnixMilli()))
+			_, _ = io.WriteString(w, `{"name":"","Records":[]}`)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		select {
+		case times <- time.Since(begin):
+		default:
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env = []string{
+		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x",
+		"HOLDFAST_TABLE=t", "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
+	}
+	begin = time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, 0, err
+	}
+	ready, answered = <-times, <-times
+	cancel()
+	_ = cmd.Wait()
+	server.CloseClientConnections()
+	server.Close()
+	return ready, answered, nil
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
