@@ -62,9 +62,10 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
-templates: synth ## Check that the SAM and CDK templates are the same system, and lint both
+templates: synth ## Check that the SAM and CDK templates are the same system, lint both, and run cdk-nag
 	@. scripts/cloud/venv.sh && "$$HOLDFAST_CLOUD_PYTHON" scripts/cloud/parity.py template.yaml dist/cdk/Holdfast.template.json && \
 	  "$$(dirname "$$HOLDFAST_CLOUD_PYTHON")/cfn-lint" template.yaml dist/cdk/Holdfast.template.json
+	@npm ci --prefix scripts/nag --silent --no-audit --no-fund && node scripts/nag/nag.js dist/cdk/Holdfast.template.json
 
 cloud: synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh

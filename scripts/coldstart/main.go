@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -41,32 +42,34 @@ func run(ctx context.Context) error {
 		names = append(names, f)
 	}
 	for name, pkg := range packages {
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", //nolint:gosec // our own names
+			"-o", filepath.Join(dir, name), pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", pkg, err, out)
 		}
 	}
-	ready, answered := map[string][]time.Duration{}, map[string][]time.Duration{}
+	ready, answered, memory := map[string][]time.Duration{}, map[string][]time.Duration{}, map[string]int64{}
 	for range rounds {
 		for _, name := range names {
-			r, a, err := start(ctx, filepath.Join(dir, name))
+			r, a, kb, err := start(ctx, filepath.Join(dir, name))
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			ready[name], answered[name] = append(ready[name], r), append(answered[name], a)
+			memory[name] = max(memory[name], kb)
 		}
 	}
 	for _, name := range names {
 		r, a := median(ready[name]), median(answered[name])
-		fmt.Printf("coldstart: %-12s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f)\n", name, ms(r),
-			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])))
+		fmt.Printf("coldstart: %-12s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f), peak memory %d MB\n", name, ms(r),
+			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])), memory[name]/1024)
 	}
 	return nil
 }
 
 // start runs a function once, with an event that it answers without a request to AWS.
-func start(ctx context.Context, path string) (ready, answered time.Duration, err error) {
+func start(ctx context.Context, path string) (ready, answered time.Duration, peakKB int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	times := make(chan time.Duration, 2) // ready, answered
@@ -102,14 +105,17 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, err
 	}
 	begin = time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	ready, answered = <-times, <-times
 	cancel()
 	_ = cmd.Wait()
 	server.CloseClientConnections()
 	server.Close()
-	return ready, answered, nil
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		peakKB = usage.Maxrss // kilobytes, on Linux
+	}
+	return ready, answered, peakKB, nil
 }
 
 func median(d []time.Duration) time.Duration {
