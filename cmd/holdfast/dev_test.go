@@ -1,18 +1,24 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -140,4 +146,56 @@ func TestInit(t *testing.T) {
 	if err := (&initCmd{DynamodbEndpoint: "x", Table: "t"}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "give a URL") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// Events come live, as EventBridge would deliver them.
+func TestDevStreamsEvents(t *testing.T) {
+	url, _ := startDev(t, devCmd{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/events", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Scan() // the greeting: from here on nothing is missed
+	client, err := lockclient.New(lockclient.Config{Endpoint: url, Owner: "me"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := client.Acquire(ctx, "dev:x", lockclient.Options{TTL: 300 * time.Millisecond, ManualRenew: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for len(kinds) < 2 && lines.Scan() {
+		if kind, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+			kinds = append(kinds, kind)
+		}
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var envelope struct {
+			DetailType string          `json:"detail-type"`
+			Detail     json.RawMessage `json:"detail"`
+		}
+		if err := json.Unmarshal([]byte(data), &envelope); err != nil {
+			t.Fatal(err)
+		}
+		e, err := events.Decode(envelope.DetailType, envelope.Detail)
+		if err != nil || e.Subject().Fence != lease.Fence() {
+			t.Errorf("event %s, %v", data, err)
+		}
+	}
+	if !slices.Equal(kinds, []string{events.TypeAcquired, events.TypeExpired}) {
+		t.Errorf("events %v", kinds)
+	}
+	_ = client.Close(t.Context())
+	http.DefaultClient.CloseIdleConnections()
 }

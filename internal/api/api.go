@@ -192,9 +192,6 @@ func (h *handler) direct(ctx context.Context, payload []byte) ([]byte, error) {
 	id := ""
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		id = lc.AwsRequestID
-		if err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
-			err = &badInput{wire.InvalidRequest, "name", fmt.Sprintf("name is %q; this alias of the function serves other locks only", c.lock)}
-		}
 	}
 	answer, problem := h.run(ctx, op, c, err, id)
 	if problem != nil {
@@ -217,6 +214,9 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 	err := bad
 	if what := wire.CheckName(c.lock); what != "" && !c.listing && err == nil {
 		err = invalid("name", "name %s", what)
+	}
+	if lc, ok := lambdacontext.FromContext(ctx); ok && err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
+		err = invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
 	}
 	if err == nil {
 		answer, fence, err = op(ctx, c)

@@ -424,6 +424,80 @@ func TestDirectInvocation(t *testing.T) {
 	}
 }
 
+// An alias that carries a pattern serves its locks alone, whatever the payload looks like.
+func TestAliasServesItsLocks(t *testing.T) {
+	s := newSystem(t)
+	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{
+		InvokedFunctionArn: "arn:aws:lambda:eu-west-1:123456789012:function:f:only-ZGVwbG95Oio", // deploy:*
+	})
+	gateway := `{"version":"2.0","headers":{"content-type":"application/json"},"pathParameters":{"name":%q},"body":"{}","requestContext":{"http":{"method":"POST"}}}`
+	for _, test := range []struct {
+		op, payload string
+		served      bool
+	}{
+		{"acquire", `{"name":"deploy:x"}`, true},
+		{"acquire", `{"name":"billing:x"}`, false},
+		{"acquire", fmt.Sprintf(gateway, "deploy:y"), true},
+		{"acquire", fmt.Sprintf(gateway, "billing:y"), false},
+		{"status", `{"op":"status","name":"deploy:x"}`, true},
+		{"status", `{"op":"list"}`, false},
+	} {
+		out, err := s.handler(test.op).Invoke(ctx, []byte(test.payload))
+		said := string(out)
+		if err != nil {
+			said = err.Error()
+		}
+		if strings.Contains(said, "this alias") == test.served {
+			t.Errorf("%s %s: %s", test.op, test.payload, said)
+		}
+	}
+	if r, _ := s.store.Get(t.Context(), "billing:y"); r.After.Rev != 0 {
+		t.Errorf("it was written: %+v", r.After)
+	}
+}
+
+// A request's log record is its metrics too, in CloudWatch's embedded metric format, with few dimensions.
+func TestMetrics(t *testing.T) {
+	s := newSystem(t, func(_ *system, c *api.Config) { c.Metrics = "Holdfast/test" })
+	s.call("acquire", "deploy:prod", `{"lease":"`+secret+`"}`)
+	s.now = s.now.Add(3 * time.Second)
+	s.call("release", "deploy:prod", `{"lease":"`+secret+`"}`)
+	var records []map[string]any
+	for line := range strings.Lines(s.log.String()) {
+		var r map[string]any
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, r)
+	}
+	release := records[1]
+	if release["hold_ms"] != 3000.0 || release["group"] != "deploy" || release["op"] != "release" || release["code"] != "ok" {
+		t.Errorf("record %v", release)
+	}
+	for _, r := range records {
+		aws, ok := r["_aws"].(map[string]any)
+		if !ok || aws["Timestamp"] == nil {
+			t.Fatalf("record %v", r)
+		}
+		for _, d := range aws["CloudWatchMetrics"].([]any) {
+			directive := d.(map[string]any)
+			if directive["Namespace"] != "Holdfast/test" {
+				t.Errorf("directive %v", directive)
+			}
+			for _, m := range directive["Metrics"].([]any) {
+				if _, ok := r[m.(map[string]any)["Name"].(string)].(float64); !ok {
+					t.Errorf("%v is no number in the record", m)
+				}
+			}
+			for _, dimension := range directive["Dimensions"].([]any)[0].([]any) {
+				if v, ok := r[dimension.(string)].(string); !ok || v == "deploy:prod" {
+					t.Errorf("dimension %v is %v", dimension, r[dimension.(string)])
+				}
+			}
+		}
+	}
+}
+
 // The events that the functions come with are API Gateway's, and are answered.
 func TestFunctionEvents(t *testing.T) {
 	for dir, op := range map[string]string{

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -346,5 +347,20 @@ func TestRequestsPerPair(t *testing.T) {
 		if len(r.bus.puts) != test.puts || sends != test.sends {
 			t.Errorf("%s: %d pairs took %d PutEvents and %d SendMessageBatch, want %d and %d", test.name, test.pairs, len(r.bus.puts), sends, test.puts, test.sends)
 		}
+	}
+}
+
+// How late an expiry was told becomes a metric.
+func TestExpiryLag(t *testing.T) {
+	var log bytes.Buffer
+	r := newRig()
+	r.Log, r.Metrics = slog.New(slog.NewJSONHandler(&log, nil)), "Holdfast/test"
+	r.Clock = func() time.Time { return time.UnixMilli(5700) } // the record's lease ran out at 5000
+	r.Consume(t.Context(), []Write{
+		grant(1, "deploy:x", 1),
+		{Lock: "deploy:x", Sequence: "2", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)},
+	})
+	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"expiry_lag_ms":700,"group":"deploy","_aws":{`) {
+		t.Errorf("log %s", &log)
 	}
 }
