@@ -27,34 +27,8 @@ if [ ! -f "$lib/complete" ]; then
   touch "$lib/complete"
 fi
 
-log=$(mktemp)
-engine=
-stop() {
-  [ -z "$engine" ] || { kill "$engine" 2>/dev/null || true; wait "$engine" 2>/dev/null || true; }
-  rm -f "$log"
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-for _ in 1 2 3 4 5; do
-  port=$((20000 + RANDOM % 10000))
-  answers "$port" && continue
-  java -Xmx512m -Djava.library.path="$lib" -cp "$lib/*" com.amazonaws.services.dynamodbv2.local.main.ServerRunner \
-    -inMemory -sharedDb -disableTelemetry -port "$port" >"$log" 2>&1 &
-  engine=$!
-  while kill -0 "$engine" 2>/dev/null && ! answers "$port"; do sleep 0.1; done
-  answers "$port" && kill -0 "$engine" 2>/dev/null && break
-  wait "$engine" 2>/dev/null || true
-  engine=
-done
-if [ -z "$engine" ]; then
-  echo "with-dynamodb: DynamoDB Local did not start:" >&2
-  cat "$log" >&2
-  exit 1
-fi
-
+. "$(dirname "$0")/engine.sh"
+start_engine "DynamoDB Local" 20000 java -Xmx512m -Djava.library.path="$lib" -cp "$lib/*" \
+  com.amazonaws.services.dynamodbv2.local.main.ServerRunner -inMemory -sharedDb -disableTelemetry -port @PORT@
 export HOLDFAST_DYNAMODB_ENDPOINT=http://127.0.0.1:$port
 "$@"

@@ -1,0 +1,31 @@
+# Sourced: start_engine NAME FIRST_PORT COMMAND... runs a command, in which @PORT@ is a free port, in the background until it
+# listens; sets port and engine_log, and ends the engine with this shell.
+engine_log=$(mktemp)
+engine=
+stop_engine() {
+  [ -z "$engine" ] || { kill "$engine" 2>/dev/null || true; wait "$engine" 2>/dev/null || true; }
+  rm -f "$engine_log"
+}
+trap stop_engine EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+start_engine() {
+  local name=$1 first=$2
+  shift 2
+  for _ in 1 2 3 4 5; do
+    port=$((first + RANDOM % 10000))
+    answers "$port" && continue
+    "${@//@PORT@/$port}" >"$engine_log" 2>&1 &
+    engine=$!
+    while kill -0 "$engine" 2>/dev/null && ! answers "$port"; do sleep 0.1; done
+    answers "$port" && kill -0 "$engine" 2>/dev/null && return
+    wait "$engine" 2>/dev/null || true
+    engine=
+  done
+  echo "$name did not start:" >&2
+  tail -n 50 "$engine_log" >&2
+  exit 1
+}
