@@ -107,6 +107,8 @@ func (c *Coordinator) dashboard() {
 		})
 	}
 	c.Dashboard = awscloudwatch.NewDashboard(c.Construct, jsii.String("Dashboard"), nil)
+	awscdk.Annotations_Of(c.Dashboard).AcknowledgeWarning(jsii.String("CloudWatch:Math:UnknownIdentifier"),
+		jsii.String("a search's namespace is the stack's name, which the CDK takes for identifiers"))
 	c.Dashboard.AddWidgets(
 		graph("Requests a minute, by operation and outcome", search("op,code", "latency_ms", "SampleCount")),
 		graph("Latency, p50 (ms)", search("op", "latency_ms", "p50")),

@@ -182,11 +182,17 @@ func (c *Coordinator) code(name string) awslambda.Code {
 	if err != nil {
 		panic(err)
 	}
-	arch := strings.TrimPrefix(strings.Replace(string(c.props.Architecture), "x86_64", "amd64", 1), "_")
-	build := exec.Command( //nolint:gosec,noctx // a synthesis has no context; name is one of this package's
+	// In the module's own folder, since its go.sum knows what the functions need; the app's knows what the app does.
+	module := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/holdfast-lock/holdfast") //nolint:noctx // a synthesis has no context
+	where, err := module.Output()
+	if err != nil {
+		panic(fmt.Errorf("infra: the module github.com/holdfast-lock/holdfast is not there: %w; or give Props.Code", err))
+	}
+	build := exec.Command( //nolint:gosec,noctx // name is one of this package's
 		"go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w -buildid=",
-		"-o", filepath.Join(dir, "bootstrap"), "github.com/holdfast-lock/holdfast/functions/"+name)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+		"-o", filepath.Join(dir, "bootstrap"), "./functions/"+name)
+	build.Dir = strings.TrimSpace(string(where))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+map[Architecture]string{ARM64: "arm64", X86: "amd64"}[c.props.Architecture])
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Errorf("infra: building function %s: %w\n%s", name, err, out))
 	}

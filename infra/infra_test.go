@@ -216,6 +216,18 @@ func TestProps(t *testing.T) {
 	}
 }
 
+// Without Code, the functions are built from the module.
+func TestFunctionsAreBuilt(t *testing.T) {
+	tpl := synth(t, func(stack awscdk.Stack, _ string) { infra.NewCoordinator(stack, "Locks", infra.Props{}) })
+	assets := map[string]bool{}
+	for _, f := range tpl.of("AWS::Lambda::Function") {
+		assets[fmt.Sprint(f.Properties["Code"])] = true
+	}
+	if len(assets) != 7 {
+		t.Errorf("%d different functions", len(assets))
+	}
+}
+
 // A grant names the locks of its pattern, and nothing else.
 func TestGrants(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
