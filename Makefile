@@ -75,13 +75,11 @@ e2e: synth ## Prove the CDK stack end to end, on this machine, with authorisatio
 	@scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
 
 sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; sets up Docker and SAM if missing
-	@scripts/sam-local.sh setup
-	@scripts/with-dynamodb.sh scripts/sam-cycle.sh
-	@scripts/sam-local.sh stop
+	@trap 'scripts/sam-local.sh stop' EXIT; scripts/sam-local.sh setup; scripts/with-dynamodb.sh scripts/sam-cycle.sh
 
-deploy: go-version node ## Deploy to the AWS account of your credentials, with the CDK
+deploy: go-version node ## Deploy to the AWS account of your credentials, with the CDK; CDK_ARGS adds to its command
 	@$(MAKE) -s build ARCHES=arm64
-	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64
+	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64 $(CDK_ARGS)
 
 bench: go-version ## Compare the coordinator with bare DynamoDB, time the handlers and their cold starts
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo

@@ -50,7 +50,7 @@ type Props struct {
 	// MaxTTL is the longest TTL that a request may ask for. Nil: 24 hours. At least one minute.
 	MaxTTL awscdk.Duration
 	// NoPromptExpiry leaves out the timers: a lease that ran out is told when the lock is next used, or hours later by native
-	// TTL. It saves about $0.75 a million leases.
+	// TTL. It saves $0.28 to $1.60 a million leases: docs/cost.md.
 	NoPromptExpiry bool
 	// Concurrency reserves so many concurrent executions for each function that serves requests. 0: none reserved; the
 	// account's are shared.
@@ -169,14 +169,14 @@ func (c *Coordinator) storage() {
 	})
 }
 
-// code is a function's zip.
-func (c *Coordinator) code(name string) awslambda.Code {
+// code is a function's zip, and what is to be called once that is copied.
+func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	if c.props.Code != "" {
 		zip := filepath.Join(c.props.Code, name+".zip")
 		if _, err := os.Stat(zip); err != nil {
 			panic(fmt.Errorf("infra: Props.Code: %w; run \"make build\", or leave Code empty to build from the module", err))
 		}
-		return awslambda.Code_FromAsset(&zip, nil)
+		return awslambda.Code_FromAsset(&zip, nil), func() {}
 	}
 	dir, err := os.MkdirTemp("", "holdfast-"+name+"-")
 	if err != nil {
@@ -196,7 +196,7 @@ func (c *Coordinator) code(name string) awslambda.Code {
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Errorf("infra: building function %s: %w\n%s", name, err, out))
 	}
-	return awslambda.Code_FromAsset(&dir, nil)
+	return awslambda.Code_FromAsset(&dir, nil), func() { _ = os.RemoveAll(dir) }
 }
 
 func optional(s string) *string {

@@ -118,8 +118,10 @@ func (c *Coordinator) function(f function) {
 	for name, value := range f.environment {
 		environment[name] = value
 	}
+	code, copied := c.code(f.name)
+	defer copied()
 	props := &awslambda.FunctionProps{
-		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: c.code(f.name),
+		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: code,
 		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: &f.memory,
 		Timeout: awscdk.Duration_Seconds(&f.timeout), Environment: &environment,
 		// The role is not to be added to: it is imported, so that no other construct can widen it.

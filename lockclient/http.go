@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -73,6 +75,9 @@ func (t *transport) try(ctx context.Context, method, name, op string, request, a
 		}
 	}
 	resp, err := t.client.Do(req)
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return &RefusedError{Detail: fmt.Sprintf("there is no host %s; check Config.Endpoint", dns.Name)}
+	}
 	if err != nil {
 		return &unavailable{err: err}
 	}

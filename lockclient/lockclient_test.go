@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -264,6 +265,22 @@ func TestRenewalSurvivesAnOutage(t *testing.T) {
 		if err := l.Release(t.Context()); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A host that does not exist is not asked for forever.
+func TestNoSuchHost(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "holdfast.test", IsNotFound: true}
+		}, nil)
+		c := w.client()
+		_, err := c.Acquire(t.Context(), "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrRefused)
+		if !strings.Contains(err.Error(), "no host holdfast.test") {
+			t.Errorf("error %v", err)
+		}
+		_ = c.Close(t.Context())
 	})
 }
 

@@ -6,9 +6,18 @@ stop_engine() {
   [ -z "$engine" ] || { kill "$engine" 2>/dev/null || true; wait "$engine" 2>/dev/null || true; }
   rm -f "$engine_log"
 }
+command=
 trap stop_engine EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap 'end_command; exit 130' INT
+trap 'end_command; exit 143' TERM
+
+# beside runs the command that the engine is for, so that signals end it too.
+beside() {
+  "$@" <&0 &
+  command=$!
+  wait "$command"
+}
+end_command() { [ -z "$command" ] || { kill "$command" 2>/dev/null || true; wait "$command" 2>/dev/null || true; }; }
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 

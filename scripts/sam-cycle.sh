@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # sam-cycle.sh: builds the SAM template, invokes every function with its event.json, serves the API with `sam local start-api`
 # on DynamoDB Local, and runs whole cycles through curl and through lockclient. Run it with with-dynamodb.sh, after
-# sam-local.sh setup. IAM is not enforced here, one request runs at a time and streams do not run: `make e2e` has those.
+# sam-local.sh setup. At a terminal it then goes on serving until Ctrl-C. IAM is not enforced here, one request runs at a time and streams do not run: `make e2e` has those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export SAM_LOCAL_PORT=${SAM_LOCAL_PORT:-$((23000 + RANDOM % 1000))}
@@ -15,11 +15,13 @@ arch=$([ "$(uname -m)" = aarch64 ] && echo arm64 || echo x86_64)
 build=dist/sam
 overrides="Architecture=$arch DynamoDbEndpoint=http://host.docker.internal:${HOLDFAST_DYNAMODB_ENDPOINT##*:}"
 
+echo 'sam-local: building'
 quiet sam validate
 quiet sam validate --lint
 quiet sam build --build-dir "$build" --parameter-overrides "$overrides"
 quiet go run ./cmd/holdfast init --dynamodb-endpoint "$HOLDFAST_DYNAMODB_ENDPOINT" --table Table # as sam local resolves !Ref Table
 
+echo 'sam-local: invoking the functions'
 for function in Acquire Renew Release Status ForceRelease Expire Stream; do
   event=functions/${function,,}/event.json
   answer=$(sam local invoke "$function" --template "$build/template.yaml" --event "$event" --parameter-overrides "$overrides" \
@@ -31,6 +33,7 @@ for function in Acquire Renew Release Status ForceRelease Expire Stream; do
   esac
 done
 
+echo 'sam-local: serving the API'
 quiet local_sam api --template "$build/template.yaml" --parameter-overrides "$overrides"
 trap 'scripts/sam-local.sh api-stop; rm -f "$log"' EXIT
 url=http://127.0.0.1:$SAM_LOCAL_PORT
@@ -46,3 +49,8 @@ release 410 {"lease":"sam-lease-0000000002"}
 EOF
 HOLDFAST_ENDPOINT=$url quiet go test -count=1 -tags samlocal -run TestSAMLocal ./lockclient
 echo "sam-local: 7 functions invoked, a cycle by curl and one by lockclient, on DynamoDB Local"
+if [ -t 0 ]; then
+  echo "It goes on serving until Ctrl-C:"
+  echo "curl -H 'Content-Type: application/json' $url/v1/locks/deploy:prod/acquire -d '{\"owner\":\"me\"}'"
+  while :; do sleep 3600 & wait $!; done
+fi

@@ -31,4 +31,4 @@ fi
 start_engine "DynamoDB Local" 20000 java -Xmx512m -Djava.library.path="$lib" -cp "$lib/*" \
   com.amazonaws.services.dynamodbv2.local.main.ServerRunner -inMemory -sharedDb -disableTelemetry -port @PORT@
 export HOLDFAST_DYNAMODB_ENDPOINT=http://127.0.0.1:$port
-"$@"
+beside "$@"

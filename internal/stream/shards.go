@@ -137,7 +137,6 @@ func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 	}
 	out, err := p.Streams.GetRecords(ctx, &dynamodbstreams.GetRecordsInput{ShardIterator: s.iterator})
 	if err != nil {
-		s.iterator = nil // expired, perhaps: get another
 		_, expired := errors.AsType[*types.ExpiredIteratorException](err)
 		_, trimmed := errors.AsType[*types.TrimmedDataAccessException](err)
 		if trimmed {
@@ -145,16 +144,18 @@ func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 			s.after, s.latest = "", false
 		}
 		if expired || trimmed {
+			s.iterator = nil
 			return nil
 		}
-		return err
+		return err // the iterator is good still
 	}
 	failed := p.hand(ctx, out.Records)
 	for _, r := range out.Records {
 		sequence := aws.ToString(r.Dynamodb.SequenceNumber)
 		if failed[sequence] {
-			s.iterator = nil
-			s.latest = s.latest && s.after != "" // from the start of the batch: what was latest then is in it
+			if sequence != aws.ToString(out.Records[0].Dynamodb.SequenceNumber) {
+				s.iterator = nil // from behind the last that is done; else the same iterator reads the same again
+			}
 			return nil
 		}
 		s.after = sequence

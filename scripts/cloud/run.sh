@@ -24,10 +24,13 @@ bus       $(value BusName)
 table     $(value TableName)
 AWS APIs  $AWS_ENDPOINT_URL (key test, secret test)
 
+Names under .localhost may not resolve for programs other than curl: add "127.0.0.1 ${host%:*}" to /etc/hosts for lockclient.
+
 A signed request (older curls sign a ":" in the path wrong, so this lock has none; SDKs and lockclient do it right):
 
 curl --aws-sigv4 aws:amz:us-east-1:execute-api --user test:test -H 'Host: $host' -H 'Content-Type: application/json' \\
   $AWS_ENDPOINT_URL/v1/locks/deploy-prod/acquire -d '{"owner":"me","ttl_ms":60000}'
 
 EOF
+trap 'kill $! 2>/dev/null; exit' TERM INT
 while :; do sleep 3600 & wait $!; done
