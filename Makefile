@@ -51,6 +51,7 @@ build: go-version ## Build the functions as reproducible zips in dist/, for arm6
 # The functions that run on this machine, for the local cloud.
 HOST_ARCH  := $(shell go env GOARCH)
 HOST_NAME  := $(if $(filter arm64,$(HOST_ARCH)),arm64,x86_64)
+
 node:
 	@command -v node >/dev/null || { echo "Node.js is missing: the CDK needs version 20 or later (https://nodejs.org)"; exit 1; }
 

@@ -78,7 +78,6 @@ func (c *Coordinator) GrantDirectForceRelease(grantee awsiam.IGrantable, pattern
 }
 
 func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, functions ...string) map[string]*string {
-	mustBePattern(pattern)
 	name, err := scope.Alias(pattern)
 	if err != nil {
 		panic(fmt.Errorf("infra: %w", err))

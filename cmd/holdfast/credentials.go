@@ -12,6 +12,9 @@ import (
 
 // awsConfig is the SDK's configuration, for a region, or for an engine on this machine that takes any credentials.
 func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error) {
+	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return aws.Config{}, fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", endpoint)
+	}
 	var options []func(*config.LoadOptions) error
 	if region != "" {
 		options = append(options, config.WithRegion(region))
@@ -27,13 +30,6 @@ func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error)
 		cfg.Credentials = localCredentials{}
 	}
 	return cfg, nil
-}
-
-func checkEndpoint(endpoint string) error {
-	if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", endpoint)
-	}
-	return nil
 }
 
 // localCredentials sign requests to a local engine, which takes any.

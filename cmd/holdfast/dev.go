@@ -48,11 +48,6 @@ func (d *devCmd) check() error {
 	if host == "" {
 		return fmt.Errorf("--listen is %q, which serves anyone who can reach this machine, unauthenticated; if that is meant, say 0.0.0.0%[1]s", d.Listen)
 	}
-	if d.DynamodbEndpoint != "" {
-		if err := checkEndpoint(d.DynamodbEndpoint); err != nil {
-			return err
-		}
-	}
 	if d.Region == "" && d.DynamodbEndpoint == "" && (d.CreateTable || d.Table != "") {
 		return errors.New("--table and --create-table need --region or --dynamodb-endpoint; without one, locks are kept in memory")
 	}

@@ -23,11 +23,6 @@ type initCmd struct {
 
 // Run makes the table and waits until it can be used.
 func (c *initCmd) Run(ctx context.Context) error {
-	if c.DynamodbEndpoint != "" {
-		if err := checkEndpoint(c.DynamodbEndpoint); err != nil {
-			return err
-		}
-	}
 	cfg, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
 	if err != nil {
 		return err

@@ -516,15 +516,13 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}}}
 	timer, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:timer", "lease": due, "fence": 1})
 	timerEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m1", "body": string(timer), "eventSource": "aws:sqs"}}}
-	fails := func(function string, payload any) func() bool {
-		return func() bool {
-			answer, failure := c.invoke(function, payload)
-			var batch struct {
-				Failures []any `json:"batchItemFailures"`
-			}
-			_ = json.Unmarshal(answer, &batch)
-			return failure != "" || len(batch.Failures) > 0
+	fails := func(function string, payload any) bool {
+		answer, failure := c.invoke(function, payload)
+		var batch struct {
+			Failures []any `json:"batchItemFailures"`
 		}
+		_ = json.Unmarshal(answer, &batch)
+		return failure != "" || len(batch.Failures) > 0
 	}
 	lease := 0
 	for _, test := range []struct {
@@ -547,7 +545,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	} {
 		role, function := c.id(test.id+"Role"), c.id(test.id)
 		whole := c.rolePolicy(role)
-		if fails(function, test.payload())() {
+		if fails(function, test.payload()) {
 			t.Errorf("%s fails with its own role", test.id)
 			continue
 		}
@@ -561,7 +559,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 			t.Errorf("%s has %d statements of %s", test.id, len(whole)-len(rest), test.actions)
 		}
 		c.setRolePolicy(role, rest)
-		if !fails(function, test.payload())() {
+		if !fails(function, test.payload()) {
 			t.Errorf("%s works without %s", test.id, test.actions)
 		}
 		c.setRolePolicy(role, whole)

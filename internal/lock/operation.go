@@ -76,9 +76,6 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	}
 	to := r
 	to.Holders, to.Fence, to.Capacity = live, fence, o.req.Capacity
-	if to.Holders == nil {
-		to.Holders = map[LeaseKey]Holder{}
-	}
 	to.Holders[o.key] = h
 	c := o.rules.swap(now, r, to, CauseAcquire, o.req.Principal, "")
 	return &c, nil

@@ -59,7 +59,7 @@ def plain(value, names, parameters):
                 text, given = text[0], {k: go(v) for k, v in text[1].items()}
             text = re.sub(r"\$\{(\w+)\}", lambda m: given.get(m[1], m[0]), text)
             return re.sub(r"\$\{([^}.]+)", lambda m: "${" + names.get(m[1], m[1]), text)
-        return {k: v for k, v in ((k, go(v)) for k, v in value.items()) if v != "${AWS::NoValue}"}
+        return {k: go(v) for k, v in value.items()}
     if isinstance(value, list):
         return [go(v) for v in value]
     return value
@@ -72,7 +72,7 @@ def statements(documents):
 
 def system(template, parameters):
     """What the template is, by name of its parts."""
-    names, parts, routes = references(template), {}, {}
+    names, parts, routes, integrations = references(template), {}, {}, {}
     for logical, r in template["Resources"].items():
         name, kind = names[logical], r["Type"]
         p = plain(r.get("Properties", {}), names, parameters)
@@ -85,10 +85,10 @@ def system(template, parameters):
             for f in p.get("FilterCriteria", {}).get("Filters", []):
                 f["Pattern"] = json.loads(f["Pattern"])
         elif kind == "AWS::ApiGatewayV2::Route":
-            routes[p["RouteKey"]] = {"auth": p["AuthorizationType"], "function": p["Target"]}
+            routes[p["RouteKey"]] = p
             continue
         elif kind == "AWS::ApiGatewayV2::Integration":
-            routes.setdefault("integrations", {})[name] = p
+            integrations[name] = p
             continue
         elif kind == "AWS::Lambda::Permission":
             function = re.sub(r"[${}]|\.Arn", "", p["FunctionName"])
@@ -107,15 +107,11 @@ def system(template, parameters):
         elif kind == "AWS::ApiGatewayV2::Stage":
             name = "ApiStage"
             p = {k: p[k] for k in ("AccessLogSettings", "AutoDeploy", "DefaultRouteSettings", "StageName")}
-        elif kind == "AWS::CDK::Metadata":
-            continue
         parts[name] = {"Type": kind, **({"DeletionPolicy": r["DeletionPolicy"]} if "DeletionPolicy" in r else {}), **p}
-    integrations = routes.pop("integrations", {})
     for key, route in routes.items():
-        method, path = key.split()
-        integration = re.search(r"\$\{(\w+)\}", route["target" if "target" in route else "function"])[1]
+        integration = re.search(r"\$\{(\w+)\}", route["Target"])[1]
         function = re.search(r"\$\{(\w+)\.Arn", json.dumps(integrations[integration]["IntegrationUri"]))[1]
-        parts[f"Route {key}"] = {"Type": "route", "Function": function, "Auth": [route["auth"]]}
+        parts[f"Route {key}"] = {"Type": "route", "Function": function, "Auth": [route["AuthorizationType"]]}
     return parts
 
 

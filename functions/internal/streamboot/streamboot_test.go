@@ -14,7 +14,6 @@ import (
 func TestSettings(t *testing.T) {
 	full := map[string]string{
 		"HOLDFAST_TABLE": "locks", "HOLDFAST_BUS": "bus", "HOLDFAST_TIMER_QUEUE_URL": "https://sqs/timers", "HOLDFAST_DLQ_URL": "https://sqs/dlq",
-		"HOLDFAST_MAX_TTL_MS": "3600000",
 	}
 	build := map[string]func(*boot.Environment) error{
 		"consumer": func(e *boot.Environment) error { _, err := consumer(e); return err },
