@@ -22,8 +22,14 @@ var mayImport = map[string][]string{
 	"internal/stream":   {"internal/lock", "internal/emf", "events"},
 	"internal/emf":      {},
 	"internal/scope":    {"internal/wire"},
-	"lockclient":        {"internal/wire"},
 	"events":            {},
+
+	"lockclient":          {"internal/wire"},
+	"lockclient/invoke":   {"lockclient", "internal/wire"},
+	"lockclient/fencing":  {},
+	"internal/inprocess":  {"lockclient", "internal/api", "internal/wire"},
+	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock"},
+	"lockclient/locktest": {"lockclient", "internal/inprocess", "internal/api", "internal/lock", "internal/wire"},
 }
 
 // onlyStdlib are the packages that import nothing but the standard library.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -15,9 +14,6 @@ import (
 )
 
 const (
-	tries       = 3                      // of a request that brings no answer, where there is no longer wait
-	firstDelay  = 100 * time.Millisecond // between tries; doubled up to maxDelay, each drawn from the upper half
-	maxDelay    = 5 * time.Second
 	herdSpread  = 50 * time.Millisecond // by which waiters spread when a lease expires
 	lastRelease = 5 * time.Second       // what a release in the background may take
 )
@@ -49,13 +45,14 @@ type acquisition struct {
 	name   string
 	opts   Options
 	wait   bool
+	inv    *invocation // whose life the lease gets; nil: the TTL's
 
 	request wire.AcquireRequest
 	unsure  bool // a try brought no answer, so there may be a grant we know nothing of
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
-	if err := a.prepare(); err != nil {
+	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}
 	waitCtx := ctx
@@ -64,7 +61,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 		waitCtx, cancel = context.WithTimeout(ctx, a.opts.Wait)
 		defer cancel()
 	}
-	lease, err := a.loop(waitCtx)
+	lease, err := a.loop(waitCtx, ctx)
 	if err != nil && a.unsure {
 		a.client.forget(ctx, a.name, a.request.Lease)
 	}
@@ -74,39 +71,38 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 	return lease, err
 }
 
-func (a *acquisition) prepare() error {
+func (a *acquisition) prepare(ctx context.Context) error {
 	if problem := wire.CheckName(a.name); problem != "" {
 		return refused("name", "name %s", problem)
 	}
 	if err := a.opts.validate(); err != nil {
 		return err
 	}
+	inv := invocationOf(ctx)
 	if a.opts.TTL == 0 {
-		a.opts.TTL = wire.DefaultTTL
+		a.opts.TTL, a.inv = wire.DefaultTTL, inv
 	}
 	if a.opts.Owner == "" {
-		a.opts.Owner = a.client.owner
+		a.opts.Owner = a.client.ownerIn(inv)
+	}
+	metadata, err := a.opts.metadata()
+	if err != nil {
+		return err
 	}
 	a.request = wire.AcquireRequest{
-		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits),
-	}
-	if a.opts.Metadata != nil {
-		m, err := json.Marshal(a.opts.Metadata)
-		if err != nil {
-			return refused("metadata", "Options.Metadata: %v", err)
-		}
-		a.request.Metadata = m
+		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Metadata: metadata,
+		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits),
 	}
 	return nil
 }
 
 // loop tries until there is a grant, a reason to give up, or no time left; then the error is that of the last try that
 // had an answer.
-func (a *acquisition) loop(ctx context.Context) (*Lease, error) {
-	delay, failures := firstDelay, 0
+func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
+	tries, asked, failures := 0, 0, 0 // in all; answered that others hold the lock; with no answer, in a row
 	var last error
 	for {
-		lease, err := a.try(ctx)
+		lease, err := a.try(ctx, caller)
 		if err == nil {
 			return lease, nil
 		}
@@ -117,103 +113,160 @@ func (a *acquisition) loop(ctx context.Context) (*Lease, error) {
 		case ctx.Err() != nil: // in the middle of the try
 			a.unsure = true
 			return nil, cmp.Or(last, err)
-		case isHeld && a.wait: // polling slows down, but nobody sleeps past the holder's expiry
+		case isHeld:
 			failures = 0
-			pause = min(jitter(delay), held.RetryAfter+mathrand.N(herdSpread))
+			if asked++; !a.wait || asked == a.opts.Attempts {
+				return nil, err
+			}
+			if a.opts.OnWait != nil {
+				a.opts.OnWait(held)
+			}
+			// Polling slows down, but nobody sleeps past the holder's expiry.
+			pause = min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
 		case isDown:
 			a.unsure = true
-			if failures++; !a.wait && failures == tries {
+			if failures++; !a.wait && failures > a.client.retries {
 				return nil, err
 			}
-			pause = max(jitter(delay), min(down.after, maxDelay))
+			pause = a.client.backoff(failures-1, down.after)
 		case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
 			a.request.Lease, a.unsure = rand.Text(), false
-			if failures++; !a.wait && failures == tries {
+			if failures++; !a.wait && failures > a.client.retries {
 				return nil, err
 			}
-			pause = jitter(delay)
+			pause = a.client.backoff(failures-1, 0)
 		default:
 			return nil, err
 		}
-		last, delay = err, min(2*delay, maxDelay)
+		last, tries = err, tries+1
 		if sleep(ctx, pause) != nil {
 			return nil, last
 		}
 	}
 }
 
-// sleep waits, or answers ctx's error if that ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // try sends the request once.
-func (a *acquisition) try(ctx context.Context) (*Lease, error) {
+func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	if a.client.isClosed() {
 		return nil, ErrClosed
 	}
+	if a.inv != nil { // less is left of it with every try
+		a.opts.TTL, a.opts.ManualRenew = a.inv.ttl(), true
+		a.request.TTL = a.opts.TTL.Milliseconds()
+	}
 	var answer wire.Lease
-	sent := time.Now()
-	if err := a.client.transport.send(ctx, http.MethodPost, a.name, "acquire", a.request, &answer); err != nil {
+	sent := a.client.now()
+	if err := a.client.send(ctx, opAcquire, a.name, a.request, &answer); err != nil {
 		return nil, err
 	}
 	a.unsure = true // until somebody keeps it
-	if answer.Lock != a.name || answer.Lease != a.request.Lease || answer.Fence < 1 {
-		return nil, &RefusedError{Status: http.StatusOK, Detail: "the answer is not a grant of this lock; check Config.Endpoint"}
+	if err := checkGrant(answer, a.name, a.request.Lease); err != nil {
+		return nil, err
 	}
-	lease, err := a.client.keep(ctx, a, sent, answer)
+	lease, err := a.client.keep(caller, a.name, a.request.Lease, a.opts, sent, answer)
 	if err == nil {
 		a.unsure = false
 	}
 	return lease, err
 }
 
-func jitter(d time.Duration) time.Duration { return d/2 + mathrand.N(d/2+1) }
+// checkGrant sees that an answer is the lease that was asked for.
+func checkGrant(answer wire.Lease, name, secret string) error {
+	if answer.Lock != name || answer.Lease != secret || answer.Fence < 1 || answer.TTL < 1 {
+		return &RefusedError{Status: http.StatusOK, Detail: "the answer is not a lease of this lock; check Config.Endpoint"}
+	}
+	return nil
+}
 
 // forget releases, as far as it can, a lease that nobody will use: in the background, so that a caller who gives up is
-// not kept; on a closed client at once, since Close waits for what runs in the background.
+// not kept; but at once within a Lambda invocation, where nothing runs in the background, and on a closed client, since
+// Close waits for what does.
 func (c *Client) forget(ctx context.Context, name, lease string) {
+	inv := invocationOf(ctx)
 	ctx = context.WithoutCancel(ctx)
 	release := func() {
-		ctx, cancel := context.WithTimeout(ctx, lastRelease)
+		most := lastRelease
+		if inv != nil {
+			most = min(most, time.Until(inv.deadline))
+		}
+		ctx, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
-		var answer wire.Released
-		_ = c.retry(ctx, func() error {
-			return c.transport.send(ctx, http.MethodPost, name, "release", wire.ReleaseRequest{Lease: lease}, &answer)
-		})
+		_ = c.releaseSecret(ctx, name, lease)
 	}
 	c.mu.Lock()
-	closed := c.closed
-	if !closed {
+	now := c.closed || inv != nil
+	if !now {
 		c.work.Go(release)
 	}
 	c.mu.Unlock()
-	if closed {
+	if now {
 		release()
 	}
 }
 
-// retry sends a request again, a few times, while it brings no answer.
-func (c *Client) retry(ctx context.Context, send func() error) error {
-	delay := firstDelay
-	for n := 1; ; n++ {
-		err := send()
-		down, again := errors.AsType[*unavailable](err)
-		if !again || n == tries {
-			return err
-		}
-		if err := sleep(ctx, max(jitter(delay), min(down.after, maxDelay))); err != nil {
-			return err
-		}
-		delay *= 2
+// Release gives back a lease by its secret, as [Lease.Secret] told it, for whoever has no [Lease]: another process, say.
+// Repeated, it succeeds again while the coordinator remembers the lease; one that is over otherwise is an [ErrLost].
+func (c *Client) Release(ctx context.Context, name, secret string) error {
+	if err := checkSecret(name, secret); err != nil {
+		return &OpError{ErrRelease, name, err}
 	}
+	if err := c.releaseSecret(ctx, name, secret); err != nil {
+		return &OpError{ErrRelease, name, err}
+	}
+	return nil
+}
+
+func (c *Client) releaseSecret(ctx context.Context, name, secret string) error {
+	var answer wire.Released
+	n := 0
+	err := c.retry(ctx, func() error {
+		n++
+		return c.send(ctx, opRelease, name, wire.ReleaseRequest{Lease: secret}, &answer)
+	})
+	if errors.Is(err, ErrLost) && n > 1 {
+		return nil // a repeat: the first try was carried out
+	}
+	return err
+}
+
+func checkSecret(name, secret string) error {
+	if problem := wire.CheckName(name); problem != "" {
+		return refused("name", "name %s", problem)
+	}
+	if problem := wire.CheckLease(secret); problem != "" {
+		return refused("lease", "the lease secret %s", problem)
+	}
+	return nil
+}
+
+// Adopt makes a [Lease] of one that is held already, by its secret: one that another process acquired and handed over. It
+// renews the lease, by Options.TTL or else its own TTL, and from then on looks after it. Of opts only TTL, Heartbeat and
+// ManualRenew count. A lease that is over is an [ErrLost]. Two processes that hold one lease hold it together: neither
+// knows that the other released it before its next renewal.
+func (c *Client) Adopt(ctx context.Context, name, secret string, opts Options) (*Lease, error) {
+	err := checkSecret(name, secret)
+	if err == nil {
+		err = opts.validate()
+	}
+	var answer wire.Lease
+	var sent reading
+	if err == nil {
+		err = c.retry(ctx, func() error {
+			sent = c.now()
+			return c.send(ctx, opRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds()}, &answer)
+		})
+	}
+	if err == nil {
+		err = checkGrant(answer, name, secret)
+	}
+	var lease *Lease
+	if err == nil {
+		lease, err = c.keep(ctx, name, secret, opts, sent, answer)
+	}
+	if err != nil {
+		return nil, &OpError{ErrRenew, name, err}
+	}
+	return lease, nil
 }
 
 func (c *Client) isClosed() bool {

@@ -1,6 +1,7 @@
 package lockclient
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Config is how a client reaches its coordinator. Only Endpoint is required.
+// Config is how a client reaches its coordinator. Only Endpoint or Transport is required.
 type Config struct {
 	// Endpoint is the coordinator's URL, up to where /v1/locks begins.
 	Endpoint string
@@ -28,38 +29,77 @@ type Config struct {
 	Credentials aws.CredentialsProvider
 	// HTTPClient sends requests; nil: one of the client's own.
 	HTTPClient *http.Client
-	// RequestTimeout bounds one try. Zero: 5 s.
+	// Transport carries requests another way than over HTTP, in place of the four fields above: see packages invoke and
+	// direct.
+	Transport Transport
+
+	// RequestTimeout bounds one try of a request. Zero: 5 s.
 	RequestTimeout time.Duration
-	// Owner is told to others while this client holds a lock; Options can say another. Empty: host name and process id.
+	// Retries is how often a request that brought no answer is sent again: the connection failed, the coordinator was
+	// throttled or its store was away. Acquire goes on for as long as it may wait. Zero: 3. Negative: never.
+	Retries int
+	// RetryDelay is the longest pause between two tries, of a request that brought no answer and of an acquire while others
+	// hold the lock alike. The first pause is a tenth of it, each further one twice the last, all drawn from their upper
+	// halves, so that callers spread. Zero: 1 s.
+	RetryDelay time.Duration
+	// Owner is told to others while this client holds a lock; Options can say another. Empty: host name and process id; in
+	// a Lambda invocation the function's name and the request's id.
 	Owner string
 }
 
 // Validate says which field is wrong, and how to put it right.
 func (c Config) Validate() error {
-	u, err := url.Parse(c.Endpoint)
+	if c.Transport == nil {
+		if err := c.validateHTTP(); err != nil {
+			return err
+		}
+	}
 	switch {
-	case c.Endpoint == "":
-		return errors.New("lockclient: Config.Endpoint is empty; give the coordinator's URL")
-	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com", c.Endpoint)
-	case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/locks"):
-		return fmt.Errorf("lockclient: Config.Endpoint is %q; give the URL only up to where /v1/locks begins", c.Endpoint)
-	case c.Credentials != nil && c.Region == "":
-		return errors.New("lockclient: Config.Region is empty; requests are signed for a region")
+	case c.Transport != nil && (c.Endpoint != "" || c.HTTPClient != nil || c.Credentials != nil || c.Region != ""):
+		return errors.New("lockclient: Config.Transport is given, and so is a field of HTTP's (Endpoint, Region, Credentials, HTTPClient); give one or the other")
 	case c.RequestTimeout < 0:
 		return fmt.Errorf("lockclient: Config.RequestTimeout is %v; give a time above 0, or 0 for 5 s", c.RequestTimeout)
+	case c.RetryDelay < 0:
+		return fmt.Errorf("lockclient: Config.RetryDelay is %v; give a time above 0, or 0 for 1 s", c.RetryDelay)
 	case len(c.Owner) > wire.MaxOwner:
 		return fmt.Errorf("lockclient: Config.Owner is %d bytes long; at most %d are allowed", len(c.Owner), wire.MaxOwner)
 	}
 	return nil
 }
 
+func (c Config) validateHTTP() error {
+	u, err := url.Parse(c.Endpoint)
+	switch {
+	case c.Endpoint == "":
+		return errors.New("lockclient: Config.Endpoint is empty; give the coordinator's URL, or a Transport")
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com", c.Endpoint)
+	case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/locks"):
+		return fmt.Errorf("lockclient: Config.Endpoint is %q; give the URL only up to where /v1/locks begins", c.Endpoint)
+	case c.Credentials != nil && c.Region == "":
+		return errors.New("lockclient: Config.Region is empty; requests are signed for a region")
+	}
+	return nil
+}
+
 // Options say how a lock is taken. The zero value waits as long as the context lasts, with a TTL of 60 s.
 type Options struct {
-	// TTL is how long the lease lasts without a renewal, 1 s to 24 h. Zero: 60 s.
+	// TTL is how long the lease lasts without a renewal, 1 s to 24 h. Zero: 60 s; but within a Lambda invocation what is
+	// left of the context, which Lambda ends with the invocation, and about a second, and then nothing renews it: a
+	// function that was killed cannot hold a lock for longer than it could have run.
 	TTL time.Duration
+	// Heartbeat is how often the lease is renewed in the background, less than the TTL. Zero: a third of the TTL.
+	Heartbeat time.Duration
+	// ManualRenew leaves renewing to the caller.
+	ManualRenew bool
+
 	// Wait is how long Acquire goes on trying while others hold the lock. Zero: as long as its context lasts.
 	Wait time.Duration
+	// Attempts is how often Acquire asks while others hold the lock. Zero: no limit.
+	Attempts int
+	// OnWait, if set, is called each time that Acquire learns that others hold the lock, before it waits.
+	OnWait func(*HeldError)
+
 	// Owner replaces Config.Owner.
 	Owner string
 	// Metadata is told to others while the lock is held: anything that encodes to a JSON object of at most 2,048 bytes.
@@ -67,16 +107,18 @@ type Options struct {
 	// Capacity and Permits make the lock a semaphore: at most Capacity permits are held at a time, of which this takes
 	// Permits. Zero: 1.
 	Capacity, Permits int
-	// ManualRenew leaves renewing to the caller.
-	ManualRenew bool
 }
 
 func (o Options) validate() error {
 	switch {
 	case o.TTL < 0 || o.TTL > wire.MaxTTL || o.TTL%time.Millisecond != 0: // the least is the coordinator's to say
 		return refused("TTL", "Options.TTL is %v; give %v to %v, in whole milliseconds", o.TTL, wire.MinTTL, wire.MaxTTL)
+	case o.Heartbeat < 0 || o.Heartbeat > 0 && o.Heartbeat >= cmp.Or(o.TTL, wire.DefaultTTL):
+		return refused("Heartbeat", "Options.Heartbeat is %v; give less than the TTL, which is %v, or 0 for a third of it", o.Heartbeat, cmp.Or(o.TTL, wire.DefaultTTL))
 	case o.Wait < 0:
 		return refused("Wait", "Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
+	case o.Attempts < 0:
+		return refused("Attempts", "Options.Attempts is %d; give a number above 0, or 0 for no limit", o.Attempts)
 	case o.Capacity < 0 || o.Capacity > wire.MaxCapacity:
 		return refused("Capacity", "Options.Capacity is %d; give 1 to %d, or 0 for 1", o.Capacity, wire.MaxCapacity)
 	case o.Permits < 0 || o.Permits > max(o.Capacity, 1):
@@ -85,11 +127,32 @@ func (o Options) validate() error {
 	return nil
 }
 
+// metadata encodes Options.Metadata; nil: none.
+func (o Options) metadata() (json.RawMessage, error) {
+	if o.Metadata == nil {
+		return nil, nil
+	}
+	m, err := json.Marshal(o.Metadata)
+	switch {
+	case err != nil:
+		return nil, refused("metadata", "Options.Metadata: %v", err)
+	case m[0] != '{':
+		return nil, refused("metadata", "Options.Metadata is %T, which encodes to no JSON object; give a struct or a map", o.Metadata)
+	case len(m) > wire.MaxMetadata:
+		return nil, refused("metadata", "Options.Metadata is %d bytes of JSON; at most %d are allowed", len(m), wire.MaxMetadata)
+	}
+	return m, nil
+}
+
 // A Client takes locks. It is safe for use by any number of goroutines.
 type Client struct {
-	transport *transport
-	owner     string
-	ownHTTP   bool // the HTTP client is the client's own
+	transport  Transport
+	timeout    time.Duration // of one try
+	retries    int
+	retryDelay time.Duration
+	owner      string // empty: of each invocation
+	now        func() reading
+	closeIdle  func() // of an HTTP client of its own; else nil
 
 	mu     sync.Mutex
 	closed bool
@@ -102,24 +165,33 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	own := cfg.HTTPClient == nil
-	if own {
-		cfg.HTTPClient = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	c := &Client{
+		transport: cfg.Transport, timeout: cmp.Or(cfg.RequestTimeout, 5*time.Second), retries: max(cmp.Or(cfg.Retries, 3), 0),
+		retryDelay: cmp.Or(cfg.RetryDelay, time.Second), owner: cfg.Owner, now: newClock(), leases: map[*Lease]bool{},
 	}
-	if cfg.RequestTimeout == 0 {
-		cfg.RequestTimeout = 5 * time.Second
-	}
-	if cfg.Owner == "" {
-		host, _ := os.Hostname()
-		cfg.Owner = fmt.Sprintf("%s/%d", host, os.Getpid())
-	}
-	return &Client{
-		transport: &transport{
+	if c.transport == nil {
+		if cfg.HTTPClient == nil {
+			own := http.DefaultTransport.(*http.Transport).Clone()
+			cfg.HTTPClient, c.closeIdle = &http.Client{Transport: own}, own.CloseIdleConnections
+		}
+		c.transport = &httpTransport{
 			endpoint: strings.TrimRight(cfg.Endpoint, "/"), region: cfg.Region, credentials: cfg.Credentials,
-			signer: v4.NewSigner(), client: cfg.HTTPClient, timeout: cfg.RequestTimeout,
-		},
-		owner: cfg.Owner, ownHTTP: own, leases: map[*Lease]bool{},
-	}, nil
+			signer: v4.NewSigner(), client: cfg.HTTPClient,
+		}
+	}
+	return c, nil
+}
+
+// ownerIn is who holds what is acquired in ctx, if nobody said.
+func (c *Client) ownerIn(inv *invocation) string {
+	if c.owner != "" {
+		return c.owner
+	}
+	if inv != nil {
+		return inv.owner()
+	}
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
 // Close releases every lease that this client holds, all at once, and waits until nothing of it runs any more. It goes on
@@ -149,8 +221,8 @@ func (c *Client) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		errs = append(errs, ctx.Err())
 	}
-	if c.ownHTTP {
-		c.transport.client.CloseIdleConnections()
+	if c.closeIdle != nil {
+		c.closeIdle()
 	}
 	return errors.Join(errs...)
 }
@@ -163,57 +235,12 @@ func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx 
 		return err
 	}
 	defer func() { // also when fn panics
-		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.transport.timeout)
+		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.timeout)
 		defer cancel()
 		err = errors.Join(err, lease.Release(releaseCtx))
 	}()
-	fnCtx, cancel := context.WithCancelCause(ctx)
+	fnCtx, cancel := context.WithCancelCause(context.WithValue(ctx, leaseKey{}, lease))
 	defer cancel(nil)
 	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
 	return fn(fnCtx, lease)
-}
-
-// A Status is what anyone may know of a lock.
-type Status struct {
-	Lock      string
-	Locked    bool
-	Capacity  int
-	Available int
-	Fence     int64 // the highest ever granted
-	Holders   []StatusHolder
-	Waiting   int
-	At        time.Time // by the coordinator's clock
-}
-
-// A StatusHolder is a lease as others may see it.
-type StatusHolder struct {
-	Holder
-	Permits    int
-	AcquiredAt time.Time
-	RenewedAt  time.Time
-	Metadata   json.RawMessage // nil: none
-	Principal  string          // who the coordinator's authorizer said it is; empty without one
-}
-
-// Status reads a lock. A lock that nobody ever took is free.
-func (c *Client) Status(ctx context.Context, name string) (Status, error) {
-	if problem := wire.CheckName(name); problem != "" {
-		return Status{}, refused("name", "name %s", problem)
-	}
-	var s wire.Status
-	err := c.retry(ctx, func() error { return c.transport.send(ctx, http.MethodGet, name, "", nil, &s) })
-	if err != nil {
-		return Status{}, fmt.Errorf("lockclient: status: %s: %w", name, err)
-	}
-	out := Status{
-		Lock: s.Lock, Locked: s.Locked, Capacity: int(s.Capacity), Available: int(s.Available), Fence: s.Fence,
-		Waiting: int(s.Waiting), At: s.ServerTime.Time,
-	}
-	for _, h := range s.Holders {
-		out.Holders = append(out.Holders, StatusHolder{
-			Holder:  Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond},
-			Permits: int(h.Permits), AcquiredAt: h.AcquiredAt.Time, RenewedAt: h.RenewedAt.Time, Metadata: h.Metadata, Principal: h.Principal,
-		})
-	}
-	return out, nil
 }

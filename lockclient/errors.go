@@ -104,6 +104,14 @@ func (e *unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUn
 func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 
+// noAnswer is what a transport's error means.
+func noAnswer(err error) error {
+	if _, final := errors.AsType[*RefusedError](err); final {
+		return err
+	}
+	return &unavailable{err: err}
+}
+
 // problemError turns a problem into an error of this package.
 func problemError(p wire.Problem) error {
 	after := time.Duration(p.RetryAfter) * time.Millisecond

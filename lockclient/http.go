@@ -17,100 +17,90 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
-
-	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// transport sends one request over HTTP, once, and reads its answer.
-type transport struct {
+// httpTransport is the default [Transport]: the coordinator's HTTP API, signed with SigV4 where there are credentials.
+type httpTransport struct {
 	endpoint    string
 	region      string
 	credentials aws.CredentialsProvider
 	signer      *v4.Signer
 	client      *http.Client
-	timeout     time.Duration
 }
 
-const maxAnswer = 1 << 20
+const maxAnswer = 8 << 20 // a page of a list is below 6 MB
 
-// send makes one try. Its error is one of this package's, or the context's.
-func (t *transport) send(ctx context.Context, method, name, op string, request, answer any) error {
-	tryCtx, cancel := context.WithTimeout(ctx, t.timeout)
-	defer cancel()
-	err := t.try(tryCtx, method, name, op, request, answer)
-	if ctx.Err() != nil && err != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-func (t *transport) try(ctx context.Context, method, name, op string, request, answer any) error {
-	target := t.endpoint + "/v1/locks/" + url.PathEscape(name)
-	if op != "" {
-		target += "/" + op
-	}
-	var body []byte
-	if request != nil {
-		var err error
-		if body, err = json.Marshal(request); err != nil {
-			return &RefusedError{Detail: err.Error()}
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+// RoundTrip implements [Transport].
+func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, error) {
+	req, err := t.request(ctx, r)
 	if err != nil {
-		return &RefusedError{Detail: err.Error()}
-	}
-	req.Header.Set("Accept", "application/json")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		return Response{}, refused("", "%v", err)
 	}
 	if t.credentials != nil {
 		creds, err := t.credentials.Retrieve(ctx)
 		if err != nil {
-			return &unavailable{err: fmt.Errorf("credentials: %w", err)}
+			return Response{}, fmt.Errorf("credentials: %w", err)
+		}
+		var body []byte
+		if req.Method == http.MethodPost {
+			body = r.Body
 		}
 		hash := sha256.Sum256(body)
 		if err := t.signer.SignHTTP(ctx, creds, req, hex.EncodeToString(hash[:]), "execute-api", t.region, time.Now()); err != nil {
-			return &unavailable{err: fmt.Errorf("signing: %w", err)}
+			return Response{}, fmt.Errorf("signing: %w", err)
 		}
 	}
 	resp, err := t.client.Do(req)
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return &RefusedError{Detail: fmt.Sprintf("there is no host %s; check Config.Endpoint", dns.Name)}
+		return Response{}, refused("", "there is no host %s; check Config.Endpoint", dns.Name)
 	}
 	if err != nil {
-		return &unavailable{err: err}
+		return Response{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return &unavailable{err: err}
+		return Response{}, err
 	}
-	if resp.StatusCode == http.StatusOK {
-		if err := json.Unmarshal(data, answer); err != nil {
-			return &unavailable{err: fmt.Errorf("answer is not what a coordinator says: %w", err)}
-		}
-		return nil
+	out := Response{Status: resp.StatusCode, Body: data}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		out.RetryAfter = time.Duration(s) * time.Second
 	}
-	var p wire.Problem
-	if json.Unmarshal(data, &p) != nil || p.Code == "" { // a gateway's own answer, not the coordinator's
-		p = wire.Problem{Status: resp.StatusCode, Detail: gatewayDetail(resp.StatusCode, data)}
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
-			p.RetryAfter = int64(s) * 1000
-		}
-	}
-	p.Status = resp.StatusCode
-	return problemError(p)
+	return out, nil
 }
 
-// gatewayDetail says what to do about an answer that is not the coordinator's.
-func gatewayDetail(status int, body []byte) string {
-	text := string(body[:min(len(body), 200)])
-	switch status {
-	case http.StatusForbidden, http.StatusUnauthorized:
-		return text + ": sign with credentials that may call execute-api:Invoke on this route (Config.Region and Config.Credentials)"
-	case http.StatusNotFound:
-		return text + ": check Config.Endpoint; it ends where /v1/locks begins"
+func (t *httpTransport) request(ctx context.Context, r Request) (*http.Request, error) {
+	target := t.endpoint + "/v1/locks"
+	if r.Op != opList {
+		target += "/" + url.PathEscape(r.Lock)
 	}
-	return text
+	switch r.Op {
+	case opStatus:
+		return t.get(ctx, target)
+	case opList:
+		var fields map[string]any
+		if err := json.Unmarshal(r.Body, &fields); err != nil {
+			return nil, err
+		}
+		query := url.Values{}
+		for k, v := range fields {
+			query.Set(k, fmt.Sprint(v))
+		}
+		return t.get(ctx, target+"?"+query.Encode())
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target+"/"+r.Op, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json")
+	return req, nil
+}
+
+func (t *httpTransport) get(ctx context.Context, target string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err == nil {
+		req.Header.Set("Accept", "application/json")
+	}
+	return req, err
 }

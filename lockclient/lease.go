@@ -1,10 +1,10 @@
 package lockclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"time"
 
@@ -24,34 +24,49 @@ type Lease struct {
 	fence  int64
 	ctx    context.Context
 	end    context.CancelCauseFunc
+	unbind func() bool   // from its invocation
 	renews chan struct{} // closed when the background renewal has ended
 
+	heartbeat time.Duration
+
 	mu       sync.Mutex
-	deadline time.Time // until when the lease is proved, on the monotonic clock
-	renewErr error     // of the last renewal, if it failed
+	deadline reading // until when the lease is proved
+	renewErr error   // of the last renewal, if it failed
 	expiry   *time.Timer
 	released chan struct{} // made by the first Release, closed when it has its answer
 	result   error
 }
 
-// keep makes a lease of a grant, and starts to look after it.
-func (c *Client) keep(ctx context.Context, a *acquisition, sent time.Time, answer wire.Lease) (*Lease, error) {
-	l := &Lease{client: c, name: a.name, secret: a.request.Lease, ttl: a.opts.TTL, fence: answer.Fence, renews: make(chan struct{})}
-	l.mu.Lock() // against expire, which may run as soon as there is a timer
+// keep makes a lease of a grant, and starts to look after it. In a Lambda invocation the lease ends with ctx, so that
+// nothing of it runs on in an environment that is frozen and thawed.
+func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease) (*Lease, error) {
+	ttl := time.Duration(answer.TTL) * time.Millisecond
+	heartbeat := cmp.Or(opts.Heartbeat, ttl/3)
+	if heartbeat >= ttl { // of an adopted lease, whose TTL is shorter than was thought
+		heartbeat = ttl / 3
+	}
+	l := &Lease{
+		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence,
+		renews: make(chan struct{}), unbind: func() bool { return true },
+	}
+	l.mu.Lock() // against watch, which may run as soon as there is a timer
 	defer l.mu.Unlock()
 	l.deadline = provedUntil(sent, answer)
-	if left(l.deadline) <= 0 {
+	if c.left(l.deadline) <= 0 {
 		return nil, ErrLost // the answer took longer than the lease lasts
 	}
-	l.ctx, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.ctx, l.end = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), leaseKey{}, l))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, ErrClosed
 	}
 	c.leases[l] = true
-	l.expiry = time.AfterFunc(left(l.deadline), l.expire)
-	if a.opts.ManualRenew {
+	l.expiry = time.AfterFunc(min(c.left(l.deadline), watchEvery), l.watch)
+	if invocationOf(ctx) != nil {
+		l.unbind = context.AfterFunc(ctx, func() { l.stop(l.lost("its invocation is over")) })
+	}
+	if opts.ManualRenew {
 		close(l.renews)
 	} else {
 		c.work.Go(l.keepRenewing)
@@ -59,16 +74,13 @@ func (c *Client) keep(ctx context.Context, a *acquisition, sent time.Time, answe
 	return l, nil
 }
 
-func provedUntil(sent time.Time, answer wire.Lease) time.Time {
-	remaining := time.Duration(answer.Remaining) * time.Millisecond
-	return sent.Add(remaining - remaining/rateMargin)
-}
+// watchEvery is how often a lease looks at its clocks. Its timers run on the monotonic one, which may have stood still; so
+// after a thaw a lease that is over ends within this time, and Err says so at once.
+const watchEvery = time.Second
 
-// left is how long it is until a deadline, by the monotonic clock or by the wall clock, whichever says less: the monotonic
-// one may stand still while a machine sleeps or a Lambda environment is frozen, and the wall clock may be set back.
-func left(deadline time.Time) time.Duration {
-	now := time.Now()
-	return min(deadline.Sub(now), deadline.Round(0).Sub(now.Round(0)))
+func provedUntil(sent reading, answer wire.Lease) reading {
+	remaining := time.Duration(answer.Remaining) * time.Millisecond
+	return sent.add(remaining - remaining/rateMargin)
 }
 
 // String names the lease without its secret.
@@ -83,8 +95,12 @@ func (l *Lease) Name() string { return l.name }
 // Fence is the fencing token of this grant: higher than that of every grant of this lock before it, below 2^53.
 func (l *Lease) Fence() int64 { return l.fence }
 
+// Secret is what the coordinator knows the lease by. Whoever has it can renew and release the lease: hand it to another
+// process only (see [Client.Adopt]), and keep it out of logs and command lines.
+func (l *Lease) Secret() string { return l.secret }
+
 // Context ends when the lease is released ([ErrReleased]), is lost, or can no longer be proved ([ErrLost]): see
-// context.Cause. It has the values of Acquire's context, but does not end with it. That somebody forced the lock free is
+// context.Cause. It has the values of Acquire's context, but ends with it only within a Lambda invocation. That somebody forced the lock free is
 // heard at the next renewal, within a third of the TTL.
 func (l *Lease) Context() context.Context { return l.ctx }
 
@@ -92,7 +108,7 @@ func (l *Lease) Context() context.Context { return l.ctx }
 func (l *Lease) ExpiresAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.deadline
+	return l.deadline.wall
 }
 
 // Err is nil while the lease is proved to be held, and else says why not. Unlike the context, it looks at the clock: it
@@ -101,7 +117,10 @@ func (l *Lease) Err() error {
 	if err := context.Cause(l.ctx); err != nil {
 		return err
 	}
-	if left(l.ExpiresAt()) <= 0 {
+	l.mu.Lock()
+	over := l.client.left(l.deadline) <= 0
+	l.mu.Unlock()
+	if over {
 		return l.ranOut()
 	}
 	return nil
@@ -113,17 +132,21 @@ func (l *Lease) ranOut() error {
 	last := l.renewErr
 	l.mu.Unlock()
 	if last == nil {
-		return &OpError{ErrRenew, l.name, fmt.Errorf("%w: its time ran out", ErrLost)}
+		return l.lost("its time ran out")
 	}
 	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: not renewed in time: %w", ErrLost, last)}
 }
 
-// expire ends a lease whose time is over, or waits on if it was renewed.
-func (l *Lease) expire() {
+func (l *Lease) lost(why string) error {
+	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: %s", ErrLost, why)}
+}
+
+// watch ends a lease whose time is over, or looks again later.
+func (l *Lease) watch() {
 	l.mu.Lock()
-	more := left(l.deadline)
-	if more > 0 {
-		l.expiry.Reset(more)
+	more := l.client.left(l.deadline)
+	if more > 0 && l.ctx.Err() == nil {
+		l.expiry.Reset(min(more, watchEvery))
 	}
 	l.mu.Unlock()
 	if more <= 0 {
@@ -136,7 +159,9 @@ func (l *Lease) stop(cause error) {
 	l.end(cause)
 	l.mu.Lock()
 	l.expiry.Stop()
+	unbind := l.unbind
 	l.mu.Unlock()
+	unbind()
 	l.client.mu.Lock()
 	delete(l.client.leases, l)
 	l.client.mu.Unlock()
@@ -155,10 +180,10 @@ func (l *Lease) renew(ctx context.Context) error {
 		return ErrLost
 	}
 	var answer wire.Lease
-	var sent time.Time
+	var sent reading
 	err := l.client.retry(ctx, func() error {
-		sent = time.Now()
-		return l.client.transport.send(ctx, http.MethodPost, l.name, "renew", wire.RenewRequest{Lease: l.secret, TTL: l.ttl.Milliseconds()}, &answer)
+		sent = l.client.now()
+		return l.client.send(ctx, opRenew, l.name, wire.RenewRequest{Lease: l.secret, TTL: l.ttl.Milliseconds()}, &answer)
 	})
 	if errors.Is(err, ErrLost) {
 		err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
@@ -170,21 +195,24 @@ func (l *Lease) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.ctx.Err() != nil || left(l.deadline) <= 0 {
+	if l.ctx.Err() != nil || l.client.left(l.deadline) <= 0 {
 		return ErrLost // the answer came too late to be believed without a gap
 	}
-	if proved := provedUntil(sent, answer); proved.After(l.deadline) {
+	if proved := provedUntil(sent, answer); proved.sub(l.deadline) > 0 {
 		l.deadline = proved
-		l.expiry.Reset(left(proved))
+		l.expiry.Reset(min(l.client.left(proved), watchEvery))
 	}
 	return nil
 }
 
-// keepRenewing renews when a third of the lease's life is over, and more often when that fails, until the lease's context
-// ends. A lease whose grant was long in coming has less of its life left, and is renewed sooner.
+// keepRenewing renews at each heartbeat, and more often when that fails, until the lease's context ends. A lease whose grant
+// was long in coming has less of its life left, and is renewed sooner.
 func (l *Lease) keepRenewing() {
 	defer close(l.renews)
-	timer := time.NewTimer(min(l.ttl, left(l.ExpiresAt())) / 3)
+	l.mu.Lock()
+	life := l.client.left(l.deadline)
+	l.mu.Unlock()
+	timer := time.NewTimer(min(l.heartbeat, time.Duration(float64(life)*float64(l.heartbeat)/float64(l.ttl))))
 	defer timer.Stop()
 	for {
 		select {
@@ -192,10 +220,10 @@ func (l *Lease) keepRenewing() {
 			return
 		case <-timer.C:
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, l.ttl/3) // a try that hangs must leave time for others
-		pause := l.ttl / 3
+		ctx, cancel := context.WithTimeout(l.ctx, max(l.heartbeat, l.ttl/12)) // a try that hangs must leave time for others
+		pause := l.heartbeat
 		if l.renew(ctx) != nil {
-			pause = l.ttl / 12
+			pause = min(l.heartbeat, l.ttl/12)
 		}
 		cancel()
 		timer.Reset(pause)
@@ -228,17 +256,9 @@ func (l *Lease) release(ctx context.Context) error {
 	was := l.Err()
 	l.stop(ErrReleased)
 	<-l.renews
-	var answer wire.Released
-	n := 0
-	err := l.client.retry(ctx, func() error {
-		n++
-		return l.client.transport.send(ctx, http.MethodPost, l.name, "release", wire.ReleaseRequest{Lease: l.secret}, &answer)
-	})
-	switch {
-	case was != nil:
+	err := l.client.releaseSecret(ctx, l.name, l.secret)
+	if was != nil {
 		err = ErrLost // we had lost it; what was sent only helps others to it sooner
-	case errors.Is(err, ErrLost) && n > 1:
-		err = nil // a repeat: the first try was carried out
 	}
 	if err != nil {
 		if ctx.Err() != nil && was == nil && !l.client.isClosed() { // Close does not outlast its context
