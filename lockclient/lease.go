@@ -198,7 +198,7 @@ func (l *Lease) renew(ctx context.Context) error {
 	if l.ctx.Err() != nil || l.client.left(l.deadline) <= 0 {
 		return ErrLost // the answer came too late to be believed without a gap
 	}
-	if proved := provedUntil(sent, answer); proved.sub(l.deadline) > 0 {
+	if proved := provedUntil(sent, answer); proved.monotonic > l.deadline.monotonic { // a later proof
 		l.deadline = proved
 		l.expiry.Reset(min(l.client.left(proved), watchEvery))
 	}

@@ -1,0 +1,139 @@
+package lockclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// Watching gives what changed and nothing else, soon, and asks seldom.
+func TestWatch(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		var seen []string
+		var last time.Time
+		done := make(chan struct{})
+		start := time.Now()
+		go func() {
+			defer close(done)
+			for s, err := range c.Watch(ctx, "a") {
+				if err != nil {
+					seen = append(seen, fmt.Sprint(err))
+					continue
+				}
+				who := "free"
+				if s.Locked {
+					who = s.Holders[0].Owner
+				}
+				last = time.Now()
+				seen = append(seen, fmt.Sprintf("%s by %ds", who, int((time.Since(start)+29*time.Second)/(30*time.Second))*30))
+			}
+		}()
+		time.Sleep(65 * time.Second)
+		l := w.acquire(w.client(), lockclient.Options{TTL: 30 * time.Second, Owner: "one"})
+		time.Sleep(10 * time.Minute) // 60 renewals
+		w.breakWith(nil, nil)
+		time.Sleep(time.Hour)
+		if n := w.count("a"); n < 300 || n > 1000 {
+			t.Errorf("%d looks in an hour of nothing", n)
+		}
+		if err := l.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		// A holder that dies is seen to go when its lease runs out, not a pause later.
+		two, taken := w.acquire(w.client(), lockclient.Options{TTL: 25 * time.Second, Owner: "two", ManualRenew: true}), time.Now()
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		want := fmt.Sprint([]string{"free by 0s", "one by 90s", "free by 4290s", "two by 4350s", "free by 4350s", "lockclient: watch: a: context canceled"})
+		if got := fmt.Sprint(seen); got != want {
+			t.Errorf("saw %v\nwant %v", got, want)
+		}
+		if late := last.Sub(taken) - 25*time.Second; late < 0 || late > time.Second {
+			t.Errorf("seen to be free %v after the lease ran out", late)
+		}
+		_ = two.Release(t.Context())
+		_ = c.Close(t.Context())
+	})
+}
+
+// An outage is told, and watching goes on; a refusal ends it.
+func TestWatchThroughFailures(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		w.breakWith(cutAll, nil)
+		var errs, looks int
+		for _, err := range c.Watch(t.Context(), "a") {
+			if err == nil {
+				looks++
+				break
+			}
+			wantIs(t, err, lockclient.ErrUnavailable)
+			if errs++; errs == 2 {
+				w.breakWith(nil, nil)
+			}
+		}
+		if errs != 2 || looks != 1 {
+			t.Errorf("%d errors, %d looks", errs, looks)
+		}
+		var last error
+		for _, err := range c.Watch(t.Context(), "a/b") {
+			last = err
+		}
+		wantIs(t, last, lockclient.ErrRefused)
+		_ = c.Close(t.Context())
+	})
+}
+
+// Retries and attempts are as many as asked for, and the pauses between them grow.
+func TestRetryOptions(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		l := w.acquire(w.client(), lockclient.Options{})
+		var told []*lockclient.HeldError
+		_, err := w.client().Acquire(t.Context(), "a", lockclient.Options{Attempts: 5, OnWait: func(e *lockclient.HeldError) { told = append(told, e) }})
+		held, ok := errors.AsType[*lockclient.HeldError](err)
+		if !ok || held.Holders[0].Fence != l.Fence() || w.count("acquire") != 6 || len(told) != 4 {
+			t.Errorf("%v, %d requests, told %d times", err, w.count("acquire"), len(told))
+		}
+		w.breakWith(cutAll, nil)
+		for retries, want := range map[int]int{-1: 1, 0: 4, 1: 2, 6: 7} {
+			c, err := lockclient.New(lockclient.Config{Endpoint: "http://holdfast.test", HTTPClient: &http.Client{Transport: w}, Retries: retries, RetryDelay: 10 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.breakWith(cutAll, nil)
+			start := time.Now()
+			_, err = c.TryAcquire(t.Context(), "a", lockclient.Options{})
+			took := time.Since(start)
+			wantIs(t, err, lockclient.ErrUnavailable)
+			if n := w.count("acquire"); n != want {
+				t.Errorf("%d retries: %d requests", retries, n)
+			}
+			if retries == 6 && (took < 17*time.Second || took > 45*time.Second) { // 1, 2, 4, 8, 10 and 10 s, at least half of each
+				t.Errorf("6 retries took %v", took)
+			}
+			_ = c.Close(t.Context())
+		}
+		w.breakWith(nil, nil)
+		_ = l.Release(t.Context())
+	})
+}
+
+// A heartbeat is as often as asked for.
+func TestHeartbeat(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		l := w.acquire(w.client(), lockclient.Options{TTL: time.Minute, Heartbeat: 5 * time.Second})
+		time.Sleep(10*time.Minute + time.Second)
+		if n := w.count("renew"); n != 120 {
+			t.Errorf("%d renewals in 10 minutes", n)
+		}
+		_ = l.Release(t.Context())
+	})
+}
