@@ -1,30 +1,123 @@
-// Command holdfast runs and operates a Holdfast lock coordinator.
+// Command holdfast runs, uses and operates a Holdfast lock coordinator.
 package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+	"golang.org/x/term"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// Exit codes, the same for every command. With `exec` the codes below are those of the command that it ran.
+const (
+	exitHeld    = 123 // others hold the lock, and the time to wait is over
+	exitLost    = 124 // the lease was lost, or was over
+	exitFailed  = 125 // anything else: bad usage, no answer, not allowed
+	exitCannot  = 126 // exec: the command cannot be run
+	exitMissing = 127 // exec: there is no such command
 )
 
 type cli struct {
-	Dev  devCmd  `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
-	Init initCmd `cmd:"" help:"Make the lock table, or check the one that is there."`
+	JSON bool `name:"json" help:"Write JSON: an object a line."`
+
+	Exec         execCmd         `cmd:"" help:"Run a command while holding a lock."`
+	Acquire      acquireCmd      `cmd:"" help:"Take a lock, and print its lease for renew and release."`
+	Renew        renewCmd        `cmd:"" help:"Extend a lease."`
+	Release      releaseCmd      `cmd:"" help:"Give a lease back."`
+	Status       statusCmd       `cmd:"" help:"Show a lock."`
+	Ls           lsCmd           `cmd:"" help:"List locks."`
+	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
+	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
+	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say what to do."`
+	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
+	Init         initCmd         `cmd:"" help:"Make the lock table, or check the one that is there."`
+
+	Completion kongcompletion.Completion `cmd:"" help:"Print how to turn on completion in a shell."`
+	Guard      guardCmd                  `cmd:"" hidden:"" help:"Stop a process group when standard input ends; exec starts it."`
+}
+
+const description = `A serverless lock coordinator for AWS.
+
+Exit codes: 123 the lock is held by others, 124 the lease is lost, 125 anything else that failed; exec: the command's own
+otherwise, 126 and 127 if it cannot be run or found.`
+
+// streams are where a command reads and writes.
+type streams struct {
+	in       *os.File
+	out, err io.Writer
+	outTTY   bool // out is a terminal
+	errTTY   bool
+	json     bool
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	k := kong.Parse(&cli{},
-		kong.Name("holdfast"),
-		kong.Description("A serverless lock coordinator for AWS."),
-		kong.UsageOnError(),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(slog.New(slog.NewTextHandler(os.Stderr, nil))),
+	s := &streams{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		outTTY: term.IsTerminal(int(os.Stdout.Fd())), errTTY: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	os.Exit(run(ctx, os.Args[1:], s))
+}
+
+// run is main without the process: it answers the exit code.
+func run(ctx context.Context, args []string, s *streams) int {
+	var c cli
+	exited := -1
+	parser := kong.Must(&c,
+		kong.Name("holdfast"), kong.Description(description), kong.Writers(s.out, s.err),
+		kong.Exit(func(code int) { exited = max(exited, code) }), // help, and completion
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(s),
+		kong.Bind(slog.New(slog.NewTextHandler(s.err, nil))),
 	)
-	k.FatalIfErrorf(k.Run())
+	kongcompletion.Register(parser)
+	k, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(s.err, "holdfast: %v; holdfast --help tells more\n", err)
+		return exitFailed
+	}
+	s.json = c.JSON
+	err = k.Run()
+	if exited >= 0 {
+		return exited
+	}
+	return s.report(err)
+}
+
+// An exit is an exit code with nothing more to say.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// report says what went wrong, and answers the exit code.
+func (s *streams) report(err error) int {
+	if err == nil {
+		return 0
+	}
+	if code, ok := errors.AsType[exit](err); ok {
+		return int(code)
+	}
+	code := exitFailed
+	switch {
+	case errors.Is(err, lockclient.ErrHeld):
+		code = exitHeld
+	case errors.Is(err, lockclient.ErrLost):
+		code = exitLost
+	}
+	s.notice("failed", message(err), "exit_code", code)
+	return code
 }

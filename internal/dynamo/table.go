@@ -87,6 +87,28 @@ func (s *Store) CreateTable(ctx context.Context) error {
 	return nil
 }
 
+// A Problem is a setting of a table that is not as a lock table's.
+type Problem struct{ What, Fix string }
+
+// Inspect looks at the table's keys, stream and native TTL, and changes nothing.
+func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
+	table, err := s.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(s.table)})
+	if err != nil {
+		return nil, s.fault(ctx, "DescribeTable", err)
+	}
+	ttl, err := s.client.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: aws.String(s.table)})
+	if err != nil {
+		return nil, s.fault(ctx, "DescribeTimeToLive", err)
+	}
+	for _, p := range shape(table.Table, ttl.TimeToLiveDescription) {
+		problems = append(problems, Problem{p, "use another table, or change this one by hand"})
+	}
+	if d := ttl.TimeToLiveDescription; d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled {
+		problems = append(problems, Problem{"native TTL is off, so rows of locks that nobody uses stay for ever", "run holdfast init, or switch TTL on for the attribute " + attrTTL})
+	}
+	return problems, nil
+}
+
 // shape lists how a table differs from a lock table in what cannot be, or must not silently be, changed.
 func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problems []string) {
 	keys := []string{}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/fatih/color"
+
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+type doctorCmd struct {
+	connection
+}
+
+// Help is shown with doctor's flags.
+func (c *doctorCmd) Help() string {
+	return "Checks the coordinator at --endpoint, and the table --table; give either or both. It changes nothing."
+}
+
+// A finding is the outcome of one check.
+type finding struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// Run makes every check it can, and fails if one does.
+func (c *doctorCmd) Run(ctx context.Context, s *streams) error {
+	if c.Endpoint == "" && c.Table == "" {
+		return errors.New("what is to be checked? Give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
+	}
+	var list []finding
+	if c.Endpoint != "" {
+		list = append(list, c.checkEndpoint(ctx)...)
+	}
+	if c.Table != "" {
+		list = append(list, c.checkTable(ctx)...)
+	}
+	failed := 0
+	for _, f := range list {
+		state := s.paint("ok  ", color.FgGreen)
+		text := f.Detail
+		if !f.OK {
+			failed++
+			state = s.paint("FAIL", color.FgRed)
+			text += "\n                   fix: " + f.Fix
+		}
+		if err := s.result(f, fmt.Sprintf("%s  %-12s %s", state, f.Check, text)); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return exit(exitFailed)
+	}
+	return nil
+}
+
+func bad(check, fix string, err error) finding {
+	return finding{Check: check, Detail: message(err), Fix: fix}
+}
+
+// probe is a lock's name that doctor reads, and nobody takes.
+const probe = "holdfast:doctor"
+
+func (c *doctorCmd) checkEndpoint(ctx context.Context) (list []finding) {
+	only := c.connection
+	only.Table = ""
+	cfg := lockclient.Config{Endpoint: c.Endpoint, RequestTimeout: c.Timeout, Retries: -1}
+	switch err := only.sign(ctx, &cfg); {
+	case err != nil:
+		return append(list, bad("credentials", "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION", err))
+	case cfg.Credentials == nil:
+		list = append(list, finding{"credentials", true, "requests go unsigned, as a coordinator on this machine takes them", ""})
+	default:
+		f := checkCredentials(ctx, cfg.Credentials)
+		if list = append(list, f); !f.OK {
+			return list
+		}
+	}
+	client, err := lockclient.New(cfg)
+	if err != nil {
+		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
+	}
+	sent := time.Now()
+	status, err := client.Status(ctx, probe)
+	received := time.Now()
+	if err != nil {
+		fix := "check the URL and the network; the stack's output Endpoint has the URL, and `holdfast dev` prints its own"
+		if errors.Is(err, lockclient.ErrRefused) {
+			fix = "give the credentials execute-api:Invoke on GET /v1/locks/* of this API (docs/iam.md), and check the region and the URL"
+		}
+		return append(list, bad("endpoint", fix, err))
+	}
+	list = append(list, finding{"endpoint", true, fmt.Sprintf("%s answers in %v", c.Endpoint, received.Sub(sent).Round(time.Millisecond)), ""})
+	return append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator"))
+}
+
+func checkCredentials(ctx context.Context, provider aws.CredentialsProvider) finding {
+	creds, err := provider.Retrieve(ctx)
+	if err != nil {
+		return bad("credentials", "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; with SSO, run aws sso login", err)
+	}
+	detail := fmt.Sprintf("key …%s", creds.AccessKeyID[max(len(creds.AccessKeyID)-4, 0):])
+	if creds.Source != "" {
+		detail += " from " + creds.Source
+	}
+	if creds.CanExpire {
+		detail += ", expires " + stamp(creds.Expires)
+	}
+	return finding{"credentials", true, detail, ""}
+}
+
+// clockOffset is by how much our clock is ahead of a server's, at the least, given that the server read its own between the
+// two times; 0 if they may agree.
+func clockOffset(sent, received, server time.Time) time.Duration {
+	if ahead := sent.Sub(server.Add(time.Millisecond)); ahead > 0 { // the server cuts to milliseconds
+		return ahead
+	}
+	return min(received.Sub(server), 0)
+}
+
+// checkClock judges an offset. A client counts on its own clock, so the wall clock matters for signatures, and for whoever
+// uses the table itself.
+func checkClock(offset time.Duration, server string) finding {
+	if offset.Abs() > lock.DefaultSkew {
+		way := "ahead of"
+		if offset < 0 {
+			way = "behind"
+		}
+		return finding{"clock", false, fmt.Sprintf("this machine's clock is %v %s that of %s, at least", offset.Abs().Round(time.Millisecond), way, server),
+			"synchronise it: timedatectl set-ntp true, or chrony with 169.254.169.123 on EC2"}
+	}
+	return finding{"clock", true, fmt.Sprintf("agrees with that of %s, as far as can be told", server), ""}
+}
+
+func (c *doctorCmd) checkTable(ctx context.Context) (list []finding) {
+	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
+	var store *dynamo.Store
+	if err == nil {
+		store, err = dynamo.New(dynamo.Config{AWS: sdk, Table: c.Table, Endpoint: c.DynamodbEndpoint})
+	}
+	if err != nil {
+		return append(list, bad("table", "give --region, or set AWS_REGION", err))
+	}
+	if c.Endpoint == "" {
+		f := checkCredentials(ctx, sdk.Credentials)
+		if list = append(list, f); !f.OK {
+			return list
+		}
+	}
+	reply, err := store.Get(ctx, probe)
+	if err != nil {
+		fix := "see the error"
+		if fault, ok := errors.AsType[*lock.StoreError](err); ok && fault.Fix != "" {
+			fix = fault.Fix
+		}
+		return append(list, bad("table", fix, err))
+	}
+	list = append(list, finding{"table", true, fmt.Sprintf("%s can be read", c.Table), ""}, checkClock(reply.Offset, "DynamoDB"))
+	problems, err := store.Inspect(ctx)
+	if err != nil {
+		return append(list, bad("settings", "give dynamodb:DescribeTable and dynamodb:DescribeTimeToLive on the table", err))
+	}
+	for _, p := range problems {
+		list = append(list, finding{"settings", false, p.What, p.Fix})
+	}
+	if len(problems) == 0 {
+		list = append(list, finding{"settings", true, "keys pk and sk, stream of new and old images, native TTL on ttl", ""})
+	}
+	return list
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// taking are the flags that say how a lock is taken.
+type taking struct {
+	Name     string        `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
+	TTL      time.Duration `name:"ttl" default:"60s" help:"How long the lease lasts without a renewal."`
+	Wait     time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; without it, for ever."`
+	NoWait   bool          `help:"Do not wait."`
+	Owner    string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"Who holds the lock, for others to see; by default host and process."`
+	Metadata string        `placeholder:"JSON" help:"A JSON object for others to see."`
+	Capacity int           `default:"1" help:"How many permits the lock has: above 1 it is a semaphore."`
+	Permits  int           `default:"1" help:"How many of them to take."`
+}
+
+func (t *taking) options() (lockclient.Options, error) {
+	o := lockclient.Options{TTL: t.TTL, Wait: t.Wait, Capacity: t.Capacity, Permits: t.Permits}
+	if t.NoWait {
+		if t.Wait != 0 {
+			return o, errors.New("--wait and --no-wait are both given; give one")
+		}
+		o.Attempts = 1
+	}
+	if t.Metadata != "" {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(t.Metadata), &m); err != nil || m == nil {
+			return o, fmt.Errorf("--metadata is not a JSON object; give one, like '{\"build\":7}'")
+		}
+		o.Metadata = json.RawMessage(t.Metadata)
+	}
+	return o, nil
+}
+
+// waiting shows who is in the way: as a live line on a terminal, and otherwise once for each holder.
+func (t *taking) waiting(s *streams) func(*lockclient.HeldError) {
+	start := time.Now()
+	shown := int64(-1)
+	return func(held *lockclient.HeldError) {
+		if s.errTTY && !s.json {
+			_, _ = fmt.Fprintf(s.err, "%sholdfast: waiting for %s (%v): held by %s", s.clear(), t.Name, time.Since(start).Round(time.Second), holders(held.Holders))
+			return
+		}
+		fence := int64(0)
+		if len(held.Holders) > 0 {
+			fence = held.Holders[0].Fence
+		}
+		if fence != shown {
+			shown = fence
+			s.notice("waiting", fmt.Sprintf("waiting for %s: held by %s", t.Name, holders(held.Holders)), "lock", t.Name, "holders", held.Holders)
+		}
+	}
+}
+
+// A secret is how a lease's secret gets in and out: never on the command line, where others see it in a list of processes.
+type secret struct {
+	LeaseFile string `type:"path" placeholder:"FILE" help:"Where the lease's secret is kept, readable by its owner alone; otherwise it is in HOLDFAST_LEASE."`
+}
+
+func (c *secret) read() (string, error) {
+	if c.LeaseFile == "" {
+		if lease := os.Getenv("HOLDFAST_LEASE"); lease != "" {
+			return lease, nil
+		}
+		return "", errors.New("the lease's secret is missing: set HOLDFAST_LEASE to what acquire printed, or give --lease-file FILE")
+	}
+	data, err := os.ReadFile(c.LeaseFile)
+	if err != nil {
+		return "", fmt.Errorf("--lease-file: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+type acquireCmd struct {
+	connection
+	taking
+	secret
+}
+
+// leaseResult is a lease as acquire and renew tell it. Lease is the secret; it is left out where it went to a file.
+type leaseResult struct {
+	Lock      string    `json:"lock"`
+	Lease     string    `json:"lease,omitempty"`
+	Fence     int64     `json:"fence"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Help is shown with acquire's flags.
+func (c *acquireCmd) Help() string {
+	return `The lease is not renewed by itself: renew it within its TTL, or use exec. What is printed can be evaluated by a shell:
+
+  eval "$(holdfast acquire deploy:prod)"; export HOLDFAST_LEASE
+  ...
+  holdfast release deploy:prod`
+}
+
+// Run takes the lock and leaves it held.
+func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
+	opts, err := c.options()
+	if err != nil {
+		return err
+	}
+	client, err := c.client(ctx, c.Owner) // never closed: that would release the lock
+	if err != nil {
+		return err
+	}
+	var file *os.File
+	if c.LeaseFile != "" { // first, so that no lock is taken whose secret cannot be kept
+		if file, err = os.OpenFile(c.LeaseFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return fmt.Errorf("--lease-file: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+	}
+	opts.ManualRenew, opts.OnWait = true, c.waiting(s)
+	lease, err := client.Acquire(ctx, c.Name, opts)
+	if err != nil {
+		return err
+	}
+	r := leaseResult{c.Name, lease.Secret(), lease.Fence(), lease.ExpiresAt().UTC()}
+	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)
+	if file != nil {
+		if _, err := fmt.Fprintln(file, r.Lease); err != nil {
+			return errors.Join(fmt.Errorf("--lease-file: %w", err), lease.Release(ctx))
+		}
+		r.Lease = ""
+		text = fmt.Sprintf("HOLDFAST_FENCE=%d", r.Fence)
+	}
+	if err := s.result(r, text); err != nil {
+		return errors.Join(err, lease.Release(ctx))
+	}
+	s.notice("acquired", fmt.Sprintf("acquired %s until %s", c.Name, r.ExpiresAt.Local().Format("15:04:05")), "lock", c.Name, "fence", r.Fence)
+	return nil
+}
+
+type renewCmd struct {
+	connection
+	secret
+	Name string        `arg:"" help:"The lock's name."`
+	TTL  time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
+}
+
+// Run renews the lease.
+func (c *renewCmd) Run(ctx context.Context, s *streams) error {
+	lease, err := c.read()
+	if err != nil {
+		return err
+	}
+	client, err := c.client(ctx, "")
+	if err != nil {
+		return err
+	}
+	l, err := client.Adopt(ctx, c.Name, lease, lockclient.Options{TTL: c.TTL, ManualRenew: true})
+	if err != nil {
+		return err
+	}
+	r := leaseResult{Lock: c.Name, Fence: l.Fence(), ExpiresAt: l.ExpiresAt().UTC()}
+	return s.result(r, fmt.Sprintf("renewed %s until %s", c.Name, r.ExpiresAt.Local().Format("15:04:05")))
+}
+
+type releaseCmd struct {
+	connection
+	secret
+	Name string `arg:"" help:"The lock's name."`
+}
+
+// Run releases the lease.
+func (c *releaseCmd) Run(ctx context.Context, s *streams) error {
+	lease, err := c.read()
+	if err != nil {
+		return err
+	}
+	client, err := c.client(ctx, "")
+	if err != nil {
+		return err
+	}
+	if err := client.Release(ctx, c.Name, lease); err != nil {
+		return err
+	}
+	return s.result(map[string]any{"lock": c.Name, "released": true}, "released "+c.Name)
+}
