@@ -88,7 +88,7 @@ bench: go-version ## Compare the coordinator with bare DynamoDB, time the handle
 	@go run ./scripts/coldstart
 
 stress: go-version ## Race processes for one lock, kill holders, time expiries
-	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run Stress -timeout 20m ./cmd/holdfast ./internal/stream
+	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run 'Stress|ExecDeaths' -parallel 4 -timeout 20m ./cmd/holdfast ./internal/stream
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all

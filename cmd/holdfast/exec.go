@@ -11,7 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -112,7 +112,7 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 	cmd.Args[0] = c.Command[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "HOLDFAST_LOCK="+c.Name, "HOLDFAST_FENCE="+strconv.FormatInt(lease.Fence(), 10))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: int(guard.group)}
 	dieWithParent(cmd.SysProcAttr)
 	if term.IsTerminal(int(s.in.Fd())) { // the terminal's keys and input are the command's
 		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, int(s.in.Fd())
@@ -131,9 +131,7 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 	if err := <-started; err != nil {
 		return 0, nil, err
 	}
-	group := processGroup(cmd.Process.Pid)
-	guard.watch(group)
-
+	group := guard.group
 	var kill <-chan time.Time // when patience ends
 	stop := func(why string, deadline time.Time) {
 		s.notice("stopping", why, "lock", c.Name)
@@ -146,6 +144,7 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 	for {
 		select {
 		case err := <-ended:
+			guard.dismiss()
 			group.finish(c.grace())
 			if lost != nil {
 				return 0, lost, nil
@@ -185,7 +184,7 @@ func exitCode(cmd *exec.Cmd, err error) int {
 	return exitFailed
 }
 
-// A processGroup is a command and what it started, named by the command's process id.
+// A processGroup is a command and what it started, named by the process id of the guard that leads it.
 type processGroup int
 
 func (g processGroup) signal(n syscall.Signal) { _ = syscall.Kill(-int(g), n) }
@@ -214,11 +213,14 @@ func takeTerminalBack(fd int) {
 	_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
 }
 
-// A guard is a process of its own that outlives ours if that is killed, and then stops the command's process group: a kill -9
-// of holdfast leaves nothing running under a lock that will pass on.
+// A guard is a process that leads the command's process group, and stops that group if we are killed: a kill -9 of holdfast
+// leaves nothing running under a lock that will pass on. It leads the group, rather than being told of it, so that there is
+// no moment in which the command runs unguarded.
 type guard struct {
-	cmd  *exec.Cmd
-	pipe io.WriteCloser
+	cmd   *exec.Cmd
+	pipe  io.WriteCloser
+	group processGroup
+	once  sync.Once
 }
 
 func startGuard(grace time.Duration) (*guard, error) {
@@ -227,48 +229,59 @@ func startGuard(grace time.Duration) (*guard, error) {
 		return nil, err
 	}
 	cmd := exec.Command(self, "guard", "--grace", grace.String()) //nolint:gosec,noctx // ourselves; it ends with its pipe
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}          // not reached by the terminal's signals
-	pipe, err := cmd.StdinPipe()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the guard: %w", err)
 	}
-	return &guard{cmd, pipe}, nil
+	g := &guard{cmd: cmd, pipe: in, group: processGroup(cmd.Process.Pid)}
+	if _, err := io.ReadFull(out, make([]byte, len(guardReady))); err != nil {
+		g.dismiss()
+		return nil, fmt.Errorf("the guard did not start: %w", err)
+	}
+	return g, nil
 }
 
-// watch names the group to stop.
-func (g *guard) watch(group processGroup) { _, _ = fmt.Fprintf(g.pipe, "%d\n", group) }
-
-// dismiss tells the guard that all is done.
+// dismiss ends the guard.
 func (g *guard) dismiss() {
-	_, _ = fmt.Fprintln(g.pipe, guardDone)
-	_ = g.pipe.Close()
-	_ = g.cmd.Wait()
+	g.once.Do(func() {
+		_, _ = io.WriteString(g.pipe, guardDone)
+		_ = g.pipe.Close()
+		_ = g.cmd.Wait()
+	})
 }
 
-const guardDone = "done"
+const (
+	guardReady = "ready\n" // from the guard: it is deaf to signals
+	guardDone  = "done\n"  // to it
+)
 
 type guardCmd struct {
 	Grace time.Duration `required:"" help:"Between SIGTERM and SIGKILL."`
 }
 
-// Run waits for the end of standard input; without a last word it stops the group named there.
+// Run waits for the end of standard input; without a last word it stops the process group that it leads, itself included.
 func (c *guardCmd) Run(s *streams) error {
+	if syscall.Getpgrp() != os.Getpid() {
+		return errors.New("guard is for exec to start, at the head of a process group")
+	}
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	data, err := io.ReadAll(s.in)
-	if err != nil {
+	if _, err := io.WriteString(s.out, guardReady); err != nil {
 		return err
 	}
-	lines := strings.Fields(string(data))
-	if len(lines) == 0 || lines[len(lines)-1] == guardDone {
-		return nil
+	if word, err := io.ReadAll(s.in); err != nil || string(word) == guardDone {
+		return err
 	}
-	group, err := strconv.Atoi(lines[0])
-	if err != nil || group < 2 {
-		return fmt.Errorf("standard input is %q; a process group was expected", lines[0])
-	}
-	processGroup(group).finish(c.Grace)
+	group := processGroup(os.Getpid())
+	group.signal(syscall.SIGTERM)
+	time.Sleep(c.Grace)
+	group.signal(syscall.SIGKILL)
 	return nil
 }

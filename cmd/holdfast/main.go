@@ -22,6 +22,7 @@ import (
 const (
 	exitHeld    = 123 // others hold the lock, and the time to wait is over
 	exitLost    = 124 // the lease was lost, or was over
+	exitSignal  = 130 // interrupted before there was an outcome
 	exitFailed  = 125 // anything else: bad usage, no answer, not allowed
 	exitCannot  = 126 // exec: the command cannot be run
 	exitMissing = 127 // exec: there is no such command
@@ -48,8 +49,8 @@ type cli struct {
 
 const description = `A serverless lock coordinator for AWS.
 
-Exit codes: 123 the lock is held by others, 124 the lease is lost, 125 anything else that failed; exec: the command's own
-otherwise, 126 and 127 if it cannot be run or found.`
+Exit codes: 123 the lock is held by others, 124 the lease is lost, 125 anything else that failed, 130 interrupted; exec: the
+command's own otherwise, 126 and 127 if it cannot be run or found.`
 
 // streams are where a command reads and writes.
 type streams struct {
@@ -113,6 +114,8 @@ func (s *streams) report(err error) int {
 	}
 	code := exitFailed
 	switch {
+	case errors.Is(err, context.Canceled):
+		code, err = exitSignal, errors.New("interrupted")
 	case errors.Is(err, lockclient.ErrHeld):
 		code = exitHeld
 	case errors.Is(err, lockclient.ErrLost):

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// binary builds the command once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "holdfast-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "holdfast")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// A service is a coordinator on a port, and what a test does to it.
+type service struct {
+	coordinator *lock.Coordinator
+	url         string
+	cut         atomic.Bool  // no request is answered any more
+	refused     atomic.Int64 // when a renewal was first answered that the lease is lost, in Unix nanoseconds
+	requests    atomic.Int64
+}
+
+func newService(t *testing.T) *service {
+	s := &service{}
+	var err error
+	if s.coordinator, err = lock.New(lock.Config{Store: &lock.Memory{}}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := api.New(api.Config{Coordinator: s.coordinator, Log: slog.New(slog.DiscardHandler), MinTTL: minDevTTL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := gateway.New(a, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		if s.cut.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		rec := httptest.NewRecorder()
+		g.ServeHTTP(rec, r)
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		if rec.Code == http.StatusGone && strings.HasSuffix(r.URL.Path, "/renew") {
+			s.refused.CompareAndSwap(0, time.Now().UnixNano())
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(rec.Body.Bytes())
+	}))
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// holdfast makes a command line of the built command.
+func holdfast(t *testing.T, url string, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_ENDPOINT="+url)
+	return cmd
+}
+
+func exitOf(err error) int {
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		return failed.ExitCode()
+	}
+	if err != nil {
+		return -1
+	}
+	return 0
+}
+
+// A life is a command under exec that starts another process, whose common end a pipe tells.
+type life struct {
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+	dead   chan time.Time // when the last of its processes was gone
+}
+
+// Scripts that hold the named pipe open, start another process, say that they run, and go on for ever.
+const (
+	obedient = `exec 3>"$1"; sleep 1000 & echo up >&3; wait`
+	stubborn = `exec 3>"$1"; trap "" TERM INT; sh -c 'trap "" TERM INT; while :; do sleep 0.01; done' & echo up >&3; while :; do sleep 0.01; done`
+)
+
+func startExec(t *testing.T, s *service, name, script string, flags ...string) *life {
+	t.Helper()
+	fifo := filepath.Join(t.TempDir(), "alive")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"exec", name}, flags...)
+	l := &life{cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1)}
+	l.cmd.Stderr = l.stderr
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.Open(fifo) // waits for the command
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := make(chan bool)
+	go func() {
+		defer func() { _ = pipe.Close() }()
+		buf := make([]byte, 16)
+		n, _ := pipe.Read(buf)
+		up <- n > 0
+		for {
+			if n, err := pipe.Read(buf); n == 0 || err != nil {
+				l.dead <- time.Now()
+				return
+			}
+		}
+	}()
+	if !<-up {
+		t.Fatalf("the command did not start: %s", l.stderr)
+	}
+	return l
+}
+
+// died waits until every process is gone.
+func (l *life) died(t *testing.T) time.Time {
+	t.Helper()
+	select {
+	case at := <-l.dead:
+		return at
+	case <-time.After(30 * time.Second):
+		t.Fatal("processes live on")
+		return time.Time{}
+	}
+}
+
+func (s *service) expiry(t *testing.T, name string) time.Time {
+	t.Helper()
+	status, err := s.coordinator.Status(t.Context(), name)
+	if err != nil || len(status.Holders) != 1 {
+		t.Fatalf("status %+v, %v", status, err)
+	}
+	return time.UnixMilli(status.Holders[0].ExpiresAt)
+}
+
+func (s *service) force(t *testing.T, name string) {
+	t.Helper()
+	if _, err := s.coordinator.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: name, Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deaths are the ways in which a lock is lost under a running command. Each answers how long all its processes lived on; what
+// they must not do is live when another may hold the lock.
+var deaths = map[string]func(t *testing.T) time.Duration{
+	"forced out, TERM does": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", obedient, "--ttl=1s")
+		s.force(t, "a")
+		at := l.died(t)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(time.Unix(0, s.refused.Load()))
+	},
+	"forced out, KILL after 100 ms": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s", "--grace=100ms")
+		s.force(t, "a")
+		at := l.died(t)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(time.Unix(0, s.refused.Load()))
+	},
+	"cut off": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s", "--grace=100ms")
+		s.cut.Store(true)
+		at := l.died(t)
+		expiry := s.expiry(t, "a")
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
+	},
+	"holdfast killed": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", obedient, "--ttl=10s")
+		killed := time.Now()
+		if err := l.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		at := l.died(t)
+		_ = l.cmd.Wait()
+		return at.Sub(killed)
+	},
+	"holdfast killed, command stubborn": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=10s", "--grace=100ms")
+		killed := time.Now()
+		if err := l.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		at := l.died(t)
+		_ = l.cmd.Wait()
+		if expiry := s.expiry(t, "a"); at.After(expiry) {
+			t.Errorf("the command lived until %v after the lease's end", at.Sub(expiry))
+		}
+		return at.Sub(killed)
+	},
+}
+
+// A command does not outlive its lock, nor does anything that it started.
+func TestExecDeaths(t *testing.T) {
+	for name, death := range deaths {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var took []time.Duration
+			for range execRuns {
+				took = append(took, death(t))
+			}
+			slices.Sort(took)
+			fmt.Printf("exec: %s: p50 %v, p99 %v, max %v over %d runs, no process left\n", name,
+				took[len(took)/2].Round(100*time.Microsecond), took[len(took)*99/100].Round(100*time.Microsecond), took[len(took)-1].Round(100*time.Microsecond), len(took))
+			if name == "cut off" && took[len(took)-1] > 0 {
+				t.Errorf("a command lived %v into the time when another may hold the lock", took[len(took)-1])
+			}
+		})
+	}
+}
+
+// The command's exit code, its lock and its fence go through, and the lock comes free.
+func TestExec(t *testing.T) {
+	s := newService(t)
+	for _, test := range []struct {
+		args []string
+		code int
+		out  string
+	}{
+		{[]string{"exec", "a", "--", "sh", "-c", `echo "$HOLDFAST_LOCK ${HOLDFAST_FENCE:+fenced} $HOLDFAST_LEASE"`}, 0, "a fenced \n"},
+		{[]string{"exec", "a", "--", "sh", "-c", "exit 7"}, 7, ""},
+		{[]string{"exec", "a", "--", "sh", "-c", "kill -9 $$"}, 137, ""},
+		{[]string{"exec", "a", "--", "holdfast-no-such-command"}, exitMissing, ""},
+		{[]string{"exec", "a", "--", "/"}, exitCannot, ""},
+		{[]string{"exec", "a", "--"}, exitFailed, ""},
+		{[]string{"exec", "a b", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--metadata", "[]", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--wait", "1s", "--no-wait", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--", "echo", "--no-wait"}, 0, "--no-wait\n"},
+	} {
+		cmd := holdfast(t, s.url, test.args...)
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		if exitOf(err) != test.code || string(out) != test.out {
+			t.Errorf("%v: exit code %d, out %q, %s", test.args, exitOf(err), out, &errs)
+		}
+		if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || len(status.Holders) > 0 {
+			t.Errorf("%v: afterwards %+v, %v", test.args, status, err)
+		}
+	}
+}
+
+// What a command leaves in its process group when it ends is stopped before the lock is given back.
+func TestExecStopsWhatIsLeft(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", `exec 3>"$1"; sleep 1000 & echo up >&3; exit 3`)
+	l.died(t)
+	if code := exitOf(l.cmd.Wait()); code != 3 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A signal to holdfast is the command's, which decides; the lock is given back when it has ended.
+func TestExecForwardsSignals(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", `exec 3>"$1"; trap 'exit 42' TERM; echo up >&3; while :; do sleep 0.01; done`)
+	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	l.died(t)
+	if code := exitOf(l.cmd.Wait()); code != 42 {
+		t.Errorf("exit code %d: %s", code, l.stderr)
+	}
+	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || len(status.Holders) > 0 {
+		t.Errorf("afterwards %+v, %v", status, err)
+	}
+}
+
+// A waiter says who is in the way, gets its turn, and contention has a code of its own.
+func TestExecWaits(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", obedient, "--owner=first")
+	out, err := holdfast(t, s.url, "exec", "a", "--no-wait", "--", "true").CombinedOutput()
+	if exitOf(err) != exitHeld || !strings.Contains(string(out), "first") {
+		t.Errorf("exit code %d: %s", exitOf(err), out)
+	}
+	out, err = holdfast(t, s.url, "--json", "exec", "a", "--wait=300ms", "--", "true").CombinedOutput()
+	if exitOf(err) != exitHeld || !strings.Contains(string(out), `"event":"waiting"`) {
+		t.Errorf("exit code %d: %s", exitOf(err), out)
+	}
+	second := holdfast(t, s.url, "exec", "a", "--", "echo", "mine")
+	var errs bytes.Buffer
+	second.Stderr = &errs
+	time.AfterFunc(500*time.Millisecond, func() { _ = l.cmd.Process.Signal(syscall.SIGTERM) })
+	if out, err := second.Output(); err != nil || string(out) != "mine\n" || !strings.Contains(errs.String(), "held by first until") {
+		t.Errorf("%v: %s %s", err, out, &errs)
+	}
+	l.died(t)
+	_ = l.cmd.Wait()
+	// A waiter that is interrupted leaves nothing.
+	holder := startExec(t, s, "b", obedient)
+	waiter := holdfast(t, s.url, "exec", "b", "--", "true")
+	before := s.requests.Load()
+	if err := waiter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for s.requests.Load() == before { // until it waits
+		time.Sleep(5 * time.Millisecond)
+	}
+	_ = waiter.Process.Signal(syscall.SIGINT)
+	if code := exitOf(waiter.Wait()); code != exitSignal {
+		t.Errorf("an interrupted waiter: exit code %d", code)
+	}
+	_ = holder.cmd.Process.Signal(syscall.SIGTERM)
+	holder.died(t)
+	_ = holder.cmd.Wait()
+}
+
+// No list of processes and no environment of a child has a lease's secret.
+func TestSecretsStayOut(t *testing.T) {
+	s := newService(t)
+	file := filepath.Join(t.TempDir(), "lease")
+	out, err := holdfast(t, s.url, "acquire", "a", "--lease-file", file).Output()
+	if err != nil || strings.Contains(string(out), "HOLDFAST_LEASE") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	for _, op := range []string{"renew", "release"} {
+		if out, err := holdfast(t, s.url, op, "a", "--lease-file", file).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", op, err, out)
+		}
+	}
+	cmd := holdfast(t, s.url, "release", "a")
+	cmd.Env = append(cmd.Env, "HOLDFAST_LEASE=another-secret-0123")
+	if code := exitOf(cmd.Run()); code != exitLost {
+		t.Errorf("release of a lease that never was: exit code %d", code)
+	}
+	if code := exitOf(holdfast(t, s.url, "release", "a").Run()); code != exitFailed {
+		t.Errorf("release without a secret: exit code %d", code)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build stress
+
+package main
+
+const execRuns = 100
