@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/assertions"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awskms"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awssns"
@@ -226,6 +227,20 @@ func TestFunctionsAreBuilt(t *testing.T) {
 	if len(assets) != 7 {
 		t.Errorf("%d different functions", len(assets))
 	}
+}
+
+// The lines of docs/deploy.md make a stack; there the code is left to be built.
+func TestDocumentedApp(t *testing.T) {
+	synth(t, func(stack awscdk.Stack, _ string) {
+		deployer := awsiam.NewRole(stack, jsii.String("Deployer"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("ecs-tasks.amazonaws.com"), nil)})
+		next := awslambda.Function_FromFunctionName(stack, jsii.String("Next"), jsii.String("next"))
+		documented := func() {
+			locks := infra.NewCoordinator(stack, "Locks", infra.Props{})
+			locks.GrantLock(deployer, "deploy:*")
+			locks.OnFree("NextDeploy", "deploy", awseventstargets.NewLambdaFunction(next, nil))
+		}
+		documented()
+	})
 }
 
 // A grant names the locks of its pattern, and nothing else.

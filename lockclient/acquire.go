@@ -102,6 +102,9 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 	tries, asked, failures := 0, 0, 0 // in all; answered that others hold the lock; with no answer, in a row
 	var last error
 	for {
+		if ctx.Err() != nil { // before anything was sent
+			return nil, cmp.Or(last, ctx.Err())
+		}
 		lease, err := a.try(ctx, caller)
 		if err == nil {
 			return lease, nil

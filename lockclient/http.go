@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"time"
 
@@ -26,6 +27,22 @@ type httpTransport struct {
 	credentials aws.CredentialsProvider
 	signer      *v4.Signer
 	client      *http.Client
+}
+
+// EnvCredentials are those of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, which
+// is where Lambda puts a function's. They spare a function the SDK's configuration package, which is larger than this client.
+type EnvCredentials struct{}
+
+// Retrieve implements [aws.CredentialsProvider].
+func (EnvCredentials) Retrieve(context.Context) (aws.Credentials, error) {
+	c := aws.Credentials{
+		AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
+		SessionToken: os.Getenv("AWS_SESSION_TOKEN"), Source: "environment",
+	}
+	if !c.HasKeys() {
+		return c, errors.New("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set; set them, or give Config.Credentials of the AWS SDK")
+	}
+	return c, nil
 }
 
 const maxAnswer = 8 << 20 // a page of a list is below 6 MB

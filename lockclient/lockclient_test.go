@@ -16,15 +16,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"go.uber.org/goleak"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a coordinator in process, reached through a network that a test breaks. It lives in a synctest bubble, so all
 // of its time is the bubble's.

@@ -35,8 +35,8 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	packages := map[string]string{"hello": "./scripts/coldstart/hello"}
-	names := []string{"hello"}
+	packages := map[string]string{"hello": "./scripts/coldstart/hello", "hello+client": "./scripts/coldstart/client"}
+	names := []string{"hello", "hello+client"}
 	for _, f := range functions {
 		packages[f] = "./functions/" + f
 		names = append(names, f)
@@ -60,11 +60,29 @@ func run(ctx context.Context) error {
 			memory[name] = max(memory[name], kb)
 		}
 	}
+	if err := compareSizes(dir); err != nil {
+		return err
+	}
 	for _, name := range names {
 		r, a := median(ready[name]), median(answered[name])
 		fmt.Printf("coldstart: %-12s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f), peak memory %d MB\n", name, ms(r),
 			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])), memory[name]/1024)
 	}
+	return nil
+}
+
+// compareSizes tells what the thin client adds to a function that does nothing.
+func compareSizes(dir string) error {
+	hello, err := os.Stat(filepath.Join(dir, "hello"))
+	if err != nil {
+		return err
+	}
+	client, err := os.Stat(filepath.Join(dir, "hello+client"))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("coldstart: hello is %d bytes, hello with lockclient.Exclusive %d: %d more (%.0f %%)\n", hello.Size(), client.Size(),
+		client.Size()-hello.Size(), 100*float64(client.Size()-hello.Size())/float64(hello.Size()))
 	return nil
 }
 
@@ -92,6 +110,10 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 			return
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
+		if strings.HasPrefix(r.URL.Path, "/v1/locks") { // the client's; refused, so that it fails at once
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
 		select {
 		case times <- time.Since(begin):
 		default:
@@ -101,7 +123,7 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = []string{
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x",
-		"HOLDFAST_TABLE=t", "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
+		"HOLDFAST_TABLE=t", "HOLDFAST_ENDPOINT=" + server.URL, "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
 	}
 	begin = time.Now()
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,27 @@
+package invoke_test
+
+import (
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/invoke"
+)
+
+// The functions' names or ARNs come from the stack; cfg is the AWS SDK's configuration.
+func ExampleNew() {
+	cfg := aws.Config{Region: "eu-west-1"}
+
+	functions, err := invoke.New(invoke.Config{AWS: cfg, Functions: invoke.Functions{
+		Acquire: "holdfast-acquire:only-ZGVwbG95Oio", Renew: "holdfast-renew:only-ZGVwbG95Oio", Release: "holdfast-release:only-ZGVwbG95Oio",
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client, err := lockclient.New(lockclient.Config{Transport: functions})
+
+	fmt.Println(client != nil, err)
+	// Output: true <nil>
+}
