@@ -13,6 +13,7 @@ LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 # Single-threaded walks of millions of states and transitions; the race detector would only slow them.
 EXPLORER := ^(TestExplore|TestMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
+CYCLES   := ^TestCyclesLeakNothing$$
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,8 +26,9 @@ run: go-version ## Run the whole coordinator on this machine, in memory
 	@go run ./cmd/holdfast dev
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
-	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)' ./...
-	@scripts/figures.sh go test -v -run '$(EXPLORER)|$(OUTBOX)' -timeout 10m ./internal/lock ./internal/stream
+	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
+	@scripts/figures.sh go test -v -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/stream ./lockclient
+	@go test -C scripts/outside ./...
 
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
@@ -35,6 +37,7 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@go vet -tags samlocal ./lockclient
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
+	@go vet -C scripts/outside ./... && go -C scripts/outside mod tidy -diff
 	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
 	@go mod tidy -diff && go -C infra mod tidy -diff
 	@go mod verify >/dev/null
@@ -82,13 +85,14 @@ deploy: go-version node ## Deploy to the AWS account of your credentials, with t
 	@$(MAKE) -s build ARCHES=arm64
 	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64 $(CDK_ARGS)
 
-bench: go-version ## Compare the coordinator with bare DynamoDB, time the handlers and their cold starts
+bench: go-version ## Compare with bare DynamoDB and another library; time handlers and cold starts
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 	@go run ./scripts/coldstart
+	@scripts/with-dynamodb.sh go run -C scripts/outside ./handoff
 
 stress: go-version ## Race processes for one lock, kill holders, time expiries
-	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run 'Stress|ExecDeaths' -parallel 4 -timeout 20m ./cmd/holdfast ./internal/stream
+	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/stream
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all

@@ -3,6 +3,7 @@ package holdfast_test
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -75,6 +76,31 @@ func TestDocumentLinks(t *testing.T) {
 		for _, link := range links.FindAllStringSubmatch(string(data), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
 				t.Errorf("%s links to %s, which is not there", page, link[1])
+			}
+		}
+	}
+}
+
+var testName = regexp.MustCompile("`(Test[A-Za-z0-9]+)")
+
+// Every test that a document names is there.
+func TestDocumentedTestsExist(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "grep", "-rhoE", "^func Test[A-Za-z0-9]+", "--include=*_test.go", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range testName.FindAllStringSubmatch(string(data), -1) {
+			if !strings.Contains(string(out), "func "+m[1]) {
+				t.Errorf("%s names %s, which is not there", page, m[1])
 			}
 		}
 	}

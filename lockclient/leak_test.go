@@ -21,7 +21,7 @@ import (
 func TestCyclesLeakNothing(t *testing.T) {
 	const cycles, workers = 10_000, 8
 	run(t, func(t *testing.T, w *world) {
-		rng := mathrand.New(mathrand.NewPCG(1, 2)) //nolint:gosec // a test's dice
+		rng := mathrand.New(mathrand.NewPCG(1, 2))
 		var mu sync.Mutex
 		chance := func(percent int) bool {
 			mu.Lock()

@@ -84,7 +84,7 @@ func (c *connection) signs() bool {
 		return false
 	}
 	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() != "localhost" && !(ip != nil && ip.IsLoopback())
+	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
 }
 
 // regionOf is the region in the name of an API Gateway endpoint, or "".

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -63,9 +64,7 @@ func newService(t *testing.T) *service {
 		}
 		rec := httptest.NewRecorder()
 		g.ServeHTTP(rec, r)
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), rec.Header())
 		if rec.Code == http.StatusGone && strings.HasSuffix(r.URL.Path, "/renew") {
 			s.refused.CompareAndSwap(0, time.Now().UnixNano())
 		}
@@ -257,7 +256,9 @@ func TestExecDeaths(t *testing.T) {
 					return
 				}
 				slices.Sort(took)
-				at := func(percent int) time.Duration { return took[min(len(took)*percent/100, len(took)-1)].Round(100 * time.Microsecond) }
+				at := func(percent int) time.Duration {
+					return took[min(len(took)*percent/100, len(took)-1)].Round(100 * time.Microsecond)
+				}
 				fmt.Printf("exec: %s: p50 %v, p99 %v, max %v over %d runs, no process left\n", name, at(50), at(99), at(100), len(took))
 				if name == "cut off" && at(100) > 0 {
 					t.Errorf("a command lived %v into the time when another may hold the lock", at(100))

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
@@ -17,12 +15,10 @@ type initCmd struct {
 	DynamodbEndpoint string `help:"DynamoDB's endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; by default the region's." placeholder:"URL"`
 	Region           string `help:"AWS region; by default the environment's or the profile's." placeholder:"REGION"`
 	Table            string `help:"The lock table." default:"distributed-locks" placeholder:"NAME"`
-
-	stdout io.Writer // nil: os.Stdout
 }
 
 // Run makes the table and waits until it can be used.
-func (c *initCmd) Run(ctx context.Context) error {
+func (c *initCmd) Run(ctx context.Context, s *streams) error {
 	cfg, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
 	if err != nil {
 		return err
@@ -34,9 +30,6 @@ func (c *initCmd) Run(ctx context.Context) error {
 	if err := store.CreateTable(ctx); err != nil {
 		return err
 	}
-	if c.stdout == nil {
-		c.stdout = os.Stdout
-	}
-	_, _ = fmt.Fprintf(c.stdout, "table %q is ready: pk and sk, pay per request, native TTL on ttl, stream of new and old images\n", c.Table)
-	return nil
+	return s.result(map[string]any{"table": c.Table, "ready": true},
+		fmt.Sprintf("table %q is ready: pk and sk, pay per request, native TTL on ttl, stream of new and old images", c.Table))
 }

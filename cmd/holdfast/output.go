@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -61,10 +60,11 @@ func (s *streams) paint(text string, attrs ...color.Attribute) string {
 // message is an error for a person: without the package that it came from.
 func message(err error) string {
 	text := strings.ReplaceAll(err.Error(), "lockclient: ", "")
-	if errors.Is(err, lockclient.ErrRefused) {
-		for flag, field := range map[string]string{"--ttl": "Options.TTL", "--wait": "Options.Wait", "--capacity": "Options.Capacity", "--permits": "Options.Permits", "--metadata": "Options.Metadata", "--endpoint": "Config.Endpoint"} {
-			text = strings.ReplaceAll(text, field, flag)
-		}
+	for _, flag := range [][2]string{
+		{"Options.TTL", "--ttl"}, {"Options.Wait", "--wait"}, {"Options.Capacity", "--capacity"}, {"Options.Permits", "--permits"},
+		{"Options.Metadata", "--metadata"}, {"Config.Endpoint", "--endpoint"}, {"Config.Region", "--region"},
+	} {
+		text = strings.ReplaceAll(text, flag[0], flag[1])
 	}
 	return text
 }

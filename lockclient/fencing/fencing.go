@@ -13,6 +13,7 @@ package fencing
 
 import (
 	"errors"
+	"maps"
 	"regexp"
 	"strconv"
 
@@ -67,9 +68,7 @@ func (g Guard) add(condition **string, names *map[string]string, values *map[str
 func merge[V any](a, b map[string]V) map[string]V {
 	out := make(map[string]V, len(a)+len(b))
 	for _, m := range []map[string]V{a, b} {
-		for k, v := range m {
-			out[k] = v
-		}
+		maps.Copy(out, m)
 	}
 	return out
 }
