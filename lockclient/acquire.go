@@ -19,7 +19,8 @@ const (
 )
 
 // Acquire takes the lock, waiting while others hold it: until ctx ends or Options.Wait is over, when the error is a
-// [*HeldError], or ctx's. A coordinator that cannot be reached is tried for as long.
+// [*HeldError], or ctx's. A coordinator that cannot be reached is tried for as long; a host name that does not exist is
+// refused at once.
 func (c *Client) Acquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, true)
 }
@@ -30,8 +31,21 @@ func (c *Client) TryAcquire(ctx context.Context, name string, opts Options) (*Le
 }
 
 func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bool) (*Lease, error) {
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.work.Add(1)
+	}
+	c.mu.Unlock()
+	if closed {
+		return nil, &OpError{ErrAcquire, name, ErrClosed}
+	}
+	defer c.work.Done()
 	a := acquisition{client: c, name: name, opts: opts, wait: wait}
 	lease, err := a.run(ctx)
+	if c.life.Err() != nil && err != nil {
+		err = ErrClosed
+	}
 	if err != nil {
 		return nil, &OpError{ErrAcquire, name, err}
 	}
@@ -55,10 +69,12 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}
-	waitCtx := ctx
+	waitCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.client.life, cancel)()
 	if a.wait && a.opts.Wait > 0 {
 		var cancel context.CancelFunc
-		waitCtx, cancel = context.WithTimeout(ctx, a.opts.Wait)
+		waitCtx, cancel = context.WithTimeout(waitCtx, a.opts.Wait)
 		defer cancel()
 	}
 	lease, err := a.loop(waitCtx, ctx)
@@ -81,6 +97,9 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	inv := invocationOf(ctx)
 	if a.opts.TTL == 0 {
 		a.opts.TTL, a.inv = wire.DefaultTTL, inv
+		if err := a.opts.validate(); err != nil && inv == nil { // the heartbeat against the default
+			return err
+		}
 	}
 	if a.opts.Owner == "" {
 		a.opts.Owner = a.client.ownerIn(inv)

@@ -113,8 +113,8 @@ func (o Options) validate() error {
 	switch {
 	case o.TTL < 0 || o.TTL > wire.MaxTTL || o.TTL%time.Millisecond != 0: // the least is the coordinator's to say
 		return refused("TTL", "Options.TTL is %v; give %v to %v, in whole milliseconds", o.TTL, wire.MinTTL, wire.MaxTTL)
-	case o.Heartbeat < 0 || o.Heartbeat > 0 && o.Heartbeat >= cmp.Or(o.TTL, wire.DefaultTTL):
-		return refused("Heartbeat", "Options.Heartbeat is %v; give less than the TTL, which is %v, or 0 for a third of it", o.Heartbeat, cmp.Or(o.TTL, wire.DefaultTTL))
+	case o.Heartbeat < 0 || o.TTL > 0 && o.Heartbeat >= o.TTL: // without a TTL it is the lease's that counts
+		return refused("Heartbeat", "Options.Heartbeat is %v; give less than the TTL, which is %v, or 0 for a third of it", o.Heartbeat, o.TTL)
 	case o.Wait < 0:
 		return refused("Wait", "Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
 	case o.Attempts < 0:
@@ -154,10 +154,13 @@ type Client struct {
 	now        func() reading
 	closeIdle  func() // of an HTTP client of its own; else nil
 
+	life context.Context // ends when the client is closed
+	end  context.CancelCauseFunc
+
 	mu     sync.Mutex
 	closed bool
 	leases map[*Lease]bool // those whose context has not ended
-	work   sync.WaitGroup  // renewals and last releases
+	work   sync.WaitGroup  // acquisitions, renewals and last releases
 }
 
 // New makes a client. It sends nothing.
@@ -169,6 +172,7 @@ func New(cfg Config) (*Client, error) {
 		transport: cfg.Transport, timeout: cmp.Or(cfg.RequestTimeout, 5*time.Second), retries: max(cmp.Or(cfg.Retries, 3), 0),
 		retryDelay: cmp.Or(cfg.RetryDelay, time.Second), owner: cfg.Owner, now: newClock(), leases: map[*Lease]bool{},
 	}
+	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.transport == nil {
 		if cfg.HTTPClient == nil {
 			own := http.DefaultTransport.(*http.Transport).Clone()
@@ -194,12 +198,13 @@ func (c *Client) ownerIn(inv *invocation) string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// Close releases every lease that this client holds, all at once, and waits until nothing of it runs any more. It goes on
-// past failures and returns them joined. If ctx ends first, it returns
-// at once, and the rest expires by itself. Status still works afterwards.
+// Close ends what is being acquired ([ErrClosed]), releases every lease that this client holds, all at once, and waits until
+// nothing of it runs any more. It goes on past failures and returns them joined. If ctx ends first, it returns at once, and
+// the rest expires by itself. Status still works afterwards.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
+	c.end(ErrClosed)
 	var held []*Lease
 	for l := range c.leases {
 		held = append(held, l)
@@ -229,15 +234,21 @@ func (c *Client) Close(ctx context.Context) error {
 
 // Do runs fn while it holds the lock, and releases it. fn's context ends when ctx does, or the lease is lost: see
 // context.Cause. The error is fn's, joined with that of losing or releasing the lease, if that failed.
-func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx context.Context, lease *Lease) error) (err error) {
-	lease, err := c.Acquire(ctx, name, opts)
+func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx context.Context, lease *Lease) error) error {
+	return c.do(ctx, name, opts, true, fn)
+}
+
+func (c *Client) do(ctx context.Context, name string, opts Options, wait bool, fn func(ctx context.Context, lease *Lease) error) (err error) {
+	lease, err := c.acquire(ctx, name, opts, wait)
 	if err != nil {
 		return err
 	}
 	defer func() { // also when fn panics
 		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.timeout)
 		defer cancel()
-		err = errors.Join(err, lease.Release(releaseCtx))
+		if failed := lease.Release(releaseCtx); failed != nil {
+			err = errors.Join(err, failed)
+		}
 	}()
 	fnCtx, cancel := context.WithCancelCause(context.WithValue(ctx, leaseKey{}, lease))
 	defer cancel(nil)

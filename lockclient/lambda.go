@@ -1,8 +1,8 @@
 package lockclient
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -26,14 +26,14 @@ func Exclusive[In, Out any](client *Client, name func(In) string, handler func(c
 	if len(opts) > 0 {
 		o = opts[0]
 	}
-	if o.Wait == 0 {
-		o.Attempts = cmp.Or(o.Attempts, 1)
-	}
 	return func(ctx context.Context, event In) (out Out, err error) {
-		err = client.Do(ctx, name(event), o, func(ctx context.Context, _ *Lease) error {
+		err = client.do(ctx, name(event), o, o.Wait > 0, func(ctx context.Context, _ *Lease) error {
 			out, err = handler(ctx, event)
 			return err
 		})
+		if held, ok := errors.AsType[*HeldError](err); ok && errors.Is(err, ErrAcquire) {
+			return out, held // by itself, so that Lambda's errorType is HeldError
+		}
 		return out, err
 	}
 }

@@ -159,6 +159,9 @@ func TestExclusive(t *testing.T) {
 		start := time.Now()
 		_, err = handler(ctx, order{"7"})
 		held, ok := errors.AsType[*lockclient.HeldError](err)
+		if bare, direct := err.(*lockclient.HeldError); !direct { //nolint:errorlint // Lambda names an error by its own type
+			t.Errorf("the error is a %T, %v", err, bare)
+		}
 		if !ok || held.Holders[0].Owner != "tester" || runs != 1 || time.Since(start) > 0 {
 			t.Errorf("%v after %v, %d runs", err, time.Since(start), runs)
 		}
@@ -174,6 +177,13 @@ func TestExclusive(t *testing.T) {
 		if n, err := patient(ctx, order{"7"}); n != 42 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
+		w.breakWith(cutAll, nil)
+		_, err = handler(ctx, order{"7"})
+		wantIs(t, err, lockclient.ErrUnavailable)
+		if n := w.count("acquire"); n != 4 { // and Config.Retries
+			t.Errorf("%d requests with the coordinator away", n)
+		}
+		w.breakWith(nil, nil)
 		_ = c.Close(t.Context())
 	})
 }

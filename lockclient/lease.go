@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -86,8 +87,8 @@ func provedUntil(sent reading, answer wire.Lease) reading {
 // String names the lease without its secret.
 func (l *Lease) String() string { return fmt.Sprintf("lease of %s, fence %d", l.name, l.fence) }
 
-// GoString is String: a lease printed in any way keeps its secret.
-func (l *Lease) GoString() string { return l.String() }
+// Format is String with every verb: a lease printed in any way keeps its secret.
+func (l *Lease) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.String()) }
 
 // Name is the lock's.
 func (l *Lease) Name() string { return l.name }

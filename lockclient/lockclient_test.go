@@ -777,6 +777,40 @@ func TestClose(t *testing.T) {
 }
 
 // One lease and one client, used from everywhere at once.
+// Close ends what is being acquired, and leaves nothing of it held.
+func TestCloseEndsAcquisitions(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		holder := w.acquire(w.client(), lockclient.Options{})
+		c := w.client()
+		errs := make(chan error, 2)
+		go func() {
+			_, err := c.Acquire(t.Context(), "a", lockclient.Options{}) // it waits
+			errs <- err
+		}()
+		go func() {
+			_, err := c.Acquire(t.Context(), "b", lockclient.Options{}) // its grant is on the way
+			errs <- err
+		}()
+		w.breakWith(nil, func(op string, _ int, resp *http.Response) (*http.Response, error) {
+			if op == "acquire" {
+				time.Sleep(2 * time.Second)
+			}
+			return resp, nil
+		})
+		time.Sleep(time.Second)
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			wantIs(t, <-errs, lockclient.ErrClosed, lockclient.ErrAcquire)
+		}
+		if s, err := w.coordinator.Status(t.Context(), "b"); err != nil || len(s.Holders) > 0 {
+			t.Errorf("after Close %+v, %v", s, err)
+		}
+		_ = holder.Release(t.Context())
+	})
+}
+
 func TestConcurrentUse(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()

@@ -98,8 +98,8 @@ func (c *Client) retry(ctx context.Context, send func() error) error {
 		if !again || n >= c.retries {
 			return err
 		}
-		if err := sleep(ctx, c.backoff(n, down.after)); err != nil {
-			return err
+		if ended := sleep(ctx, c.backoff(n, down.after)); ended != nil {
+			return fmt.Errorf("%w: %w", ended, err)
 		}
 	}
 }

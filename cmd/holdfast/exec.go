@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -66,24 +68,28 @@ func (c *execCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 16) // from now on, so that none is lost
+	signal.Notify(signals, append(endings(), syscall.SIGTSTP)...)
+	defer signal.Stop(signals)
 	opts.OnWait = c.waiting(s)
 	lease, err := client.Acquire(ctx, c.Name, opts)
 	if err != nil {
-		return err
+		return errors.Join(err, c.close(ctx, client))
 	}
 	s.notice("acquired", fmt.Sprintf("acquired %s, fence %d", c.Name, lease.Fence()), "lock", c.Name, "fence", lease.Fence())
-	code, lost, err := c.supervise(lease, path, s)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout) // also when a signal ended ctx
-	defer cancel()
-	released := lease.Release(ctx)
+	if ctx.Err() != nil { // a signal came first
+		return errors.Join(ctx.Err(), c.close(ctx, client))
+	}
+	code, lost, err := c.supervise(lease, path, signals, s)
+	released := c.close(ctx, client)
 	switch {
 	case err != nil:
 		s.notice("failed", fmt.Sprintf("cannot run %s: %v", path, err), "lock", c.Name)
 		return exit(exitCannot)
 	case lost != nil:
 		return lost
-	case errors.Is(released, lockclient.ErrLost): // lost after the command had ended
-		s.notice("lost", fmt.Sprintf("the lease of %s was over when the command had ended: %s", c.Name, message(released)), "lock", c.Name)
+	case lease.Err() != nil && !errors.Is(lease.Err(), lockclient.ErrReleased), errors.Is(released, lockclient.ErrLost):
+		s.notice("lost", fmt.Sprintf("the lease of %s was over when the command had ended", c.Name), "lock", c.Name)
 		return exit(exitLost)
 	case released != nil: // the command's outcome counts; the lock comes free by itself
 		s.notice("not_released", message(released), "lock", c.Name)
@@ -96,13 +102,26 @@ func (c *execCmd) Run(ctx context.Context, s *streams) error {
 	return nil
 }
 
-// supervise runs the command until it and its process group are gone. It answers the exit code, or why the lease was lost;
-// err is why the command could not be started.
-func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (code int, lost, err error) {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	defer signal.Stop(signals)
+// close gives back whatever the client holds, or may hold unheard; also when a signal ended ctx.
+func (c *connection) close(ctx context.Context, client *lockclient.Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout)
+	defer cancel()
+	return client.Close(ctx)
+}
 
+// endings are the signals that end a command, but for those that whoever started us wants ignored, as nohup does.
+func endings() (list []os.Signal) {
+	for _, n := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// supervise runs the command until it and its process group are gone. It answers the exit code, or why the lease was lost;
+// err is why the command could not be started. Nothing here waits for anyone to read what we say: signals come first.
+func (c *execCmd) supervise(lease *lockclient.Lease, path string, signals <-chan os.Signal, s *streams) (code int, lost, err error) {
 	guard, err := startGuard(c.grace())
 	if err != nil {
 		return 0, nil, err
@@ -114,10 +133,14 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 	cmd.Env = append(os.Environ(), "HOLDFAST_LOCK="+c.Name, "HOLDFAST_FENCE="+strconv.FormatInt(lease.Fence(), 10))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: int(guard.group)}
 	dieWithParent(cmd.SysProcAttr)
-	if term.IsTerminal(int(s.in.Fd())) { // the terminal's keys and input are the command's
-		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, int(s.in.Fd())
-		defer takeTerminalBack(int(s.in.Fd()))
+	if fd := int(s.in.Fd()); inForeground(fd) { // the terminal's keys and input are the command's
+		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, fd
+		defer takeTerminalBack(fd)
 	}
+	if err := lease.Err(); err != nil { // starting took too long
+		return 0, err, nil
+	}
+	guard.holdUntil(lease.ExpiresAt())
 	ended := make(chan error, 1)
 	started := make(chan error, 1)
 	go func() { // the thread that starts the command must outlive it: its end would count as the parent's
@@ -132,11 +155,13 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 		return 0, nil, err
 	}
 	group := guard.group
-	var kill <-chan time.Time // when patience ends
-	stop := func(why string, deadline time.Time) {
-		s.notice("stopping", why, "lock", c.Name)
+	var patience time.Time // when the command must be gone; zero: it may run
+	stop := func(cause error, deadline time.Time, text string) {
+		lost = cause
+		patience = time.Now().Add(max(min(c.grace(), time.Until(deadline)), 0))
 		group.signal(syscall.SIGTERM)
-		kill = time.After(max(min(c.grace(), time.Until(deadline)), 0))
+		time.AfterFunc(time.Until(patience), func() { group.signal(syscall.SIGKILL) })
+		go s.notice("stopping", text, "lock", c.Name)
 	}
 	running := lease.Context().Done()
 	early := time.NewTimer(time.Until(lease.ExpiresAt()) - c.grace())
@@ -144,8 +169,11 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 	for {
 		select {
 		case err := <-ended:
-			guard.dismiss()
-			group.finish(c.grace())
+			if patience.IsZero() { // what it left behind gets a grace, and no more than the lease
+				patience = time.Now().Add(max(min(c.grace(), time.Until(lease.ExpiresAt())), 0))
+			}
+			guard.leave()
+			group.finish(patience)
 			if lost != nil {
 				return 0, lost, nil
 			}
@@ -153,20 +181,19 @@ func (c *execCmd) supervise(lease *lockclient.Lease, path string, s *streams) (c
 		case <-running:
 			running = nil
 			if lost == nil {
-				lost = context.Cause(lease.Context())
-				stop("the lock is lost, stopping the command: "+message(lost), time.Now().Add(c.grace()))
+				cause := context.Cause(lease.Context())
+				stop(cause, time.Now().Add(c.grace()), "the lock is lost, stopping the command: "+message(cause))
 			}
 		case <-early.C:
 			if left := time.Until(lease.ExpiresAt()) - c.grace(); left > 0 { // it was renewed
-				early.Reset(left)
+				guard.holdUntil(lease.ExpiresAt())
+				early.Reset(min(left, c.TTL/3))
 			} else if lost == nil {
-				lost = fmt.Errorf("%s: %w: it could not be renewed in time", c.Name, lockclient.ErrLost)
-				stop("the lock cannot be renewed, stopping the command before the lock passes on", lease.ExpiresAt())
+				stop(fmt.Errorf("%s: %w: it could not be renewed in time", c.Name, lockclient.ErrLost), lease.ExpiresAt(),
+					"the lock cannot be renewed, stopping the command before the lock passes on")
 			}
-		case <-kill:
-			group.signal(syscall.SIGKILL)
 		case sig := <-signals:
-			if n, ok := sig.(syscall.Signal); ok {
+			if n, ok := sig.(syscall.Signal); ok && n != syscall.SIGTSTP { // a stopped command would hold the lock for ever
 				group.signal(n)
 			}
 		}
@@ -189,21 +216,39 @@ type processGroup int
 
 func (g processGroup) signal(n syscall.Signal) { _ = syscall.Kill(-int(g), n) }
 
-func (g processGroup) alive() bool { return syscall.Kill(-int(g), 0) == nil }
+// alive tells whether any process of the group is left. As process 1 of a container we are the parent of orphans, and bury
+// them here.
+func (g processGroup) alive() bool {
+	for {
+		if pid, err := syscall.Wait4(-int(g), nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+			return syscall.Kill(-int(g), 0) == nil
+		}
+	}
+}
 
-// finish ends what is left of a group whose leader is gone.
-func (g processGroup) finish(grace time.Duration) {
+// finish ends what is left of a group whose leader is gone: SIGTERM, and SIGKILL at the deadline.
+func (g processGroup) finish(deadline time.Time) {
 	if !g.alive() {
 		return
 	}
 	g.signal(syscall.SIGTERM)
-	for end := time.Now().Add(grace); g.alive() && time.Now().Before(end); {
+	for g.alive() && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	g.signal(syscall.SIGKILL)
 	for end := time.Now().Add(time.Second); g.alive() && time.Now().Before(end); { // until they are gone, not only told
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// inForeground tells whether a file is a terminal of which we are the foreground: in the background the terminal is not ours
+// to give.
+func inForeground(fd int) bool {
+	if !term.IsTerminal(fd) {
+		return false
+	}
+	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
 }
 
 // takeTerminalBack makes our own process group the terminal's foreground again, after the command had it.
@@ -213,15 +258,25 @@ func takeTerminalBack(fd int) {
 	_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
 }
 
-// A guard is a process that leads the command's process group, and stops that group if we are killed: a kill -9 of holdfast
-// leaves nothing running under a lock that will pass on. It leads the group, rather than being told of it, so that there is
-// no moment in which the command runs unguarded.
+// A guard is a process that leads the command's process group, and stops that group if we are killed, or stopped for longer
+// than the lease lasts: a kill -9 of holdfast leaves nothing running under a lock that will pass on. It leads the group,
+// rather than being told of it, so that there is no moment in which the command runs unguarded.
 type guard struct {
 	cmd   *exec.Cmd
-	pipe  io.WriteCloser
+	in    io.WriteCloser
+	out   *bufio.Reader
 	group processGroup
 	once  sync.Once
 }
+
+// Words between us and the guard, a line each.
+const (
+	guardReady = "ready" // from it: it is deaf to signals
+	guardUntil = "until" // to it, with milliseconds from now: the end of the lease
+	guardLeave = "leave" // to it: leave the group, so that one can see whether anybody else is left
+	guardLeft  = "left"  // from it
+	guardDone  = "done"  // to it
+)
 
 func startGuard(grace time.Duration) (*guard, error) {
 	self, err := os.Executable()
@@ -241,45 +296,68 @@ func startGuard(grace time.Duration) (*guard, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the guard: %w", err)
 	}
-	g := &guard{cmd: cmd, pipe: in, group: processGroup(cmd.Process.Pid)}
-	if _, err := io.ReadFull(out, make([]byte, len(guardReady))); err != nil {
+	g := &guard{cmd: cmd, in: in, out: bufio.NewReader(out), group: processGroup(cmd.Process.Pid)}
+	if word, err := g.out.ReadString('\n'); word != guardReady+"\n" {
 		g.dismiss()
-		return nil, fmt.Errorf("the guard did not start: %w", err)
+		return nil, fmt.Errorf("the guard did not start: %q, %w", word, err)
 	}
 	return g, nil
+}
+
+func (g *guard) holdUntil(expiry time.Time) {
+	_, _ = fmt.Fprintf(g.in, "%s %d\n", guardUntil, time.Until(expiry).Milliseconds())
+}
+
+// leave has the guard leave the group, which it goes on watching.
+func (g *guard) leave() {
+	_, _ = fmt.Fprintln(g.in, guardLeave)
+	_ = g.cmd.Process.Signal(syscall.SIGCONT) // should a signal to the group have stopped it
+	_, _ = g.out.ReadString('\n')
 }
 
 // dismiss ends the guard.
 func (g *guard) dismiss() {
 	g.once.Do(func() {
-		_, _ = io.WriteString(g.pipe, guardDone)
-		_ = g.pipe.Close()
+		_, _ = fmt.Fprintln(g.in, guardDone)
+		_ = g.in.Close()
+		_ = g.cmd.Process.Signal(syscall.SIGCONT)
 		_ = g.cmd.Wait()
 	})
 }
-
-const (
-	guardReady = "ready\n" // from the guard: it is deaf to signals
-	guardDone  = "done\n"  // to it
-)
 
 type guardCmd struct {
 	Grace time.Duration `required:"" help:"Between SIGTERM and SIGKILL."`
 }
 
-// Run waits for the end of standard input; without a last word it stops the process group that it leads, itself included.
+// Run watches the process group that it leads: it stops the group when standard input ends without a last word, and when the
+// lease that was last told of is over.
 func (c *guardCmd) Run(s *streams) error {
 	if syscall.Getpgrp() != os.Getpid() {
 		return errors.New("guard is for exec to start, at the head of a process group")
 	}
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	if _, err := io.WriteString(s.out, guardReady); err != nil {
-		return err
-	}
-	if word, err := io.ReadAll(s.in); err != nil || string(word) == guardDone {
-		return err
-	}
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
 	group := processGroup(os.Getpid())
+	if _, err := fmt.Fprintln(s.out, guardReady); err != nil {
+		return err
+	}
+	over := time.AfterFunc(time.Hour, func() { group.signal(syscall.SIGKILL) })
+	over.Stop()
+	for lines := bufio.NewScanner(s.in); lines.Scan(); {
+		var left int64
+		switch word, rest, _ := strings.Cut(lines.Text(), " "); word {
+		case guardUntil:
+			if _, err := fmt.Sscan(rest, &left); err == nil {
+				over.Reset(time.Duration(left) * time.Millisecond)
+			}
+		case guardLeave:
+			if parents, err := syscall.Getpgid(os.Getppid()); err == nil {
+				_ = syscall.Setpgid(0, parents)
+			}
+			_, _ = fmt.Fprintln(s.out, guardLeft)
+		case guardDone:
+			return nil
+		}
+	}
 	group.signal(syscall.SIGTERM)
 	time.Sleep(c.Grace)
 	group.signal(syscall.SIGKILL)

@@ -219,6 +219,20 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 		_ = l.cmd.Wait()
 		return at.Sub(killed)
 	},
+	"holdfast stopped": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s")
+		if err := l.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		expiry := s.expiry(t, "a")
+		at := l.died(t)
+		_ = l.cmd.Process.Signal(syscall.SIGCONT)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
+	},
 	"holdfast killed, command stubborn": func(t *testing.T) time.Duration {
 		s := newService(t)
 		l := startExec(t, s, "a", stubborn, "--ttl=10s", "--grace=100ms")
@@ -260,7 +274,7 @@ func TestExecDeaths(t *testing.T) {
 					return took[min(len(took)*percent/100, len(took)-1)].Round(100 * time.Microsecond)
 				}
 				fmt.Printf("exec: %s: p50 %v, p99 %v, max %v over %d runs, no process left\n", name, at(50), at(99), at(100), len(took))
-				if name == "cut off" && at(100) > 0 {
+				if (name == "cut off" || name == "holdfast stopped") && at(100) > 0 {
 					t.Errorf("a command lived %v into the time when another may hold the lock", at(100))
 				}
 			})
@@ -382,6 +396,18 @@ func TestSecretsStayOut(t *testing.T) {
 		if out, err := holdfast(t, s.url, op, "a", "--lease-file", file).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", op, err, out)
 		}
+	}
+	for _, wait := range []string{"--wait=1m", "--no-wait"} { // the second is refused, and leaves the first one's secret
+		err := holdfast(t, s.url, "acquire", "b", "--lease-file", file, wait).Run()
+		if want := map[string]int{"--wait=1m": 0, "--no-wait": exitHeld}[wait]; exitOf(err) != want {
+			t.Errorf("%s: %v", wait, err)
+		}
+	}
+	if out, err := holdfast(t, s.url, "release", "b", "--lease-file", file).CombinedOutput(); err != nil {
+		t.Errorf("release: %v: %s", err, out)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 	cmd := holdfast(t, s.url, "release", "a")
 	cmd.Env = append(cmd.Env, "HOLDFAST_LEASE=another-secret-0123")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -99,7 +100,7 @@ type leaseResult struct {
 func (c *acquireCmd) Help() string {
 	return `The lease is not renewed by itself: renew it within its TTL, or use exec. What is printed can be evaluated by a shell:
 
-  eval "$(holdfast acquire deploy:prod)"; export HOLDFAST_LEASE
+  lease=$(holdfast acquire deploy:prod) || exit; eval "$lease"; export HOLDFAST_LEASE
   ...
   holdfast release deploy:prod`
 }
@@ -110,26 +111,27 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	client, err := c.client(ctx, c.Owner) // never closed: that would release the lock
+	client, err := c.client(ctx, c.Owner) // not closed with the lock held: that would release it
 	if err != nil {
 		return err
 	}
 	var file *os.File
-	if c.LeaseFile != "" { // first, so that no lock is taken whose secret cannot be kept
-		if file, err = os.OpenFile(c.LeaseFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+	if c.LeaseFile != "" { // first, so that no lock is taken whose secret cannot be kept; beside it, so that an old secret stays until then
+		if file, err = os.CreateTemp(filepath.Dir(c.LeaseFile), ".lease-*"); err != nil { // mode 0600
 			return fmt.Errorf("--lease-file: %w", err)
 		}
-		defer func() { _ = file.Close() }()
+		defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	}
 	opts.ManualRenew, opts.OnWait = true, c.waiting(s)
 	lease, err := client.Acquire(ctx, c.Name, opts)
 	if err != nil {
-		return err
+		return errors.Join(err, c.close(ctx, client))
 	}
 	r := leaseResult{c.Name, lease.Secret(), lease.Fence(), lease.ExpiresAt().UTC()}
 	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)
 	if file != nil {
-		if _, err := fmt.Fprintln(file, r.Lease); err != nil {
+		_, err := fmt.Fprintln(file, r.Lease)
+		if err = errors.Join(err, file.Sync(), os.Rename(file.Name(), c.LeaseFile)); err != nil {
 			return errors.Join(fmt.Errorf("--lease-file: %w", err), lease.Release(ctx))
 		}
 		r.Lease = ""
