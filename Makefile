@@ -22,8 +22,8 @@ go-version:
 	@command -v go >/dev/null || { echo "Go is missing: install $(GO_VERSION) or later from https://go.dev/dl"; exit 1; }
 	@go list -m >/dev/null || { echo "this needs Go $(GO_VERSION) or later; 'go version' says: $$(go version)"; exit 1; }
 
-run: go-version ## Run the whole coordinator on this machine, in memory
-	@go run ./cmd/holdfast dev
+run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT for another address
+	@go run ./cmd/holdfast dev $(if $(LISTEN),--listen $(LISTEN))
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...

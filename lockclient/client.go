@@ -73,7 +73,7 @@ func (c Config) validateHTTP() error {
 	case c.Endpoint == "":
 		return errors.New("lockclient: Config.Endpoint is empty; give the coordinator's URL, or a Transport")
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com", c.Endpoint)
+		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com or http://127.0.0.1:7420", c.Endpoint)
 	case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/locks"):
 		return fmt.Errorf("lockclient: Config.Endpoint is %q; give the URL only up to where /v1/locks begins", c.Endpoint)
 	case c.Credentials != nil && c.Region == "":

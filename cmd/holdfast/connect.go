@@ -16,9 +16,9 @@ import (
 // connection are the flags that say which coordinator is meant. There are none for credentials, which others could read in
 // a list of processes: they come from the environment, the profile or the role, as for every AWS tool.
 type connection struct {
-	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins ($$HOLDFAST_ENDPOINT)."`
-	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table itself, with no service ($$HOLDFAST_TABLE)."`
-	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, with --table ($$HOLDFAST_DYNAMODB_ENDPOINT)."`
+	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins."`
+	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table itself, with no service."`
+	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, with --table."`
 	Region           string        `placeholder:"REGION" help:"AWS region; by default the endpoint's, the environment's or the profile's."`
 	Sign             string        `enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto does not for a loopback address."`
 	Timeout          time.Duration `default:"5s" help:"How long one try of a request may take."`

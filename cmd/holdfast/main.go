@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -28,7 +29,8 @@ const (
 )
 
 type cli struct {
-	JSON bool `name:"json" help:"Write JSON: an object a line."`
+	Version kong.VersionFlag `help:"Print the version."`
+	JSON    bool             `name:"json" help:"Write JSON: an object a line."`
 
 	Exec         execCmd         `cmd:"" help:"Run a command while holding a lock."`
 	Acquire      acquireCmd      `cmd:"" help:"Take a lock, and print its lease for renew and release."`
@@ -70,12 +72,20 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], s))
 }
 
+// version is the module's, as go install recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
 // run is main without the process: it answers the exit code.
 func run(ctx context.Context, args []string, s *streams) int {
 	var c cli
 	exited := -1
 	parser := kong.Must(&c,
-		kong.Name("holdfast"), kong.Description(description), kong.Writers(s.out, s.err),
+		kong.Name("holdfast"), kong.Description(description), kong.Vars{"version": version()}, kong.Writers(s.out, s.err),
 		kong.Exit(func(code int) { exited = max(exited, code) }), // help, and completion
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(s),

@@ -26,7 +26,7 @@ func report(ctx context.Context, client *lockclient.Client) error {
 }
 
 func TestReportStopsWhenItsLockIsLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a minute passes at once
 		locks := locktest.New(t)
 		time.AfterFunc(time.Minute, func() { locks.Steal("report:daily", "another") })
 
