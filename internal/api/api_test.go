@@ -323,6 +323,9 @@ func (f failing) Get(context.Context, string) (lock.Reply, error) { return lock.
 func (f failing) Apply(context.Context, string, lock.Command) (lock.Reply, error) {
 	return lock.Reply{}, f.err
 }
+func (f failing) Waiters(context.Context, string, int) ([]lock.Waiter, error) { return nil, f.err }
+func (f failing) Bound(context.Context, string) ([]lock.Binding, error)       { return nil, f.err }
+func (f failing) Unbind(context.Context, string, []lock.Binding) error        { return f.err }
 func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error) { return lock.Page{}, f.err }
 
 // Faults say that nothing is known and when to come back; the inside stays in the log.

@@ -163,18 +163,14 @@ func (e *expression) extend(k lock.LeaseKey, expiresAt, renewedAt, ttl int64, me
 
 // become writes what differs, holder by holder, so that attributes this version doesn't know stay where they are.
 func (e *expression) become(from, to lock.Record) {
-	for k, h := range to.Holders {
-		switch was, there := from.Holders[k]; {
-		case !there || was.Fence != h.Fence:
-			e.assign(e.holder(k), holderItem(h))
-		case was != h:
-			e.extend(k, h.ExpiresAt, h.RenewedAt, h.TTL, &h.Metadata)
+	if from.Rev == 0 { // a new row, with no map to put holders in
+		all := item{}
+		for k, h := range to.Holders {
+			all[string(k)] = holderItem(h)
 		}
-	}
-	for k := range from.Holders {
-		if _, stays := to.Holders[k]; !stays {
-			e.remove = append(e.remove, e.holder(k))
-		}
+		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: all})
+	} else {
+		e.becomeHolders(from, to)
 	}
 	e.assignNum(e.name(attrCapacity), to.Capacity)
 	e.assignNum(e.name(attrFence), to.Fence)
@@ -186,6 +182,36 @@ func (e *expression) become(from, to lock.Record) {
 		e.assignNum(e.name(attrRetiredFence), to.Retired.Fence)
 		e.assignNum(e.name(attrRetiredAt), to.Retired.At)
 		e.assign(e.name(attrRetiredCause), str(string(to.Retired.Cause)))
+	}
+}
+
+func (e *expression) becomeHolders(from, to lock.Record) {
+	for k, h := range to.Holders {
+		was, there := from.Holders[k]
+		if !there || was.Fence != h.Fence {
+			e.assign(e.holder(k), holderItem(h))
+			continue
+		}
+		if was == h {
+			continue
+		}
+		e.extend(k, h.ExpiresAt, h.RenewedAt, h.TTL, &h.Metadata)
+		for attr, n := range map[string][2]int64{
+			attrUnclaimed: {flag(was.Unclaimed), flag(h.Unclaimed)}, attrAttempted: {flag(was.Attempted), flag(h.Attempted)}, attrCheckAt: {was.CheckAt, h.CheckAt},
+		} {
+			switch {
+			case n[0] == n[1]: // and no alias: one that nothing uses is refused
+			case n[1] == 0:
+				e.remove = append(e.remove, e.holder(k)+"."+e.name(attr))
+			default:
+				e.assignNum(e.holder(k)+"."+e.name(attr), n[1])
+			}
+		}
+	}
+	for k := range from.Holders {
+		if _, stays := to.Holders[k]; !stays {
+			e.remove = append(e.remove, e.holder(k))
+		}
 	}
 }
 

@@ -27,7 +27,8 @@ func (s *Store) fault(ctx context.Context, action string, err error) error {
 		return f
 	}
 	switch code := api.ErrorCode(); code {
-	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling":
+	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling",
+		"TransactionConflictException", "TransactionInProgressException", "TransactionCanceledException":
 		f.Kind = lock.ErrThrottled
 		f.What = "DynamoDB throttles " + action
 		f.Fix = "one lock takes about 1,000 writes a second; spread callers over more locks, or wait between tries"

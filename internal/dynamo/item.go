@@ -39,9 +39,24 @@ const (
 	attrExpiresAt  = "expires_at"
 	attrTTLms      = "ttl_ms"
 	attrMetadata   = "metadata"
+	attrUnclaimed  = "unclaimed" // 1, or not there
+	attrToken      = "token"
+	attrAttempted  = "attempted" // 1, or not there
+	attrExecution  = "execution"
+	attrCheckAt    = "check_at"
 
-	skLock = "lock"
-	skWait = "wait#" // and a ticket: a waiter
+	// of a waiter, of the end of one, and of what belongs to an execution
+	attrTicket = "ticket"
+	attrLease  = "lease"
+	attrWant   = "want"
+	attrUntil  = "until"
+	attrLock   = "lock"
+
+	skLock  = "lock"
+	skWait  = "wait#"  // and a ticket: a waiter
+	skEnded = "ended#" // and a lease key: a waiter with a token that is not in the queue any more, and got nothing
+
+	pkExecution = "exec#" // and an execution: what belongs to it. No lock's name has a "#"
 )
 
 type item = map[string]types.AttributeValue
@@ -54,18 +69,62 @@ func num(n int64) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
 }
 
-// holderItem writes a holder. Empty strings are left out: every byte counts towards the 1 KB of one write unit.
+// holderItem writes a holder. Empty strings and what does not apply are left out: every byte counts towards the 1 KB of one
+// write unit.
 func holderItem(h lock.Holder) types.AttributeValue {
 	m := item{
 		attrPermits: num(h.Permits), attrFence: num(h.Fence), attrAcquiredAt: num(h.AcquiredAt),
 		attrRenewedAt: num(h.RenewedAt), attrExpiresAt: num(h.ExpiresAt), attrTTLms: num(h.TTL),
 	}
-	for attr, s := range map[string]string{attrOwner: h.Owner, attrPrincipal: h.Principal, attrMetadata: h.Metadata} {
+	for attr, s := range map[string]string{attrOwner: h.Owner, attrPrincipal: h.Principal, attrMetadata: h.Metadata, attrToken: h.Token, attrExecution: h.Execution} {
 		if s != "" {
 			m[attr] = str(s)
 		}
 	}
+	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: flag(h.Attempted), attrCheckAt: h.CheckAt} {
+		if n != 0 {
+			m[attr] = num(n)
+		}
+	}
 	return &types.AttributeValueMemberM{Value: m}
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func decodeHolder(m item) (lock.Holder, error) {
+	h := decoder{it: m}
+	out := lock.Holder{
+		Owner: h.str(attrOwner), Principal: h.str(attrPrincipal), Permits: h.num(attrPermits), Fence: h.num(attrFence),
+		AcquiredAt: h.num(attrAcquiredAt), RenewedAt: h.num(attrRenewedAt), ExpiresAt: h.num(attrExpiresAt),
+		TTL: h.num(attrTTLms), Metadata: h.str(attrMetadata), Unclaimed: h.num(attrUnclaimed) != 0, Token: h.str(attrToken),
+		Attempted: h.num(attrAttempted) != 0, Execution: h.str(attrExecution), CheckAt: h.num(attrCheckAt),
+	}
+	return out, h.err
+}
+
+func waiterKey(name string, ticket int64) item {
+	return item{attrPK: str(name), attrSK: str(fmt.Sprintf("%s%016d", skWait, ticket))}
+}
+
+func waiterItem(name string, w lock.Waiter) item {
+	it := waiterKey(name, w.Ticket)
+	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Lease)), holderItem(w.Want), num(w.Until)
+	return it
+}
+
+func decodeWaiter(it item) (lock.Waiter, error) {
+	d := decoder{it: it}
+	w := lock.Waiter{Ticket: d.num(attrTicket), Lease: lock.LeaseKey(d.str(attrLease)), Until: d.num(attrUntil)}
+	want := d.m(attrWant)
+	if d.err == nil {
+		w.Want, d.err = decodeHolder(want)
+	}
+	return w, d.err
 }
 
 // Decode reads a record from an item; no item is the zero record. It is also how the stream's images are read.
@@ -90,15 +149,11 @@ func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 			if !ok {
 				return lock.Record{}, fmt.Errorf("holder %q is a %T, not a map", k, v)
 			}
-			h := decoder{it: m.Value}
-			r.Holders[lock.LeaseKey(k)] = lock.Holder{
-				Owner: h.str(attrOwner), Principal: h.str(attrPrincipal), Permits: h.num(attrPermits), Fence: h.num(attrFence),
-				AcquiredAt: h.num(attrAcquiredAt), RenewedAt: h.num(attrRenewedAt), ExpiresAt: h.num(attrExpiresAt),
-				TTL: h.num(attrTTLms), Metadata: h.str(attrMetadata),
+			h, err := decodeHolder(m.Value)
+			if err != nil {
+				return lock.Record{}, fmt.Errorf("holder %q: %w", k, err)
 			}
-			if h.err != nil {
-				return lock.Record{}, fmt.Errorf("holder %q: %w", k, h.err)
-			}
+			r.Holders[lock.LeaseKey(k)] = h
 		}
 	}
 	if d.err == nil && r.Rev < 1 {
@@ -161,3 +216,6 @@ func (d *decoder) fail(attr string, v any) {
 		d.err = fmt.Errorf("attribute %q is %v (%T), which no lock record has", attr, v, v)
 	}
 }
+
+// DecodeEnded reads the item that tells of a waiter's end.
+func DecodeEnded(it map[string]types.AttributeValue) (lock.Waiter, error) { return decodeWaiter(it) }

@@ -75,7 +75,10 @@ func New(cfg Config) (*Store, error) {
 		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
 			s.MaxAttempts = MaxAttempts
 			s.MaxBackoff = MaxBackoff
-			s.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(notOnClockErrors)}, s.Retryables...)
+			s.Retryables = append([]retry.IsErrorRetryable{
+				retry.IsErrorRetryableFunc(notOnClockErrors),
+				retry.RetryableErrorCode{Codes: map[string]struct{}{"TransactionConflictException": {}}}, // a single write beside a transaction
+			}, s.Retryables...)
 		})
 		// A clock that is wrong enough to fail signing must not write; the SDK would correct the signature and send.
 		o.DisableClockSkewCorrection = true
@@ -101,8 +104,11 @@ func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
 	return lock.Reply{After: r, Offset: seen.offset}, nil
 }
 
-// Apply implements [lock.Store] with one UpdateItem.
+// Apply implements [lock.Store] with one UpdateItem, or, where the queue or an execution is touched, one transaction.
 func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
+	if beside := s.beside(name, c); len(beside) > 0 {
+		return s.transact(ctx, name, c, beside)
+	}
 	ctx, seen := observe(ctx)
 	out, err := s.client.UpdateItem(ctx, compile(s.table, name, c))
 	if err != nil {
@@ -120,7 +126,9 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	if err != nil {
 		return lock.Reply{}, s.corrupt(name, err)
 	}
-	return lock.Reply{Before: before, After: c.Next(before), Offset: seen.offset}, nil
+	after := c.Next(before)
+	after.Queue = nil
+	return lock.Reply{Before: before, After: after, Offset: seen.offset}, nil
 }
 
 const (

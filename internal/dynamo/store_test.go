@@ -136,7 +136,7 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 		}
 		h, _ := out.Item["holders"].(*types.AttributeValueMemberM).Value[string(lock.KeyOf("u", "a"))].(*types.AttributeValueMemberM)
 		if holder {
-			if _, ok := h.Value["execution"]; !ok {
+			if _, ok := h.Value["newer"]; !ok {
 				t.Errorf("%s: the holder's newer attribute is gone", step)
 			}
 		}
@@ -144,7 +144,7 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	acquire("a", time.Minute)
 	if _, err := db.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
 		TableName: aws.String(table), Key: itemKey,
-		UpdateExpression:         aws.String("SET newer = :x, holders.#k.execution = :x REMOVE next_ticket, reason"),
+		UpdateExpression:         aws.String("SET newer = :x, holders.#k.newer = :x REMOVE next_ticket, reason"),
 		ExpressionAttributeNames: map[string]string{"#k": string(lock.KeyOf("u", "a"))},
 		ExpressionAttributeValues: map[string]types.AttributeValue{
 			":x": &types.AttributeValueMemberSS{Value: []string{"not", "ours"}},

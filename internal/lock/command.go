@@ -120,7 +120,8 @@ type End struct {
 	Cause Cause
 }
 
-// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's.
+// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's. Of the queue From
+// may show the head only; what it does not show stays.
 type Become struct{ From, To Record }
 
 func (e Grant) apply(r Record) Record {
@@ -147,7 +148,11 @@ func (e End) apply(r Record) Record {
 	return r
 }
 
-func (e Become) apply(Record) Record { return e.To }
+func (e Become) apply(r Record) Record {
+	to := e.To
+	to.Queue = mergeQueue(r.Queue, e.From.Queue, e.To.Queue)
+	return to
+}
 
 // Allows interprets the guard.
 func (c Command) Allows(r Record) bool {
@@ -244,6 +249,7 @@ func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason stri
 	}
 	return Command{
 		Kind:   Swap,
+		Absent: from.Rev == 0,
 		Guard:  []Clause{{Test: RevIs, N: from.Rev}, {Test: FenceIs, N: from.Fence}},
 		Effect: Become{From: from, To: to},
 		Stamp:  stamp,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -17,8 +18,21 @@ type Store interface {
 	Get(ctx context.Context, name string) (Reply, error)
 	// Apply runs a command.
 	Apply(ctx context.Context, name string, c Command) (Reply, error)
+	// Waiters reads the head of a lock's queue, strongly consistent, in the order of tickets: limit of them at most.
+	Waiters(ctx context.Context, name string, limit int) ([]Waiter, error)
 	// List reads records by name prefix, in pages.
 	List(ctx context.Context, q ListQuery) (Page, error)
+
+	// Bound lists the leases and places in queues that were ever bound to an execution, and are not unbound.
+	Bound(ctx context.Context, execution string) ([]Binding, error)
+	// Unbind forgets them.
+	Unbind(ctx context.Context, execution string, list []Binding) error
+}
+
+// A Binding is a lease, or a place in a queue, that belongs to an execution.
+type Binding struct {
+	Lock  string
+	Lease LeaseKey
 }
 
 // A Reply is what a store says of one record.
@@ -96,22 +110,33 @@ type Lease struct {
 	Remaining time.Duration // life left when the coordinator answered; a caller counts it from before it sent the request
 }
 
-// Acquire grants permits, or answers [ErrLockHeld], [ErrCapacityMismatch] or, for a secret whose lease is over,
-// [ErrLeaseLost]. Repeated with the secret of a live lease it gives that lease again, with what is left of its life.
+// Acquire grants permits, or answers [ErrLockHeld], [ErrCapacityMismatch], [ErrQueueFull] or, for a secret whose lease is
+// over, [ErrLeaseLost]. Repeated with the secret of a live lease it gives that lease again, with what is left of its life.
+// With a Wait, an [ErrLockHeld] tells the place in the queue.
 func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (Lease, error) {
 	if err := c.checkClock(ctx, req.Lock); err != nil {
 		return Lease{}, err
 	}
 	key := KeyOf(req.Lock, req.Lease)
-	out, err := c.run(ctx, req.Lock, acquisition{c.rules, key, req})
+	op := acquisition{c.rules, key, req}
+	var out outcome
+	var err error
+	if op.blind() {
+		out, err = c.run(ctx, req.Lock, op)
+	} else {
+		out, err = c.look(ctx, req.Lock, op)
+	}
 	if err != nil {
 		return Lease{}, err
 	}
 	if err := c.judge(out.Offset); err != nil {
-		if out.wrote {
+		if out.wrote && out.Before.Waiting == 0 && out.After.Waiting == 0 {
 			c.undo(ctx, req.Lock, key, out.Reply)
 		}
 		return Lease{}, err
+	}
+	if _, mine := out.After.Holders[key]; !mine {
+		return Lease{}, c.rules.held(c.clock(), out.After, key)
 	}
 	return c.lease(req.Lock, key, out.After)
 }
@@ -149,30 +174,75 @@ func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released
 	return Released{Lock: req.Lock, Fence: out.After.Retired.Fence, At: out.After.Retired.At}, nil
 }
 
-// Expire puts out the holders of a lock that are past their expiry, if the grant that the request names is one of them.
-// It answers when to ask again: the zero time if that grant is gone, by this call or before. It reads first: most leases
-// are released before their timer comes due, a read costs a fifth of a write, and a wrong clock must not write.
+// Expire puts out the holders of a lock that are past their expiry, if the grant that the request names is one of them, and
+// hands on to waiters. It answers when to ask again: the zero time if that grant is gone, by this call or before. A grant
+// that belongs to an execution, and is to be looked after, is an [*ExecutionError]. It reads first: most leases are released
+// before their timer comes due, a read costs a fifth of a write, and a wrong clock must not write.
 func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time.Time, err error) {
-	reply, err := c.store.Get(ctx, req.Lock)
-	if err != nil {
-		return time.Time{}, err
-	}
-	_, err = c.decide(ctx, req.Lock, reply, expiring{c.rules, req}.next)
+	_, err = c.look(ctx, req.Lock, expiring{c.rules, req})
 	if early, ok := errors.AsType[notDue](err); ok {
 		return time.UnixMilli(early.at), nil
 	}
 	return time.Time{}, err
 }
 
+// End ends a grant whose task or execution is known to be over; by says who knows. A grant that is gone is no error.
+func (c *Coordinator) End(ctx context.Context, req ExpireRequest, by string) error {
+	_, err := c.look(ctx, req.Lock, ending{c.rules, req, by})
+	return err
+}
+
+// Attempt notes, before a grant's callback is tried, that it is: first tells whether it never was before. A grant that is
+// over is [ErrLeaseLost].
+func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest) (first bool, err error) {
+	op := &marking{rules: c.rules, req: req, attempt: true}
+	_, err = c.look(ctx, req.Lock, op)
+	if errors.Is(err, errGone) {
+		err = ErrLeaseLost
+	}
+	return op.first && err == nil, err
+}
+
+// Checked notes that a grant's execution was seen to run. It answers when to look again; the zero time if the grant is gone.
+func (c *Coordinator) Checked(ctx context.Context, req ExpireRequest, every time.Duration) (again time.Time, err error) {
+	again = c.clock().Add(every)
+	_, err = c.look(ctx, req.Lock, &marking{rules: c.rules, req: req, checked: again.UnixMilli()})
+	if errors.Is(err, errGone) {
+		return time.Time{}, nil
+	}
+	return again, err
+}
+
+// EndExecution ends every lease that belongs to an execution, which is over, and takes it out of every queue.
+func (c *Coordinator) EndExecution(ctx context.Context, execution string) error {
+	list, err := c.store.Bound(ctx, execution)
+	if err != nil {
+		return err
+	}
+	for _, b := range list {
+		reply, err := c.store.Get(ctx, b.Lock)
+		if err != nil {
+			return err
+		}
+		var op decider = leaving{c.rules, b.Lease, execution}
+		if h, held := reply.After.Holders[b.Lease]; held {
+			if h.Execution != execution {
+				continue
+			}
+			op = ending{c.rules, ExpireRequest{Lock: b.Lock, Lease: b.Lease, Fence: h.Fence}, execution}
+		}
+		if _, err := c.decide(ctx, b.Lock, reply, op); err != nil {
+			return err
+		}
+	}
+	return c.store.Unbind(ctx, execution, list)
+}
+
 // ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
 // first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged].
 func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Holder, error) {
-	reply, err := c.store.Get(ctx, req.Lock)
-	if err != nil {
-		return nil, err
-	}
 	op := &forcing{rules: c.rules, req: req}
-	if _, err := c.decide(ctx, req.Lock, reply, op.next); err != nil {
+	if _, err := c.look(ctx, req.Lock, op); err != nil {
 		return nil, err
 	}
 	if op.sent == nil {
@@ -180,8 +250,8 @@ func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest)
 	}
 	var ended []Holder
 	for _, key := range byFence(op.sent.From.Holders) {
-		if _, still := op.sent.To.Holders[key]; !still {
-			ended = append(ended, op.sent.From.Holders[key])
+		if h := op.sent.From.Holders[key]; op.sent.To.Holders[key].Fence != h.Fence {
+			ended = append(ended, h)
 		}
 	}
 	return ended, nil
@@ -259,17 +329,49 @@ func (c *Coordinator) run(ctx context.Context, name string, op operation) (outco
 	if !ok {
 		return outcome{}, c.heed(err)
 	}
-	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op.next)
+	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op)
+}
+
+// look reads a record, and decides on it.
+func (c *Coordinator) look(ctx context.Context, name string, op decider) (outcome, error) {
+	reply, err := c.store.Get(ctx, name)
+	if err != nil {
+		return outcome{}, err
+	}
+	return c.decide(ctx, name, reply, op)
+}
+
+// withQueue adds to a record that was read as much of its queue as an operation wants. The queue may be a later one than the
+// record: then whatever is written fails its guard.
+func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limit int) (Record, error) {
+	if r.Waiting == 0 || limit == 0 {
+		return r, nil
+	}
+	var err error
+	if r.Queue, err = c.store.Waiters(ctx, name, limit); err != nil {
+		return r, err
+	}
+	now := c.clock().UnixMilli()
+	gone := func(w Waiter) bool { return w.Until <= now }
+	if limit < MaxQueue && len(r.Queue) == limit && !slices.ContainsFunc(r.Queue, func(w Waiter) bool { return !gone(w) }) {
+		r.Queue, err = c.store.Waiters(ctx, name, MaxQueue) // the whole head went away: somebody behind it may be next
+	}
+	return r, err
 }
 
 // decide drives an operation from a record that was read until it has an answer. What a reply proves of our clock is
 // judged before anything is written on it: a decision under a wrong clock could put out a holder that lives.
-func (c *Coordinator) decide(ctx context.Context, name string, read Reply, next func(time.Time, Record) (*Command, error)) (outcome, error) {
+func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
 	for range maxTries {
 		if err := c.judge(read.Offset); err != nil {
 			return outcome{}, err
 		}
-		cmd, err := next(c.clock(), read.After)
+		r, err := c.withQueue(ctx, name, read.After, op.waiters(read.After))
+		if err != nil {
+			return outcome{}, c.heed(err)
+		}
+		read.After = r
+		cmd, err := op.next(c.clock(), r)
 		if err != nil {
 			return outcome{}, err
 		}
@@ -278,6 +380,9 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, next 
 		}
 		reply, err := c.store.Apply(ctx, name, *cmd)
 		if err == nil {
+			if become, ok := cmd.Effect.(Become); ok {
+				reply.After.Queue = become.To.Queue
+			}
 			return outcome{reply, true}, nil
 		}
 		failed, ok := errors.AsType[*GuardError](err)

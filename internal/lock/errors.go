@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The kinds of error that operations return; match them with errors.Is. The first four are answers, not faults: the
+// The kinds of error that operations return; match them with errors.Is. The first five are answers, not faults: the
 // system works, and they are never logged as errors.
 var (
 	// ErrLockHeld: others hold the lock; the error is a [*HeldError].
@@ -17,6 +17,8 @@ var (
 	ErrCapacityMismatch = errors.New("lock is in use with another capacity")
 	// ErrLockChanged: no holder has the fence given for a force-release (any more).
 	ErrLockChanged = errors.New("no holder has that fence")
+	// ErrQueueFull: [MaxQueue] wait for the lock already.
+	ErrQueueFull = errors.New("queue is full")
 
 	// ErrThrottled: the store, or contention on one record, allowed no more writes for now. Whether the write happened
 	// is not known; the same request may be sent again.
@@ -33,6 +35,8 @@ type HeldError struct {
 	Holders    []Holder // oldest grant first
 	Now        int64    // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
+	Position   int64 // in the queue, from 1; 0: not in it
+	Waiting    int64 // how many are in the queue
 }
 
 func (e *HeldError) Error() string {
@@ -93,3 +97,8 @@ type GuardError struct {
 func (e *GuardError) Error() string {
 	return fmt.Sprintf("guard does not hold at rev %d", e.Current.Rev)
 }
+
+// An ExecutionError is the outcome of a timer whose lease belongs to an execution: whether that still runs is to be seen.
+type ExecutionError struct{ Execution string }
+
+func (e *ExecutionError) Error() string { return "the lease belongs to execution " + e.Execution }

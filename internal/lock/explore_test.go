@@ -21,9 +21,14 @@ var worlds = []world{
 	{name: "mutex with a longer lease", clients: 2, capacity: 1, leases: 1, sends: 2, ttl: 2, retention: 3, horizon: 4},
 	{name: "two on two permits", clients: 2, capacity: 2, leases: 1, sends: 2, ttl: 1, retention: 2, horizon: 3},
 	{name: "three on two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, retention: 2, horizon: 4},
+	{name: "a queue of two", clients: 2, capacity: 1, leases: 1, sends: 2, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 3},
+	{name: "a queue of three", clients: 3, capacity: 1, leases: 1, sends: 2, ttl: 1, wait: 1, retention: 2, horizon: 1},
+	{name: "a queue with an operator", clients: 3, capacity: 1, leases: 1, sends: 1, timers: 1, forces: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
+	{name: "a queue for two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 4},
 }
 
 var largeWorlds = []world{
+	{name: "a queue of two, three requests each", clients: 2, capacity: 1, leases: 1, sends: 3, ttl: 1, wait: 1, retention: 2, horizon: 3},
 	{name: "one client, much in flight", clients: 1, capacity: 1, leases: 2, sends: 3, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 4},
 	{name: "mutex with an operator, longer", clients: 2, capacity: 1, leases: 1, sends: 2, forces: 1, ttl: 1, retention: 2, horizon: 4},
 	{name: "mutex with duplicates", clients: 2, capacity: 1, leases: 1, sends: 2, duplicates: 1, ttl: 1, retention: 2, horizon: 4},

@@ -31,6 +31,7 @@ type world struct {
 	timers     int   // expiry timers
 	forces     int   // force-releases by an operator
 	ttl        int64 // of every lease
+	wait       int64 // how long an acquire keeps a place in the queue; 0: there is no queue
 	retention  int64
 	horizon    uint8 // last tick
 
@@ -272,7 +273,7 @@ func (x *explorer) operation(m message, r Record) operation {
 	k, ttl := key(m.client, m.lease), time.Duration(x.ttl)*tick
 	switch m.op {
 	case opAcquire:
-		return acquisition{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity, Permits: 1}}
+		return acquisition{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity, Permits: 1, Wait: time.Duration(x.wait) * tick}}
 	case opRenew:
 		return renewal{x.rules, k, RenewRequest{TTL: ttl}}
 	case opRelease:
@@ -562,6 +563,9 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 		x.checkWrite(s, m, before, after)
 		x.become(&t, m, next)
 		n.stage, n.answer = reply, ok
+		if _, mine := after.Holders[key(m.client, m.lease)]; m.op == opAcquire && !mine {
+			n.answer = held // it has a place in the queue, or helped others to theirs
+		}
 		x.answer(&n, s, after)
 	} else {
 		n.read = s.now + m.offset
@@ -653,7 +657,7 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 	if after.Fence < before.Fence {
 		x.fail("fence: went from %d to %d", before.Fence, after.Fence)
 	}
-	if h, was := before.Holders[mine]; (m.op == opRenew || m.op == opRelease) && (!was || h.ExpiresAt <= read) {
+	if h, was := before.Holders[mine]; (m.op == opRenew || m.op == opRelease && before.waits(mine) < 0) && (!was || h.ExpiresAt <= read) {
 		x.fail("rule 1: %v of %v, which is over", m.op, mine)
 	}
 	for k, h := range before.Holders {
@@ -671,11 +675,61 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
 	}
-	if safe := max(after.FreeAt, after.Fence/1000)/1000 + x.retention; after.TTL < safe {
+	if after.Waiting > 0 {
+		if after.TTL != 0 {
+			x.fail("purge: native TTL is %d while %d wait", after.TTL, after.Waiting)
+		}
+	} else if safe := max(after.FreeAt, after.Fence/1000)/1000 + x.retention; after.TTL < safe {
 		x.fail("purge: native TTL is %d, but fences only grow if it is %d", after.TTL, safe)
 	}
+	x.checkQueue(before, after, m.op, mine, read)
 	x.checkChanges(before, after, m.op, mine)
 	x.checkLive(s.now, after)
+}
+
+// checkQueue holds a write against the rules of the queue: turns are taken in the order of tickets, nobody who comes later is
+// granted before somebody who waits, nobody vanishes, and no permit lies idle that the head could have.
+func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, read int64) {
+	if after.Waiting != int64(len(after.Queue)) {
+		x.fail("queue: %d wait, the record says %d", len(after.Queue), after.Waiting)
+	}
+	last := int64(0)
+	for _, w := range after.Queue {
+		if w.Ticket <= last || w.Ticket > after.NextTicket {
+			x.fail("queue: ticket %d after %d, next is %d", w.Ticket, last, after.NextTicket)
+		}
+		last = w.Ticket
+		if _, holds := after.Holders[w.Lease]; holds {
+			x.fail("queue: %v holds and waits", w.Lease)
+		}
+		if i := slices.IndexFunc(after.Queue, func(o Waiter) bool { return o.Lease == w.Lease }); after.Queue[i].Ticket != w.Ticket {
+			x.fail("queue: %v waits twice", w.Lease)
+		}
+		if i := before.waits(w.Lease); i >= 0 && before.Queue[i].Ticket != w.Ticket {
+			x.fail("queue: %v lost its place", w.Lease)
+		}
+	}
+	passed := false // somebody alive was left waiting
+	for _, w := range before.Queue {
+		_, got := after.Holders[w.Lease]
+		stays := after.waits(w.Lease) >= 0
+		switch {
+		case got && passed:
+			x.fail("queue: %v was granted before its turn", w.Lease)
+		case stays:
+			passed = true
+		case !got && w.Until > read && (op != opRelease || w.Lease != mine):
+			x.fail("queue: %v vanished", w.Lease)
+		}
+	}
+	for k := range after.Holders {
+		if _, held := before.Holders[k]; !held && before.waits(k) < 0 && passed {
+			x.fail("queue: %v came later and was granted first", k)
+		}
+	}
+	if len(after.Queue) > 0 && permits(after.Holders)+after.Queue[0].Want.Permits <= after.Capacity {
+		x.fail("queue: the lock lies idle while %v waits", after.Queue[0].Lease)
+	}
 }
 
 // checkChanges holds the events of a write against what happened: one for every lease that ended, of the right kind, and
@@ -728,7 +782,7 @@ func (x *explorer) checkLive(now uint8, r Record) {
 	memo := [2]uint32{x.internRecord(r), uint32(now)}
 	problem, known := x.probed[memo]
 	if !known {
-		problem = x.probe(now+uint8(x.ttl)+2, memo[0])
+		problem = x.probe(now+uint8(x.ttl+x.wait)+2, memo[0])
 		x.probed[memo] = problem
 	}
 	if problem != "" {

@@ -27,7 +27,7 @@ func (m *Memory) Get(ctx context.Context, name string) (Reply, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Reply{After: m.records[name]}, nil
+	return Reply{After: withoutQueue(m.records[name])}, nil
 }
 
 // Apply runs a command.
@@ -39,7 +39,7 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 	defer m.mu.Unlock()
 	before := m.records[name]
 	if !c.Allows(before) {
-		return Reply{}, &GuardError{Current: before}
+		return Reply{}, &GuardError{Current: withoutQueue(before)}
 	}
 	after := c.Next(before)
 	if m.records == nil {
@@ -49,8 +49,50 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 	if m.Changed != nil {
 		m.Changed(name, before, after)
 	}
-	return Reply{Before: before, After: after}, nil
+	return Reply{Before: withoutQueue(before), After: withoutQueue(after)}, nil
 }
+
+// withoutQueue is a record as replies tell it.
+func withoutQueue(r Record) Record {
+	r.Queue = nil
+	return r
+}
+
+// Waiters reads the queue.
+func (m *Memory) Waiters(ctx context.Context, name string, limit int) ([]Waiter, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	q := m.records[name].Queue
+	return slices.Clone(q[:min(limit, len(q))]), nil
+}
+
+// Bound lists the leases and places that belong to an execution.
+func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, r := range m.records {
+		for key, h := range r.Holders {
+			if h.Execution == execution {
+				list = append(list, Binding{name, key})
+			}
+		}
+		for _, w := range r.Queue {
+			if w.Want.Execution == execution {
+				list = append(list, Binding{name, w.Lease})
+			}
+		}
+	}
+	return list, nil
+}
+
+// Unbind has nothing to do: the records say it all.
+func (m *Memory) Unbind(context.Context, string, []Binding) error { return nil }
 
 // cursorMark begins a cursor, so that others are told from it.
 const cursorMark = "after\x00"
@@ -78,7 +120,7 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 			page.Next = base64.RawURLEncoding.EncodeToString([]byte(cursorMark + page.Entries[len(page.Entries)-1].Name))
 			break
 		}
-		page.Entries, size = append(page.Entries, Entry{name, r}), size+r.Size()
+		page.Entries, size = append(page.Entries, Entry{name, withoutQueue(r)}), size+r.Size()
 	}
 	return page, nil
 }

@@ -1,7 +1,9 @@
 package lock
 
 import (
+	"errors"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -10,9 +12,16 @@ import (
 type operation interface {
 	// first is the optimistic command, made without having seen the record.
 	first(now time.Time) Command
+	decider
+}
+
+// A decider is the part of an operation that has seen the record.
+type decider interface {
 	// next decides on the record as it is stored, after a guard failed or the record was read: a command to try, or nil
 	// with the outcome, where a nil error means that the record shows the operation done already.
 	next(now time.Time, r Record) (*Command, error)
+	// waiters is how much of the queue next wants to see of a record that has one.
+	waiters(r Record) int
 }
 
 // An AcquireRequest asks for permits on a lock.
@@ -25,6 +34,14 @@ type AcquireRequest struct {
 	Metadata  string // a JSON object, or empty
 	Capacity  int64
 	Permits   int64
+
+	// Wait, if not 0, joins the queue when the lock cannot be had now, and keeps the place for this long. Repeated in time,
+	// the same request keeps it further, and finds the grant.
+	Wait time.Duration
+	// Token is a callback's, to be told of the grant instead of polling; the place is then kept for Wait in all.
+	Token string
+	// Execution, if not empty, is the execution that the lease is to live as long as. TTL is then how often to check.
+	Execution string
 }
 
 type acquisition struct {
@@ -37,53 +54,103 @@ func (o acquisition) first(now time.Time) Command {
 	return o.rules.take(now, o.key, o.holder(now, now.UnixMicro()), o.req.Capacity)
 }
 
-func (o acquisition) holder(now time.Time, fence int64) Holder {
-	ms, ttl := now.UnixMilli(), o.req.TTL.Milliseconds()
+func (o acquisition) holder(now time.Time, fence int64) Holder { return granted(o.want(), now, fence) }
+
+// want is what is asked for, without fence and times.
+func (o acquisition) want() Holder {
 	return Holder{
-		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Fence: fence,
-		AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms + ttl, TTL: ttl, Metadata: o.req.Metadata,
+		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, TTL: o.req.TTL.Milliseconds(), Metadata: o.req.Metadata,
+		Token: o.req.Token, Execution: o.req.Execution,
 	}
 }
 
+func (o acquisition) waiters(Record) int { return MaxQueue } // it may be anywhere in it
+
 func (o acquisition) next(now time.Time, r Record) (*Command, error) {
+	ms := now.UnixMilli()
 	if h, mine := r.Holders[o.key]; mine {
-		if h.ExpiresAt <= now.UnixMilli() {
+		if h.ExpiresAt <= ms {
 			return nil, ErrLeaseLost
 		}
-		return nil, nil
+		if !h.Unclaimed {
+			return nil, nil
+		}
+		to := r
+		to.Holders = maps.Clone(r.Holders)
+		h.Unclaimed, h.RenewedAt, h.ExpiresAt = false, ms, max(h.ExpiresAt, ms+h.TTL)
+		to.Holders[o.key] = h
+		c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "") // as a renewal: nobody else goes
+		return &c, nil
 	}
 	if r.Retired.Lease == o.key {
 		return nil, ErrLeaseLost
 	}
-	live := r.blocking(now.UnixMilli(), o.rules.skew())
-	if len(live) > 0 && r.Capacity != o.req.Capacity {
+	to, kept := r, false
+	if i := r.waits(o.key); i >= 0 && o.req.Token == "" && r.Queue[i].Until < ms+o.req.Wait.Milliseconds()/2 {
+		// Half of the time is left to lost polls and other clocks. A waiter that comes late, and is still there, is not put out.
+		to.Queue, kept = slices.Clone(r.Queue), true
+		to.Queue[i].Until = ms + o.req.Wait.Milliseconds()
+	}
+	to = o.rules.settle(now, to)
+	if (len(to.Holders) > 0 || to.Waiting > 0) && to.Capacity != o.req.Capacity {
 		return nil, &CapacityError{Capacity: r.Capacity}
 	}
-	if r.Waiting > 0 || permits(live)+o.req.Permits > o.req.Capacity {
-		return nil, o.rules.held(now, live)
-	}
-	fence := r.nextFence(now)
-	if lead := time.UnixMicro(fence).Sub(now); lead > MaxFenceLead {
-		return nil, &StoreError{
-			Kind: ErrUnavailable, What: "the lock's fencing token is " + lead.Round(time.Second).String() + " ahead of now",
-			Fix: "a coordinator with a wrong clock wrote it; wait until it is less than " + MaxFenceLead.String() + " ahead",
+	place := to.waits(o.key)
+	h, first := to.Holders[o.key] // it was the head, and its turn is now
+	switch {
+	case first && h.Unclaimed:
+		h.Unclaimed, h.ExpiresAt = false, ms+h.TTL
+		to.Holders[o.key] = h
+	case first:
+	case place < 0 && to.Waiting == 0 && permits(to.Holders)+o.req.Permits <= o.req.Capacity:
+		fence := to.nextFence(now)
+		if lead := time.UnixMicro(fence).Sub(now); lead > MaxFenceLead {
+			return nil, &StoreError{
+				Kind: ErrUnavailable, What: "the lock's fencing token is " + lead.Round(time.Second).String() + " ahead of now",
+				Fix: "a coordinator with a wrong clock wrote it; wait until it is less than " + MaxFenceLead.String() + " ahead",
+			}
 		}
+		h := o.holder(now, fence)
+		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() {
+			c := o.rules.take(now, o.key, h, o.req.Capacity)
+			return &c, nil
+		}
+		if to.Holders == nil {
+			to.Holders = map[LeaseKey]Holder{}
+		}
+		to.Fence, to.Capacity = fence, o.req.Capacity
+		to.Holders[o.key] = h
+	case place < 0 && o.req.Wait > 0:
+		if to.Waiting >= MaxQueue {
+			return nil, ErrQueueFull
+		}
+		to.NextTicket++
+		to.Waiting++
+		to.Queue = append(slices.Clone(to.Queue), Waiter{Ticket: to.NextTicket, Lease: o.key, Want: o.want(), Until: ms + o.req.Wait.Milliseconds()})
+	case kept:
+	case !changesHolders(r, to):
+		return nil, o.rules.held(now, to, o.key)
 	}
-	h := o.holder(now, fence)
-	if len(r.Holders) == 0 {
-		c := o.rules.take(now, o.key, h, o.req.Capacity)
-		return &c, nil
+	cause := CauseEnqueue
+	if changesHolders(r, to) {
+		cause = CauseAcquire
 	}
-	to := r
-	to.Holders, to.Fence, to.Capacity = live, fence, o.req.Capacity
-	to.Holders[o.key] = h
-	c := o.rules.swap(now, r, to, CauseAcquire, o.req.Principal, "")
+	c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
 	return &c, nil
 }
 
-// held is the answer while live bars the way, with the time until the first of them may be taken over.
-func (u Rules) held(now time.Time, live map[LeaseKey]Holder) *HeldError {
-	e := &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second}
+// blind tells whether the request can be granted by a single write to the record, unseen.
+func (o acquisition) blind() bool { return o.req.Token == "" && o.req.Execution == "" }
+
+// changesHolders tells whether two records have other holders: whether a write is news to anyone.
+func changesHolders(from, to Record) bool {
+	return len(from.Holders) != len(to.Holders) || to.Fence != from.Fence || !maps.EqualFunc(from.Holders, to.Holders, func(a, b Holder) bool { return a.Fence == b.Fence })
+}
+
+// held is the answer to a lease that must wait, with the time until the first of those in its way may be taken over.
+func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
+	e := &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Waiting: r.Waiting, Position: int64(r.waits(key) + 1)}
+	live := r.blocking(e.Now, u.skew())
 	for i, key := range byFence(live) {
 		h := live[key]
 		e.Holders = append(e.Holders, h)
@@ -122,6 +189,8 @@ func (o renewal) first(now time.Time) Command {
 	return o.rules.renew(now, o.key, ttl.Milliseconds(), o.req.TTL == 0, o.req.Metadata, o.req.Principal)
 }
 
+func (o renewal) waiters(Record) int { return 0 }
+
 func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
 	if !held || h.ExpiresAt <= now.UnixMilli() {
@@ -132,13 +201,13 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 		ttl = o.req.TTL.Milliseconds()
 	}
 	expiry := now.UnixMilli() + ttl
-	if expiry <= h.ExpiresAt && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
+	if expiry <= h.ExpiresAt && !h.Unclaimed && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
 		return nil, nil // lasts longer already, as after a late duplicate
 	}
-	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) {
+	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
 		return &c, nil
 	}
-	h.RenewedAt = now.UnixMilli()
+	h.RenewedAt, h.Unclaimed = now.UnixMilli(), false
 	if expiry > h.ExpiresAt {
 		h.ExpiresAt, h.TTL = expiry, ttl
 	}
@@ -167,17 +236,31 @@ type releasing struct {
 
 func (o releasing) first(now time.Time) Command { return o.rules.release(now, o.key, o.req.Principal) }
 
+func (o releasing) waiters(r Record) int {
+	if _, held := r.Holders[o.key]; held {
+		return queueHead
+	}
+	return MaxQueue // it may be a waiter who leaves
+}
+
 func (o releasing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
-	if !held && r.Retired.Lease == o.key && r.Retired.Cause == CauseRelease {
+	place := r.waits(o.key)
+	if !held && place < 0 && r.Retired.Lease == o.key && r.Retired.Cause == CauseRelease {
 		return nil, nil // a repeat
 	}
-	if !held || h.ExpiresAt <= now.UnixMilli() {
+	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
 	to := r
-	to.Holders = r.blocking(now.UnixMilli(), o.rules.skew())
-	delete(to.Holders, o.key)
+	if held {
+		to.Holders = maps.Clone(r.Holders)
+		delete(to.Holders, o.key)
+	} else {
+		to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
+		to.Waiting--
+	}
+	to = o.rules.settle(now, to)
 	to.Retired = Retired{Lease: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
 	c := o.rules.swap(now, r, to, CauseRelease, o.req.Principal, "")
 	return &c, nil
@@ -202,10 +285,18 @@ func (notDue) Error() string { return "lease is not due" }
 
 func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.req.Lease) }
 
+func (o expiring) waiters(Record) int { return queueHead }
+
 func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.req.Lease]
 	if !held || h.Fence != o.req.Fence {
 		return nil, nil // gone
+	}
+	if h.Execution != "" { // time does not end it
+		if h.CheckAt > now.UnixMilli() {
+			return nil, notDue{at: h.CheckAt}
+		}
+		return nil, &ExecutionError{Execution: h.Execution}
 	}
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}
@@ -213,10 +304,88 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	if c := o.rules.expire(now, o.req.Lease); c.Allows(r) {
 		return &c, nil
 	}
-	to := r
-	to.Holders = r.blocking(now.UnixMilli(), o.rules.skew())
+	to := o.rules.settle(now, r)
 	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExpire}
 	c := o.rules.swap(now, r, to, CauseExpire, "", "")
+	return &c, nil
+}
+
+// ending ends a grant whose task or execution is known to be over, whatever its time. It is told as a release.
+type ending struct {
+	rules Rules
+	req   ExpireRequest
+	by    string
+}
+
+func (o ending) waiters(Record) int { return queueHead }
+
+func (o ending) next(now time.Time, r Record) (*Command, error) {
+	h, held := r.Holders[o.req.Lease]
+	if !held || h.Fence != o.req.Fence {
+		return nil, nil // gone
+	}
+	to := r
+	to.Holders = maps.Clone(r.Holders)
+	delete(to.Holders, o.req.Lease)
+	to = o.rules.settle(now, to)
+	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
+	return &c, nil
+}
+
+// leaving takes a waiter out of the queue whose execution is over.
+type leaving struct {
+	rules Rules
+	lease LeaseKey
+	by    string
+}
+
+func (o leaving) waiters(Record) int { return MaxQueue }
+
+func (o leaving) next(now time.Time, r Record) (*Command, error) {
+	place := r.waits(o.lease)
+	if place < 0 {
+		return nil, nil
+	}
+	to := r
+	to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
+	to.Waiting--
+	to = o.rules.settle(now, to)
+	to.Retired = Retired{Lease: o.lease, At: now.UnixMilli(), Cause: CauseRelease}
+	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
+	return &c, nil
+}
+
+// marking notes something of a grant that changes nobody's claim: that its callback is about to be tried, or that its
+// execution was seen to run. first tells, after the write, whether it was not so before.
+type marking struct {
+	rules   Rules
+	req     ExpireRequest
+	attempt bool  // the callback
+	checked int64 // or else: when the execution is to be looked at again
+	first   bool
+}
+
+// errGone is the outcome of marking a grant that is over.
+var errGone = errors.New("the grant is over")
+
+func (o *marking) waiters(Record) int { return 0 }
+
+func (o *marking) next(now time.Time, r Record) (*Command, error) {
+	h, held := r.Holders[o.req.Lease]
+	if !held || h.Fence != o.req.Fence || h.ExpiresAt <= now.UnixMilli() {
+		return nil, errGone
+	}
+	if o.attempt && h.Attempted || !o.attempt && h.CheckAt >= o.checked {
+		return nil, nil
+	}
+	o.first = true
+	h.Attempted = h.Attempted || o.attempt
+	h.CheckAt = max(h.CheckAt, o.checked)
+	to := r
+	to.Holders = maps.Clone(r.Holders)
+	to.Holders[o.req.Lease] = h
+	c := o.rules.swap(now, r, to, CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
 	return &c, nil
 }
 
@@ -233,6 +402,8 @@ type forcing struct {
 	req   ForceReleaseRequest
 	sent  *Become // what was last tried, to know it again if its reply was lost
 }
+
+func (o *forcing) waiters(Record) int { return queueHead }
 
 func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 	if o.sent != nil && r.Retired == o.sent.To.Retired {
@@ -256,6 +427,7 @@ func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 		}
 		return nil, ErrLockChanged
 	}
+	to = o.rules.advance(now, to) // others whose time is over are for a timer to tell: not everyone here was forced out
 	c := o.rules.swap(now, r, to, CauseForceRelease, o.req.Principal, o.req.Reason)
 	become := c.Effect.(Become)
 	o.sent = &become

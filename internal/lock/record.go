@@ -29,6 +29,7 @@ const (
 	CauseRelease      Cause = "release"
 	CauseExpire       Cause = "expire"
 	CauseForceRelease Cause = "force-release"
+	CauseEnqueue      Cause = "enqueue" // somebody joined the queue, or keeps a place in it; no holder changed
 )
 
 // A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
@@ -41,13 +42,25 @@ type Record struct {
 	Capacity   int64               // permits there are; 1 is a mutex
 	Holders    map[LeaseKey]Holder // empty when free
 	FreeAt     int64               // when the last of the present holders expires; 0 with none
-	Waiting    int64               // waiters in the queue (room left: nothing enqueues yet)
-	NextTicket int64               // the queue's next ticket (room left)
+	Waiting    int64               // waiters in the queue
+	NextTicket int64               // the queue's next ticket
 	Cause      Cause               // what the last write was
 	By         string              // principal that asked for the last write, where it is known
 	Reason     string              // why, for a force-release
 	Retired    Retired             // the lease that ended last, so that late duplicates of its requests are recognised
 	TTL        int64               // native TTL in Unix SECONDS; 0: never purge
+
+	// Queue is the head of the queue, in the order of tickets: as much of it as was asked for with [Store.Waiters]. A store's
+	// replies leave it empty. Every write that changes it counts Rev up, so a swap proves that it is as it was read.
+	Queue []Waiter
+}
+
+// A Waiter is a place in a lock's queue.
+type Waiter struct {
+	Ticket int64
+	Lease  LeaseKey
+	Want   Holder // what it is to get: all but fence and times
+	Until  int64  // the place is kept until then; a waiter that polls moves it on
 }
 
 // A Holder is one lease on a lock.
@@ -61,6 +74,17 @@ type Holder struct {
 	ExpiresAt  int64
 	TTL        int64  // milliseconds
 	Metadata   string // a JSON object as the caller sent it; empty: none
+
+	// Unclaimed is a grant from the queue that its waiter has not asked for yet. It lasts [ClaimTime] at most, and its whole
+	// TTL from when the waiter comes.
+	Unclaimed bool
+	// Token is a callback's, of who waits for the grant to be told; Attempted, that it was once tried to tell it.
+	Token     string
+	Attempted bool
+	// Execution, if not empty, is the state machine's execution that the lease belongs to: it lives as long. CheckAt is when
+	// to look whether that still runs.
+	Execution string
+	CheckAt   int64
 }
 
 // Retired is what a record remembers of the lease that ended last.

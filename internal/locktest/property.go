@@ -24,7 +24,9 @@ func Property(t *testing.T, store lock.Store) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := command(current.After).Draw(t, fmt.Sprintf("command %d", step))
+			r := current.After
+			r.Queue, _ = model.Waiters(ctx, name, rapid.IntRange(0, 3).Draw(t, "seen of the queue"))
+			c := command(r).Draw(t, fmt.Sprintf("command %d", step))
 			got, gotErr := store.Apply(ctx, name, c)
 			want, wantErr := model.Apply(ctx, name, c)
 			same(t, "before", got.Before, want.Before)
@@ -36,6 +38,14 @@ func Property(t *testing.T, store lock.Store) {
 			}
 			if gotGuard != nil {
 				same(t, "current", gotGuard.Current, wantGuard.Current)
+			}
+			gotQueue, err := store.Waiters(ctx, name, lock.MaxQueue)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantQueue, _ := model.Waiters(ctx, name, lock.MaxQueue)
+			if !slices.Equal(gotQueue, wantQueue) {
+				t.Fatalf("queue: store has\n%+v, the model\n%+v", gotQueue, wantQueue)
 			}
 			stored, err := store.Get(ctx, name)
 			if err != nil {
@@ -59,7 +69,7 @@ func same(t *rapid.T, what string, got, want lock.Record) {
 
 var (
 	leases = []lock.LeaseKey{"aaaaaaaaaaaaaaaaaaaaaa", "b-_bbbbbbbbbbbbbbbbbbb", "c.c#:cccccccccccccccccc"}
-	causes = []lock.Cause{lock.CauseAcquire, lock.CauseRenew, lock.CauseRelease, lock.CauseExpire, lock.CauseForceRelease}
+	causes = []lock.Cause{lock.CauseEnqueue, lock.CauseAcquire, lock.CauseRenew, lock.CauseRelease, lock.CauseExpire, lock.CauseForceRelease}
 	small  = rapid.Int64Range(0, 6)
 	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
 )
@@ -70,6 +80,8 @@ func holder() *rapid.Generator[lock.Holder] {
 			Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"),
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"),
 			ExpiresAt: small.Draw(t, "expires_at"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"),
+			Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Token: text.Draw(t, "token"), Attempted: rapid.Bool().Draw(t, "attempted"),
+			Execution: text.Draw(t, "execution"), CheckAt: small.Draw(t, "check_at"),
 		}
 	})
 }
@@ -133,11 +145,31 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			if held && to.Holders[key].Fence == h.Fence { // a changed lease keeps what only its grant sets
 				n := to.Holders[key]
 				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, n.Metadata
+				h.Unclaimed, h.Attempted, h.CheckAt = n.Unclaimed, n.Attempted, n.CheckAt
 				to.Holders[key] = h
 			}
 		}
 	}
 	to.Capacity, to.Fence, to.FreeAt = small.Draw(t, "capacity"), small.Draw(t, "fence"), small.Draw(t, "free_at")
+	to.Queue = nil
+	for _, w := range from.Queue {
+		switch rapid.IntRange(0, 2).Draw(t, "change of a waiter") {
+		case 0: // goes
+		case 1:
+			w.Until = small.Draw(t, "until")
+			to.Queue = append(to.Queue, w)
+		default:
+			to.Queue = append(to.Queue, w)
+		}
+	}
+	if rapid.Bool().Draw(t, "joins") {
+		ticket := int64(1)
+		if rapid.Bool().Draw(t, "far ahead") {
+			ticket = 1000
+		}
+		ticket += from.Rev
+		to.Queue = append(to.Queue, lock.Waiter{Ticket: ticket, Lease: rapid.SampledFrom(leases).Draw(t, "waiter"), Want: holder().Draw(t, "want"), Until: small.Draw(t, "until")})
+	}
 	to.Waiting, to.NextTicket = rapid.Int64Range(0, 1).Draw(t, "waiting"), small.Draw(t, "next_ticket")
 	if rapid.Bool().Draw(t, "retires") {
 		to.Retired = lock.Retired{

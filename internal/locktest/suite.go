@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -105,7 +106,9 @@ func capacity(n int64) func(*lock.AcquireRequest) {
 
 // Run runs the suite on a store.
 func Run(t *testing.T, store lock.Store) {
-	for name, test := range suite {
+	all := maps.Clone(suite)
+	maps.Copy(all, queueSuite)
+	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}
 			c, err := lock.New(lock.Config{Store: store, Clock: clock.Now})

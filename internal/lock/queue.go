@@ -1,0 +1,102 @@
+package lock
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// The queue. A waiter's place is its ticket; tickets only grow. Whoever writes a record settles it: holders past their
+// expiry go, waiters whose time is over go, and as many heads as fit become holders, all in the write's own step. So a lock
+// is never stored free with a waiter that fits, and nobody who comes later is granted before somebody who waits.
+//
+// A waiter that polls repeats its acquire: that keeps its place, and finds the grant. A waiter with a token is told of the
+// grant by a callback, which the stream delivers. Neither believes that it holds before an answer of the coordinator's says
+// how long: the poll's own, or the callback, which is sent only while the lease is stored.
+
+const (
+	// MaxQueue is how many may wait for one lock.
+	MaxQueue = 500
+	// ClaimTime is how long a grant to a waiter that polls lasts before the waiter has asked for it: what a waiter that went
+	// away costs those behind it.
+	ClaimTime = 10 * time.Second
+	// ExecutionLife is how long the lease of an execution lasts if nobody ends it: longer than an execution may run, a year.
+	ExecutionLife = 367 * 24 * time.Hour
+	// queueHead is how many waiters a hand-off reads first: more than one only matters where the first ones went away, or
+	// where several fit.
+	queueHead = 32
+)
+
+// granted is what a waiter, or a newcomer, gets now: want with a fence and times.
+func granted(want Holder, now time.Time, fence int64) Holder {
+	h, ms := want, now.UnixMilli()
+	h.Fence, h.AcquiredAt, h.RenewedAt, h.ExpiresAt = fence, ms, ms, ms+h.TTL
+	if h.Execution != "" {
+		h.CheckAt, h.ExpiresAt = ms+h.TTL, ms+ExecutionLife.Milliseconds()
+	}
+	return h
+}
+
+// settle is the record after what time and the queue demand: see above. It changes nothing of r's own maps and slices.
+func (u Rules) settle(now time.Time, r Record) Record {
+	r.Holders = r.blocking(now.UnixMilli(), u.skew())
+	return u.advance(now, r)
+}
+
+// advance is the part of settle that concerns the queue.
+func (u Rules) advance(now time.Time, r Record) Record {
+	ms := now.UnixMilli()
+	to := r
+	to.Holders = maps.Clone(r.Holders)
+	to.Queue = slices.DeleteFunc(slices.Clone(r.Queue), func(w Waiter) bool { return w.Until <= ms })
+	for len(to.Queue) > 0 && permits(to.Holders)+to.Queue[0].Want.Permits <= to.Capacity {
+		fence := to.nextFence(now)
+		if time.UnixMicro(fence).Sub(now) > MaxFenceLead {
+			break
+		}
+		w := to.Queue[0]
+		h := granted(w.Want, now, fence)
+		if h.Token == "" && h.Execution == "" {
+			h.Unclaimed = true
+			h.ExpiresAt = min(h.ExpiresAt, ms+ClaimTime.Milliseconds())
+		}
+		if to.Holders == nil {
+			to.Holders = map[LeaseKey]Holder{}
+		}
+		to.Holders[w.Lease], to.Fence, to.Queue = h, fence, to.Queue[1:]
+	}
+	to.Waiting = r.Waiting - int64(len(r.Queue)-len(to.Queue))
+	return to
+}
+
+// waits finds a lease's place among the waiters that are known; -1: none.
+func (r Record) waits(key LeaseKey) int {
+	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Lease == key })
+}
+
+// WaitsEnded are the waiters that are not in the queue any more and got nothing, of a write whose records tell the queue.
+func WaitsEnded(before, after Record) (list []Waiter) {
+	for _, w := range before.Queue {
+		if _, holds := after.Holders[w.Lease]; !holds && after.waits(w.Lease) < 0 {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// mergeQueue is a stored queue after a write that saw its head as from, and makes that to.
+func mergeQueue(stored, from, to []Waiter) []Waiter {
+	seen := map[int64]bool{}
+	for _, w := range from {
+		seen[w.Ticket] = true
+	}
+	out := slices.Clone(to)
+	for _, w := range stored {
+		if !seen[w.Ticket] {
+			out = append(out, w)
+		}
+	}
+	slices.SortFunc(out, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })
+	return out
+}

@@ -1,0 +1,295 @@
+package locktest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// place is how long waiters of the suite keep their places.
+const place = 10 * time.Second
+
+func waiting(r *lock.AcquireRequest) { r.Wait = place }
+
+// waits acquires with a wait, and answers the place in the queue; 0: it holds.
+func (f *fixture) waits(secret string, change ...func(*lock.AcquireRequest)) int64 {
+	f.t.Helper()
+	_, err := f.acquire(secret, append([]func(*lock.AcquireRequest){waiting}, change...)...)
+	if err == nil {
+		return 0
+	}
+	held, ok := errors.AsType[*lock.HeldError](err)
+	if !ok || held.Position == 0 {
+		f.t.Fatalf("acquire of %s: %v", secret, err)
+	}
+	return held.Position
+}
+
+func (f *fixture) holds(secrets ...string) {
+	f.t.Helper()
+	r := f.record()
+	for _, s := range secrets {
+		if _, ok := r.Holders[lock.KeyOf(f.name, s)]; !ok {
+			f.t.Errorf("%s does not hold: %+v", s, r)
+		}
+	}
+	if len(r.Holders) != len(secrets) {
+		f.t.Errorf("holders %+v, want %v", r.Holders, secrets)
+	}
+}
+
+func (f *fixture) queue(want ...string) {
+	f.t.Helper()
+	list, err := f.store.Waiters(f.t.Context(), f.name, lock.MaxQueue)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var got []string
+	for _, w := range list {
+		got = append(got, w.Want.Owner)
+	}
+	for i := range want {
+		want[i] = "owner of " + want[i]
+	}
+	if !slices.Equal(got, want) {
+		f.t.Errorf("queue %v, want %v", got, want)
+	}
+	if r := f.record(); r.Waiting != int64(len(want)) || len(want) > 0 && r.TTL != 0 {
+		f.t.Errorf("record says %d wait, native TTL %d", r.Waiting, r.TTL)
+	}
+}
+
+// queueSuite is the part of the suite that is about turns.
+var queueSuite = map[string]func(*fixture){
+	"turns are taken in order": func(f *fixture) {
+		f.mustAcquire("a")
+		for i, s := range []string{"b", "c", "d"} {
+			if p := f.waits(s); p != int64(i+1) {
+				f.t.Errorf("%s has place %d", s, p)
+			}
+		}
+		_, err := f.acquire("newcomer")
+		f.wantErr(err, lock.ErrLockHeld)
+		f.must(f.release("a"))
+		f.holds("b")
+		f.queue("c", "d")
+		_, err = f.acquire("newcomer") // who does not wait does not overtake
+		f.wantErr(err, lock.ErrLockHeld)
+		if p := f.waits("b"); p != 0 {
+			f.t.Errorf("the head has place %d", p)
+		}
+		f.must(f.release("b"))
+		f.must(f.renew("c"))
+		f.must(f.release("c"))
+		f.holds("d")
+		f.queue()
+		f.must(f.release("d"))
+		f.mustAcquire("newcomer")
+	},
+	"a place is kept, by a poll, and found again by a repeat": func(f *fixture) {
+		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+		f.waits("b")
+		f.waits("c")
+		for range 3 {
+			f.clock.Advance(8 * time.Second)
+			if p := f.waits("b"); p != 1 {
+				f.t.Errorf("place %d", p)
+			}
+		}
+		if p := f.waits("c"); p != 2 { // late, and still there
+			f.t.Errorf("place %d", p)
+		}
+		f.queue("b", "c")
+	},
+	"a waiter that went away is passed over": func(f *fixture) {
+		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+		f.waits("gone")
+		f.waits("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+		f.clock.Advance(place + time.Second)
+		f.must(f.release("a"))
+		f.holds("b")
+		f.queue()
+	},
+	"a grant that nobody comes for passes on": func(f *fixture) {
+		f.mustAcquire("a")
+		f.waits("b", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+		f.waits("c", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+		f.must(f.release("a"))
+		f.holds("b")
+		f.clock.Advance(lock.ClaimTime + skew + time.Second)
+		if p := f.waits("c"); p != 0 {
+			f.t.Errorf("place %d", p)
+		}
+		f.holds("c")
+		_, err := f.acquire("b", waiting, func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+		f.wantErr(err, lock.ErrLockHeld)
+	},
+	"a grant that is claimed lasts its TTL from then": func(f *fixture) {
+		f.mustAcquire("a")
+		f.waits("b")
+		f.must(f.release("a"))
+		f.clock.Advance(5 * time.Second)
+		l := f.mustAcquire("b", waiting)
+		if l.Remaining < ttl-time.Second || l.Holder.Unclaimed {
+			f.t.Errorf("lease %+v", l)
+		}
+	},
+	"a waiter may leave": func(f *fixture) {
+		f.mustAcquire("a")
+		f.waits("b")
+		f.waits("c")
+		f.must(f.release("b"))
+		f.queue("c")
+		f.must(f.release("b")) // repeated
+		f.must(f.release("a"))
+		f.holds("c")
+	},
+	"an expiry hands on": func(f *fixture) {
+		l := f.mustAcquire("a")
+		f.waits("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+		f.clock.Advance(ttl + skew)
+		if again, err := f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Holder.Fence}); err != nil || !again.IsZero() {
+			f.t.Errorf("%v, %v", again, err)
+		}
+		f.holds("b")
+	},
+	"a force-release hands on": func(f *fixture) {
+		f.mustAcquire("a")
+		f.waits("b")
+		ended, err := f.ForceRelease(f.t.Context(), lock.ForceReleaseRequest{Lock: f.name, Reason: "x"})
+		if err != nil || len(ended) != 1 || ended[0].Owner != "owner of a" {
+			f.t.Errorf("%+v, %v", ended, err)
+		}
+		f.holds("b")
+	},
+	"a newcomer that meets a dead holder helps those who wait": func(f *fixture) {
+		f.mustAcquire("a")
+		f.waits("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+		f.clock.Advance(ttl + skew + time.Second)
+		_, err := f.acquire("newcomer")
+		f.wantErr(err, lock.ErrLockHeld)
+		f.holds("b")
+	},
+	"as many as fit": func(f *fixture) {
+		three := capacity(3)
+		f.mustAcquire("a", three, func(r *lock.AcquireRequest) { r.Permits = 3 })
+		f.waits("b", three)
+		f.waits("c", three, func(r *lock.AcquireRequest) { r.Permits = 2 })
+		f.waits("d", three)
+		_, err := f.acquire("other", capacity(2))
+		f.wantErr(err, lock.ErrCapacityMismatch)
+		f.must(f.release("a"))
+		f.holds("b", "c")
+		f.queue("d")
+		_, err = f.acquire("newcomer", three)
+		f.wantErr(err, lock.ErrLockHeld)
+	},
+	"the queue has an end": func(f *fixture) {
+		f.mustAcquire("a")
+		const n = 40 // more than a hand-off reads
+		for i := range n {
+			f.waits(fmt.Sprintf("w%d", i))
+		}
+		f.clock.Advance(place + time.Second) // all of them went away
+		f.mustAcquire("a")
+		f.waits("last")
+		f.queue("last")
+		f.must(f.release("a"))
+		f.holds("last")
+	},
+	"a token waits for as long as it said, and repeats find its place": func(f *fixture) {
+		token := func(r *lock.AcquireRequest) { r.Token, r.Wait = "token", time.Hour }
+		if p := f.waits("a", token); p != 0 {
+			f.t.Errorf("a free lock: place %d", p)
+		}
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token" || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
+			f.t.Errorf("holder %+v", h)
+		}
+		f.waits("b", token)
+		f.clock.Advance(30 * time.Second)
+		f.waits("b", token)
+		f.must(f.release("a"))
+		h := f.record().Holders[lock.KeyOf(f.name, "b")]
+		if h.Token != "token" || h.Unclaimed || h.Attempted {
+			f.t.Errorf("holder %+v", h)
+		}
+		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: h.Fence}
+		for _, want := range []bool{true, false} {
+			if first, err := f.Attempt(f.t.Context(), req); first != want || err != nil {
+				f.t.Errorf("attempt: %v, %v", first, err)
+			}
+		}
+		f.must(nil, f.End(f.t.Context(), req, "its task is gone"))
+		f.holds()
+		f.must(nil, f.End(f.t.Context(), req, "again"))
+		_, err := f.Attempt(f.t.Context(), req)
+		f.wantErr(err, lock.ErrLeaseLost)
+	},
+	"a lease lives as long as its execution": func(f *fixture) {
+		bound := func(r *lock.AcquireRequest) { r.Execution, r.Wait = "arn:execution:"+f.name, time.Hour }
+		l := f.mustAcquire("a", bound)
+		f.waits("b", bound)
+		f.waits("c", func(r *lock.AcquireRequest) { r.Wait = 24 * time.Hour })
+		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Holder.Fence}
+		again, err := f.Expire(f.t.Context(), req)
+		if err != nil || again.UnixMilli() != l.Holder.CheckAt || l.Holder.CheckAt-l.Holder.AcquiredAt != ttl.Milliseconds() {
+			f.t.Errorf("%v, %v", again, err)
+		}
+		f.clock.Advance(ttl + skew + time.Second)
+		_, err = f.Expire(f.t.Context(), req)
+		if e, ok := errors.AsType[*lock.ExecutionError](err); !ok || e.Execution != "arn:execution:"+f.name {
+			f.t.Errorf("due for a check: %v", err)
+		}
+		if again, err := f.Checked(f.t.Context(), req, ttl); err != nil || !again.After(f.clock.Now()) {
+			f.t.Errorf("checked: %v, %v", again, err)
+		}
+		if again, err := f.Expire(f.t.Context(), req); err != nil || again.IsZero() {
+			f.t.Errorf("after the check: %v, %v", again, err)
+		}
+		f.holds("a")
+		for range 2 { // told twice
+			f.must(nil, f.EndExecution(f.t.Context(), "arn:execution:"+f.name))
+			f.holds("c") // b belonged to it as well
+		}
+	},
+	"many wait, and all get it, in order": func(f *fixture) {
+		const n = 12
+		f.mustAcquire("a")
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				_, err := f.acquire(fmt.Sprintf("w%d", i), waiting)
+				for errors.Is(err, lock.ErrThrottled) { // many at one lock
+					_, err = f.acquire(fmt.Sprintf("w%d", i), waiting)
+				}
+				if !errors.Is(err, lock.ErrLockHeld) {
+					f.t.Errorf("error %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		list, err := f.store.Waiters(f.t.Context(), f.name, lock.MaxQueue)
+		if err != nil || len(list) != n {
+			f.t.Fatalf("%d wait, %v", len(list), err)
+		}
+		secret := map[lock.LeaseKey]string{}
+		for i := range n {
+			s := fmt.Sprintf("w%d", i)
+			secret[lock.KeyOf(f.name, s)] = s
+		}
+		last, fence := "a", int64(0)
+		for _, w := range list {
+			f.must(f.release(last))
+			last = secret[w.Lease]
+			l := f.mustAcquire(last, waiting)
+			if l.Holder.Fence <= fence {
+				f.t.Errorf("fence %d after %d", l.Holder.Fence, fence)
+			}
+			fence = l.Holder.Fence
+		}
+	},
+}
