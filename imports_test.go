@@ -19,7 +19,7 @@ var mayImport = map[string][]string{
 	"internal/locktest": {"internal/lock"},
 	"internal/api":      {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
 	"internal/gateway":  {"internal/api", "internal/wire"},
-	"internal/stream":   {"internal/lock", "internal/emf", "events"},
+	"internal/stream":   {"internal/lock", "internal/wire", "internal/emf", "events"},
 	"internal/emf":      {},
 	"internal/scope":    {"internal/wire"},
 	"events":            {},

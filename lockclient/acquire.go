@@ -15,10 +15,11 @@ import (
 
 const (
 	herdSpread  = 50 * time.Millisecond // by which waiters spread when a lease expires
+	keepPlace   = 15 * time.Second      // how long a place in the queue is kept without a poll; polls are RetryDelay apart
 	lastRelease = 5 * time.Second       // what a release in the background may take
 )
 
-// Acquire takes the lock, waiting while others hold it: until ctx ends or Options.Wait is over, when the error is a
+// Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error is a
 // [*HeldError], or ctx's. A coordinator that cannot be reached is tried for as long; a host name that does not exist is
 // refused at once.
 func (c *Client) Acquire(ctx context.Context, name string, opts Options) (*Lease, error) {
@@ -112,6 +113,9 @@ func (a *acquisition) prepare(ctx context.Context) error {
 		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Metadata: metadata,
 		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits),
 	}
+	if a.wait {
+		a.request.Wait = min(max(keepPlace, 3*a.client.retryDelay), wire.MaxWait).Milliseconds()
+	}
 	return nil
 }
 
@@ -137,6 +141,7 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			return nil, cmp.Or(last, err)
 		case isHeld:
 			failures = 0
+			a.unsure = a.unsure || held.Position > 0 // a place to leave when giving up
 			if asked++; !a.wait || asked == a.opts.Attempts {
 				return nil, err
 			}
@@ -151,6 +156,9 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 				return nil, err
 			}
 			pause = a.client.backoff(failures-1, down.after)
+		case a.request.Wait > 0 && isOldCoordinators(err):
+			a.request.Wait = 0
+			continue
 		case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
 			a.request.Lease, a.unsure = rand.Text(), false
 			if failures++; !a.wait && failures > a.client.retries {
@@ -165,6 +173,12 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			return nil, last
 		}
 	}
+}
+
+// isOldCoordinators tells whether a coordinator of a version without a queue refused a request for a place in it.
+func isOldCoordinators(err error) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Field == "wait_ms"
 }
 
 // try sends the request once.

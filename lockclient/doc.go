@@ -20,6 +20,12 @@
 // A force-release is an operator's word that the holder is gone, and takes the lock away at once. A holder that lives hears
 // of it at its next renewal, within a third of its TTL; until then only fences keep the two apart.
 //
+// # Taking turns
+//
+// A client that waits has a place in the lock's queue, which it keeps by asking again; turns are taken in order, and whoever
+// comes later does not overtake. A waiter that goes away without a word is passed over within seconds; one that gives up
+// leaves the queue. [Client.TryAcquire] does not queue.
+//
 // # Not reentrant
 //
 // A second Acquire of a lock that this process holds waits like anyone else's.

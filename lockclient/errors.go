@@ -57,6 +57,8 @@ type Holder struct {
 type HeldError struct {
 	Holders    []Holder
 	RetryAfter time.Duration // until the first of them expires, at the latest
+	Position   int           // this caller's place in the lock's queue, from 1; 0: not in it
+	Waiting    int           // how many are in it
 }
 
 func (e *HeldError) Error() string {
@@ -117,7 +119,7 @@ func problemError(p wire.Problem) error {
 	after := time.Duration(p.RetryAfter) * time.Millisecond
 	switch p.Code {
 	case wire.LockHeld:
-		e := &HeldError{RetryAfter: after}
+		e := &HeldError{RetryAfter: after, Position: int(p.Position), Waiting: int(p.Waiting)}
 		for _, h := range p.Holders {
 			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond})
 		}

@@ -49,7 +49,11 @@ func (t *taking) waiting(s *streams) func(*lockclient.HeldError) {
 	shown := int64(-1)
 	return func(held *lockclient.HeldError) {
 		if s.errTTY && !s.json {
-			_, _ = fmt.Fprintf(s.err, "%sholdfast: waiting for %s (%v): held by %s", s.clear(), t.Name, time.Since(start).Round(time.Second), holders(held.Holders))
+			place := ""
+			if held.Position > 0 {
+				place = fmt.Sprintf(", place %d of %d", held.Position, held.Waiting)
+			}
+			_, _ = fmt.Fprintf(s.err, "%sholdfast: waiting for %s (%v%s): held by %s", s.clear(), t.Name, time.Since(start).Round(time.Second), place, holders(held.Holders))
 			return
 		}
 		fence := int64(0)

@@ -1,4 +1,5 @@
-// Command expire is the function behind the timer queue: it puts out leases whose holders died.
+// Command expire is the function behind the timer queue: it puts out leases whose holders
+// died, and those of executions that ended.
 package main
 
 import (
@@ -7,4 +8,4 @@ import (
 	"github.com/holdfast-lock/holdfast/functions/internal/streamboot"
 )
 
-func main() { lambda.Start(streamboot.Expirer().HandleTimers) }
+func main() { lambda.Start(streamboot.Expirer().Handle) }

@@ -1,4 +1,4 @@
-// Command stream is the function behind the lock table's stream: it publishes events and sets timers.
+// Command stream is the function behind the lock table's stream: it publishes events, sets timers and tells tasks that wait.
 package main
 
 import (
@@ -7,4 +7,4 @@ import (
 	"github.com/holdfast-lock/holdfast/functions/internal/streamboot"
 )
 
-func main() { lambda.Start(streamboot.Consumer().HandleStream(streamboot.Decode)) }
+func main() { lambda.Start(streamboot.Consumer().HandleStream(streamboot.Decode())) }

@@ -31,6 +31,7 @@ type Config struct {
 	MinTTL      time.Duration     // least that a request may ask for; zero: wire.MinTTL
 	MaxTTL      time.Duration     // most that a request may ask for; zero: wire.MaxTTL
 	NewLease    func() string     // makes secrets for callers that choose none; nil: crypto/rand.Text
+	Machines    []string          // names of the state machines to whose executions leases may belong; a "*" at the end of one means any rest
 	Metrics     string            // CloudWatch namespace of the metrics that log records carry; empty: none
 }
 
@@ -41,6 +42,7 @@ type API struct {
 	minTTL      time.Duration
 	maxTTL      time.Duration
 	newLease    func() string
+	machines    []string
 	metrics     string
 }
 
@@ -65,7 +67,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.NewLease, cfg.Metrics}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.NewLease, cfg.Machines, cfg.Metrics}, nil
 }
 
 // Acquire handles POST /v1/locks/{name}/acquire.
@@ -168,7 +170,7 @@ func (h *handler) http(ctx context.Context, event *httpEvent) ([]byte, error) {
 }
 
 func (h *handler) direct(ctx context.Context, payload []byte) ([]byte, error) {
-	c, op := &call{}, h.named
+	c, op := &call{direct: true}, h.named
 	fields, err := parseObject(payload)
 	if err == nil {
 		c.fields = fields
@@ -258,8 +260,14 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 	if bad, ok := errors.AsType[*badInput](err); ok {
 		p.Code, p.Field, p.Detail = bad.code, bad.field, bad.detail
 	} else if held, ok := errors.AsType[*lock.HeldError](err); ok {
-		p.Code, p.RetryAfter = wire.LockHeld, max(held.RetryAfter.Milliseconds(), 1)
+		p.Code, p.RetryAfter, p.Position, p.Waiting = wire.LockHeld, max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting
 		p.Detail = fmt.Sprintf("the lock is held; the next permit is free in %d ms at the latest, unless its lease is renewed", p.RetryAfter)
+		switch {
+		case held.Position > 0:
+			p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again to keep it", held.Position, held.Waiting)
+		case held.Waiting > 0:
+			p.Detail = fmt.Sprintf("the lock is held, and %d wait for it; send wait_ms to join them", held.Waiting)
+		}
 		for _, h := range held.Holders {
 			p.Holders = append(p.Holders, wire.ProblemHolder{
 				Owner: h.Owner, Fence: h.Fence, ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-held.Now, 0),
@@ -271,6 +279,9 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 			p.Code, p.Detail = wire.LeaseLost, "the lease has expired, was released or forced out, or never was; acquire with a new one"
 		case errors.Is(err, lock.ErrCapacityMismatch):
 			p.Code, p.Detail = wire.CapacityMismatch, err.Error()+"; use that, or wait until it is free"
+		case errors.Is(err, lock.ErrQueueFull):
+			p.Code, p.RetryAfter = wire.QueueFull, 5000
+			p.Detail = fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue)
 		case errors.Is(err, lock.ErrLockChanged):
 			p.Code, p.Detail = wire.LockChanged, "no holder has the fence given any more; look at the lock again"
 		case errors.Is(err, lock.ErrBadCursor):

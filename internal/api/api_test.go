@@ -239,7 +239,12 @@ func TestBadInput(t *testing.T) {
 		"duplicate key":          {op: "acquire", lock: "a", body: `{"owner":"a","owner":"b"}`, field: "owner", says: "twice"},
 		"unknown field":          {op: "acquire", lock: "a", body: `{"ttl":1000}`, field: "ttl", says: "unknown"},
 		"field in other case":    {op: "acquire", lock: "a", body: `{"TTL_MS":1000}`, field: "TTL_MS", says: "unknown"},
-		"field of the queue":     {op: "acquire", lock: "a", body: `{"wait_ms":1000}`, field: "wait_ms", says: "queue"},
+		"wait too short":         {op: "acquire", lock: "a", body: `{"wait_ms":10}`, field: "wait_ms", says: "1000 to 900000"},
+		"wait too long":          {op: "acquire", lock: "a", body: `{"wait_ms":900001}`, field: "wait_ms", says: "1000 to 900000"},
+		"token over HTTP":        {op: "acquire", lock: "a", body: `{"task_token":"x"}`, field: "task_token", says: "direct invocations"},
+		"not an execution":       {op: "acquire", lock: "a", body: `{"execution":"x"}`, field: "execution", says: "$$.Execution.Id"},
+		"an Express execution":   {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:express:m:n:o"}`, field: "execution", says: "Standard"},
+		"another's execution":    {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:execution:m:n"}`, field: "execution", says: "StateMachines"},
 		"content type missing":   {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("")}, field: "content-type", says: "application/json"},
 		"content type of a form": {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/x-www-form-urlencoded")}, field: "content-type", says: "application/json"},
 		"charset":                {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/json; charset=latin1")}, field: "content-type", says: "UTF-8"},
@@ -326,7 +331,7 @@ func (f failing) Apply(context.Context, string, lock.Command) (lock.Reply, error
 func (f failing) Waiters(context.Context, string, int) ([]lock.Waiter, error) { return nil, f.err }
 func (f failing) Bound(context.Context, string) ([]lock.Binding, error)       { return nil, f.err }
 func (f failing) Unbind(context.Context, string, []lock.Binding) error        { return f.err }
-func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error) { return lock.Page{}, f.err }
+func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error)     { return lock.Page{}, f.err }
 
 // Faults say that nothing is known and when to come back; the inside stays in the log.
 func TestFaults(t *testing.T) {

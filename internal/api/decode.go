@@ -241,8 +241,6 @@ func (o *object) done() error {
 	for _, field := range slices.Sorted(maps.Keys(o.fields)) {
 		switch {
 		case o.taken[field]:
-		case field == "wait_ms" || field == "task_token" || field == "execution":
-			return invalid(field, "%s needs the queue, which this version does not have; leave it out, and try again after retry_after_ms when the lock is held", field)
 		default:
 			return invalid(brief([]byte(field)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(field)))
 		}

@@ -23,7 +23,7 @@ func (h *handler) measure(name string, answer any, err error) []slog.Attr {
 		{Name: "latency_ms", Unit: emf.Milliseconds, Dimensions: []string{"op", "code"}},
 	}
 	var attrs []slog.Attr
-	if released, ok := answer.(wire.Released); ok {
+	if released, ok := answer.(wire.Released); ok && released.Fence > 0 { // and not a waiter who left
 		// A fence is the time of its grant in microseconds, or later by one for each grant within one.
 		held := max(released.ReleasedAt.UnixMilli()-released.Fence/1000, 0)
 		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", emf.Group(name)))

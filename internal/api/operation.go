@@ -3,7 +3,10 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 type call struct {
 	lock      string
 	listing   bool    // about many locks; lock is empty
+	direct    bool    // a direct invocation, not an HTTP request
 	fields    *object // of the body, of a direct invocation, or of the query
 	principal string  // the caller, where an authorizer knows; "" elsewhere
 }
@@ -48,14 +52,79 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 			c.fields.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", n, req.Capacity)
 		}
 	}
+	a.queueing(c, &req, given)
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token != "" && held.Position > 0 {
+		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting}, 0, nil
+	}
 	if err != nil {
 		return nil, 0, err
 	}
 	return leaseAnswer(l, lease), l.Holder.Fence, nil
+}
+
+// queueing takes the fields of an acquire that waits, or that belongs to an execution.
+func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
+	token, isTask := c.fields.str("task_token")
+	id, isCallback := c.fields.str("callback_id")
+	field, most := "task_token", wire.MaxWait
+	switch {
+	case isTask && isCallback:
+		c.fields.fail("callback_id", "task_token and callback_id are both there; give the one that waits")
+	case isTask:
+		req.Token = wire.TaskPrefix + token
+	case isCallback:
+		field, token, req.Token = "callback_id", id, wire.DurablePrefix+id
+	}
+	if isTask || isCallback {
+		most = wire.MaxTokenWait
+		req.Wait = most
+		problem := checkPrintable(token, wire.MaxToken)
+		switch {
+		case !c.direct:
+			c.fields.fail(field, "%s is for direct invocations of the function, as a state machine makes them; over HTTP send wait_ms and poll", field)
+		case !ownLease:
+			c.fields.fail("lease", "lease is missing; with %s choose it yourself (States.UUID() makes one), since the callback does not carry it", field)
+		case token == "":
+			c.fields.fail(field, "%s is empty; send what the waiting task was given", field)
+		case problem != "":
+			c.fields.fail(field, "%s %s", field, problem)
+		}
+	}
+	if n, given := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), most.Milliseconds(), " milliseconds"); given {
+		req.Wait = time.Duration(n) * time.Millisecond
+	}
+	if execution, given := c.fields.str("execution"); given {
+		req.Execution = execution
+		if problem := a.checkExecution(execution); problem != "" {
+			c.fields.fail("execution", "execution %s", problem)
+		}
+	}
+}
+
+// checkExecution says what is wrong with an execution that a lease is to belong to, or "". Whoever may acquire may bind a lease
+// to any execution of the state machines that the deployment lists, and to no other.
+func (a *API) checkExecution(arn string) string {
+	parts := strings.Split(arn, ":")
+	switch {
+	case len(arn) > wire.MaxExecution || checkPrintable(arn, wire.MaxExecution) != "":
+		return fmt.Sprintf("is not an ARN of at most %d printable bytes", wire.MaxExecution)
+	case len(parts) > 5 && parts[2] == "states" && parts[5] == "express":
+		return "is one of an Express workflow, whose end nobody can look up; use a Standard workflow, or a TTL"
+	case len(parts) != 8 || parts[0] != "arn" || parts[2] != "states" || parts[5] != "execution" || parts[7] == "":
+		return fmt.Sprintf("is %q; send the ARN of an execution ($$.Execution.Id)", brief([]byte(arn)))
+	}
+	machine := parts[6]
+	if !slices.ContainsFunc(a.machines, func(pattern string) bool {
+		prefix, any := strings.CutSuffix(pattern, "*")
+		return pattern == machine || any && strings.HasPrefix(machine, prefix)
+	}) {
+		return fmt.Sprintf("is of the state machine %q, to which this deployment binds no leases; list it in StateMachines", machine)
+	}
+	return ""
 }
 
 func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {

@@ -193,10 +193,14 @@ func (c *Coordinator) End(ctx context.Context, req ExpireRequest, by string) err
 }
 
 // Attempt notes, before a grant's callback is tried, that it is: first tells whether it never was before. A grant that is
-// over is [ErrLeaseLost].
-func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest) (first bool, err error) {
+// over is [ErrLeaseLost]. seen is the record as it was last heard of, which spares a read.
+func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest, seen Record) (first bool, err error) {
 	op := &marking{rules: c.rules, req: req, attempt: true}
-	_, err = c.look(ctx, req.Lock, op)
+	if h, held := seen.Holders[req.Lease]; held && h.Fence == req.Fence && !h.Attempted {
+		_, err = c.decide(ctx, req.Lock, Reply{After: seen}, op)
+	} else {
+		_, err = c.look(ctx, req.Lock, op)
+	}
 	if errors.Is(err, errGone) {
 		err = ErrLeaseLost
 	}

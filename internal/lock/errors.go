@@ -99,6 +99,9 @@ func (e *GuardError) Error() string {
 }
 
 // An ExecutionError is the outcome of a timer whose lease belongs to an execution: whether that still runs is to be seen.
-type ExecutionError struct{ Execution string }
+type ExecutionError struct {
+	Execution string
+	Every     time.Duration // how often to look
+}
 
 func (e *ExecutionError) Error() string { return "the lease belongs to execution " + e.Execution }

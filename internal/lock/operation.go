@@ -296,7 +296,7 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}
-		return nil, &ExecutionError{Execution: h.Execution}
+		return nil, &ExecutionError{Execution: h.Execution, Every: time.Duration(h.TTL) * time.Millisecond}
 	}
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}
@@ -372,6 +372,7 @@ var errGone = errors.New("the grant is over")
 func (o *marking) waiters(Record) int { return 0 }
 
 func (o *marking) next(now time.Time, r Record) (*Command, error) {
+	o.first = false // a write that seemed to be the first may have failed on one that was
 	h, held := r.Holders[o.req.Lease]
 	if !held || h.Fence != o.req.Fence || h.ExpiresAt <= now.UnixMilli() {
 		return nil, errGone

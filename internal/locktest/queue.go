@@ -218,15 +218,16 @@ var queueSuite = map[string]func(*fixture){
 			f.t.Errorf("holder %+v", h)
 		}
 		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: h.Fence}
+		seen := f.record()
 		for _, want := range []bool{true, false} {
-			if first, err := f.Attempt(f.t.Context(), req); first != want || err != nil {
+			if first, err := f.Attempt(f.t.Context(), req, seen); first != want || err != nil {
 				f.t.Errorf("attempt: %v, %v", first, err)
 			}
 		}
 		f.must(nil, f.End(f.t.Context(), req, "its task is gone"))
 		f.holds()
 		f.must(nil, f.End(f.t.Context(), req, "again"))
-		_, err := f.Attempt(f.t.Context(), req)
+		_, err := f.Attempt(f.t.Context(), req, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},
 	"a lease lives as long as its execution": func(f *fixture) {

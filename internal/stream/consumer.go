@@ -66,10 +66,15 @@ type Consumer struct {
 	Bus        Bus
 	Timers     Timers // nil: no prompt expiry
 	DeadLetter DeadLetter
-	Skew       time.Duration // the protocol's allowance: a timer comes due that much after a lease's expiry
-	Log        *slog.Logger
-	Metrics    string           // CloudWatch namespace of the metrics that log records carry; empty: none
-	Clock      func() time.Time // nil: time.Now
+
+	// Callbacks tell those who wait with a token, with the help of Coordinator; nil: nobody can wait so.
+	Callbacks   Callbacks
+	Coordinator *lock.Coordinator
+
+	Skew    time.Duration // the protocol's allowance: a timer comes due that much after a lease's expiry
+	Log     *slog.Logger
+	Metrics string           // CloudWatch namespace of the metrics that log records carry; empty: none
+	Clock   func() time.Time // nil: time.Now
 }
 
 // Consume publishes a batch's events and sets its timers. It answers the sequence numbers of the writes that must come
@@ -94,6 +99,9 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 		for _, ch := range lock.Changes(w.Before, w.After) {
 			if ch.Kind == lock.LeaseAcquired && !endsWithin(batch[i+1:], w.Lock, ch) {
 				due := time.UnixMilli(ch.Holder.ExpiresAt).Add(c.Skew)
+				if ch.Holder.Execution != "" { // to look whether it runs
+					due = time.UnixMilli(ch.Holder.CheckAt)
+				}
 				timers, timerOf = append(timers, Timer{w.Lock, ch.Lease, ch.Holder.Fence, due}), append(timerOf, i)
 			}
 		}
@@ -108,6 +116,13 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	}
 	for _, o := range c.publish(ctx, offers) {
 		bad[o.write] = true
+	}
+	if c.Callbacks != nil {
+		for i, w := range batch {
+			if w.Poison == nil && !bad[i] && !c.callbacks(ctx, w) {
+				bad[i] = true
+			}
+		}
 	}
 	for i, w := range batch {
 		if bad[i] {
@@ -131,14 +146,10 @@ func (c *Consumer) measure(ctx context.Context, e events.Event) {
 	if !ok || c.Metrics == "" {
 		return
 	}
-	now := time.Now
-	if c.Clock != nil {
-		now = c.Clock
-	}
-	lag := max(now().Sub(expired.EndedAt.Time), 0).Milliseconds()
+	lag := max(c.now().Sub(expired.EndedAt.Time), 0).Milliseconds()
 	c.Log.LogAttrs(ctx, slog.LevelInfo, "expired", slog.String("lock", expired.Lock), slog.Int64("fence", expired.Fence),
 		slog.String("owner", expired.Owner), slog.Int64("expiry_lag_ms", lag), slog.String("group", emf.Group(expired.Lock)),
-		emf.Attr(c.Metrics, now(), emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds},
+		emf.Attr(c.Metrics, c.now(), emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds},
 			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
 }
 

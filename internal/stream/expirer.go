@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 // An Expirer is what happens when a timer comes due.
 type Expirer struct {
 	Coordinator *lock.Coordinator
-	Timers      Timers // for those that came early
+	Timers      Timers     // for those that came early
+	Executions  Executions // nil: no lease belongs to one
 	Log         *slog.Logger
 }
 
@@ -19,6 +21,9 @@ type Expirer struct {
 // and does nothing if the lease is gone. An error means that the timer must come again.
 func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 	again, err := x.Coordinator.Expire(ctx, lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence})
+	if bound, ok := errors.AsType[*lock.ExecutionError](err); ok && x.Executions != nil {
+		again, err = x.check(ctx, t, bound)
+	}
 	if err != nil {
 		x.Log.ErrorContext(ctx, "timer failed", "lock", t.Lock, "fence", t.Fence, "error", err)
 		return err
@@ -34,6 +39,20 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 		}
 	}
 	return nil
+}
+
+// check looks whether a lease's execution still runs: the backstop of the event that says that it ended.
+func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
+	running, err := x.Executions.Running(ctx, bound.Execution)
+	if err != nil {
+		return time.Time{}, err
+	}
+	req := lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence}
+	if running {
+		return x.Coordinator.Checked(ctx, req, bound.Every)
+	}
+	x.Log.InfoContext(ctx, "execution ended unheard", "lock", t.Lock, "fence", t.Fence, "execution", bound.Execution)
+	return time.Time{}, x.Coordinator.End(ctx, req, bound.Execution)
 }
 
 // minHop keeps a timer that is due at once from spinning, should two clocks disagree about when that is.

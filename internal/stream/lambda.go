@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
@@ -13,11 +14,17 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Decoder reads a record from an item's image; package dynamo has it.
-type Decoder func(image map[string]types.AttributeValue) (lock.Record, error)
+// A Decoder reads items' images; package dynamo has it.
+type Decoder struct {
+	Record func(image map[string]types.AttributeValue) (lock.Record, error)
+	Ended  func(image map[string]types.AttributeValue) (lock.Waiter, error)
+}
 
-// skLock is the sort key of a lock's record; waiters have others.
-const skLock = "lock"
+// Sort keys: of a lock's record, and the beginning of those that tell of the end of a wait with a token. Waiters have others.
+const (
+	skLock  = "lock"
+	skEnded = "ended#"
+)
 
 // HandleStream is the function behind the table's stream. It answers the sequence numbers that must come again, for an
 // event source mapping with ReportBatchItemFailures.
@@ -89,6 +96,15 @@ func readRecord(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
 		return w, true
 	}
 	w.Lock = pk.Value
+	if strings.HasPrefix(sk.Value, skEnded) && record.Change.NewImage != nil {
+		item, err := attributes(record.Change.NewImage)
+		var ended lock.Waiter
+		if err == nil {
+			ended, err = decode.Ended(item)
+		}
+		w.Ended, w.Poison = []lock.Waiter{ended}, err
+		return w, true
+	}
 	if sk.Value != skLock {
 		return w, false
 	}
@@ -99,7 +115,7 @@ func readRecord(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
 	}{{"old image", record.Change.OldImage, &w.Before}, {"new image", record.Change.NewImage, &w.After}} {
 		item, err := attributes(image.from)
 		if err == nil {
-			*image.to, err = decode(item)
+			*image.to, err = decode.Record(item)
 		}
 		if err != nil {
 			w.Poison = fmt.Errorf("%s: %w", image.name, err)
@@ -141,6 +157,25 @@ func attributes(image map[string]json.RawMessage) (map[string]types.AttributeVal
 		}
 	}
 	return item, nil
+}
+
+// Handle is the expire function: behind the timer queue, and behind the rule on executions.
+func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) {
+	var kind struct {
+		DetailType string `json:"detail-type"`
+	}
+	if err := json.Unmarshal(raw, &kind); err == nil && kind.DetailType != "" {
+		var event ExecutionEvent
+		if err := json.Unmarshal(raw, &event); err != nil {
+			return nil, err
+		}
+		return nil, x.HandleExecution(ctx, event)
+	}
+	var event lambdaevents.SQSEvent
+	if err := json.Unmarshal(raw, &event); err != nil {
+		return nil, err
+	}
+	return x.HandleTimers(ctx, event)
 }
 
 // HandleTimers is the function behind the timer queue. It answers the messages that must come again, for an event source

@@ -12,6 +12,8 @@ import (
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams/types"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // A Poller reads a table's stream as Lambda's event source mapping does, for the local process: every shard in order, a
@@ -20,7 +22,7 @@ type Poller struct {
 	Tables  *dynamodb.Client
 	Streams *dynamodbstreams.Client
 	Table   string
-	Decode  Decoder
+	Decode  func(image map[string]ddbtypes.AttributeValue) (lock.Record, error)
 	Consume func(ctx context.Context, batch []Write) (failed []string)
 	Log     *slog.Logger
 	Every   time.Duration // between two looks at a shard; zero: 250 ms, as Lambda's

@@ -13,11 +13,12 @@ import (
 // A Write is one change of a lock's record, as the stream tells it.
 type Write struct {
 	Lock     string
-	Sequence string      // its number in the stream
-	Before   lock.Record // zero for a row that was made
-	After    lock.Record // zero for a row that was removed
-	Poison   error       // why it cannot be read; then only Lock, if known, Sequence and Raw are there
-	Raw      []byte      // the stream's record, for the dead-letter queue
+	Sequence string        // its number in the stream
+	Before   lock.Record   // zero for a row that was made
+	After    lock.Record   // zero for a row that was removed
+	Ended    []lock.Waiter // with tokens, whose wait is over without a grant
+	Poison   error         // why it cannot be read; then only Lock, if known, Sequence and Raw are there
+	Raw      []byte        // the stream's record, for the dead-letter queue
 }
 
 // Events tells what a write did, in the order of [lock.Changes]: ends first. Nothing in them depends on when or how often

@@ -103,7 +103,7 @@ func (c Code) ErrorType() string {
 }
 
 // Problem is every answer that is not a success: RFC 9457, with a code. Holders is there for lock_held; Field names
-// what of the request is wrong; RetryAfter is a hint for when to come back.
+// what of the request is wrong; RetryAfter is a hint for when to come back; Position is the place in the queue of Waiting.
 type Problem struct {
 	Type       string          `json:"type"`
 	Title      string          `json:"title"`
@@ -114,6 +114,8 @@ type Problem struct {
 	Field      string          `json:"field,omitempty"`
 	Holders    []ProblemHolder `json:"holders,omitempty"`
 	RetryAfter int64           `json:"retry_after_ms,omitempty"`
+	Position   int64           `json:"position,omitempty"`
+	Waiting    int64           `json:"waiting,omitempty"`
 	RequestID  string          `json:"request_id"`
 }
 

@@ -22,12 +22,20 @@ const (
 	MaxCapacity      = 100
 	MaxReason        = 512       // bytes
 	MaxBody          = 16 * 1024 // bytes
+	MaxToken         = 2048      // bytes of a task token or a callback's id
+	MaxExecution     = 512       // bytes of an execution's ARN
 	MaxPage          = 100
 	DefaultPage      = 50
 
 	MinTTL     = time.Second
 	MaxTTL     = 24 * time.Hour
 	DefaultTTL = time.Minute
+
+	MinWait       = time.Second
+	MaxWait       = 15 * time.Minute     // of who polls: how long a place is kept without a poll
+	MaxTokenWait  = 366 * 24 * time.Hour // of a task: in all; a task may wait for a year
+	TaskPrefix    = "task:"              // of a stored token: a Step Functions task's
+	DurablePrefix = "callback:"          // a Lambda durable function's
 )
 
 // A Time is a moment, to the millisecond.
@@ -52,6 +60,31 @@ type AcquireRequest struct {
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 	Capacity int64           `json:"capacity,omitzero"`
 	Permits  int64           `json:"permits,omitzero"`
+
+	Wait      int64  `json:"wait_ms,omitzero"`     // join the queue, and keep the place for so long
+	Execution string `json:"execution,omitzero"`   // the lease lives as long as this execution of a state machine
+	TaskToken string `json:"task_token,omitzero"`  // direct invocation only: told of the grant, instead of polling
+	Callback  string `json:"callback_id,omitzero"` // the same, of a Lambda durable function
+}
+
+// Queued is the answer to an acquire with a task token that has to wait.
+type Queued struct {
+	Lock     string `json:"lock"`
+	Queued   bool   `json:"queued"`
+	Position int64  `json:"position"`
+	Waiting  int64  `json:"waiting"`
+}
+
+// Granted is what a callback brings: the lease, without its secret, which the caller chose.
+type Granted struct {
+	Lock       string          `json:"lock"`
+	Fence      int64           `json:"fence"`
+	Owner      string          `json:"owner"`
+	AcquiredAt Time            `json:"acquired_at"`
+	ExpiresAt  Time            `json:"expires_at"`
+	TTL        int64           `json:"ttl_ms"`
+	Permits    int64           `json:"permits"`
+	Metadata   json.RawMessage `json:"metadata,omitempty"`
 }
 
 // RenewRequest extends a lease.

@@ -1,7 +1,9 @@
 // Package boot builds what functions need, once per cold start, from the environment. What only the stream's functions need
 // is in package streamboot: the SDK's packages take a good part of a cold start to initialise.
 //
-//	HOLDFAST_TABLE              the lock table; required, but for the stream function
+//	HOLDFAST_TABLE              the lock table; required
+//	HOLDFAST_STATE_MACHINES     names of the state machines to whose executions leases may belong, with commas between; a "*"
+//	                            at the end of one means any rest. Default: none
 //	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for; default 86400000
 //	HOLDFAST_METRICS            the CloudWatch namespace of metrics; without it there are none
 //	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
@@ -19,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
@@ -89,5 +92,9 @@ func (e *Environment) api() (*api.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Metrics: e.Getenv("HOLDFAST_METRICS")})
+	var machines []string
+	if s := e.Getenv("HOLDFAST_STATE_MACHINES"); s != "" {
+		machines = strings.Split(s, ",")
+	}
+	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, Metrics: e.Getenv("HOLDFAST_METRICS")})
 }

@@ -7,8 +7,9 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
@@ -24,7 +25,7 @@ func Consumer() *stream.Consumer { return boot.Must(consumer) }
 func Expirer() *stream.Expirer { return boot.Must(expirer) }
 
 // Decode reads the stream's images.
-func Decode(image map[string]types.AttributeValue) (lock.Record, error) { return dynamo.Decode(image) }
+func Decode() stream.Decoder { return stream.Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded} }
 
 // attemptTimeout bounds one attempt of a request to EventBridge or SQS, of which the SDK makes three.
 const attemptTimeout = 5 * time.Second
@@ -53,6 +54,10 @@ func consumer(e *boot.Environment) (*stream.Consumer, error) {
 		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(cfg), Name: bus},
 		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Getenv("HOLDFAST_METRICS"),
 	}
+	if c.Coordinator, err = e.Coordinator(); err != nil {
+		return nil, err
+	}
+	c.Callbacks = &stream.Services{Tasks: sfn.NewFromConfig(cfg), Durable: lambda.NewFromConfig(cfg)}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
 		c.Timers = &stream.Queue{Client: queues, URL: url}
 	}
@@ -69,6 +74,7 @@ func expirer(e *boot.Environment) (*stream.Expirer, error) {
 		return nil, err
 	}
 	return &stream.Expirer{
-		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(timely(e)), URL: url}, Log: e.Log,
+		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(timely(e)), URL: url},
+		Executions: &stream.Services{Tasks: sfn.NewFromConfig(timely(e))}, Log: e.Log,
 	}, nil
 }
