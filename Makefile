@@ -74,9 +74,16 @@ templates: synth ## Check that the SAM and CDK templates are the same system, li
 cloud: synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh
 
-e2e: synth ## Prove the CDK stack end to end, on this machine, with authorisation enforced
+# The same stack with the example state machines in it.
+synth-examples: go-version node
+	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
+	@mkdir -p dist/work && CGO_ENABLED=0 GOOS=linux go build -trimpath -o dist/work/bootstrap ./examples/stepfunctions/work
+	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-examples \
+	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)","examples":"$(CURDIR)/examples/stepfunctions","work":"$(CURDIR)/dist/work"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
+
+e2e: synth-examples ## Prove the CDK stack end to end, on this machine, with authorisation enforced
 	@cd infra && go vet -tags cloud ./e2e
-	@scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
+	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
 
 sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; sets up Docker and SAM if missing
 	@trap 'scripts/sam-local.sh stop' EXIT; scripts/sam-local.sh setup; scripts/with-dynamodb.sh scripts/sam-cycle.sh
@@ -112,4 +119,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node run test lint build infra-test synth templates sam-local cloud e2e deploy bench stress explore fuzz fmt generate clean
+.PHONY: help go-version node run test lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore fuzz fmt generate clean

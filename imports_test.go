@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 var onlyStdlib = []string{"internal/lock", "internal/wire", "internal/emf", "internal/scope", "events"}
 
 func assembles(pkg string) bool {
-	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/")
+	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/") || strings.HasPrefix(pkg, "examples/")
 }
 
 // Imports point inward.

@@ -49,6 +49,11 @@ type Props struct {
 	Table string
 	// MaxTTL is the longest TTL that a request may ask for. Nil: 24 hours. At least one minute.
 	MaxTTL awscdk.Duration
+	// StateMachines are the names of the Step Functions state machines (in this account and region) whose tasks may wait for
+	// locks with a task token, and to whose executions leases may belong; a "*" at the end of one means any rest.
+	StateMachines []string
+	// DurableFunctions are the names of the Lambda durable functions that may wait for locks with a callback.
+	DurableFunctions []string
 	// NoPromptExpiry leaves out the timers: a lease that ran out is told when the lock is next used, or hours later by native
 	// TTL. It saves $0.28 to $1.60 a million leases: docs/cost.md.
 	NoPromptExpiry bool
@@ -99,6 +104,7 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 	c.functions()
 	c.api()
 	c.eventSources()
+	c.executions()
 	c.alarms()
 	c.dashboard()
 	return c

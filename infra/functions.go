@@ -2,8 +2,11 @@ package infra
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambdaeventsources"
@@ -30,20 +33,23 @@ type function struct {
 }
 
 func (c *Coordinator) functions() {
+	// What hands a lock on writes the queue beside the lock.
+	queue := []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
 	table := func(actions ...string) awsiam.PolicyStatement { return allow(actions, c.Table.TableArn()) }
 	stream := function{
-		id: "Stream", name: "stream", description: "Publishes events of locks, and sets timers", memory: 256, timeout: streamTimeout,
+		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and tells tasks that wait", memory: 256, timeout: streamTimeout,
 		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
 		statements: []awsiam.PolicyStatement{
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
+			table(queue...),
 		},
 	}
 	list := []function{
 		{
 			id: "Acquire", name: "acquire", description: "Acquires a lock", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
+			statements: []awsiam.PolicyStatement{table(queue...)},
 		},
 		{
 			id: "Renew", name: "renew", description: "Renews a lease", memory: 256, timeout: requestTimeout, request: true,
@@ -51,7 +57,7 @@ func (c *Coordinator) functions() {
 		},
 		{
 			id: "Release", name: "release", description: "Releases a lease", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table("dynamodb:UpdateItem")},
+			statements: []awsiam.PolicyStatement{table(queue...)},
 		},
 		{
 			id: "Status", name: "status", description: "Shows locks", memory: 256, timeout: requestTimeout, request: true,
@@ -60,17 +66,17 @@ func (c *Coordinator) functions() {
 		{
 			id: "ForceRelease", name: "forcerelease", description: "Ends leases against their holders' will", memory: 256,
 			timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
+			statements: []awsiam.PolicyStatement{table(queue...)},
 		},
 	}
 	if c.Timers != nil {
 		stream.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
 		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn(), c.Timers.QueueArn()))
 		list = append(list, function{
-			id: "Expire", name: "expire", description: "Puts out leases whose holders died", memory: 256, timeout: expireTimeout,
+			id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", memory: 256, timeout: expireTimeout,
 			environment: map[string]*string{"HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl()},
 			statements: []awsiam.PolicyStatement{
-				table("dynamodb:GetItem", "dynamodb:UpdateItem"),
+				table(queue...),
 				allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
 			},
 		})
@@ -78,8 +84,70 @@ func (c *Coordinator) functions() {
 		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
 	}
 	for _, f := range append(list, stream) {
+		c.tasks(&f)
 		c.function(f)
 	}
+}
+
+// tasks lets functions deal with the state machines and durable functions of Props, and with no others.
+func (c *Coordinator) tasks(f *function) {
+	var machines, executions, durable []*string
+	arn := func(service, resource, name string, separator awscdk.ArnFormat) *string {
+		return awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
+			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: separator,
+		})
+	}
+	for _, m := range c.props.StateMachines {
+		machines = append(machines, arn("states", "stateMachine", m, awscdk.ArnFormat_COLON_RESOURCE_NAME))
+		executions = append(executions, arn("states", "execution", m+":*", awscdk.ArnFormat_COLON_RESOURCE_NAME))
+	}
+	for _, d := range c.props.DurableFunctions {
+		durable = append(durable, arn("lambda", "function", d, awscdk.ArnFormat_COLON_RESOURCE_NAME), arn("lambda", "function", d+":*", awscdk.ArnFormat_COLON_RESOURCE_NAME))
+	}
+	switch f.name {
+	case "acquire":
+		if len(machines) > 0 {
+			f.environment = map[string]*string{"HOLDFAST_STATE_MACHINES": jsii.String(strings.Join(c.props.StateMachines, ","))}
+		}
+	case "stream":
+		if len(machines) > 0 {
+			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
+		}
+		if len(durable) > 0 {
+			f.statements = append(f.statements, allow([]string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}, durable...))
+		}
+	case "expire":
+		if len(executions) > 0 {
+			f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...))
+		}
+	}
+}
+
+// executions has the expire function told when an execution of Props.StateMachines ends.
+func (c *Coordinator) executions() {
+	if len(c.props.StateMachines) == 0 || c.Functions["expire"] == nil {
+		return
+	}
+	var machines []any
+	for _, m := range c.props.StateMachines {
+		prefix, open := strings.CutSuffix(m, "*")
+		arn := *awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
+			Service: jsii.String("states"), Resource: jsii.String("stateMachine"), ResourceName: &prefix, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
+		})
+		if open {
+			machines = append(machines, map[string]any{"prefix": arn})
+		} else {
+			machines = append(machines, arn)
+		}
+	}
+	awsevents.NewRule(c.Construct, jsii.String("ExecutionsEnd"), &awsevents.RuleProps{
+		Description: jsii.String("Ends the leases of executions that ended"),
+		EventPattern: &awsevents.EventPattern{
+			Source: jsii.Strings("aws.states"), DetailType: jsii.Strings("Step Functions Execution Status Change"),
+			Detail: &map[string]any{"status": []any{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"}, "stateMachineArn": machines},
+		},
+		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Functions["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
+	})
 }
 
 // allow makes a statement for some resources.
@@ -108,10 +176,7 @@ func (c *Coordinator) function(f function) {
 			"function": awsiam.NewPolicyDocument(&awsiam.PolicyDocumentProps{Statements: &statements}),
 		},
 	})
-	environment := map[string]*string{"HOLDFAST_METRICS": c.namespace}
-	if f.name != "stream" {
-		environment["HOLDFAST_TABLE"] = c.Table.TableName()
-	}
+	environment := map[string]*string{"HOLDFAST_METRICS": c.namespace, "HOLDFAST_TABLE": c.Table.TableName()}
 	if f.request && c.props.MaxTTL != nil {
 		environment["HOLDFAST_MAX_TTL_MS"] = jsii.String(strconv.Itoa(int(*c.props.MaxTTL.ToMilliseconds(nil))))
 	}
@@ -142,12 +207,15 @@ func (c *Coordinator) function(f function) {
 	c.Functions[f.name], c.logs[f.name] = fn, logs
 }
 
-// StreamFilters let through what changes who holds a lock, and nothing else: a renewal, an item of the queue or the purge
-// of a lock that was free invokes nothing.
+// StreamFilters let through what changes who holds a lock, and what tells that a task waited in vain, and nothing else: a
+// renewal, a waiter or the purge of a lock that was free invokes nothing.
 var StreamFilters = []map[string]any{
 	{"dynamodb": map[string]any{
 		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": []any{"renew"}}}}},
+		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": []any{"renew", "enqueue"}}}}},
+	}},
+	{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{
+		"Keys": map[string]any{"sk": map[string]any{"S": []any{map[string]any{"prefix": "ended#"}}}},
 	}},
 	{"eventName": []any{"REMOVE"}, "dynamodb": map[string]any{
 		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},

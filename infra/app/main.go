@@ -28,7 +28,14 @@ func main() {
 	if context("destroy", "") == "true" {
 		props.RemovalPolicy = awscdk.RemovalPolicy_DESTROY
 	}
+	examples := context("examples", "")
+	if examples != "" {
+		props.StateMachines = []string{exampleMachines}
+	}
 	locks := infra.NewCoordinator(stack, "Locks", props)
+	if examples != "" {
+		addExamples(stack, locks, examples, context("work", ""))
+	}
 	for output, value := range map[string]*string{
 		"Endpoint": locks.API.ApiEndpoint(), "BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(),
 		"DeadLettersUrl": locks.DeadLetters.QueueUrl(),

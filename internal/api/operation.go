@@ -119,8 +119,8 @@ func (a *API) checkExecution(arn string) string {
 	}
 	machine := parts[6]
 	if !slices.ContainsFunc(a.machines, func(pattern string) bool {
-		prefix, any := strings.CutSuffix(pattern, "*")
-		return pattern == machine || any && strings.HasPrefix(machine, prefix)
+		prefix, open := strings.CutSuffix(pattern, "*")
+		return pattern == machine || open && strings.HasPrefix(machine, prefix)
 	}) {
 		return fmt.Sprintf("is of the state machine %q, to which this deployment binds no leases; list it in StateMachines", machine)
 	}

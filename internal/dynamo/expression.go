@@ -196,6 +196,9 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 			continue
 		}
 		e.extend(k, h.ExpiresAt, h.RenewedAt, h.TTL, &h.Metadata)
+		if was.Token != h.Token {
+			e.assign(e.holder(k)+"."+e.name(attrToken), str(h.Token))
+		}
 		for attr, n := range map[string][2]int64{
 			attrUnclaimed: {flag(was.Unclaimed), flag(h.Unclaimed)}, attrAttempted: {flag(was.Attempted), flag(h.Attempted)}, attrCheckAt: {was.CheckAt, h.CheckAt},
 		} {

@@ -48,3 +48,14 @@ func Changes(before, after Record) (list []Change) {
 	}
 	return list
 }
+
+// ToTell are the grants of a write of which somebody with a token is to be told: new ones, and those whose task waits with
+// another token since.
+func ToTell(before, after Record) (list []Change) {
+	for _, key := range byFence(after.Holders) {
+		if h := after.Holders[key]; h.Token != "" && (before.Holders[key].Fence != h.Fence || before.Holders[key].Token != h.Token) {
+			list = append(list, Change{LeaseAcquired, key, h})
+		}
+	}
+	return list
+}

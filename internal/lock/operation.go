@@ -72,11 +72,17 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		if h.ExpiresAt <= ms {
 			return nil, ErrLeaseLost
 		}
-		if !h.Unclaimed {
+		if !h.Unclaimed && (o.req.Token == "" || o.req.Token == h.Token) {
 			return nil, nil
 		}
 		to := r
 		to.Holders = maps.Clone(r.Holders)
+		if !h.Unclaimed { // a task that was tried again waits with another token: tell that one
+			h.Token, h.Attempted = o.req.Token, false
+			to.Holders[o.key] = h
+			c := o.rules.swap(now, r, to, CauseAcquire, o.req.Principal, "")
+			return &c, nil
+		}
 		h.Unclaimed, h.RenewedAt, h.ExpiresAt = false, ms, max(h.ExpiresAt, ms+h.TTL)
 		to.Holders[o.key] = h
 		c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "") // as a renewal: nobody else goes
@@ -90,6 +96,9 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		// Half of the time is left to lost polls and other clocks. A waiter that comes late, and is still there, is not put out.
 		to.Queue, kept = slices.Clone(r.Queue), true
 		to.Queue[i].Until = ms + o.req.Wait.Milliseconds()
+	} else if i >= 0 && o.req.Token != "" && o.req.Token != r.Queue[i].Want.Token {
+		to.Queue, kept = slices.Clone(r.Queue), true
+		to.Queue[i].Want.Token = o.req.Token
 	}
 	to = o.rules.settle(now, to)
 	if (len(to.Holders) > 0 || to.Waiting > 0) && to.Capacity != o.req.Capacity {

@@ -209,7 +209,12 @@ var queueSuite = map[string]func(*fixture){
 		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token" || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
 			f.t.Errorf("holder %+v", h)
 		}
-		f.waits("b", token)
+		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
+		f.waits("a", other) // its task was tried again
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "other token" || h.Attempted {
+			f.t.Errorf("holder %+v", h)
+		}
+		f.waits("b", other)
 		f.clock.Advance(30 * time.Second)
 		f.waits("b", token)
 		f.must(f.release("a"))

@@ -98,10 +98,8 @@ func (c *Consumer) callbacks(ctx context.Context, w Write) bool {
 		}
 		done = c.fail(ctx, w.Lock, ended.Want.Token, code, cause) && done
 	}
-	for _, ch := range lock.Changes(w.Before, w.After) {
-		if ch.Kind == lock.LeaseAcquired && ch.Holder.Token != "" {
-			done = c.tell(ctx, w, ch) && done
-		}
+	for _, ch := range lock.ToTell(w.Before, w.After) {
+		done = c.tell(ctx, w, ch) && done
 	}
 	return done
 }

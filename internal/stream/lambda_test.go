@@ -31,7 +31,7 @@ func TestHandleStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig()
-	resp, err := r.HandleStream(stream.Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event)
+	resp, err := r.HandleStream(Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event)
 	if err != nil || len(resp.BatchItemFailures) != 0 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
@@ -48,7 +48,7 @@ func TestHandleStream(t *testing.T) {
 		t.Errorf("buried %q", problems)
 	}
 	r.bus.refuse = func(int, Entry) error { return http.ErrServerClosed }
-	if resp, _ = r.HandleStream(stream.Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event); len(resp.BatchItemFailures) != 3 || resp.BatchItemFailures[0].ItemIdentifier != "300000000000000000001" {
+	if resp, _ = r.HandleStream(Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event); len(resp.BatchItemFailures) != 3 || resp.BatchItemFailures[0].ItemIdentifier != "300000000000000000001" {
 		t.Errorf("failures %+v", resp)
 	}
 }

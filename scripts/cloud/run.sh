@@ -3,7 +3,7 @@
 # HOLDFAST_CLOUD_OUTPUTS; without a command, prints how to reach the stack, and waits.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-HOLDFAST_CLOUD_OUTPUTS=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py dist/cdk Holdfast)
+HOLDFAST_CLOUD_OUTPUTS=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py "${HOLDFAST_CLOUD_ASSEMBLY:-dist/cdk}" Holdfast)
 export HOLDFAST_CLOUD_OUTPUTS
 if [ $# -gt 0 ]; then
   if ! "$@"; then

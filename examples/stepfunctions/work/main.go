@@ -1,0 +1,31 @@
+// Command work is what the example state machines do under their locks: nothing, for as long as they are told, or a failure.
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda"
+)
+
+type request struct {
+	Fence int64 `json:"fence"`
+	Input struct {
+		Fail  bool  `json:"fail"`
+		Sleep int64 `json:"sleep_ms"`
+	} `json:"input"`
+}
+
+func main() {
+	lambda.Start(func(ctx context.Context, r request) (map[string]int64, error) {
+		select {
+		case <-time.After(time.Duration(r.Input.Sleep) * time.Millisecond):
+		case <-ctx.Done():
+		}
+		if r.Input.Fail {
+			return nil, errors.New("told to fail")
+		}
+		return map[string]int64{"fence": r.Fence}, nil
+	})
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsstepfunctions"
+	"github.com/aws/jsii-runtime-go"
+
+	"github.com/holdfast-lock/holdfast/infra"
+)
+
+// exampleMachines is what the examples' state machines are called, all of them.
+const exampleMachines = "HoldfastExample*"
+
+// addExamples deploys examples/stepfunctions, and one state machine made with CriticalSection: for "make e2e", and to try them
+// (cdk deploy -c examples=DIRECTORY). Their work is done by a function that the caller names.
+func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.asl.json"))
+	if err != nil || len(files) == 0 {
+		panic("there are no examples in " + dir)
+	}
+	role := awsiam.NewRole(stack, jsii.String("ExampleRole"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
+	functions := locks.GrantDirectLock(role, "example:*")
+	worker := awslambda.NewFunction(stack, jsii.String("ExampleWork"), &awslambda.FunctionProps{
+		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: awslambda.Code_FromAsset(&work, nil),
+		Timeout: awscdk.Duration_Seconds(jsii.Number(30)),
+	})
+	worker.GrantInvoke(role)
+	replace := strings.NewReplacer(
+		"${AcquireFunction}", *functions["acquire"], "${ReleaseFunction}", *functions["release"], "${WorkFunction}", *worker.FunctionArn(),
+	)
+	name := func(s string) string {
+		s = strings.NewReplacer("-", " ").Replace(s)
+		return strings.TrimSuffix(exampleMachines, "*") + strings.ReplaceAll(titled(s), " ", "")
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f) //nolint:gosec // the directory that was named
+		if err != nil {
+			panic(err)
+		}
+		machine(stack, role, name(strings.TrimSuffix(filepath.Base(f), ".asl.json")), awsstepfunctions.DefinitionBody_FromString(jsii.String(replace.Replace(string(text)))))
+	}
+	body := awsstepfunctions.NewCustomState(stack, jsii.String("Work"), &awsstepfunctions.CustomStateProps{StateJson: &map[string]any{
+		"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "ResultSelector": map[string]any{"done.$": "$.Payload"},
+		"Parameters": map[string]any{"FunctionName": worker.FunctionArn(), "Payload": map[string]any{"fence.$": "$.holdfast.grant.fence", "input.$": "$"}},
+	}})
+	section := locks.CriticalSection(stack, "Section", infra.SectionProps{Role: role, Lock: "$.lock", Pattern: "example:*", Body: body})
+	machine(stack, role, name("construct"), awsstepfunctions.DefinitionBody_FromChainable(section))
+}
+
+func machine(stack awscdk.Stack, role awsiam.Role, name string, definition awsstepfunctions.DefinitionBody) {
+	m := awsstepfunctions.NewStateMachine(stack, &name, &awsstepfunctions.StateMachineProps{StateMachineName: &name, Role: role, DefinitionBody: definition})
+	awscdk.NewCfnOutput(stack, jsii.String(name+"Arn"), &awscdk.CfnOutputProps{Value: m.StateMachineArn()})
+}
+
+// titled has every word begin with a capital.
+func titled(s string) string {
+	words := strings.Fields(s)
+	for i, w := range words {
+		words[i] = strings.ToUpper(w[:1]) + w[1:]
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,94 @@
+package infra
+
+import (
+	"strings"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsstepfunctions"
+	"github.com/aws/constructs-go/constructs/v10"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// SectionProps say what a critical section is about.
+type SectionProps struct {
+	// Role is the state machine's; it is allowed to acquire and release the locks of Pattern.
+	Role awsiam.IRole
+	// Lock is the lock's name, or the JSONPath of one in the input ("$.lock").
+	Lock string
+	// Pattern is what names Lock may have: a name, or the beginning of names and a "*". Empty: Lock itself.
+	Pattern string
+	// Body is what runs while the lock is held. Its input has the fencing token at $.holdfast.grant.fence.
+	Body awsstepfunctions.IChainable
+	// WaitSeconds is how long to wait for the lock. 0: a day.
+	WaitSeconds float64
+	// Capacity and Permits make the lock a semaphore. 0: 1.
+	Capacity, Permits int
+}
+
+// CriticalSection wraps a chain of states: it waits its turn in the lock's queue, at no cost, runs the chain, and gives the
+// lock back on every path: when the chain succeeds, when it fails, and when the execution is aborted or times out, since the
+// lease belongs to the execution. Its output is the chain's; its error is the chain's. The execution's input must be an
+// object. The state machine must be one of Props.StateMachines.
+func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, props SectionProps) awsstepfunctions.Chain {
+	pattern := props.Pattern
+	if pattern == "" {
+		pattern = props.Lock
+	}
+	functions := c.GrantDirectLock(props.Role, pattern)
+	lock := map[string]any{"lease.$": "$.holdfast.lease"}
+	if strings.HasPrefix(props.Lock, "$") {
+		lock["name.$"] = props.Lock
+	} else {
+		lock["name"] = props.Lock
+	}
+	acquire := map[string]any{"owner.$": "$$.Execution.Name", "task_token.$": "$$.Task.Token", "execution.$": "$$.Execution.Id"}
+	for k, v := range lock {
+		acquire[k] = v
+	}
+	if props.Capacity > 0 {
+		acquire["capacity"] = props.Capacity
+	}
+	if props.Permits > 0 {
+		acquire["permits"] = props.Permits
+	}
+	wait := props.WaitSeconds
+	if wait == 0 {
+		wait = 24 * 60 * 60
+	}
+	retry := []any{map[string]any{
+		"ErrorEquals": []string{
+			"Throttled", "StoreUnavailable", "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException",
+		},
+		"IntervalSeconds": 1, "BackoffRate": 2, "MaxAttempts": 6, "MaxDelaySeconds": 20, "JitterStrategy": "FULL",
+	}}
+	state := func(name string, json map[string]any) awsstepfunctions.CustomState {
+		return awsstepfunctions.NewCustomState(scope, jsii.String(id+": "+name), &awsstepfunctions.CustomStateProps{StateJson: &json})
+	}
+	call := func(resource string, function *string, payload map[string]any, result string) map[string]any {
+		return map[string]any{
+			"Type": "Task", "Resource": resource, "Parameters": map[string]any{"FunctionName": function, "Payload": payload},
+			"ResultPath": result, "Retry": retry,
+		}
+	}
+	const invoke = "arn:aws:states:::lambda:invoke"
+
+	failed := state("failed", map[string]any{"Type": "Fail", "ErrorPath": "$.holdfast.error.Error", "CausePath": "$.holdfast.error.Cause"})
+	giveUp := state("release after failure", call(invoke, functions["release"], lock, "$.holdfast.released"))
+	giveUp.AddCatch(failed, &awsstepfunctions.CatchProps{ResultPath: jsii.String("$.holdfast.released")})
+	giveUp.Next(failed)
+	caught := &awsstepfunctions.CatchProps{ResultPath: jsii.String("$.holdfast.error")}
+
+	take := call(invoke+".waitForTaskToken", functions["acquire"], acquire, "$.holdfast.grant")
+	take["TimeoutSeconds"] = wait
+	taking := state("acquire", take)
+	taking.AddCatch(giveUp, caught)
+	body := awsstepfunctions.NewParallel(scope, jsii.String(id), &awsstepfunctions.ParallelProps{ResultPath: jsii.String("$.holdfast.result")})
+	body.Branch(props.Body)
+	body.AddCatch(giveUp, caught)
+	release := state("release", call(invoke, functions["release"], lock, "$.holdfast.released"))
+	result := awsstepfunctions.NewPass(scope, jsii.String(id+": result"), &awsstepfunctions.PassProps{InputPath: jsii.String("$.holdfast.result[0]")})
+	lease := awsstepfunctions.NewPass(scope, jsii.String(id+": lease"), &awsstepfunctions.PassProps{
+		Parameters: &map[string]any{"lease.$": "States.UUID()"}, ResultPath: jsii.String("$.holdfast"),
+	})
+	return awsstepfunctions.Chain_Start(lease).Next(taking).Next(body).Next(release).Next(result)
+}
