@@ -39,7 +39,7 @@ import (
 )
 
 // patience bounds waits for what comes in its own time; it only decides how long a failure takes to show.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 const stackName = "Holdfast"
 

@@ -19,6 +19,7 @@ type request struct {
 
 func main() {
 	lambda.Start(func(ctx context.Context, r request) (map[string]int64, error) {
+		started := time.Now().UnixMilli()
 		select {
 		case <-time.After(time.Duration(r.Input.Sleep) * time.Millisecond):
 		case <-ctx.Done():
@@ -26,6 +27,6 @@ func main() {
 		if r.Input.Fail {
 			return nil, errors.New("told to fail")
 		}
-		return map[string]int64{"fence": r.Fence}, nil
+		return map[string]int64{"fence": r.Fence, "started_ms": started, "ended_ms": time.Now().UnixMilli()}, nil
 	})
 }
