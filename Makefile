@@ -11,7 +11,7 @@ LINT       := go tool -modfile=tools.mod golangci-lint
 LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 
 # Single-threaded walks of millions of states and transitions; the race detector would only slow them.
-EXPLORER := ^(TestExplore|TestMutants|TestModelMutants)$$
+EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 

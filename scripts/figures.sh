@@ -5,7 +5,7 @@ set -uo pipefail
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if "$@" >"$log" 2>&1; then
-  grep -E '^(explorer|mutants|stress|exec|client|outbox|expiry|e2e): |^ok ' "$log"
+  grep -E '^(explorer|mutants|stress|exec|client|handoff|outbox|expiry|e2e): |^ok ' "$log"
 else
   code=$?
   cat "$log"

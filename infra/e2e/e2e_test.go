@@ -516,6 +516,55 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}}}
 	timer, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:timer", "lease": due, "fence": 1})
 	timerEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m1", "body": string(timer), "eventSource": "aws:sqs"}}}
+	// A task that waits, with its token; a grant to it that is over, its wait's end, and a lease of its execution that is to be
+	// looked at.
+	m := newMachines(t)
+	holding, err := c.root().Acquire(t.Context(), "example:least", lockclient.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	execution := m.start("Construct", "least", map[string]any{"lock": "example:least"})
+	m.until(c.root(), "example:least", "waited for", func(s lockclient.Status) bool { return s.Waiting == 1 })
+	waiter, err := c.db.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: aws.String(c.outputs["TableName"]), Key: map[string]dbtypes.AttributeValue{
+		"pk": &dbtypes.AttributeValueMemberS{Value: "example:least"}, "sk": &dbtypes.AttributeValueMemberS{Value: fmt.Sprintf("wait#%016d", 1)},
+	}})
+	if err != nil || waiter.Item == nil {
+		t.Fatalf("%v, %v", waiter, err)
+	}
+	token := waiter.Item["want"].(*dbtypes.AttributeValueMemberM).Value["token"].(*dbtypes.AttributeValueMemberS).Value
+	running := m.start("Construct", "least-running", map[string]any{"lock": "example:least"})
+	if answer, failure := c.invoke(c.id("Acquire"), map[string]any{"name": "least:check", "lease": "least-lease-00000000", "ttl_ms": 1000, "execution": running}); failure != "" {
+		t.Fatalf("%s: %s", failure, answer)
+	}
+	checked, err := c.root().Status(t.Context(), "least:check")
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := func(fence int64) map[string]any {
+		return map[string]any{"M": map[string]any{
+			"permits": n(1), "fence": n(fence), "acquired_at": n(now.UnixMilli()), "renewed_at": n(now.UnixMilli()),
+			"expires_at": n(now.Add(time.Hour).UnixMilli()), "ttl_ms": n(3_600_000), "token": s(token),
+		}}
+	}
+	tokenEvent := map[string]any{"Records": []any{map[string]any{
+		"eventName": "INSERT", "eventSource": "aws:dynamodb", "dynamodb": map[string]any{
+			"SequenceNumber": "113", "Keys": map[string]any{"pk": s("example:least"), "sk": s("lock")},
+			"NewImage": map[string]any{
+				"pk": s("example:least"), "sk": s("lock"), "rev": n(1), "fence": n(7), "capacity": n(1), "cause": s("acquire"), "free_at": n(1),
+				"waiting": n(0), "next_ticket": n(0), "holders": map[string]any{"M": map[string]any{"none": holder(7)}},
+			},
+		},
+	}}}
+	endedEvent := map[string]any{"Records": []any{map[string]any{
+		"eventName": "INSERT", "eventSource": "aws:dynamodb", "dynamodb": map[string]any{
+			"SequenceNumber": "114", "Keys": map[string]any{"pk": s("least:ended"), "sk": s("ended#x")},
+			"NewImage": map[string]any{
+				"pk": s("least:ended"), "sk": s("ended#x"), "ticket": n(1), "lease": s("x"), "until": n(1), "want": holder(0),
+			},
+		},
+	}}}
+	check, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:check", "lease": lock.KeyOf("least:check", "least-lease-00000000"), "fence": checked.Fence})
+	checkEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m2", "body": string(check), "eventSource": "aws:sqs"}}}
 	fails := func(function string, payload any) bool {
 		answer, failure := c.invoke(function, payload)
 		var batch struct {
@@ -542,6 +591,9 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 		{"Stream", "events:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return poison }},
+		{"Stream", "dynamodb:DeleteItem", func() any { return tokenEvent }},
+		{"Stream", "states:", func() any { return endedEvent }},
+		{"Expire", "states:", func() any { return checkEvent }},
 	} {
 		role, function := c.id(test.id+"Role"), c.id(test.id)
 		whole := c.rolePolicy(role)
@@ -559,11 +611,18 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 			t.Errorf("%s has %d statements of %s", test.id, len(whole)-len(rest), test.actions)
 		}
 		c.setRolePolicy(role, rest)
-		if !fails(function, test.payload()) {
+		failed := fails(function, test.payload())
+		for deadline := time.Now().Add(patience); !failed && test.id == "Expire" && test.actions == "states:" && time.Now().Before(deadline); {
+			failed = fails(function, test.payload()) // until the check is due
+		}
+		if !failed {
 			t.Errorf("%s works without %s", test.id, test.actions)
 		}
 		c.setRolePolicy(role, whole)
 	}
+	_ = holding.Release(t.Context())
+	m.ended(execution)
+	m.succeeds(running)
 }
 
 func s(v string) map[string]any { return map[string]any{"S": v} }

@@ -1,8 +1,10 @@
 package lock
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,8 +23,8 @@ var worlds = []world{
 	{name: "mutex with a longer lease", clients: 2, capacity: 1, leases: 1, sends: 2, ttl: 2, retention: 3, horizon: 4},
 	{name: "two on two permits", clients: 2, capacity: 2, leases: 1, sends: 2, ttl: 1, retention: 2, horizon: 3},
 	{name: "three on two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, retention: 2, horizon: 4},
-	{name: "a queue of two", clients: 2, capacity: 1, leases: 1, sends: 2, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 3},
 	{name: "a queue of three", clients: 3, capacity: 1, leases: 1, sends: 2, ttl: 1, wait: 1, retention: 2, horizon: 1},
+	{name: "a queue of two", clients: 2, capacity: 1, leases: 1, sends: 2, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 3},
 	{name: "a queue with an operator", clients: 3, capacity: 1, leases: 1, sends: 1, timers: 1, forces: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
 	{name: "a queue for two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 4},
 }
@@ -78,8 +80,8 @@ func (m mutant) apply(c Command) Command {
 	return c
 }
 
-// named are the mutants that no world can show, since the worlds have no queue, clients that always say their TTL, and
-// one TTL for all. Each has a test of its own.
+// named are the mutants that no world can show, since clients there always say their TTL, and have one TTL for all; or that
+// the worlds without a queue cannot. Each has a test of its own.
 var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Holder{Fence: 1 << 52}, 1) }),
 	{Renew, NobodyWaiting}:   waiterTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
@@ -232,4 +234,96 @@ func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
 		return fmt.Errorf("a lease of 5 s is renewed for the default TTL")
 	}
 	return nil
+}
+
+// TestQueueMutants breaks the rules of the queue in the records that swaps write; the worlds with a queue catch each.
+func TestQueueMutants(t *testing.T) {
+	// became changes what a swap writes, where it grants waiters, or else leaves it.
+	became := func(change func(from Record, to *Record, granted []Waiter)) func(Command) Command {
+		return func(c Command) Command {
+			b, ok := c.Effect.(Become)
+			if !ok {
+				return c
+			}
+			var granted []Waiter
+			for _, w := range b.From.Queue {
+				if _, holds := b.To.Holders[w.Lease]; holds {
+					granted = append(granted, w)
+				}
+			}
+			b.To.Holders = maps.Clone(b.To.Holders)
+			b.To.Queue = slices.Clone(b.To.Queue)
+			change(b.From, &b.To, granted)
+			b.To.FreeAt = freeAt(b.To.Holders)
+			c.Effect = b
+			return c
+		}
+	}
+	var killed atomic.Int64
+	mutants := map[string]func(Command) Command{
+		"a hand-off grants nobody": became(func(_ Record, to *Record, granted []Waiter) {
+			for _, w := range granted {
+				delete(to.Holders, w.Lease)
+				to.Queue = append(to.Queue, w)
+				to.Waiting++
+			}
+			slices.SortFunc(to.Queue, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })
+		}),
+		"the last one is granted first": became(func(_ Record, to *Record, granted []Waiter) {
+			if len(granted) == 1 && len(to.Queue) > 0 {
+				last := to.Queue[len(to.Queue)-1]
+				to.Holders[last.Lease] = to.Holders[granted[0].Lease]
+				delete(to.Holders, granted[0].Lease)
+				to.Queue = append([]Waiter{granted[0]}, to.Queue[:len(to.Queue)-1]...)
+			}
+		}),
+		"a newcomer takes the head's turn": became(func(from Record, to *Record, _ []Waiter) {
+			if len(to.Queue) > 0 && to.waits(to.Queue[len(to.Queue)-1].Lease) > 0 && from.waits(to.Queue[len(to.Queue)-1].Lease) < 0 {
+				last := len(to.Queue) - 1
+				to.Queue[0].Ticket, to.Queue[last].Ticket = to.Queue[last].Ticket, to.Queue[0].Ticket
+				slices.SortFunc(to.Queue, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })
+			}
+		}),
+		"waiters are forgotten": became(func(from Record, to *Record, _ []Waiter) {
+			if len(from.Queue) > 0 {
+				to.Waiting -= int64(len(to.Queue))
+				to.Queue = nil
+			}
+		}),
+		"a grant stays in the queue": became(func(_ Record, to *Record, granted []Waiter) {
+			to.Queue = append(slices.Clone(granted), to.Queue...)
+			to.Waiting += int64(len(granted))
+		}),
+		"the count is off": became(func(_ Record, to *Record, _ []Waiter) { to.Waiting += int64(len(to.Queue)) }),
+		"a row with waiters may be purged": func(c Command) Command {
+			if b, ok := c.Effect.(Become); ok && b.To.Waiting > 0 {
+				c.Stamp.TTL = 1
+			}
+			return c
+		},
+		"releases do not hand on":        mutant{Release, NobodyWaiting}.apply,
+		"timers do not hand on":          mutant{Expire, NobodyWaiting}.apply,
+		"swaps do not look at the queue": func(c Command) Command { return mutant{Swap, FenceIs}.apply(mutant{Swap, RevIs}.apply(c)) },
+	}
+	t.Run("all", func(t *testing.T) {
+		for name, mutate := range mutants {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				for _, w := range worlds {
+					if w.wait == 0 {
+						continue
+					}
+					w.mutate = mutate
+					if x := explore(w, 0); x.found != "" {
+						line, _, _ := strings.Cut(x.found, "\n")
+						t.Logf("caught by %s after %d states: %s", w.name, x.visited.n, line)
+						killed.Add(1)
+						return
+					}
+				}
+				t.Error("survives")
+			})
+		}
+	})
+	fmt.Printf("mutants: %d of %d of the queue killed\n", killed.Load(), len(mutants))
 }

@@ -1,0 +1,114 @@
+package dynamo_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// A hand-off costs as many requests however many wait, and waiting costs none.
+func TestRequestsPerHandOff(t *testing.T) {
+	for _, n := range []int{1, 10, 100} {
+		w := &wire{}
+		s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = w })
+		c, err := lock.New(lock.Config{Store: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		acquire := func(i int) error {
+			_, err := c.Acquire(t.Context(), lock.AcquireRequest{
+				Lock: "q", Lease: fmt.Sprint("w", i), TTL: time.Hour, Capacity: 1, Permits: 1, Wait: time.Hour, Token: strings.Repeat("t", 800),
+			})
+			return err
+		}
+		count := func() string {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			var ops []string
+			for _, r := range w.requests {
+				ops = append(ops, r[strings.Index(r, ".")+1:])
+			}
+			return strings.Join(ops, ", ")
+		}
+		if err := acquire(0); err != nil {
+			t.Fatal(err)
+		}
+		var enqueued string
+		for i := 1; i <= n; i++ {
+			w.reset()
+			if err := acquire(i); !errors.Is(err, lock.ErrLockHeld) {
+				t.Fatal(err)
+			}
+			enqueued = count()
+		}
+		if want := "GetItem, Query, TransactWriteItems"; n > 1 && enqueued != want {
+			t.Errorf("%d waiters: enqueueing is %s, want %s", n, enqueued, want)
+		}
+		w.reset()
+		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "q", Lease: "w0"}); err != nil {
+			t.Fatal(err)
+		}
+		handOff := count()
+		r, err := s.Get(t.Context(), "q")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := lock.KeyOf("q", "w1")
+		w.reset()
+		if first, err := c.Attempt(t.Context(), lock.ExpireRequest{Lock: "q", Lease: key, Fence: r.After.Holders[key].Fence}, r.After); !first || err != nil {
+			t.Fatal(first, err)
+		}
+		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())
+		if handOff != "UpdateItem, Query, TransactWriteItems" || count() != "UpdateItem" {
+			t.Errorf("%d waiters: %s; %s", n, handOff, count())
+		}
+	}
+}
+
+// A transaction whose reply was lost is answered again, and not refused by its own success; one that meets another write looks
+// again.
+func TestTransactionsAreRetried(t *testing.T) {
+	for _, lost := range []int{1, 2} {
+		s := newSetup(t)
+		req := func(lease string) lock.AcquireRequest {
+			return lock.AcquireRequest{Lock: "f", Lease: lease, Owner: lease, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute}
+		}
+		if _, err := s.Acquire(t.Context(), req("a")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Acquire(t.Context(), req("b")); !errors.Is(err, lock.ErrLockHeld) {
+			t.Fatal(err)
+		}
+		s.wire.reset()
+		n := 0
+		s.wire.after = func(i int, resp *http.Response) (*http.Response, error) {
+			if strings.HasSuffix(s.wire.requests[i-1], "TransactWriteItems") {
+				if n++; n <= lost {
+					_ = resp.Body.Close()
+					return nil, errors.New("connection reset by peer")
+				}
+			}
+			return resp, nil
+		}
+		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.store.Get(t.Context(), "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := r.After.Holders[lock.KeyOf("f", "b")]; !ok || len(r.After.Holders) != 1 || r.After.Waiting != 0 || r.After.Rev != 3 {
+			t.Errorf("%d replies lost: %+v", lost, r.After)
+		}
+		if transactions := len(slices.DeleteFunc(slices.Clone(s.wire.requests), func(target string) bool { return !strings.HasSuffix(target, "TransactWriteItems") })); transactions != lost+1 {
+			t.Errorf("%d transactions", transactions)
+		}
+	}
+}

@@ -1,0 +1,330 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// fakeTasks is a fake of Step Functions: tasks that wait, by token, and what a test has go wrong.
+type fakeTasks struct {
+	mu       sync.Mutex
+	waits    map[string]bool
+	told     []string                                 // "token ok fence" or "token CODE"
+	before   func(token string) error                 // instead of the request
+	after    func(token string) error                 // instead of its answer
+	execs    map[string]bool                          // executions that run
+	describe func(arn string) (running bool, e error) // instead of them
+}
+
+var errReset = errors.New("connection reset by peer")
+
+func (f *fakeTasks) tell(token, what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.before != nil {
+		if err := f.before(token); err != nil {
+			return err
+		}
+	}
+	if !f.waits[token] {
+		return fmt.Errorf("%w: TaskTimedOut", ErrTaskGone)
+	}
+	delete(f.waits, token)
+	f.told = append(f.told, token+" "+what)
+	if f.after != nil {
+		return f.after(token)
+	}
+	return nil
+}
+
+func (f *fakeTasks) Succeed(_ context.Context, token string, output []byte) error {
+	if !strings.Contains(string(output), `"fence":`) || strings.Contains(string(output), "secret") {
+		return fmt.Errorf("output %s", output)
+	}
+	return f.tell(token, "ok")
+}
+
+func (f *fakeTasks) Fail(_ context.Context, token, code, _ string) error { return f.tell(token, code) }
+
+func (f *fakeTasks) Running(_ context.Context, arn string) (bool, error) {
+	if f.describe != nil {
+		return f.describe(arn)
+	}
+	return f.execs[arn], nil
+}
+
+// tasks is a coordinator in memory whose writes a test hands to a consumer, when and as often as it likes.
+type tasks struct {
+	t           *testing.T
+	coordinator *lock.Coordinator
+	memory      *lock.Memory
+	now         time.Time
+	consumer    *Consumer
+	fake        *fakeTasks
+	writes      []Write
+	fired       []Timer
+}
+
+func newTasks(t *testing.T) *tasks {
+	w := &tasks{t: t, now: time.Unix(1_800_000_000, 0), fake: &fakeTasks{waits: map[string]bool{}, execs: map[string]bool{}}}
+	w.memory = &lock.Memory{Changed: func(name string, before, after lock.Record) {
+		w.writes = append(w.writes, Write{Lock: name, Sequence: fmt.Sprint(len(w.writes)), Before: before, After: after, Ended: lock.WaitsEnded(before, after)})
+	}}
+	clock := func() time.Time { return w.now }
+	var err error
+	if w.coordinator, err = lock.New(lock.Config{Store: w.memory, Clock: clock}); err != nil {
+		t.Fatal(err)
+	}
+	w.consumer = &Consumer{
+		Bus: nowhere{}, Timers: w, Callbacks: w.fake, Coordinator: w.coordinator, Skew: lock.DefaultSkew, Log: slog.New(slog.DiscardHandler), Clock: clock,
+	}
+	return w
+}
+
+type nowhere struct{}
+
+func (nowhere) Put(_ context.Context, e []Entry) []error { return make([]error, len(e)) }
+
+func (w *tasks) Arm(_ context.Context, timers []Timer) []error {
+	w.fired = append(w.fired, timers...)
+	return nil
+}
+
+// waits has a task wait for the lock a.
+func (w *tasks) waits(secret string, change ...func(*lock.AcquireRequest)) {
+	w.t.Helper()
+	w.fake.waits[secret+"'s token"] = true
+	req := lock.AcquireRequest{Lock: "a", Lease: secret, Owner: secret, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Hour, Token: secret + "'s token"}
+	for _, c := range change {
+		c(&req)
+	}
+	if _, err := w.coordinator.Acquire(w.t.Context(), req); err != nil && !errors.Is(err, lock.ErrLockHeld) {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *tasks) release(secret string) {
+	w.t.Helper()
+	if _, err := w.coordinator.Release(w.t.Context(), lock.ReleaseRequest{Lock: "a", Lease: secret}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// deliver hands the writes that were not yet handed over to the consumer, and those that it reports again, up to n times.
+func (w *tasks) deliver(n int) {
+	w.t.Helper()
+	for range n {
+		batch := w.writes
+		w.writes = nil
+		failed := w.consumer.Consume(w.t.Context(), batch)
+		var again []Write
+		for _, b := range batch {
+			for _, f := range failed {
+				if f == b.Sequence {
+					again = append(again, b)
+				}
+			}
+		}
+		w.writes = append(again, w.writes...)
+		if len(w.writes) == 0 {
+			return
+		}
+	}
+}
+
+func (w *tasks) holder() string {
+	w.t.Helper()
+	s, err := w.coordinator.Status(w.t.Context(), "a")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if len(s.Holders) == 0 {
+		return ""
+	}
+	return s.Holders[0].Owner
+}
+
+func (w *tasks) want(holder string, told ...string) {
+	w.t.Helper()
+	if got := w.holder(); got != holder || fmt.Sprint(w.fake.told) != fmt.Sprint(told) {
+		w.t.Errorf("held by %q, told %v; want %q, %v", got, w.fake.told, holder, told)
+	}
+}
+
+// Tasks are told of their turns, in order, once each.
+func TestTasksAreTold(t *testing.T) {
+	w := newTasks(t)
+	w.waits("one")
+	w.waits("two")
+	w.waits("three")
+	w.deliver(5)
+	w.want("one", "one's token ok")
+	w.release("one")
+	w.deliver(5)
+	w.release("two")
+	w.deliver(5)
+	w.want("three", "one's token ok", "two's token ok", "three's token ok")
+}
+
+// Every point at which the consumer may crash, or its requests go astray, between a hand-off and its callback.
+func TestCrashPoints(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil  func(w *tasks)
+		holder string   // after all deliveries
+		told   []string // besides one's
+	}{
+		"before anything: the write comes again": {func(w *tasks) {
+			w.writes = append(w.writes, w.writes...)
+		}, "two", []string{"two's token ok"}},
+		"after the attempt was stored, before it was sent: sent again": {func(w *tasks) {
+			n := 0
+			w.fake.before = func(string) error {
+				if n++; n == 1 {
+					return errReset
+				}
+				return nil
+			}
+		}, "two", []string{"two's token ok"}},
+		"after it was sent, its answer lost: a live task keeps its lock": {func(w *tasks) {
+			w.fake.after = func(string) error { return errReset }
+		}, "two", []string{"two's token ok"}},
+		"after it was sent, before the batch was done: told nobody twice": {func(w *tasks) {
+			w.deliver(1)
+			w.writes = append(w.writes, Write{Lock: "a", Sequence: "again", Before: lock.Record{}, After: storedA(w)})
+		}, "two", []string{"two's token ok"}},
+		"the task is dead: its lock passes on at once": {func(w *tasks) {
+			delete(w.fake.waits, "two's token")
+		}, "three", []string{"three's token ok"}},
+		"the task dies between a lost request and the next: its TTL decides": {func(w *tasks) {
+			n := 0
+			w.fake.before = func(token string) error {
+				if n++; n == 1 {
+					delete(w.fake.waits, token)
+					return errReset
+				}
+				return nil
+			}
+		}, "two", nil},
+		"forced out before it was told: its task fails": {func(w *tasks) {
+			if _, err := w.coordinator.ForceRelease(w.t.Context(), lock.ForceReleaseRequest{Lock: "a", Reason: "test"}); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "three", []string{"two's token LeaseLost", "three's token ok"}},
+		"throttled for a while": {func(w *tasks) {
+			n := 0
+			w.fake.before = func(string) error {
+				if n++; n < 4 {
+					return errReset
+				}
+				return nil
+			}
+		}, "two", []string{"two's token ok"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newTasks(t)
+			w.waits("one")
+			w.waits("two")
+			w.waits("three")
+			w.deliver(5)
+			w.release("one")
+			test.spoil(w)
+			w.deliver(8)
+			w.want(test.holder, append([]string{"one's token ok"}, test.told...)...)
+			// Whatever happened, the lock passes on within the TTL of a holder that nobody hears of any more.
+			w.fake.before, w.fake.after = nil, nil
+			w.now = w.now.Add(time.Minute + time.Second)
+			x := &Expirer{Coordinator: w.coordinator, Timers: w, Executions: w.fake, Log: slog.New(slog.DiscardHandler)}
+			for _, timer := range w.fired {
+				if err := x.Fire(t.Context(), timer); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.deliver(5)
+			if test.holder == "two" && w.holder() != "three" || test.holder == "three" && w.holder() != "" {
+				t.Errorf("a minute later the holder is %q", w.holder())
+			}
+		})
+	}
+}
+
+func storedA(w *tasks) lock.Record {
+	r, err := w.memory.Get(w.t.Context(), "a")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.After
+}
+
+// A wait that ends without a grant fails its task, and says why.
+func TestWaitsThatEndAreTold(t *testing.T) {
+	w := newTasks(t)
+	w.waits("one", func(r *lock.AcquireRequest) { r.TTL = 3 * time.Hour })
+	w.waits("short", func(r *lock.AcquireRequest) { r.Wait = time.Minute })
+	w.waits("cancelled")
+	w.waits("two")
+	w.deliver(5)
+	w.release("cancelled")
+	w.now = w.now.Add(2 * time.Minute)
+	w.release("one")
+	w.deliver(5)
+	w.want("two", "one's token ok", "cancelled's token WaitCancelled", "short's token WaitTimedOut", "two's token ok")
+}
+
+// The lease of an execution is looked after: kept while it runs, ended when it is told or found to be over.
+func TestExecutionsLeases(t *testing.T) {
+	w := newTasks(t)
+	bound := func(r *lock.AcquireRequest) { r.Execution, r.Wait = "arn:"+r.Owner, 24*time.Hour }
+	w.fake.execs["arn:one"], w.fake.execs["arn:two"] = true, true
+	w.waits("one", bound)
+	w.waits("two", bound)
+	w.waits("three", bound)
+	w.deliver(5)
+	x := &Expirer{Coordinator: w.coordinator, Timers: w, Executions: w.fake, Log: slog.New(slog.DiscardHandler)}
+	fire := func() {
+		t.Helper()
+		timers := w.fired
+		w.fired = nil
+		for _, timer := range timers {
+			if err := x.Fire(t.Context(), timer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.deliver(5)
+	}
+	for range 60 { // an hour, checked every minute
+		w.now = w.now.Add(time.Minute + time.Second)
+		fire()
+	}
+	w.want("one", "one's token ok")
+	w.fake.describe = func(string) (bool, error) { return false, errReset }
+	w.now = w.now.Add(time.Hour)
+	if err := x.Fire(t.Context(), w.fired[0]); err == nil {
+		t.Error("a check that failed must come again")
+	}
+	w.want("one", "one's token ok")
+	w.fake.describe = nil
+	delete(w.fake.execs, "arn:one") // nobody tells
+	fire()
+	w.want("two", "one's token ok", "two's token ok")
+	var event ExecutionEvent
+	event.Detail.Execution, event.Detail.Status = "arn:two", "RUNNING"
+	if err := x.HandleExecution(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+	w.want("two", "one's token ok", "two's token ok")
+	for _, event.Detail.Status = range []string{"TIMED_OUT", "TIMED_OUT"} {
+		if err := x.HandleExecution(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.deliver(5)
+	w.want("three", "one's token ok", "two's token ok", "three's token ok")
+}
