@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awssns"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsstepfunctions"
 	"github.com/aws/jsii-runtime-go"
 
 	"github.com/holdfast-lock/holdfast/infra"
@@ -127,8 +128,8 @@ func TestNoWildcards(t *testing.T) {
 			}
 		}
 	}
-	if n != 17 {
-		t.Errorf("%d statements; docs/iam.md explains 17", n)
+	if n != 18 {
+		t.Errorf("%d statements; docs/iam.md explains 18", n)
 	}
 }
 
@@ -241,6 +242,28 @@ func TestDocumentedApp(t *testing.T) {
 		}
 		documented()
 	})
+}
+
+// The lines of docs/stepfunctions.md make a state machine whose functions may deal with it, and with no other.
+func TestDocumentedSection(t *testing.T) {
+	tpl := synth(t, func(stack awscdk.Stack, _ string) {
+		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
+		body := awsstepfunctions.NewPass(stack, jsii.String("Body"), nil)
+		locks := infra.NewCoordinator(stack, "Locks", infra.Props{StateMachines: []string{"Deploy*"}})
+		section := locks.CriticalSection(stack, "Prod", infra.SectionProps{Role: role, Lock: "deploy:prod", Body: body})
+		awsstepfunctions.NewStateMachine(stack, jsii.String("Machine"), &awsstepfunctions.StateMachineProps{
+			StateMachineName: jsii.String("DeployProd"), Role: role, DefinitionBody: awsstepfunctions.DefinitionBody_FromChainable(section),
+		})
+	})
+	text, err := json.Marshal(tpl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{":stateMachine:Deploy*", ":execution:Deploy*:*", "waitForTaskToken", `"HOLDFAST_STATE_MACHINES":"Deploy*"`, "Step Functions Execution Status Change"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the template has no %s", want)
+		}
+	}
 }
 
 // A grant names the locks of its pattern, and nothing else.

@@ -22,7 +22,7 @@ func (s *Store) Waiters(ctx context.Context, name string, limit int) (list []loc
 	var start item
 	for len(list) < limit {
 		out, err := s.client.Query(ctx, &dynamodb.QueryInput{
-			TableName: aws.String(s.table), ConsistentRead: aws.Bool(true), Limit: aws.Int32(int32(limit - len(list))), //nolint:gosec // at most MaxQueue
+			TableName: aws.String(s.table), ConsistentRead: aws.Bool(true), Limit: aws.Int32(int32(limit - len(list))),
 			KeyConditionExpression:    aws.String("#pk = :name AND begins_with(#sk, :wait)"),
 			ExpressionAttributeNames:  map[string]string{"#pk": attrPK, "#sk": attrSK},
 			ExpressionAttributeValues: item{":name": str(name), ":wait": str(skWait)}, ExclusiveStartKey: start,

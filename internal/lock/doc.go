@@ -14,7 +14,8 @@ chooses and uses once; the record keeps only its hash, the [LeaseKey].
 	 no holders, or  ◀────────────────┼───┘   │  expire (past expiry + skew), force-release,
 	 all past expiry                  │       └──▶ ─────────────────────────────────────────────▶
 	 + skew)            renew, and swap: join,
-	    │               leave, partial expiry
+	    │               leave, partial expiry,
+	    │               enqueue, hand-off
 	    ▼
 	 row purged by native TTL, a day after its last use; the next take makes it anew
 
@@ -38,6 +39,13 @@ Coordinators judge expiry by their own clocks. What is assumed of time:
     with it by more than [MaxClockError] grants and renews nothing; see [ClockError].
 
 Between 250 ms and 2 s a wrong clock breaks assumption 1 and is not noticed: keep clocks synchronised. Lambda's are.
+
+# Waiting
+
+An acquire may join the lock's queue; see queue.go. A waiter's grant is part of the very write that frees the lock for it. One
+that polls has [ClaimTime] to come for it, and then its TTL; one with a token is told by a callback. A lease may belong to an
+execution of a state machine instead of lasting a TTL: it ends with that, by [Coordinator.EndExecution], or by a timer that
+finds it over.
 
 # Failures
 
@@ -76,7 +84,8 @@ What each party sees, and why that is safe:
   - That a holder is alone in the moment of its effect. A process may be paused between a check and what it does next;
     a resource that takes the fencing token and refuses older ones is safe, one that doesn't is not.
   - Anything, if clocks are further apart than assumed and within what rule 4 of Time can prove.
-  - Fairness. Whoever comes first after a release gets the lock; a queue is to come, and the record has room for it.
+  - Fairness to those who do not wait. Who joins the queue takes turns in order; who only tries may never find it free. A waiter
+    for many permits holds up those behind it that would fit.
   - That a late duplicate is recognised forever: a record remembers the one lease that ended last.
   - Reentrancy. A second lease for the same owner is another lease.
 
@@ -95,8 +104,10 @@ explore_test.go removes each clause of each guard and has it caught.
     a TTL and two skews.
  7. A failed guard is read for "already mine" first: the first lines of every next.
  8. A timer names its grant: gone, not yet due (ask again then), or out: expiring.next.
- 9. and 10. belong to the queue. Room is left: Waiting and NextTicket in the record; NobodyWaiting in every fast command, so
-    that none of them ends a holder, or sets a native TTL, over the heads of waiters.
+ 9. Whoever ends a holder, or meets one that is over, hands on: settle in every next; NobodyWaiting in every fast command, so
+    that none of them acts over the heads of waiters. So no stored record is free with a waiter that fits.
+ 10. Enqueueing is idempotent: acquisition.next finds a repeat's place, and keeps it. A row with waiters has no native TTL:
+    swap. A waiter believes only an answer of the coordinator's own, or a callback sent while its lease is stored.
  11. Contention is an answer: ErrLockHeld and ErrLeaseLost are no faults.
  12. Attributes that this version doesn't know are kept: swaps write what differs, holder by holder.
 */

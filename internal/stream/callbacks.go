@@ -25,7 +25,7 @@ type Callbacks interface {
 	Fail(ctx context.Context, token, code, cause string) error
 }
 
-// ErrTaskGone: nobody waits with this token. The task may have been told before, have timed out, or be of an execution that
+// ErrTaskGone says that nobody waits with this token. The task may have been told before, have timed out, or be of an execution that
 // ended: the services do not say which.
 var ErrTaskGone = errors.New("nobody waits with this token")
 
