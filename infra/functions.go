@@ -92,17 +92,17 @@ func (c *Coordinator) functions() {
 // tasks lets functions deal with the state machines and durable functions of Props, and with no others.
 func (c *Coordinator) tasks(f *function) {
 	var machines, executions, durable []*string
-	arn := func(service, resource, name string, separator awscdk.ArnFormat) *string {
+	arn := func(service, resource, name string) *string {
 		return awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
-			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: separator,
+			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
 		})
 	}
 	for _, m := range c.props.StateMachines {
-		machines = append(machines, arn("states", "stateMachine", m, awscdk.ArnFormat_COLON_RESOURCE_NAME))
-		executions = append(executions, arn("states", "execution", m+":*", awscdk.ArnFormat_COLON_RESOURCE_NAME))
+		machines = append(machines, arn("states", "stateMachine", m))
+		executions = append(executions, arn("states", "execution", m+":*"))
 	}
 	for _, d := range c.props.DurableFunctions {
-		durable = append(durable, arn("lambda", "function", d, awscdk.ArnFormat_COLON_RESOURCE_NAME), arn("lambda", "function", d+":*", awscdk.ArnFormat_COLON_RESOURCE_NAME))
+		durable = append(durable, arn("lambda", "function", d), arn("lambda", "function", d+":*"))
 	}
 	switch f.name {
 	case "acquire":

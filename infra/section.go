@@ -41,7 +41,7 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 	} else {
 		lock["name"] = props.Lock
 	}
-	acquire := map[string]any{"owner.$": "$$.Execution.Name", "task_token.$": "$$.Task.Token", "execution.$": "$$.Execution.Id"}
+	acquire := map[string]any{"owner.$": "$$.Execution.Name", "task_token.$": "$$.Task.Token", "execution.$": "$$.Execution.Id"} //nolint:gosec // paths, not credentials
 	for k, v := range lock {
 		acquire[k] = v
 	}
