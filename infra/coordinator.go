@@ -7,6 +7,7 @@
 package infra
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,6 +115,8 @@ func (p Props) validate() error {
 	switch {
 	case p.Architecture != "" && p.Architecture != ARM64 && p.Architecture != X86:
 		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86)
+	case p.NoPromptExpiry && len(p.StateMachines)+len(p.DurableFunctions) > 0:
+		return errors.New("infra: Props.NoPromptExpiry is set, and so are StateMachines or DurableFunctions: tasks that wait behind a dead holder need the timers; leave one out")
 	case p.MaxTTL != nil && (*p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 86400):
 		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 86,400 s", *p.MaxTTL.ToSeconds(nil))
 	case p.Concurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:

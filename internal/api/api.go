@@ -217,7 +217,11 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 	if what := wire.CheckName(c.lock); what != "" && !c.listing && err == nil {
 		err = invalid("name", "name %s", what)
 	}
-	if lc, ok := lambdacontext.FromContext(ctx); ok && err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
+	lc, ok := lambdacontext.FromContext(ctx)
+	if ok {
+		c.function = lc.InvokedFunctionArn
+	}
+	if ok && err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
 		err = invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
 	}
 	if err == nil {

@@ -18,6 +18,7 @@ import (
 type call struct {
 	lock      string
 	listing   bool    // about many locks; lock is empty
+	function  string  // the ARN that was invoked, in Lambda
 	direct    bool    // a direct invocation, not an HTTP request
 	fields    *object // of the body, of a direct invocation, or of the query
 	principal string  // the caller, where an authorizer knows; "" elsewhere
@@ -99,23 +100,29 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	}
 	if execution, given := c.fields.str("execution"); given {
 		req.Execution = execution
-		if problem := a.checkExecution(execution); problem != "" {
+		if problem := a.checkExecution(execution, c.function); problem != "" {
 			c.fields.fail("execution", "execution %s", problem)
 		}
 	}
 }
 
+// executionNameBars are characters that no execution's name has.
+const executionNameBars = " <>{}[]?*\"#%\\^|~`$&,;:/"
+
 // checkExecution says what is wrong with an execution that a lease is to belong to, or "". Whoever may acquire may bind a lease
 // to any execution of the state machines that the deployment lists, and to no other.
-func (a *API) checkExecution(arn string) string {
-	parts := strings.Split(arn, ":")
+func (a *API) checkExecution(arn, function string) string {
+	parts, own := strings.Split(arn, ":"), strings.Split(function, ":")
 	switch {
 	case len(arn) > wire.MaxExecution || checkPrintable(arn, wire.MaxExecution) != "":
 		return fmt.Sprintf("is not an ARN of at most %d printable bytes", wire.MaxExecution)
 	case len(parts) > 5 && parts[2] == "states" && parts[5] == "express":
 		return "is one of an Express workflow, whose end nobody can look up; use a Standard workflow, or a TTL"
-	case len(parts) != 8 || parts[0] != "arn" || parts[2] != "states" || parts[5] != "execution" || parts[7] == "":
+	case len(parts) != 8 || parts[0] != "arn" || parts[2] != "states" || parts[5] != "execution" || parts[7] == "" || strings.ContainsAny(parts[7], executionNameBars):
 		return fmt.Sprintf("is %q; send the ARN of an execution ($$.Execution.Id)", brief([]byte(arn)))
+	}
+	if len(own) > 4 && (parts[1] != own[1] || parts[3] != own[3] || parts[4] != own[4]) {
+		return fmt.Sprintf("is in region %q, account %q; its end is heard of only in the coordinator's own", parts[3], parts[4])
 	}
 	machine := parts[6]
 	if !slices.ContainsFunc(a.machines, func(pattern string) bool {

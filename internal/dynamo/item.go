@@ -54,7 +54,7 @@ const (
 
 	skLock  = "lock"
 	skWait  = "wait#"  // and a ticket: a waiter
-	skEnded = "ended#" // and a lease key: a waiter with a token that is not in the queue any more, and got nothing
+	skEnded = "ended#" // and a ticket: a waiter with a token that is not in the queue any more, and got nothing
 
 	pkExecution = "exec#" // and an execution: what belongs to it. No lock's name has a "#"
 )

@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -87,11 +87,8 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 			continue
 		}
 		it := waiterItem(name, w)
-		it[attrSK], it[attrCause] = str(skEnded+string(w.Lease)), str(string(c.Stamp.Cause))
-		it[attrTTL] = num(w.Until/1000 + retention)
-		if c.Stamp.TTL != 0 {
-			it[attrTTL] = num(c.Stamp.TTL)
-		}
+		it[attrSK], it[attrCause] = str(fmt.Sprintf("%s%016d", skEnded, w.Ticket)), str(string(c.Stamp.Cause))
+		it[attrTTL] = num(to.Fence/1_000_000 + retention) // the stream has it; the item itself nobody needs
 		put(it)
 	}
 	before := bound(from)
@@ -189,6 +186,3 @@ func (s *Store) Unbind(ctx context.Context, execution string, list []lock.Bindin
 	}
 	return nil
 }
-
-// IsEnded tells whether an item's sort key is that of a waiter's end.
-func IsEnded(sk string) bool { return strings.HasPrefix(sk, skEnded) }

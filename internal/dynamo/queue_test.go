@@ -62,7 +62,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		key := lock.KeyOf("q", "w1")
 		w.reset()
-		if first, err := c.Attempt(t.Context(), lock.ExpireRequest{Lock: "q", Lease: key, Fence: r.After.Holders[key].Fence}, r.After); !first || err != nil {
+		if first, err := c.Attempt(t.Context(), lock.ExpireRequest{Lock: "q", Lease: key, Fence: r.After.Holders[key].Fence}, strings.Repeat("t", 800), r.After); !first || err != nil {
 			t.Fatal(first, err)
 		}
 		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())

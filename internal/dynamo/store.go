@@ -132,7 +132,7 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 }
 
 const (
-	maxName   = 255  // bytes of a lock's name
+	maxKey    = 1024 // bytes of a key: a scan may end at any item, an execution's entry as well
 	scanLimit = 1000 // items that one Scan looks at
 	maxScans  = 10   // Scans for one page
 )
@@ -200,7 +200,7 @@ func cursorKey(cursor string) (item, error) {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	pk, sk, ok := strings.Cut(string(raw), "\x00")
-	if err != nil || !ok || pk == "" || len(pk) > maxName || !utf8.Valid(raw) || sk != skLock && !strings.HasPrefix(sk, skWait) {
+	if err != nil || !ok || pk == "" || sk == "" || len(pk) > maxKey || len(sk) > maxKey || !utf8.Valid(raw) {
 		return nil, lock.ErrBadCursor
 	}
 	return item{attrPK: str(pk), attrSK: str(sk)}, nil

@@ -186,16 +186,24 @@ func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time
 	return time.Time{}, err
 }
 
-// End ends a grant whose task or execution is known to be over; by says who knows. A grant that is gone is no error.
-func (c *Coordinator) End(ctx context.Context, req ExpireRequest, by string) error {
-	_, err := c.look(ctx, req.Lock, ending{c.rules, req, by})
+// End ends a grant of which nobody can be told: its only token, as the grant was stored, is nobody's. by says who knows. A
+// grant that is gone is no error.
+func (c *Coordinator) End(ctx context.Context, req ExpireRequest, token, by string) error {
+	_, err := c.look(ctx, req.Lock, ending{c.rules, req, by, token})
 	return err
 }
 
-// Attempt notes, before a grant's callback is tried, that it is: first tells whether it never was before. A grant that is
-// over is [ErrLeaseLost]. seen is the record as it was last heard of, which spares a read.
-func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest, seen Record) (first bool, err error) {
-	op := &marking{rules: c.rules, req: req, attempt: true}
+// Settle hands on what a write left undone that could not move all who wait at once.
+func (c *Coordinator) Settle(ctx context.Context, name string) error {
+	_, err := c.look(ctx, name, settling{c.rules})
+	return err
+}
+
+// Attempt notes, before a grant's callback is tried, that it is: first tells whether it never was before, and nobody else
+// can have been told. A grant that is over is [ErrLeaseLost]; one with other tokens since is [ErrSuperseded]. seen is the
+// record as it was last heard of, which spares a read.
+func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest, token string, seen Record) (first bool, err error) {
+	op := &marking{rules: c.rules, req: req, attempt: true, token: token}
 	if h, held := seen.Holders[req.Lease]; held && h.Fence == req.Fence && !h.Attempted {
 		_, err = c.decide(ctx, req.Lock, Reply{After: seen}, op)
 	} else {
@@ -217,25 +225,18 @@ func (c *Coordinator) Checked(ctx context.Context, req ExpireRequest, every time
 	return again, err
 }
 
-// EndExecution ends every lease that belongs to an execution, which is over, and takes it out of every queue.
-func (c *Coordinator) EndExecution(ctx context.Context, execution string) error {
+// EndExecution ends every lease that belongs to an execution which is over, and takes it out of every queue. over is asked
+// first, if anything belongs to it: the word that it ended may be an old one, of before it was started again.
+func (c *Coordinator) EndExecution(ctx context.Context, execution string, over func(context.Context) (bool, error)) error {
 	list, err := c.store.Bound(ctx, execution)
-	if err != nil {
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if is, err := over(ctx); err != nil || !is {
 		return err
 	}
 	for _, b := range list {
-		reply, err := c.store.Get(ctx, b.Lock)
-		if err != nil {
-			return err
-		}
-		var op decider = leaving{c.rules, b.Lease, execution}
-		if h, held := reply.After.Holders[b.Lease]; held {
-			if h.Execution != execution {
-				continue
-			}
-			op = ending{c.rules, ExpireRequest{Lock: b.Lock, Lease: b.Lease, Fence: h.Fence}, execution}
-		}
-		if _, err := c.decide(ctx, b.Lock, reply, op); err != nil {
+		if _, err := c.look(ctx, b.Lock, departing{c.rules, b.Lease, execution}); err != nil {
 			return err
 		}
 	}
@@ -355,6 +356,15 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 	if r.Queue, err = c.store.Waiters(ctx, name, limit); err != nil {
 		return r, err
 	}
+	known := int64(0)
+	for _, w := range r.Queue {
+		if w.Ticket <= r.NextTicket {
+			known++
+		}
+	}
+	if known != int64(len(r.Queue)) || known != min(r.Waiting, int64(limit)) {
+		return r, errMoved // the queue is of a later record
+	}
 	now := c.clock().UnixMilli()
 	gone := func(w Waiter) bool { return w.Until <= now }
 	if limit < MaxQueue && len(r.Queue) == limit && !slices.ContainsFunc(r.Queue, func(w Waiter) bool { return !gone(w) }) {
@@ -371,6 +381,11 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 			return outcome{}, err
 		}
 		r, err := c.withQueue(ctx, name, read.After, op.waiters(read.After))
+		if errors.Is(err, errMoved) {
+			if read, err = c.store.Get(ctx, name); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return outcome{}, c.heed(err)
 		}
@@ -387,6 +402,9 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 			if become, ok := cmd.Effect.(Become); ok {
 				reply.After.Queue = become.To.Queue
 			}
+			if Unsettled(reply.After) {
+				c.settle(ctx, name)
+			}
 			return outcome{reply, true}, nil
 		}
 		failed, ok := errors.AsType[*GuardError](err)
@@ -398,6 +416,30 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 	return outcome{}, &StoreError{
 		Kind: ErrThrottled, What: fmt.Sprintf("another write came first %d times", maxTries),
 		Fix: "many callers are at this one lock; spread them, or let them wait longer between tries",
+	}
+}
+
+// errMoved says that a queue was read that is of a later record.
+var errMoved = errors.New("the queue moved on")
+
+// settle hands on further, as far as it can: what it leaves, the stream's consumer does.
+func (c *Coordinator) settle(ctx context.Context, name string) {
+	for range 2 * MaxQueue / maxMoves {
+		reply, err := c.store.Get(ctx, name)
+		if err != nil || !Unsettled(reply.After) {
+			return
+		}
+		r, err := c.withQueue(ctx, name, reply.After, MaxQueue)
+		if err != nil {
+			return
+		}
+		cmd, err := settling{c.rules}.next(c.clock(), r)
+		if err != nil || cmd == nil || c.judge(reply.Offset) != nil {
+			return
+		}
+		if _, err := c.store.Apply(ctx, name, *cmd); err != nil {
+			return
+		}
 	}
 }
 

@@ -20,6 +20,9 @@ var (
 	// ErrQueueFull: [MaxQueue] wait for the lock already.
 	ErrQueueFull = errors.New("queue is full")
 
+	// ErrSuperseded: a grant has other tokens than the one that was to be told.
+	ErrSuperseded = errors.New("another token waits for the grant")
+
 	// ErrThrottled: the store, or contention on one record, allowed no more writes for now. Whether the write happened
 	// is not known; the same request may be sent again.
 	ErrThrottled = errors.New("store is throttled")

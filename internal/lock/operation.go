@@ -72,23 +72,23 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		if h.ExpiresAt <= ms {
 			return nil, ErrLeaseLost
 		}
-		if !h.Unclaimed && (o.req.Token == "" || o.req.Token == h.Token) {
+		cause := CauseRenew // nobody else goes
+		h, added := h.withToken(o.req.Token)
+		switch {
+		case added: // its task was tried again, and waits with another token: tell that one too
+			h.Attempted, cause = true, CauseAcquire
+		case h.Unclaimed:
+			h = claimed(h, now)
+		default:
 			return nil, nil
 		}
 		to := r
 		to.Holders = maps.Clone(r.Holders)
-		if !h.Unclaimed { // a task that was tried again waits with another token: tell that one
-			h.Token, h.Attempted = o.req.Token, false
-			to.Holders[o.key] = h
-			c := o.rules.swap(now, r, to, CauseAcquire, o.req.Principal, "")
-			return &c, nil
-		}
-		h.Unclaimed, h.RenewedAt, h.ExpiresAt = false, ms, max(h.ExpiresAt, ms+h.TTL)
 		to.Holders[o.key] = h
-		c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "") // as a renewal: nobody else goes
+		c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
 		return &c, nil
 	}
-	if r.Retired.Lease == o.key {
+	if r.Retired.Lease == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
 		return nil, ErrLeaseLost
 	}
 	to, kept := r, false
@@ -96,9 +96,12 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		// Half of the time is left to lost polls and other clocks. A waiter that comes late, and is still there, is not put out.
 		to.Queue, kept = slices.Clone(r.Queue), true
 		to.Queue[i].Until = ms + o.req.Wait.Milliseconds()
-	} else if i >= 0 && o.req.Token != "" && o.req.Token != r.Queue[i].Want.Token {
-		to.Queue, kept = slices.Clone(r.Queue), true
-		to.Queue[i].Want.Token = o.req.Token
+	} else if i >= 0 {
+		if want, added := r.Queue[i].Want.withToken(o.req.Token); added {
+			want.Attempted = true
+			to.Queue, kept = slices.Clone(r.Queue), true
+			to.Queue[i].Want = want
+		}
 	}
 	to = o.rules.settle(now, to)
 	if (len(to.Holders) > 0 || to.Waiting > 0) && to.Capacity != o.req.Capacity {
@@ -108,8 +111,7 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	h, first := to.Holders[o.key] // it was the head, and its turn is now
 	switch {
 	case first && h.Unclaimed:
-		h.Unclaimed, h.ExpiresAt = false, ms+h.TTL
-		to.Holders[o.key] = h
+		to.Holders[o.key] = claimed(h, now)
 	case first:
 	case place < 0 && to.Waiting == 0 && permits(to.Holders)+o.req.Permits <= o.req.Capacity:
 		fence := to.nextFence(now)
@@ -163,7 +165,11 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 	for i, key := range byFence(live) {
 		h := live[key]
 		e.Holders = append(e.Holders, h)
-		wait := time.Duration(h.ExpiresAt+u.skew()-e.Now) * time.Millisecond
+		until := h.ExpiresAt
+		if h.Execution != "" { // nobody knows; it is looked at then
+			until = max(min(until, h.CheckAt), e.Now)
+		}
+		wait := time.Duration(until+u.skew()-e.Now) * time.Millisecond
 		if i == 0 || wait < e.RetryAfter {
 			e.RetryAfter = wait
 		}
@@ -216,7 +222,10 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
 		return &c, nil
 	}
-	h.RenewedAt, h.Unclaimed = now.UnixMilli(), false
+	h.RenewedAt = now.UnixMilli()
+	if h.Unclaimed {
+		h = claimed(h, now)
+	}
 	if expiry > h.ExpiresAt {
 		h.ExpiresAt, h.TTL = expiry, ttl
 	}
@@ -301,7 +310,7 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	if !held || h.Fence != o.req.Fence {
 		return nil, nil // gone
 	}
-	if h.Execution != "" { // time does not end it
+	if h.Execution != "" && !h.Unclaimed { // time does not end it
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}
@@ -319,49 +328,57 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
-// ending ends a grant whose task or execution is known to be over, whatever its time. It is told as a release.
+// ending ends a grant whose task is known to be gone, whatever its time, and so what nobody could use. It is told as a
+// release. The secret may try again: its task, tried again, waits with another token.
 type ending struct {
 	rules Rules
 	req   ExpireRequest
 	by    string
+	token string // the grant's only one, which nobody waits with
 }
 
 func (o ending) waiters(Record) int { return queueHead }
 
 func (o ending) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.req.Lease]
-	if !held || h.Fence != o.req.Fence {
-		return nil, nil // gone
+	if !held || h.Fence != o.req.Fence || h.Token != o.token {
+		return nil, nil // gone, or somebody else waits for it
 	}
 	to := r
 	to.Holders = maps.Clone(r.Holders)
 	delete(to.Holders, o.req.Lease)
 	to = o.rules.settle(now, to)
-	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
 	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
 	return &c, nil
 }
 
-// leaving takes a waiter out of the queue whose execution is over.
-type leaving struct {
-	rules Rules
-	lease LeaseKey
-	by    string
+// departing ends the lease, or the wait, of an execution that is over. It is told as a release.
+type departing struct {
+	rules     Rules
+	lease     LeaseKey
+	execution string
 }
 
-func (o leaving) waiters(Record) int { return MaxQueue }
+func (o departing) waiters(Record) int { return MaxQueue }
 
-func (o leaving) next(now time.Time, r Record) (*Command, error) {
+func (o departing) next(now time.Time, r Record) (*Command, error) {
+	h, held := r.Holders[o.lease]
 	place := r.waits(o.lease)
-	if place < 0 {
+	to := r
+	switch {
+	case held && h.Execution == o.execution:
+		to.Holders = maps.Clone(r.Holders)
+		delete(to.Holders, o.lease)
+	case !held && place >= 0 && r.Queue[place].Want.Execution == o.execution:
+		to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
+		to.Waiting--
+	default:
 		return nil, nil
 	}
-	to := r
-	to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
-	to.Waiting--
 	to = o.rules.settle(now, to)
-	to.Retired = Retired{Lease: o.lease, At: now.UnixMilli(), Cause: CauseRelease}
-	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
+	to.Retired = Retired{Lease: o.lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	c := o.rules.swap(now, r, to, CauseRelease, o.execution, "")
 	return &c, nil
 }
 
@@ -370,8 +387,9 @@ func (o leaving) next(now time.Time, r Record) (*Command, error) {
 type marking struct {
 	rules   Rules
 	req     ExpireRequest
-	attempt bool  // the callback
-	checked int64 // or else: when the execution is to be looked at again
+	attempt bool   // the callback
+	token   string // that is tried, as it was granted
+	checked int64  // or else: when the execution is to be looked at again
 	first   bool
 }
 
@@ -385,6 +403,9 @@ func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.req.Lease]
 	if !held || h.Fence != o.req.Fence || h.ExpiresAt <= now.UnixMilli() {
 		return nil, errGone
+	}
+	if o.attempt && h.Token != o.token {
+		return nil, ErrSuperseded
 	}
 	if o.attempt && h.Attempted || !o.attempt && h.CheckAt >= o.checked {
 		return nil, nil

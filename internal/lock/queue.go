@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,6 +27,10 @@ const (
 	// queueHead is how many waiters a hand-off reads first: more than one only matters where the first ones went away, or
 	// where several fit.
 	queueHead = 32
+	// maxMoves is how many waiters one write moves, so that it fits a transaction of 100 items; the rest is for further writes.
+	maxMoves = 40
+	// maxTokens is how many callbacks one waiter may have: a task that is tried again waits with another.
+	maxTokens = 3
 )
 
 // granted is what a waiter, or a newcomer, gets now: want with a fence and times.
@@ -49,25 +54,82 @@ func (u Rules) advance(now time.Time, r Record) Record {
 	ms := now.UnixMilli()
 	to := r
 	to.Holders = maps.Clone(r.Holders)
-	to.Queue = slices.DeleteFunc(slices.Clone(r.Queue), func(w Waiter) bool { return w.Until <= ms })
-	for len(to.Queue) > 0 && permits(to.Holders)+to.Queue[0].Want.Permits <= to.Capacity {
-		fence := to.nextFence(now)
-		if time.UnixMicro(fence).Sub(now) > MaxFenceLead {
+	to.Queue = nil
+	moves := 0
+	for i, w := range r.Queue {
+		if moves == maxMoves {
+			to.Queue = append(to.Queue, r.Queue[i:]...)
 			break
 		}
-		w := to.Queue[0]
-		h := granted(w.Want, now, fence)
-		if h.Token == "" && h.Execution == "" {
-			h.Unclaimed = true
-			h.ExpiresAt = min(h.ExpiresAt, ms+ClaimTime.Milliseconds())
+		fence := to.nextFence(now)
+		switch {
+		case w.Until <= ms: // went away
+			moves++
+		case len(to.Queue) == 0 && permits(to.Holders)+w.Want.Permits <= to.Capacity && time.UnixMicro(fence).Sub(now) <= MaxFenceLead:
+			moves++
+			h := granted(w.Want, now, fence)
+			if h.Token == "" {
+				h.Unclaimed = true
+				h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
+			}
+			if to.Holders == nil {
+				to.Holders = map[LeaseKey]Holder{}
+			}
+			to.Holders[w.Lease], to.Fence = h, fence
+		default:
+			to.Queue = append(to.Queue, w)
 		}
-		if to.Holders == nil {
-			to.Holders = map[LeaseKey]Holder{}
-		}
-		to.Holders[w.Lease], to.Fence, to.Queue = h, fence, to.Queue[1:]
 	}
 	to.Waiting = r.Waiting - int64(len(r.Queue)-len(to.Queue))
 	return to
+}
+
+// claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.
+func claimed(h Holder, now time.Time) Holder {
+	fresh := granted(h, now, h.Fence)
+	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt
+	return h
+}
+
+// Tokens are the callbacks' of a holder or a waiter, oldest first. A token is printable, so a line each.
+func (h Holder) Tokens() []string {
+	if h.Token == "" {
+		return nil
+	}
+	return strings.Split(h.Token, "\n")
+}
+
+// withToken adds a callback, unless it is there: of two tokens nobody knows which task still waits, so both are told.
+func (h Holder) withToken(token string) (Holder, bool) {
+	list := h.Tokens()
+	if token == "" || slices.Contains(list, token) {
+		return h, false
+	}
+	list = append(list, token)
+	h.Token = strings.Join(list[max(len(list)-maxTokens, 0):], "\n")
+	return h, true
+}
+
+// Unsettled tells whether a write may have left waiters that fit: its queue may go on beyond what it moved or saw. Whoever
+// made it goes on; if that died, somebody else must.
+func Unsettled(r Record) bool { return r.Waiting > 0 && permits(r.Holders) < r.Capacity }
+
+// settling does nothing but settle.
+type settling struct{ rules Rules }
+
+func (o settling) waiters(Record) int { return MaxQueue }
+
+func (o settling) next(now time.Time, r Record) (*Command, error) {
+	to := o.rules.settle(now, r)
+	if to.Waiting == r.Waiting && !changesHolders(r, to) {
+		return nil, nil
+	}
+	cause := CauseEnqueue
+	if changesHolders(r, to) {
+		cause = CauseAcquire
+	}
+	c := o.rules.swap(now, r, to, cause, "", "")
+	return &c, nil
 }
 
 // waits finds a lease's place among the waiters that are known; -1: none.

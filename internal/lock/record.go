@@ -29,7 +29,8 @@ const (
 	CauseRelease      Cause = "release"
 	CauseExpire       Cause = "expire"
 	CauseForceRelease Cause = "force-release"
-	CauseEnqueue      Cause = "enqueue" // somebody joined the queue, or keeps a place in it; no holder changed
+	CauseTaskGone     Cause = "task-gone" // how a lease ended whose task nobody could tell: the only one whose secret may try again
+	CauseEnqueue      Cause = "enqueue"   // somebody joined the queue, or keeps a place in it; no holder changed
 )
 
 // A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
@@ -78,7 +79,8 @@ type Holder struct {
 	// Unclaimed is a grant from the queue that its waiter has not asked for yet. It lasts [ClaimTime] at most, and its whole
 	// TTL from when the waiter comes.
 	Unclaimed bool
-	// Token is a callback's, of who waits for the grant to be told; Attempted, that it was once tried to tell it.
+	// Token is a callback's, of who waits for the grant to be told, or several, see Tokens; Attempted, that it was once tried to
+	// tell it, or that there are several, so that nobody knows who was told.
 	Token     string
 	Attempted bool
 	// Execution, if not empty, is the state machine's execution that the lease belongs to: it lives as long. CheckAt is when

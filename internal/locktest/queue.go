@@ -1,6 +1,7 @@
 package locktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -188,6 +189,61 @@ var queueSuite = map[string]func(*fixture){
 		_, err = f.acquire("newcomer", three)
 		f.wantErr(err, lock.ErrLockHeld)
 	},
+	"any number may have gone away": func(f *fixture) {
+		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+		for i := range 130 { // more than a transaction takes
+			f.waits(fmt.Sprintf("w%d", i), func(r *lock.AcquireRequest) { r.Token = "token" })
+		}
+		f.waits("alive", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+		f.clock.Advance(place + time.Second)
+		f.must(f.release("a"))
+		f.holds("alive")
+		f.queue()
+	},
+	"all that fit are granted, in more than one write if need be": func(f *fixture) {
+		f.mustAcquire("a", capacity(100), func(r *lock.AcquireRequest) { r.Permits = 100 })
+		for i := range 60 {
+			f.waits(fmt.Sprintf("w%d", i), capacity(100))
+		}
+		f.must(f.release("a"))
+		f.queue()
+		if n := len(f.record().Holders); n != 60 {
+			f.t.Errorf("%d hold", n)
+		}
+	},
+	"a secret whose task nobody could tell may try again, with another token": func(f *fixture) {
+		token := func(t string) func(*lock.AcquireRequest) {
+			return func(r *lock.AcquireRequest) { r.Token, r.Wait = t, time.Hour }
+		}
+		f.waits("a", token("one"))
+		r := f.record()
+		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
+		f.must(f.Attempt(f.t.Context(), req, "one", r))
+		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
+		f.holds()
+		f.waits("a", token("two"))
+		f.holds("a")
+		if _, err := f.Attempt(f.t.Context(), req, "one", r); !errors.Is(err, lock.ErrLeaseLost) {
+			f.t.Errorf("the old grant: %v", err)
+		}
+	},
+	"a grant with another token since is not ended": func(f *fixture) {
+		token := func(t string) func(*lock.AcquireRequest) {
+			return func(r *lock.AcquireRequest) { r.Token, r.Wait = t, time.Hour }
+		}
+		f.waits("a", token("one"))
+		r := f.record()
+		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
+		f.waits("a", token("two"))
+		_, err := f.Attempt(f.t.Context(), req, "one", r)
+		f.wantErr(err, lock.ErrSuperseded)
+		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
+		f.holds("a")
+		f.waits("a", token("one")) // a late duplicate
+		if h := f.record().Holders[req.Lease]; h.Token != "one\ntwo" || !h.Attempted {
+			f.t.Errorf("holder %+v", h)
+		}
+	},
 	"the queue has an end": func(f *fixture) {
 		f.mustAcquire("a")
 		const n = 40 // more than a hand-off reads
@@ -211,10 +267,10 @@ var queueSuite = map[string]func(*fixture){
 		}
 		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
 		f.waits("a", other) // its task was tried again
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "other token" || h.Attempted {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token\nother token" || !h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
-		f.waits("b", other)
+		f.waits("b", token)
 		f.clock.Advance(30 * time.Second)
 		f.waits("b", token)
 		f.must(f.release("a"))
@@ -225,14 +281,14 @@ var queueSuite = map[string]func(*fixture){
 		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: h.Fence}
 		seen := f.record()
 		for _, want := range []bool{true, false} {
-			if first, err := f.Attempt(f.t.Context(), req, seen); first != want || err != nil {
+			if first, err := f.Attempt(f.t.Context(), req, h.Token, seen); first != want || err != nil {
 				f.t.Errorf("attempt: %v, %v", first, err)
 			}
 		}
-		f.must(nil, f.End(f.t.Context(), req, "its task is gone"))
+		f.must(nil, f.End(f.t.Context(), req, h.Token, "its task is gone"))
 		f.holds()
-		f.must(nil, f.End(f.t.Context(), req, "again"))
-		_, err := f.Attempt(f.t.Context(), req, seen)
+		f.must(nil, f.End(f.t.Context(), req, h.Token, "again"))
+		_, err := f.Attempt(f.t.Context(), req, h.Token, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},
 	"a lease lives as long as its execution": func(f *fixture) {
@@ -258,7 +314,7 @@ var queueSuite = map[string]func(*fixture){
 		}
 		f.holds("a")
 		for range 2 { // told twice
-			f.must(nil, f.EndExecution(f.t.Context(), "arn:execution:"+f.name))
+			f.must(nil, f.EndExecution(f.t.Context(), "arn:execution:"+f.name, func(context.Context) (bool, error) { return true, nil }))
 			f.holds("c") // b belonged to it as well
 		}
 	},

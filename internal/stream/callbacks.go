@@ -29,6 +29,9 @@ type Callbacks interface {
 // ended: the services do not say which.
 var ErrTaskGone = errors.New("nobody waits with this token")
 
+// ErrUndeliverable says that a callback can never be sent: the deployment does not allow it, or the token is none.
+var ErrUndeliverable = errors.New("callback cannot be sent")
+
 // What a wait that ends without a grant fails with, for a state machine's Catch.
 const (
 	FailTimedOut  = "WaitTimedOut"
@@ -40,49 +43,63 @@ const (
 //
 // That it is about to be tried is stored first, under the lease and its fence. So when nobody waits any more:
 //
-//   - on the first attempt ever, nobody can have been told: the task is dead, and its lease is ended at once;
+//   - on the first attempt ever, with the only token there ever was, nobody can have been told: the task is dead, and its
+//     lease is ended at once;
 //   - on a later one, an earlier attempt may have succeeded and its answer been lost, or this process died after it: the task
-//     may be at work under the lock. Nothing is ended; the lease's TTL, or its execution's end, decides.
+//     may be at work under the lock. Nothing is ended; the lease's TTL, or its execution's end, decides. The same if the task
+//     was tried again and so has several tokens: all are told, and nobody knows whose is whose.
 //
 // A crash before the attempt was stored repeats as a first one; a crash after it, as a later one. A live task loses its lock
 // to neither, and a dead one keeps it for a TTL at most.
 func (c *Consumer) tell(ctx context.Context, w Write, granted lock.Change) bool {
 	h := granted.Holder
 	req := lock.ExpireRequest{Lock: w.Lock, Lease: granted.Lease, Fence: h.Fence}
-	first, err := c.Coordinator.Attempt(ctx, req, w.After)
+	first, err := c.Coordinator.Attempt(ctx, req, h.Token, w.After)
 	switch {
+	case errors.Is(err, lock.ErrSuperseded): // the write that added a token tells all
+		return true
 	case errors.Is(err, lock.ErrLeaseLost): // ended, or forced out, before it could be told
-		return c.fail(ctx, w.Lock, h.Token, FailLost, "the lease ended before it could be told")
+		return c.fail(ctx, w.Lock, h, FailLost, "the lease ended before it could be told")
 	case err != nil:
 		c.Log.ErrorContext(ctx, "grant was not told", "lock", w.Lock, "fence", h.Fence, "error", err)
 		return false
 	}
-	err = c.Callbacks.Succeed(ctx, h.Token, output(w.Lock, h))
-	switch {
-	case err == nil:
-		c.Log.InfoContext(ctx, "grant was told", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "first", first)
-		return true
-	case !errors.Is(err, ErrTaskGone):
-		c.Log.ErrorContext(ctx, "grant was not told", "lock", w.Lock, "fence", h.Fence, "error", err)
-		return false
-	case !first:
-		c.Log.InfoContext(ctx, "nobody waits any more; an earlier attempt may have told", "lock", w.Lock, "fence", h.Fence)
-		return true
+	gone, done := 0, true
+	tokens := h.Tokens()
+	for _, token := range tokens {
+		switch err := c.Callbacks.Succeed(ctx, token, output(w.Lock, h)); {
+		case err == nil:
+			c.Log.InfoContext(ctx, "grant was told", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "first", first)
+		case errors.Is(err, ErrTaskGone):
+			gone++
+			c.Log.InfoContext(ctx, "nobody waits with this token", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "first", first, "error", err)
+		case errors.Is(err, ErrUndeliverable): // as good as gone: it can never be told
+			gone++
+			c.Log.ErrorContext(ctx, "grant cannot be told", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "error", err)
+		default:
+			done = false
+			c.Log.ErrorContext(ctx, "grant was not told", "lock", w.Lock, "fence", h.Fence, "error", err)
+		}
 	}
-	c.Log.InfoContext(ctx, "the task that waited is gone", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner)
-	if err := c.Coordinator.End(ctx, req, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
+	if !first || gone == 0 || len(tokens) > 1 {
+		return done
+	}
+	if err := c.Coordinator.End(ctx, req, h.Token, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
 		c.Log.ErrorContext(ctx, "lease of a dead task was not ended", "lock", w.Lock, "fence", h.Fence, "error", err)
 	}
-	return true
+	return done
 }
 
-func (c *Consumer) fail(ctx context.Context, name, token, code, cause string) bool {
-	err := c.Callbacks.Fail(ctx, token, code, cause)
-	if err != nil && !errors.Is(err, ErrTaskGone) {
-		c.Log.ErrorContext(ctx, "end of a wait was not told", "lock", name, "error", err)
-		return false
+func (c *Consumer) fail(ctx context.Context, name string, h lock.Holder, code, cause string) bool {
+	done := true
+	for _, token := range h.Tokens() {
+		err := c.Callbacks.Fail(ctx, token, code, cause)
+		if err != nil && !errors.Is(err, ErrTaskGone) {
+			c.Log.ErrorContext(ctx, "end of a wait was not told", "lock", name, "error", err)
+			done = done && errors.Is(err, ErrUndeliverable)
+		}
 	}
-	return true
+	return done
 }
 
 // callbacks tells of all of a write's grants and ended waits. false: it must come again.
@@ -96,10 +113,16 @@ func (c *Consumer) callbacks(ctx context.Context, w Write) bool {
 		if ended.Until <= c.now().UnixMilli() {
 			code, cause = FailTimedOut, "the lock did not come free within wait_ms"
 		}
-		done = c.fail(ctx, w.Lock, ended.Want.Token, code, cause) && done
+		done = c.fail(ctx, w.Lock, ended.Want, code, cause) && done
 	}
 	for _, ch := range lock.ToTell(w.Before, w.After) {
 		done = c.tell(ctx, w, ch) && done
+	}
+	if lock.Unsettled(w.After) { // whoever wrote it died before it had handed on all there is
+		if err := c.Coordinator.Settle(ctx, w.Lock); err != nil {
+			c.Log.ErrorContext(ctx, "lock was not handed on", "lock", w.Lock, "error", err)
+			done = false
+		}
 	}
 	return done
 }
@@ -162,6 +185,8 @@ func gone(err error) error {
 		switch api.ErrorCode() {
 		case "TaskTimedOut", "TaskDoesNotExist", "InvalidToken", "CallbackTimeoutException", "ResourceNotFoundException":
 			return fmt.Errorf("%w: %w", ErrTaskGone, err)
+		case "AccessDeniedException", "InvalidParameterValueException", "ValidationException", "InvalidOutput", "KmsAccessDeniedException":
+			return fmt.Errorf("%w; list the state machine in StateMachines, or the function in DurableFunctions: %w", ErrUndeliverable, err)
 		}
 	}
 	return err
@@ -175,7 +200,7 @@ type Executions interface {
 // Running implements [Executions]: an execution that Step Functions does not know is over.
 func (s *Services) Running(ctx context.Context, arn string) (bool, error) {
 	out, err := s.Tasks.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
-	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "ExecutionDoesNotExist" {
+	if api, ok := errors.AsType[smithy.APIError](err); ok && (api.ErrorCode() == "ExecutionDoesNotExist" || api.ErrorCode() == "InvalidArn" || api.ErrorCode() == "ValidationException") {
 		return false, nil
 	}
 	if err != nil {
@@ -198,7 +223,11 @@ func (x *Expirer) HandleExecution(ctx context.Context, event ExecutionEvent) err
 	if d.Status == "RUNNING" || d.Status == "" {
 		return nil
 	}
-	if err := x.Coordinator.EndExecution(ctx, d.Execution); err != nil {
+	over := func(ctx context.Context) (bool, error) {
+		running, err := x.Executions.Running(ctx, d.Execution)
+		return !running, err
+	}
+	if err := x.Coordinator.EndExecution(ctx, d.Execution, over); err != nil {
 		x.Log.ErrorContext(ctx, "leases of an execution were not ended", "execution", d.Execution, "error", err)
 		return err
 	}

@@ -218,6 +218,25 @@ func TestCrashPoints(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}, "three", []string{"two's token LeaseLost", "three's token ok"}},
+		"its state is tried again before it was told: all its tokens are told": {func(w *tasks) {
+			delete(w.fake.waits, "two's token")
+			w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's new token" })
+			w.fake.waits["two's new token"] = true
+			delete(w.fake.waits, "two's token")
+		}, "two", []string{"two's new token ok"}},
+		"a late duplicate with its old token: nothing is ended": {func(w *tasks) {
+			w.deliver(5)
+			w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's old token" })
+			delete(w.fake.waits, "two's token")
+		}, "two", []string{"two's token ok"}},
+		"it can never be told: its lock passes on, and the stream goes on": {func(w *tasks) {
+			w.fake.before = func(token string) error {
+				if token == "two's token" {
+					return ErrUndeliverable
+				}
+				return nil
+			}
+		}, "three", []string{"three's token ok"}},
 		"throttled for a while": {func(w *tasks) {
 			n := 0
 			w.fake.before = func(string) error {
@@ -320,6 +339,12 @@ func TestExecutionsLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want("two", "one's token ok", "two's token ok")
+	event.Detail.Status = "FAILED" // late: it was redriven since
+	if err := x.HandleExecution(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+	w.want("two", "one's token ok", "two's token ok")
+	delete(w.fake.execs, "arn:two")
 	for _, event.Detail.Status = range []string{"TIMED_OUT", "TIMED_OUT"} {
 		if err := x.HandleExecution(t.Context(), event); err != nil {
 			t.Fatal(err)

@@ -99,7 +99,7 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 		for _, ch := range lock.Changes(w.Before, w.After) {
 			if ch.Kind == lock.LeaseAcquired && !endsWithin(batch[i+1:], w.Lock, ch) {
 				due := time.UnixMilli(ch.Holder.ExpiresAt).Add(c.Skew)
-				if ch.Holder.Execution != "" { // to look whether it runs
+				if ch.Holder.Execution != "" && !ch.Holder.Unclaimed { // to look whether it runs
 					due = time.UnixMilli(ch.Holder.CheckAt)
 				}
 				timers, timerOf = append(timers, Timer{w.Lock, ch.Lease, ch.Holder.Fence, due}), append(timerOf, i)

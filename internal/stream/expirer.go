@@ -52,7 +52,7 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 		return x.Coordinator.Checked(ctx, req, bound.Every)
 	}
 	x.Log.InfoContext(ctx, "execution ended unheard", "lock", t.Lock, "fence", t.Fence, "execution", bound.Execution)
-	return time.Time{}, x.Coordinator.End(ctx, req, bound.Execution)
+	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
 // minHop keeps a timer that is due at once from spinning, should two clocks disagree about when that is.
