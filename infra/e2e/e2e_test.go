@@ -555,14 +555,6 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 			},
 		},
 	}}}
-	endedEvent := map[string]any{"Records": []any{map[string]any{
-		"eventName": "INSERT", "eventSource": "aws:dynamodb", "dynamodb": map[string]any{
-			"SequenceNumber": "114", "Keys": map[string]any{"pk": s("least:ended"), "sk": s("ended#x")},
-			"NewImage": map[string]any{
-				"pk": s("least:ended"), "sk": s("ended#x"), "ticket": n(1), "lease": s("x"), "until": n(1), "want": holder(0),
-			},
-		},
-	}}}
 	check, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:check", "lease": lock.KeyOf("least:check", "least-lease-00000000"), "fence": checked.Fence})
 	checkEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m2", "body": string(check), "eventSource": "aws:sqs"}}}
 	fails := func(function string, payload any) bool {
@@ -592,7 +584,6 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 		{"Stream", "sqs:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return poison }},
 		{"Stream", "dynamodb:DeleteItem", func() any { return tokenEvent }},
-		{"Stream", "states:", func() any { return endedEvent }},
 		{"Expire", "states:", func() any { return checkEvent }},
 	} {
 		role, function := c.id(test.id+"Role"), c.id(test.id)

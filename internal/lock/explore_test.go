@@ -43,19 +43,28 @@ func TestExplore(t *testing.T) {
 	if *exploreAll {
 		todo = slices.Concat(worlds, largeWorlds)
 	}
-	states := 0
-	for _, w := range todo {
-		start := time.Now()
-		x := explore(w, 0)
-		states += x.visited.n
-		t.Logf("%s: %d states, %d transitions, %d records in %v", w.name, x.visited.n, x.transitions, len(x.records), time.Since(start).Round(time.Second))
-		if x.found != "" {
-			t.Errorf("%s: %s", w.name, x.found)
+	states, failed := atomic.Int64{}, atomic.Bool{}
+	t.Run("worlds", func(t *testing.T) {
+		for _, w := range todo {
+			t.Run(w.name, func(t *testing.T) {
+				t.Parallel()
+				start := time.Now()
+				x := explore(w, 0)
+				states.Add(int64(x.visited.n))
+				t.Logf("%d states, %d transitions, %d records in %v", x.visited.n, x.transitions, len(x.records), time.Since(start).Round(time.Second))
+				if x.found != "" {
+					failed.Store(true)
+					t.Error(x.found)
+				}
+			})
 		}
+	})
+	if failed.Load() {
+		return
 	}
-	fmt.Printf("explorer: %d states in %d worlds, no violation\n", states, len(todo))
-	if states < 1_000_000 {
-		t.Errorf("only %d states", states)
+	fmt.Printf("explorer: %d states in %d worlds, no violation\n", states.Load(), len(todo))
+	if n := states.Load(); n < 1_000_000 {
+		t.Errorf("only %d states", n)
 	}
 }
 
