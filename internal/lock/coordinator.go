@@ -376,14 +376,20 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 // decide drives an operation from a record that was read until it has an answer. What a reply proves of our clock is
 // judged before anything is written on it: a decision under a wrong clock could put out a holder that lives.
 func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
+	moved := int64(-1) // the revision whose queue did not fit it
 	for range maxTries {
 		if err := c.judge(read.Offset); err != nil {
 			return outcome{}, err
 		}
 		r, err := c.withQueue(ctx, name, read.After, op.waiters(read.After))
 		if errors.Is(err, errMoved) {
-			if read, err = c.store.Get(ctx, name); err == nil {
-				continue
+			if moved != read.After.Rev { // look again, once
+				moved = read.After.Rev
+				if read, err = c.store.Get(ctx, name); err == nil {
+					continue
+				}
+			} else { // nobody moves it: somebody deleted or added waiters by hand. What is there counts
+				r, err = recounted(r), nil
 			}
 		}
 		if err != nil {
@@ -421,6 +427,15 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 
 // errMoved says that a queue was read that is of a later record.
 var errMoved = errors.New("the queue moved on")
+
+// recounted is a record whose count and tickets follow from the queue that is there.
+func recounted(r Record) Record {
+	r.Waiting = int64(len(r.Queue))
+	for _, w := range r.Queue {
+		r.NextTicket = max(r.NextTicket, w.Ticket)
+	}
+	return r
+}
 
 // settle hands on further, as far as it can: what it leaves, the stream's consumer does.
 func (c *Coordinator) settle(ctx context.Context, name string) {
