@@ -1,0 +1,99 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+)
+
+// fakeServices is a fake of Step Functions and Lambda: it keeps what was asked, and answers with an error if there is one.
+type fakeServices struct {
+	asked  []string
+	status int
+	code   string
+	body   string
+}
+
+func (f *fakeServices) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	f.asked = append(f.asked, strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AWSStepFunctions.")+r.URL.Path+" "+string(body))
+	if f.code != "" {
+		w.Header().Set("X-Amzn-ErrorType", f.code)
+		w.WriteHeader(f.status)
+		_, _ = io.WriteString(w, `{"__type":"`+f.code+`","message":"no"}`)
+		return
+	}
+	_, _ = io.WriteString(w, f.body)
+}
+
+func newServices(t *testing.T) (*Services, *fakeServices) {
+	f := &fakeServices{body: "{}"}
+	server := httptest.NewServer(f)
+	client := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	t.Cleanup(func() {
+		client.CloseIdleConnections()
+		server.Close()
+	})
+	cfg := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: client, BaseEndpoint: &server.URL}
+	return &Services{Tasks: sfn.NewFromConfig(cfg), Durable: lambda.NewFromConfig(cfg)}, f
+}
+
+// Each kind of token goes to its service, once, and what the services refuse with is told apart.
+func TestServices(t *testing.T) {
+	for _, test := range []struct {
+		token, code string
+		status      int
+		want        error // nil: nobody knows
+	}{
+		{"task:abc", "", 0, nil},
+		{"callback:abc", "", 0, nil},
+		{"task:abc", "TaskTimedOut", 400, ErrTaskGone},
+		{"task:abc", "TaskDoesNotExist", 400, ErrTaskGone},
+		{"task:abc", "InvalidToken", 400, ErrTaskGone},
+		{"callback:abc", "CallbackTimeoutException", 400, ErrTaskGone},
+		{"callback:abc", "ResourceNotFoundException", 404, ErrTaskGone},
+		{"task:abc", "AccessDeniedException", 400, ErrUndeliverable},
+		{"callback:abc", "InvalidParameterValueException", 400, ErrUndeliverable},
+		{"task:abc", "ThrottlingException", 400, errReset},
+		{"callback:abc", "ServiceException", 500, errReset},
+	} {
+		s, f := newServices(t)
+		f.status, f.code = test.status, test.code
+		for _, err := range []error{s.Succeed(t.Context(), test.token, []byte(`{"fence":1}`)), s.Fail(t.Context(), test.token, FailLost, "why")} {
+			switch known := errors.Is(err, ErrTaskGone) || errors.Is(err, ErrUndeliverable); {
+			case test.want == nil && err != nil, test.want == errReset && (err == nil || known), test.want != nil && test.want != errReset && !errors.Is(err, test.want): //nolint:errorlint // a mark
+				t.Errorf("%s, %s: %v", test.token, test.code, err)
+			}
+		}
+		if len(f.asked) != 2 { // and nothing was sent again
+			t.Errorf("%s, %s: asked %v", test.token, test.code, f.asked)
+			continue
+		}
+		first, second := `SendTaskSuccess/ {"output":"{\"fence\":1}","taskToken":"abc"}`, "SendTaskFailure/"
+		if strings.HasPrefix(test.token, "callback:") {
+			first, second = "abc/succeed", "abc/fail"
+		}
+		if !strings.Contains(f.asked[0], first) || !strings.Contains(f.asked[1], second) {
+			t.Errorf("%s: asked %v", test.token, f.asked)
+		}
+	}
+	s, f := newServices(t)
+	for body, want := range map[string]bool{`{"status":"RUNNING"}`: true, `{"status":"FAILED"}`: false, `{"status":"TIMED_OUT"}`: false} {
+		f.body = body
+		if running, err := s.Running(t.Context(), "arn"); running != want || err != nil {
+			t.Errorf("%s: %v, %v", body, running, err)
+		}
+	}
+	f.status, f.code = 400, "ExecutionDoesNotExist"
+	if running, err := s.Running(t.Context(), "arn"); running || err != nil {
+		t.Errorf("an execution that does not exist: %v, %v", running, err)
+	}
+}
