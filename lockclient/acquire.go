@@ -16,6 +16,7 @@ import (
 const (
 	herdSpread  = 50 * time.Millisecond // by which waiters spread when a lease expires
 	keepPlace   = 15 * time.Second      // how long a place in the queue is kept without a poll; polls are RetryDelay apart
+	headDivisor = 4                     // how many times as often the head of the queue asks
 	lastRelease = 5 * time.Second       // what a release in the background may take
 )
 
@@ -148,8 +149,12 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			if a.opts.OnWait != nil {
 				a.opts.OnWait(held)
 			}
-			// Polling slows down, but nobody sleeps past the holder's expiry.
+			// Polling slows down, but nobody sleeps past the holder's expiry; and whoever is next asks more often, since every
+			// hand-off waits for that.
 			pause = min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
+			if held.Position == 1 {
+				pause = min(pause, jitter(a.client.retryDelay/headDivisor))
+			}
 		case isDown:
 			a.unsure = true
 			if failures++; !a.wait && failures > a.client.retries {

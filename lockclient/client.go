@@ -40,7 +40,7 @@ type Config struct {
 	Retries int
 	// RetryDelay is the longest pause between two tries, of a request that brought no answer and of an acquire while others
 	// hold the lock alike. The first pause is a tenth of it, each further one twice the last, all drawn from their upper
-	// halves, so that callers spread. Zero: 1 s.
+	// halves, so that callers spread; whoever is next in a lock's queue pauses for a quarter of it at most. Zero: 1 s.
 	RetryDelay time.Duration
 	// Owner is told to others while this client holds a lock; Options can say another. Empty: host name and process id; in
 	// a Lambda invocation the function's name and the request's id.

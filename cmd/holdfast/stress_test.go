@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 func child(role, arg string) error {
-	client, err := lockclient.New(lockclient.Config{Endpoint: os.Getenv(childURL)})
+	client, err := lockclient.New(lockclient.Config{Endpoint: os.Getenv(childURL), RetryDelay: 100 * time.Millisecond}) // a lock that is held for milliseconds
 	if err != nil {
 		return err
 	}
