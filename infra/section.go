@@ -1,6 +1,8 @@
 package infra
 
 import (
+	"cmp"
+	"maps"
 	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
@@ -30,11 +32,7 @@ type SectionProps struct {
 // lease belongs to the execution. Its output is the chain's; its error is the chain's. The execution's input must be an
 // object. The state machine must be one of Props.StateMachines.
 func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, props SectionProps) awsstepfunctions.Chain {
-	pattern := props.Pattern
-	if pattern == "" {
-		pattern = props.Lock
-	}
-	functions := c.GrantDirectLock(props.Role, pattern)
+	functions := c.GrantDirectLock(props.Role, cmp.Or(props.Pattern, props.Lock))
 	lock := map[string]any{"lease.$": "$.holdfast.lease"}
 	if strings.HasPrefix(props.Lock, "$") {
 		lock["name.$"] = props.Lock
@@ -42,18 +40,12 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 		lock["name"] = props.Lock
 	}
 	acquire := map[string]any{"owner.$": "$$.Execution.Name", "task_token.$": "$$.Task.Token", "execution.$": "$$.Execution.Id"} //nolint:gosec // paths, not credentials
-	for k, v := range lock {
-		acquire[k] = v
-	}
+	maps.Copy(acquire, lock)
 	if props.Capacity > 0 {
 		acquire["capacity"] = props.Capacity
 	}
 	if props.Permits > 0 {
 		acquire["permits"] = props.Permits
-	}
-	wait := props.WaitSeconds
-	if wait == 0 {
-		wait = 24 * 60 * 60
 	}
 	retry := []any{map[string]any{
 		"ErrorEquals": []string{
@@ -79,7 +71,7 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 	caught := &awsstepfunctions.CatchProps{ResultPath: jsii.String("$.holdfast.error")}
 
 	take := call(invoke+".waitForTaskToken", functions["acquire"], acquire, "$.holdfast.grant")
-	take["TimeoutSeconds"] = wait
+	take["TimeoutSeconds"] = cmp.Or(props.WaitSeconds, 24*60*60)
 	taking := state("acquire", take)
 	taking.AddCatch(giveUp, caught)
 	body := awsstepfunctions.NewParallel(scope, jsii.String(id), &awsstepfunctions.ParallelProps{ResultPath: jsii.String("$.holdfast.result")})

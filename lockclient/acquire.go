@@ -33,8 +33,8 @@ func (c *Client) TryAcquire(ctx context.Context, name string, opts Options) (*Le
 }
 
 func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bool) (*Lease, error) {
-	c.mu.Lock()
-	closed := c.closed
+	c.mu.Lock() // so that Close waits for all that it does not refuse
+	closed := c.isClosed()
 	if !closed {
 		c.work.Add(1)
 	}
@@ -45,7 +45,7 @@ func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bo
 	defer c.work.Done()
 	a := acquisition{client: c, name: name, opts: opts, wait: wait}
 	lease, err := a.run(ctx)
-	if c.life.Err() != nil && err != nil {
+	if c.isClosed() && err != nil {
 		err = ErrClosed
 	}
 	if err != nil {
@@ -93,15 +93,16 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	if problem := wire.CheckName(a.name); problem != "" {
 		return refused("name", "name %s", problem)
 	}
+	inv := invocationOf(ctx)
+	switch {
+	case a.opts.TTL != 0:
+	case inv != nil:
+		a.inv = inv
+	default:
+		a.opts.TTL = wire.DefaultTTL
+	}
 	if err := a.opts.validate(); err != nil {
 		return err
-	}
-	inv := invocationOf(ctx)
-	if a.opts.TTL == 0 {
-		a.opts.TTL, a.inv = wire.DefaultTTL, inv
-		if err := a.opts.validate(); err != nil && inv == nil { // the heartbeat against the default
-			return err
-		}
 	}
 	if a.opts.Owner == "" {
 		a.opts.Owner = a.client.ownerIn(inv)
@@ -235,7 +236,7 @@ func (c *Client) forget(ctx context.Context, name, lease string) {
 		_ = c.releaseSecret(ctx, name, lease)
 	}
 	c.mu.Lock()
-	now := c.closed || inv != nil
+	now := c.isClosed() || inv != nil
 	if !now {
 		c.work.Go(release)
 	}
@@ -310,8 +311,4 @@ func (c *Client) Adopt(ctx context.Context, name, secret string, opts Options) (
 	return lease, nil
 }
 
-func (c *Client) isClosed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closed
-}
+func (c *Client) isClosed() bool { return c.life.Err() != nil }

@@ -158,7 +158,6 @@ type Client struct {
 	end  context.CancelCauseFunc
 
 	mu     sync.Mutex
-	closed bool
 	leases map[*Lease]bool // those whose context has not ended
 	work   sync.WaitGroup  // acquisitions, renewals and last releases
 }
@@ -203,7 +202,6 @@ func (c *Client) ownerIn(inv *invocation) string {
 // the rest expires by itself. Status still works afterwards.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
-	c.closed = true
 	c.end(ErrClosed)
 	var held []*Lease
 	for l := range c.leases {

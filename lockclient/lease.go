@@ -59,7 +59,7 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	l.ctx, l.end = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), leaseKey{}, l))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.isClosed() {
 		return nil, ErrClosed
 	}
 	c.leases[l] = true

@@ -148,20 +148,29 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
 	return nil
 }
 
-type renewCmd struct {
+// held are the arguments of commands about a lease that acquire left held.
+type held struct {
 	connection
 	secret
-	Name string        `arg:"" help:"The lock's name."`
-	TTL  time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
+	Name string `arg:"" help:"The lock's name."`
+}
+
+func (h *held) open(ctx context.Context) (client *lockclient.Client, lease string, err error) {
+	if lease, err = h.read(); err != nil {
+		return nil, "", err
+	}
+	client, err = h.client(ctx, "")
+	return client, lease, err
+}
+
+type renewCmd struct {
+	held
+	TTL time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
 }
 
 // Run renews the lease.
 func (c *renewCmd) Run(ctx context.Context, s *streams) error {
-	lease, err := c.read()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx, "")
+	client, lease, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -173,19 +182,11 @@ func (c *renewCmd) Run(ctx context.Context, s *streams) error {
 	return s.result(r, fmt.Sprintf("renewed %s until %s", c.Name, r.ExpiresAt.Local().Format("15:04:05")))
 }
 
-type releaseCmd struct {
-	connection
-	secret
-	Name string `arg:"" help:"The lock's name."`
-}
+type releaseCmd struct{ held }
 
 // Run releases the lease.
 func (c *releaseCmd) Run(ctx context.Context, s *streams) error {
-	lease, err := c.read()
-	if err != nil {
-		return err
-	}
-	client, err := c.client(ctx, "")
+	client, lease, err := c.open(ctx)
 	if err != nil {
 		return err
 	}

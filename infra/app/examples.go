@@ -35,8 +35,11 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 		"${AcquireFunction}", *functions["acquire"], "${ReleaseFunction}", *functions["release"], "${WorkFunction}", *worker.FunctionArn(),
 	)
 	name := func(s string) string {
-		s = strings.NewReplacer("-", " ").Replace(s)
-		return strings.TrimSuffix(exampleMachines, "*") + strings.ReplaceAll(titled(s), " ", "")
+		out := strings.TrimSuffix(exampleMachines, "*")
+		for word := range strings.SplitSeq(s, "-") {
+			out += strings.ToUpper(word[:1]) + word[1:]
+		}
+		return out
 	}
 	for _, f := range files {
 		text, err := os.ReadFile(f)
@@ -56,13 +59,4 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 func machine(stack awscdk.Stack, role awsiam.Role, name string, definition awsstepfunctions.DefinitionBody) {
 	m := awsstepfunctions.NewStateMachine(stack, &name, &awsstepfunctions.StateMachineProps{StateMachineName: &name, Role: role, DefinitionBody: definition})
 	awscdk.NewCfnOutput(stack, jsii.String(name+"Arn"), &awscdk.CfnOutputProps{Value: m.StateMachineArn()})
-}
-
-// titled has every word begin with a capital.
-func titled(s string) string {
-	words := strings.Fields(s)
-	for i, w := range words {
-		words[i] = strings.ToUpper(w[:1]) + w[1:]
-	}
-	return strings.Join(words, " ")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -103,11 +104,11 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 	return writes
 }
 
-// retention and bindingLife are native TTLs, in seconds, of items that nothing needs any more by then: an execution lives for
-// a year at most.
+// Native TTLs, in seconds after the lock's last grant, of items that nothing needs any more by then. An execution may wait for
+// another one to end before it holds itself.
 const (
-	retention   = 24 * 60 * 60
-	bindingLife = 400 * 24 * 60 * 60
+	retention   = int64(lock.DefaultRetention / time.Second)
+	bindingLife = 2 * int64(lock.ExecutionLife/time.Second)
 )
 
 func bindingKey(execution string, b lock.Binding) item {

@@ -66,7 +66,7 @@ func (s *Store) CreateTable(ctx context.Context) error {
 	if problems := shape(table.Table, ttl.TimeToLiveDescription); len(problems) > 0 {
 		return &TableShapeError{Table: s.table, Problems: problems}
 	}
-	if d := ttl.TimeToLiveDescription; d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled {
+	if ttlOff(ttl.TimeToLiveDescription) {
 		if _, err := s.client.UpdateTimeToLive(ctx, &dynamodb.UpdateTimeToLiveInput{
 			TableName:               aws.String(s.table),
 			TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String(attrTTL), Enabled: aws.Bool(true)},
@@ -103,10 +103,14 @@ func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
 	for _, p := range shape(table.Table, ttl.TimeToLiveDescription) {
 		problems = append(problems, Problem{p, "use another table, or change this one by hand"})
 	}
-	if d := ttl.TimeToLiveDescription; d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled {
+	if ttlOff(ttl.TimeToLiveDescription) {
 		problems = append(problems, Problem{"native TTL is off, so rows of locks that nobody uses stay for ever", "run holdfast init, or switch TTL on for the attribute " + attrTTL})
 	}
 	return problems, nil
+}
+
+func ttlOff(d *types.TimeToLiveDescription) bool {
+	return d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled
 }
 
 // shape lists how a table differs from a lock table in what cannot be, or must not silently be, changed.

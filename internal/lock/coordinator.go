@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -236,11 +235,17 @@ func (c *Coordinator) EndExecution(ctx context.Context, execution string, over f
 		return err
 	}
 	for _, b := range list {
-		if _, err := c.look(ctx, b.Lock, departing{c.rules, b.Lease, execution}); err != nil {
+		if err := c.Depart(ctx, b.Lock, b.Lease, execution); err != nil {
 			return err
 		}
 	}
 	return c.store.Unbind(ctx, execution, list)
+}
+
+// Depart ends one lease, or one wait, of an execution that is over. One that is gone, or another's, is no error.
+func (c *Coordinator) Depart(ctx context.Context, name string, lease LeaseKey, execution string) error {
+	_, err := c.look(ctx, name, departing{c.rules, lease, execution})
+	return err
 }
 
 // ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
@@ -365,12 +370,7 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 	if known != int64(len(r.Queue)) || known != min(r.Waiting, int64(limit)) {
 		return r, errMoved // the queue is of a later record
 	}
-	now := c.clock().UnixMilli()
-	gone := func(w Waiter) bool { return w.Until <= now }
-	if limit < MaxQueue && len(r.Queue) == limit && !slices.ContainsFunc(r.Queue, func(w Waiter) bool { return !gone(w) }) {
-		r.Queue, err = c.store.Waiters(ctx, name, MaxQueue) // the whole head went away: somebody behind it may be next
-	}
-	return r, err
+	return r, nil
 }
 
 // decide drives an operation from a record that was read until it has an answer. What a reply proves of our clock is
@@ -408,8 +408,8 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 			if become, ok := cmd.Effect.(Become); ok {
 				reply.After.Queue = become.To.Queue
 			}
-			if Unsettled(reply.After) {
-				c.settle(ctx, name)
+			if Unsettled(reply.After) { // as far as it can now: what this leaves, the stream's consumer does
+				_ = c.Settle(ctx, name)
 			}
 			return outcome{reply, true}, nil
 		}
@@ -435,27 +435,6 @@ func recounted(r Record) Record {
 		r.NextTicket = max(r.NextTicket, w.Ticket)
 	}
 	return r
-}
-
-// settle hands on further, as far as it can: what it leaves, the stream's consumer does.
-func (c *Coordinator) settle(ctx context.Context, name string) {
-	for range 2 * MaxQueue / maxMoves {
-		reply, err := c.store.Get(ctx, name)
-		if err != nil || !Unsettled(reply.After) {
-			return
-		}
-		r, err := c.withQueue(ctx, name, reply.After, MaxQueue)
-		if err != nil {
-			return
-		}
-		cmd, err := settling{c.rules}.next(c.clock(), r)
-		if err != nil || cmd == nil || c.judge(reply.Offset) != nil {
-			return
-		}
-		if _, err := c.store.Apply(ctx, name, *cmd); err != nil {
-			return
-		}
-	}
 }
 
 // lease tells a holder its lease as the record has it, with the life that is left now.

@@ -82,10 +82,7 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		default:
 			return nil, nil
 		}
-		to := r
-		to.Holders = maps.Clone(r.Holders)
-		to.Holders[o.key] = h
-		c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
+		c := o.rules.swap(now, r, r.withHolder(o.key, h), cause, o.req.Principal, "")
 		return &c, nil
 	}
 	if r.Retired.Lease == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
@@ -126,11 +123,8 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 			c := o.rules.take(now, o.key, h, o.req.Capacity)
 			return &c, nil
 		}
-		if to.Holders == nil {
-			to.Holders = map[LeaseKey]Holder{}
-		}
+		to = to.withHolder(o.key, h)
 		to.Fence, to.Capacity = fence, o.req.Capacity
-		to.Holders[o.key] = h
 	case place < 0 && o.req.Wait > 0:
 		if to.Waiting >= MaxQueue {
 			return nil, ErrQueueFull
@@ -232,9 +226,7 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	if o.req.Metadata != nil {
 		h.Metadata = *o.req.Metadata
 	}
-	to := r
-	to.Holders = maps.Clone(r.Holders) // expired holders stay: the stream drops renewals, and would miss their end
-	to.Holders[o.key] = h
+	to := r.withHolder(o.key, h) // expired holders stay: the stream drops renewals, and would miss their end
 	c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "")
 	return &c, nil
 }
@@ -270,13 +262,11 @@ func (o releasing) next(now time.Time, r Record) (*Command, error) {
 	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
-	to := r
+	var to Record
 	if held {
-		to.Holders = maps.Clone(r.Holders)
-		delete(to.Holders, o.key)
+		to = r.withoutHolder(o.key)
 	} else {
-		to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
-		to.Waiting--
+		to = r.withoutWaiter(place)
 	}
 	to = o.rules.settle(now, to)
 	to.Retired = Retired{Lease: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
@@ -344,10 +334,7 @@ func (o ending) next(now time.Time, r Record) (*Command, error) {
 	if !held || h.Fence != o.req.Fence || h.Token != o.token {
 		return nil, nil // gone, or somebody else waits for it
 	}
-	to := r
-	to.Holders = maps.Clone(r.Holders)
-	delete(to.Holders, o.req.Lease)
-	to = o.rules.settle(now, to)
+	to := o.rules.settle(now, r.withoutHolder(o.req.Lease))
 	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
 	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
 	return &c, nil
@@ -365,14 +352,12 @@ func (o departing) waiters(Record) int { return MaxQueue }
 func (o departing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.lease]
 	place := r.waits(o.lease)
-	to := r
+	var to Record
 	switch {
 	case held && h.Execution == o.execution:
-		to.Holders = maps.Clone(r.Holders)
-		delete(to.Holders, o.lease)
+		to = r.withoutHolder(o.lease)
 	case !held && place >= 0 && r.Queue[place].Want.Execution == o.execution:
-		to.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
-		to.Waiting--
+		to = r.withoutWaiter(place)
 	default:
 		return nil, nil
 	}
@@ -413,10 +398,7 @@ func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	o.first = true
 	h.Attempted = h.Attempted || o.attempt
 	h.CheckAt = max(h.CheckAt, o.checked)
-	to := r
-	to.Holders = maps.Clone(r.Holders)
-	to.Holders[o.req.Lease] = h
-	c := o.rules.swap(now, r, to, CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
+	c := o.rules.swap(now, r, r.withHolder(o.req.Lease, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
 	return &c, nil
 }
 

@@ -2,15 +2,15 @@ package lock
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 )
 
 // The queue. A waiter's place is its ticket; tickets only grow. Whoever writes a record settles it: holders past their
-// expiry go, waiters whose time is over go, and as many heads as fit become holders, all in the write's own step. So a lock
-// is never stored free with a waiter that fits, and nobody who comes later is granted before somebody who waits.
+// expiry go, waiters whose time is over go, and as many heads as fit become holders, all in the write's own step. So nobody who
+// comes later is granted before somebody who waits, and a lock is not free while a waiter fits: but for what one write cannot
+// move or did not see ([Unsettled]), which the next one at once does.
 //
 // A waiter that polls repeats its acquire: that keeps its place, and finds the grant. A waiter with a token is told of the
 // grant by a callback, which the stream delivers. Neither believes that it holds before an answer of the coordinator's says
@@ -53,7 +53,6 @@ func (u Rules) settle(now time.Time, r Record) Record {
 func (u Rules) advance(now time.Time, r Record) Record {
 	ms := now.UnixMilli()
 	to := r
-	to.Holders = maps.Clone(r.Holders)
 	to.Queue = nil
 	moves := 0
 	for i, w := range r.Queue {
@@ -72,10 +71,8 @@ func (u Rules) advance(now time.Time, r Record) Record {
 				h.Unclaimed = true
 				h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
 			}
-			if to.Holders == nil {
-				to.Holders = map[LeaseKey]Holder{}
-			}
-			to.Holders[w.Lease], to.Fence = h, fence
+			to = to.withHolder(w.Lease, h)
+			to.Fence = fence
 		default:
 			to.Queue = append(to.Queue, w)
 		}

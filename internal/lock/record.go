@@ -109,6 +109,28 @@ func (r Record) blocking(now, s int64) map[LeaseKey]Holder {
 // proposed before the record is known (now), and still grows when the row was purged in between (see [Rules.Retention]).
 func (r Record) nextFence(now time.Time) int64 { return max(now.UnixMicro(), r.Fence+1) }
 
+// withHolder is the record with a holder put, withoutHolder and withoutWaiter with one taken out. None changes r's own map and
+// slice.
+func (r Record) withHolder(key LeaseKey, h Holder) Record {
+	holders := make(map[LeaseKey]Holder, len(r.Holders)+1)
+	maps.Copy(holders, r.Holders)
+	holders[key] = h
+	r.Holders = holders
+	return r
+}
+
+func (r Record) withoutHolder(key LeaseKey) Record {
+	r.Holders = maps.Clone(r.Holders)
+	delete(r.Holders, key)
+	return r
+}
+
+func (r Record) withoutWaiter(place int) Record {
+	r.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
+	r.Waiting--
+	return r
+}
+
 // Size is about what the record takes, in bytes, when it is shown.
 func (r Record) Size() int {
 	size := 200

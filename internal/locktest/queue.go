@@ -16,6 +16,10 @@ const place = 10 * time.Second
 
 func waiting(r *lock.AcquireRequest) { r.Wait = place }
 
+func waitingWith(token string) func(*lock.AcquireRequest) {
+	return func(r *lock.AcquireRequest) { r.Token, r.Wait = token, time.Hour }
+}
+
 // waits acquires with a wait, and answers the place in the queue; 0: it holds.
 func (f *fixture) waits(secret string, change ...func(*lock.AcquireRequest)) int64 {
 	f.t.Helper()
@@ -212,34 +216,28 @@ var queueSuite = map[string]func(*fixture){
 		}
 	},
 	"a secret whose task nobody could tell may try again, with another token": func(f *fixture) {
-		token := func(t string) func(*lock.AcquireRequest) {
-			return func(r *lock.AcquireRequest) { r.Token, r.Wait = t, time.Hour }
-		}
-		f.waits("a", token("one"))
+		f.waits("a", waitingWith("one"))
 		r := f.record()
 		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
 		f.must(f.Attempt(f.t.Context(), req, "one", r))
 		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
 		f.holds()
-		f.waits("a", token("two"))
+		f.waits("a", waitingWith("two"))
 		f.holds("a")
 		if _, err := f.Attempt(f.t.Context(), req, "one", r); !errors.Is(err, lock.ErrLeaseLost) {
 			f.t.Errorf("the old grant: %v", err)
 		}
 	},
 	"a grant with another token since is not ended": func(f *fixture) {
-		token := func(t string) func(*lock.AcquireRequest) {
-			return func(r *lock.AcquireRequest) { r.Token, r.Wait = t, time.Hour }
-		}
-		f.waits("a", token("one"))
+		f.waits("a", waitingWith("one"))
 		r := f.record()
 		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
-		f.waits("a", token("two"))
+		f.waits("a", waitingWith("two"))
 		_, err := f.Attempt(f.t.Context(), req, "one", r)
 		f.wantErr(err, lock.ErrSuperseded)
 		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
 		f.holds("a")
-		f.waits("a", token("one")) // a late duplicate
+		f.waits("a", waitingWith("one")) // a late duplicate
 		if h := f.record().Holders[req.Lease]; h.Token != "one\ntwo" || !h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}

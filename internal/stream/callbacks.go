@@ -106,9 +106,6 @@ func (c *Consumer) fail(ctx context.Context, name string, h lock.Holder, code, c
 func (c *Consumer) callbacks(ctx context.Context, w Write) bool {
 	done := true
 	for _, ended := range w.Ended {
-		if ended.Want.Token == "" {
-			continue
-		}
 		code, cause := FailCancelled, "the wait was cancelled"
 		if ended.Until <= c.now().UnixMilli() {
 			code, cause = FailTimedOut, "the lock did not come free within wait_ms"

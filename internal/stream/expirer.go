@@ -52,6 +52,9 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 		return x.Coordinator.Checked(ctx, req, bound.Every)
 	}
 	x.Log.InfoContext(ctx, "execution ended unheard", "lock", t.Lock, "fence", t.Fence, "execution", bound.Execution)
+	if err := x.Coordinator.Depart(ctx, t.Lock, t.Lease, bound.Execution); err != nil { // whatever is known of its other locks
+		return time.Time{}, err
+	}
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
