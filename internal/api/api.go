@@ -290,6 +290,8 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 			p.Code, p.Detail = wire.LockChanged, "no holder has the fence given any more; look at the lock again"
 		case errors.Is(err, lock.ErrBadCursor):
 			p.Code, p.Field, p.Detail = wire.InvalidRequest, "cursor", "cursor is not one that a list answered; start without one"
+		case errors.Is(err, lock.ErrMisconfigured):
+			p.Code, p.Detail = wire.Misconfigured, misconfigured(err)
 		case errors.Is(err, lock.ErrThrottled):
 			p.Code, p.RetryAfter, p.Detail = wire.Throttled, 1000, "too many writes at once; it is not known whether this one happened: send the same request again"
 		case errors.Is(err, lock.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -300,6 +302,18 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 	}
 	p.Type, p.Title, p.Status = wire.ProblemType(p.Code), p.Code.Title(), p.Code.Status()
 	return p
+}
+
+// misconfigured is the detail of a fault that lasts until a person mends the set-up. The cause stays in the log.
+func misconfigured(err error) string {
+	fault, ok := errors.AsType[*lock.StoreError](err)
+	if !ok {
+		return "the store can never work as it is set up; the log has more under this request_id"
+	}
+	if fault.Fix == "" {
+		return fault.What
+	}
+	return fault.What + "; " + fault.Fix
 }
 
 // respond makes API Gateway's answer.

@@ -340,12 +340,17 @@ func TestFaults(t *testing.T) {
 		code  wire.Code
 		retry string
 	}{
-		"throttled":       {&lock.StoreError{Kind: lock.ErrThrottled, What: "the innards"}, wire.Throttled, "1"},
-		"unavailable":     {&lock.StoreError{Kind: lock.ErrUnavailable, What: "the innards"}, wire.StoreUnavailable, "1"},
-		"clock off":       {&lock.ClockError{Offset: 10 * time.Second}, wire.StoreUnavailable, "1"},
-		"context ended":   {context.DeadlineExceeded, wire.StoreUnavailable, "1"},
-		"something else":  {errors.New("the innards"), wire.Internal, ""},
-		"panics, in fact": {nil, wire.Internal, ""},
+		"throttled":   {&lock.StoreError{Kind: lock.ErrThrottled, What: "the innards"}, wire.Throttled, "1"},
+		"unavailable": {&lock.StoreError{Kind: lock.ErrUnavailable, What: "the innards"}, wire.StoreUnavailable, "1"},
+		"misconfigured": {
+			&lock.StoreError{Kind: lock.ErrMisconfigured, What: `table "locks" does not exist`, Fix: "create it", Err: errors.New("the innards")},
+			wire.Misconfigured, "",
+		},
+		"misconfigured, no more known": {fmt.Errorf("the innards: %w", lock.ErrMisconfigured), wire.Misconfigured, ""},
+		"clock off":                    {&lock.ClockError{Offset: 10 * time.Second}, wire.StoreUnavailable, "1"},
+		"context ended":                {context.DeadlineExceeded, wire.StoreUnavailable, "1"},
+		"something else":               {errors.New("the innards"), wire.Internal, ""},
+		"panics, in fact":              {nil, wire.Internal, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t, func(s *system, _ *api.Config) { s.store = failing{test.err} })
@@ -359,6 +364,9 @@ func TestFaults(t *testing.T) {
 			}
 			if !strings.Contains(s.log.String(), `"level":"ERROR"`) || name != "context ended" && name != "clock off" && !strings.Contains(s.log.String(), "innards") {
 				t.Errorf("log %s", s.log.String())
+			}
+			if name == "misconfigured" && (p.Status != 500 || p.Detail != `table "locks" does not exist; create it`) {
+				t.Errorf("problem %+v", p)
 			}
 			if name == "clock off" && !strings.Contains(s.log.String(), `"clock_offset_ms":10000`) {
 				t.Errorf("log %s", s.log.String())

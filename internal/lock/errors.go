@@ -29,6 +29,10 @@ var (
 	// ErrUnavailable: the store did not answer, cannot be used as it is set up, or the clocks disagree. Whether the write
 	// happened is not known; the same request may be sent again.
 	ErrUnavailable = errors.New("store is unavailable")
+	// ErrMisconfigured: the store can never work as it is set up: the table is missing or has the wrong keys, access is denied,
+	// the credentials are not valid or have expired, or the store refused a request as malformed. Nothing was written, and
+	// sending the same request again fails in the same way until a person mends the set-up.
+	ErrMisconfigured = errors.New("store is not set up right")
 	// ErrBadCursor: a list cursor that this store did not make.
 	ErrBadCursor = errors.New("cursor is not one that a list answered")
 )
@@ -59,9 +63,10 @@ func (e *CapacityError) Error() string {
 // Is makes it an [ErrCapacityMismatch].
 func (e *CapacityError) Is(target error) bool { return target == ErrCapacityMismatch }
 
-// A StoreError is a fault of the store or of what it stands on.
+// A StoreError is a fault of the store or of what it stands on. The What and Fix of an [ErrMisconfigured] are shown to
+// callers: they name the table at most, and carry no secret.
 type StoreError struct {
-	Kind error  // ErrThrottled or ErrUnavailable
+	Kind error  // ErrThrottled, ErrUnavailable or ErrMisconfigured
 	What string // what went wrong, for the log
 	Fix  string // what a person can do about it
 	Err  error  // the cause, if there is one

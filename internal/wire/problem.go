@@ -16,6 +16,7 @@ const (
 	QueueFull        Code = "queue_full"
 	Throttled        Code = "throttled"
 	StoreUnavailable Code = "store_unavailable"
+	Misconfigured    Code = "misconfigured"
 	Internal         Code = "internal"
 )
 
@@ -23,7 +24,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		InvalidRequest, NotFound, MethodNotAllowed, LockHeld, CapacityMismatch, LockChanged, LeaseLost, PayloadTooLarge,
-		QueueFull, Throttled, StoreUnavailable, Internal,
+		QueueFull, Throttled, StoreUnavailable, Misconfigured, Internal,
 	}
 }
 
@@ -75,6 +76,8 @@ func (c Code) Title() string {
 		return "Too many requests at once"
 	case StoreUnavailable:
 		return "The store cannot be used"
+	case Misconfigured:
+		return "The coordinator is not set up right"
 	}
 	return "Something went wrong inside"
 }
@@ -98,6 +101,8 @@ func (c Code) ErrorType() string {
 		return "Throttled"
 	case StoreUnavailable:
 		return "StoreUnavailable"
+	case Misconfigured:
+		return "Misconfigured"
 	}
 	return "Internal"
 }
