@@ -104,6 +104,9 @@ stress: go-version ## Race processes for one lock, kill holders, time expiries
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 
+mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
+	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(PKG)
+
 fuzz: go-version ## Fuzz request decoding and name validation with ten million inputs
 	@go test -run '^$$' -fuzz FuzzName -fuzztime 5000000x ./internal/api
 	@go test -run '^$$' -fuzz FuzzAcquireBody -fuzztime 5000000x ./internal/api
@@ -119,4 +122,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node run test lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore fuzz fmt generate clean
+.PHONY: help go-version node run test lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore mutants fuzz fmt generate clean

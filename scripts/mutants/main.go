@@ -1,0 +1,286 @@
+// Command mutants plants small bugs in the core packages, one at a time, and reports those that no test catches. It drives
+// gremlins (https://gremlins.dev), and compares its survivors with scripts/mutants/equivalent.txt, which lists the mutants
+// that change nothing that a test could see, each with its reason.
+//
+//	mutants [-diff REVISION] [-minutes N] [PACKAGE...]
+//
+// It fails if a mutant survives that is not listed, and if a listed one is caught or gone.
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A target is a package whose tests are tried.
+type target struct {
+	pkg  string
+	skip string // tests that are too slow to run for every mutant, as a regular expression
+}
+
+// targets are the packages that hold the protocol, its stores and its edges. What only starts or prints is not among them.
+var targets = []target{
+	{"internal/lock", "^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)"},
+	{"internal/wire", ""},
+	{"internal/scope", ""},
+	{"internal/api", ""},
+	{"internal/stream", "^TestOutbox$"},
+	{"internal/dynamo", ""},
+	{"lockclient", "^TestCyclesLeakNothing$"},
+}
+
+// operators are gremlins' kinds of mutants beyond its defaults.
+var operators = []string{
+	"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--remove-self-assignments",
+}
+
+// A mutant is one planted bug.
+type mutant struct {
+	file   string
+	kind   string
+	text   string // the source line, trimmed
+	column int    // in text, from 1
+}
+
+func (m mutant) String() string {
+	return fmt.Sprintf("%s | %s@%d | %s", m.file, m.kind, m.column, m.text)
+}
+
+// A result is what became of a package's mutants.
+type result struct {
+	killed, timedOut, equivalent int
+	survivors                    []mutant
+	seen                         map[mutant]bool
+	whole                        bool // all mutants were tried
+}
+
+func main() {
+	diff := flag.String("diff", "", "only mutants in what changed since this revision")
+	minutes := flag.Int("minutes", 0, "end after about this time, of which each package gets a share; 0: no limit")
+	list := flag.String("equivalent", "scripts/mutants/equivalent.txt", "the mutants that no test can catch")
+	flag.Parse()
+	ok, err := run(*diff, time.Duration(*minutes)*time.Minute, *list, flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		os.Exit(2)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func run(diff string, limit time.Duration, list string, pkgs []string) (bool, error) {
+	equivalent, err := readEquivalent(list)
+	if err != nil {
+		return false, err
+	}
+	todo := slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return len(pkgs) > 0 && !slices.Contains(pkgs, t.pkg) })
+	end, ok := time.Now().Add(limit), true
+	for i, t := range todo {
+		var share time.Duration // of the time that is left
+		if limit > 0 {
+			share = max(time.Until(end)/time.Duration(len(todo)-i), time.Second)
+		}
+		r, err := try(t, diff, share, equivalent)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", t.pkg, err)
+		}
+		r.print(t.pkg)
+		ok = ok && len(r.survivors) == 0
+		if diff == "" && r.whole {
+			ok = r.stale(t.pkg, equivalent) && ok
+		}
+	}
+	return ok, nil
+}
+
+func (r result) print(pkg string) {
+	total := r.killed + r.timedOut + len(r.survivors)
+	fmt.Printf("mutants: %-16s %d of %d caught (%.1f%%), %d of them by a time-out; %d more are listed as equivalent\n",
+		pkg, r.killed+r.timedOut, total, 100*float64(r.killed+r.timedOut)/float64(max(total, 1)), r.timedOut, r.equivalent)
+	if !r.whole {
+		fmt.Printf("mutants: %-16s the time was over before all were tried: make mutants PKG=%s tries the rest\n", pkg, pkg)
+	}
+	for _, m := range r.survivors {
+		fmt.Printf("survives: %v\n", m)
+	}
+}
+
+// stale tells of the package's mutants that are listed as equivalent and did not survive. true: there are none.
+func (r result) stale(pkg string, equivalent map[mutant]bool) bool {
+	ok := true
+	for m := range equivalent {
+		if filepath.Dir(m.file) == pkg && !r.seen[m] {
+			fmt.Printf("listed as equivalent, but caught or gone: %v\n", m)
+			ok = false
+		}
+	}
+	return ok
+}
+
+// readEquivalent reads the list: lines as [mutant.String] writes them, each after the reasons that apply to it, which are
+// lines that begin with "#".
+func readEquivalent(path string) (map[mutant]bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	found, reason := map[mutant]bool{}, ""
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		switch {
+		case line == "":
+			reason = ""
+			continue
+		case strings.HasPrefix(line, "#"):
+			reason = line
+			continue
+		case reason == "":
+			return nil, fmt.Errorf("%s:%d: a mutant without a reason", path, n)
+		}
+		parts := strings.SplitN(line, " | ", 3)
+		if len(parts) != 3 {
+			return nil, fmt.Errorf("%s:%d: not FILE | KIND@COLUMN | LINE", path, n)
+		}
+		m := mutant{file: parts[0], text: parts[2]}
+		kind, column, _ := strings.Cut(parts[1], "@")
+		if _, err := fmt.Sscan(column, &m.column); err != nil {
+			return nil, fmt.Errorf("%s:%d: %q is no KIND@COLUMN", path, n, parts[1])
+		}
+		m.kind = kind
+		found[m] = true
+	}
+	return found, lines.Err()
+}
+
+// A found is a mutant and its outcome, as gremlins prints it.
+type found struct {
+	status, kind, file string
+	line, column       int
+}
+
+var outcome = regexp.MustCompile(`^\s*(KILLED|LIVED|NOT COVERED|TIMED OUT|NOT VIABLE) (\w+) at (\S+):(\d+):(\d+)$`)
+
+func try(t target, diff string, limit time.Duration, equivalent map[mutant]bool) (result, error) {
+	out, whole, err := unleash(t, diff, limit)
+	if err != nil {
+		return result{}, err
+	}
+	r := result{seen: map[mutant]bool{}, whole: whole}
+	sources := map[string]source{}
+	for _, f := range out {
+		src, ok := sources[f.file]
+		if !ok {
+			if src, err = parse(filepath.Join(t.pkg, f.file)); err != nil {
+				return result{}, err
+			}
+			sources[f.file] = src
+		}
+		m := src.mutant(f.kind, f.line, f.column)
+		switch f.status {
+		case "KILLED":
+			r.killed++
+		case "TIMED OUT":
+			r.timedOut++
+		case "LIVED", "NOT COVERED":
+			switch {
+			case f.status == "NOT COVERED" && !src.inFunction(f.line): // gremlins does not try constants and variables of the package
+			case equivalent[m]:
+				r.equivalent++
+				r.seen[m] = true
+			default:
+				r.survivors = append(r.survivors, m)
+			}
+		}
+	}
+	slices.SortFunc(r.survivors, func(a, b mutant) int { return cmp.Compare(a.String(), b.String()) })
+	return r, nil
+}
+
+// unleash runs gremlins over one package, whose tests it runs once for each mutant. It answers what was tried within the
+// limit, and whether that is all.
+func unleash(t target, diff string, limit time.Duration) (list []found, whole bool, err error) {
+	ctx := context.Background()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	args := append([]string{"tool", "-modfile=tools.mod", "gremlins", "unleash", "./" + t.pkg, "--timeout-coefficient", "30"}, operators...)
+	if diff != "" {
+		args = append(args, "--diff", diff)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // fixed words, and a revision of the caller's
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 30 * time.Second
+	cmd.Env = os.Environ()
+	if t.skip != "" {
+		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -skip="+t.skip))
+	}
+	text, err := cmd.CombinedOutput()
+	if err != nil && ctx.Err() == nil {
+		return nil, false, fmt.Errorf("gremlins: %w\n%s", err, text)
+	}
+	for line := range strings.Lines(string(text)) {
+		if m := outcome.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
+			row, _ := strconv.Atoi(m[4])
+			column, _ := strconv.Atoi(m[5])
+			list = append(list, found{m[1], m[2], m[3], row, column})
+		}
+	}
+	return list, ctx.Err() == nil, nil
+}
+
+// A source is a file that was mutated.
+type source struct {
+	name  string
+	lines []string
+	funcs [][2]int // first and last line of each function
+}
+
+func parse(path string) (source, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return source{}, err
+	}
+	s := source{name: path, lines: strings.Split(string(data), "\n")}
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, path, data, 0)
+	if err != nil {
+		return source{}, err
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n.(type) {
+		case *ast.FuncDecl, *ast.FuncLit:
+			s.funcs = append(s.funcs, [2]int{set.Position(n.Pos()).Line, set.Position(n.End()).Line})
+		}
+		return true
+	})
+	return s, nil
+}
+
+func (s source) inFunction(line int) bool {
+	return slices.ContainsFunc(s.funcs, func(f [2]int) bool { return f[0] <= line && line <= f[1] })
+}
+
+func (s source) mutant(kind string, line, column int) mutant {
+	text := s.lines[line-1]
+	trimmed := strings.TrimSpace(text)
+	return mutant{file: s.name, kind: kind, text: trimmed, column: column - strings.Index(text, trimmed)}
+}
