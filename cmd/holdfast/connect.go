@@ -9,29 +9,73 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// connection are the flags that say which coordinator is meant. There are none for credentials, which others could read in
-// a list of processes: they come from the environment, the profile or the role, as for every AWS tool.
+// connection are the settings that say which coordinator is meant, and how it is reached. They are the same for every command:
+// a flag before or after the command's name, or an environment variable. There is none for credentials, which others could
+// read in a list of processes: they come from the environment, the profile or the role, as for every AWS tool.
 type connection struct {
 	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins."`
 	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table itself, with no service."`
-	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, with --table."`
-	Region           string        `placeholder:"REGION" help:"AWS region; by default the endpoint's, the environment's or the profile's."`
-	Sign             string        `enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto does not for a loopback address."`
-	Timeout          time.Duration `default:"5s" help:"How long one try of a request may take."`
+	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; by default the region's."`
+	Region           string        `env:"HOLDFAST_REGION" placeholder:"REGION" help:"AWS region; by default the endpoint's, AWS_REGION or the profile's."`
+	Sign             string        `env:"HOLDFAST_SIGN" enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto does not for a loopback address."`
+	Timeout          time.Duration `env:"HOLDFAST_TIMEOUT" placeholder:"TIME" default:"5s" help:"How long one try of a request may take."`
+	Owner            string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"Who holds the lock, for others to see; by default host and process."`
+
+	given map[string]bool // the flags on the command line, by name
+}
+
+// flagsGiven records which settings were given as flags. A flag that names one way to a coordinator replaces an environment
+// variable that names another.
+func (c *connection) flagsGiven(k *kong.Context) {
+	c.given = map[string]bool{}
+	for _, p := range k.Path {
+		if p.Flag != nil {
+			c.given[p.Flag.Name] = true
+		}
+	}
+	switch {
+	case c.given["table"] && !c.given["endpoint"]:
+		c.Endpoint = ""
+	case c.given["endpoint"] && !c.given["table"]:
+		c.Table = ""
+	}
+}
+
+// check says which setting is wrong for any command, and how to put it right.
+func (c *connection) check() error {
+	switch {
+	case c.Timeout <= 0:
+		return fmt.Errorf("--timeout is %v; give a time above 0", c.Timeout)
+	case len(c.Owner) > wire.MaxOwner:
+		return fmt.Errorf("--owner is %d bytes long; at most %d are allowed", len(c.Owner), wire.MaxOwner)
+	}
+	return nil
+}
+
+// noEndpoint refuses --endpoint for a command that works on a table itself. HOLDFAST_ENDPOINT, which is there for the other
+// commands, is ignored.
+func (c *connection) noEndpoint(command string) error {
+	if c.given["endpoint"] {
+		return fmt.Errorf("%s does not use a coordinator, so --endpoint means nothing to it; DynamoDB's own is --dynamodb-endpoint", command)
+	}
+	return nil
 }
 
 // client makes a client of the coordinator that is meant.
-func (c *connection) client(ctx context.Context, owner string) (*lockclient.Client, error) {
-	cfg := lockclient.Config{Owner: owner, RequestTimeout: c.Timeout}
+func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
+	cfg := lockclient.Config{Owner: c.Owner, RequestTimeout: c.Timeout}
 	switch {
 	case c.Endpoint == "" && c.Table == "":
 		return nil, errors.New("which coordinator? Give --endpoint URL or set HOLDFAST_ENDPOINT (of `holdfast dev`: http://127.0.0.1:7420), or give --table NAME to use a DynamoDB table itself")
 	case c.Table != "" && c.Endpoint != "":
-		return nil, errors.New("--endpoint and --table are both given (perhaps by HOLDFAST_ENDPOINT or HOLDFAST_TABLE); give one")
+		return nil, errors.New("--endpoint and --table are both given, or both set by HOLDFAST_ENDPOINT and HOLDFAST_TABLE; give one")
 	case c.Table != "":
 		table, err := c.direct(ctx)
 		if err != nil {
@@ -39,12 +83,31 @@ func (c *connection) client(ctx context.Context, owner string) (*lockclient.Clie
 		}
 		cfg.Transport = table
 	default:
+		if err := c.checkEndpoint(); err != nil {
+			return nil, err
+		}
 		cfg.Endpoint = c.Endpoint
 		if err := c.sign(ctx, &cfg); err != nil {
 			return nil, err
 		}
 	}
 	return lockclient.New(cfg)
+}
+
+// checkEndpoint says what is wrong with --endpoint, before anything else is made of it.
+func (c *connection) checkEndpoint() error {
+	u, err := url.Parse(c.Endpoint)
+	if err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
+		return nil
+	}
+	if strings.Contains(c.Endpoint, "://") || strings.ContainsAny(c.Endpoint, " \t\n") {
+		return fmt.Errorf("--endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com or http://127.0.0.1:7420", c.Endpoint)
+	}
+	scheme := "https"
+	if u, err := url.Parse("http://" + c.Endpoint); err == nil && (isLoopback(u.Hostname()) || u.Port() != "") {
+		scheme = "http"
+	}
+	return fmt.Errorf("--endpoint is %q, which has no scheme; give %s://%[1]s", c.Endpoint, scheme)
 }
 
 func (c *connection) direct(ctx context.Context) (*direct.Table, error) {
@@ -83,8 +146,13 @@ func (c *connection) signs() bool {
 	if err != nil {
 		return false
 	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
+	return !isLoopback(u.Hostname())
+}
+
+// isLoopback tells whether a host is this machine, whatever a name server says.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // regionOf is the region in the name of an API Gateway endpoint, or "".

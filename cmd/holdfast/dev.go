@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,11 +25,8 @@ import (
 )
 
 type devCmd struct {
-	Listen           string `default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
-	DynamodbEndpoint string `help:"Keep locks in DynamoDB at this endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; the table is made if it is missing." placeholder:"URL"`
-	Region           string `help:"Keep locks in DynamoDB in this AWS region. With neither this nor an endpoint, locks are kept in memory." placeholder:"REGION"`
-	Table            string `help:"The lock table; distributed-locks unless given." placeholder:"NAME"`
-	CreateTable      bool   `help:"Make the table in AWS, if it is missing."`
+	Listen      string `placeholder:"HOST:PORT" default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
+	CreateTable bool   `help:"Make the table in AWS, if it is missing."`
 
 	stdout io.Writer // nil: os.Stdout
 }
@@ -40,7 +38,7 @@ const minDevTTL = 100 * time.Millisecond
 const purgeEvery = time.Minute
 
 // check says which flag is wrong, and how to put it right.
-func (d *devCmd) check() error {
+func (d *devCmd) check(conn *connection) error {
 	host, _, err := net.SplitHostPort(d.Listen)
 	if err != nil || d.Listen == "" {
 		return fmt.Errorf("--listen is %q; give HOST:PORT, such as 127.0.0.1:7420", d.Listen)
@@ -48,21 +46,18 @@ func (d *devCmd) check() error {
 	if host == "" {
 		return fmt.Errorf("--listen is %q, which serves anyone who can reach this machine, unauthenticated; if that is meant, say 0.0.0.0%[1]s", d.Listen)
 	}
-	if d.Region == "" && d.DynamodbEndpoint == "" && (d.CreateTable || d.Table != "") {
-		return errors.New("--table and --create-table need --region or --dynamodb-endpoint; without one, locks are kept in memory")
+	if conn.Region == "" && conn.DynamodbEndpoint == "" && (d.CreateTable || conn.Table != "") {
+		return errors.New("--table (HOLDFAST_TABLE) and --create-table need --region or --dynamodb-endpoint; without one, locks are kept in memory")
 	}
-	return nil
+	return conn.noEndpoint("dev")
 }
 
 // Run serves until ctx ends.
-func (d *devCmd) Run(ctx context.Context, log *slog.Logger) error {
-	if err := d.check(); err != nil {
+func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) error {
+	if err := d.check(conn); err != nil {
 		return err
 	}
-	if d.Table == "" {
-		d.Table = defaultTable
-	}
-	backend, err := d.backend(ctx)
+	backend, err := d.backend(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -168,19 +163,20 @@ func memoryBackend() backend {
 	}
 }
 
-func (d *devCmd) backend(ctx context.Context) (backend, error) {
-	if d.DynamodbEndpoint == "" && d.Region == "" {
+func (d *devCmd) backend(ctx context.Context, conn *connection) (backend, error) {
+	if conn.DynamodbEndpoint == "" && conn.Region == "" {
 		return memoryBackend(), nil
 	}
-	cfg, err := awsConfig(ctx, d.Region, d.DynamodbEndpoint)
+	table := cmp.Or(conn.Table, defaultTable)
+	cfg, err := awsConfig(ctx, conn.Region, conn.DynamodbEndpoint)
 	if err != nil {
 		return backend{}, err
 	}
-	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: d.Table, Endpoint: d.DynamodbEndpoint})
+	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: table, Endpoint: conn.DynamodbEndpoint})
 	if err != nil {
 		return backend{}, err
 	}
-	if d.DynamodbEndpoint != "" || d.CreateTable {
+	if conn.DynamodbEndpoint != "" || d.CreateTable {
 		if err := store.CreateTable(ctx); err != nil {
 			return backend{}, err
 		}
@@ -191,16 +187,16 @@ func (d *devCmd) backend(ctx context.Context) (backend, error) {
 		return backend{}, err
 	}
 	where, endpoint := "region "+cfg.Region, (*string)(nil)
-	if d.DynamodbEndpoint != "" {
-		where, endpoint = d.DynamodbEndpoint, &d.DynamodbEndpoint
+	if conn.DynamodbEndpoint != "" {
+		where, endpoint = conn.DynamodbEndpoint, &conn.DynamodbEndpoint
 	}
 	return backend{
-		store: store, name: fmt.Sprintf("in DynamoDB table %q, %s", d.Table, where),
+		store: store, name: fmt.Sprintf("in DynamoDB table %q, %s", table, where),
 		follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger) {
 			poller := &stream.Poller{
 				Tables:  dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = endpoint }),
 				Streams: dynamodbstreams.NewFromConfig(cfg, func(o *dynamodbstreams.Options) { o.BaseEndpoint = endpoint }),
-				Table:   d.Table, Decode: dynamo.Decode, Consume: consume, Log: log,
+				Table:   table, Decode: dynamo.Decode, Consume: consume, Log: log,
 			}
 			poller.Run(ctx)
 		},

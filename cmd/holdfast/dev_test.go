@@ -46,13 +46,13 @@ func (o *output) String() string {
 }
 
 // startDev runs `holdfast dev` until the test ends, and returns its URL and what it printed.
-func startDev(t *testing.T, d devCmd) (url, greeting string) {
+func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	t.Helper()
 	out := newOutput()
 	d.Listen, d.stdout = "127.0.0.1:0", out
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler)) }()
+	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler), &conn) }()
 	select {
 	case <-out.written:
 	case err := <-ended:
@@ -72,7 +72,7 @@ func startDev(t *testing.T, d devCmd) (url, greeting string) {
 func TestDevPrintsLinesThatWork(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent()) // other tests keep connections for a while
 	t.Run("paste", func(t *testing.T) {
-		_, greeting := startDev(t, devCmd{})
+		_, greeting := startDev(t, devCmd{}, connection{})
 		wants := []string{`"fence":`, `"renewed_at":`, `"released_at":`}
 		for line := range strings.SplitSeq(greeting, "\n") {
 			if !strings.HasPrefix(line, "curl ") {
@@ -97,7 +97,7 @@ func TestDevOnDynamoDB(t *testing.T) {
 		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
 	}
 	for range 2 { // the second finds the table and the first one's fence
-		url, _ := startDev(t, devCmd{DynamodbEndpoint: endpoint, Table: "dev-test"})
+		url, _ := startDev(t, devCmd{}, connection{DynamodbEndpoint: endpoint, Table: "dev-test"})
 		client, err := lockclient.New(lockclient.Config{Endpoint: url})
 		if err != nil {
 			t.Fatal(err)
@@ -115,18 +115,19 @@ func TestDevOnDynamoDB(t *testing.T) {
 func TestDevSaysWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
 		d    devCmd
+		conn connection
 		says string
 	}{
-		{devCmd{Listen: "256.0.0.1:1"}, "--listen"},
-		{devCmd{Listen: ""}, "give HOST:PORT"},
-		{devCmd{Listen: ":7420"}, "unauthenticated"},
-		{devCmd{Listen: "127.0.0.1:0", DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
-		{devCmd{Listen: "127.0.0.1:0", Table: "t"}, "need --region or --dynamodb-endpoint"},
-		{devCmd{Listen: "127.0.0.1:0", CreateTable: true}, "need --region or --dynamodb-endpoint"},
-		{devCmd{Listen: "127.0.0.1:0", DynamodbEndpoint: "http://127.0.0.1:1", Table: "t"}, "check the endpoint"},
+		{devCmd{Listen: "256.0.0.1:1"}, connection{}, "--listen"},
+		{devCmd{Listen: ""}, connection{}, "give HOST:PORT"},
+		{devCmd{Listen: ":7420"}, connection{}, "unauthenticated"},
+		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
+		{devCmd{Listen: "127.0.0.1:0"}, connection{Table: "t"}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Listen: "127.0.0.1:0", CreateTable: true}, connection{}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "t"}, "check the endpoint"},
 	} {
-		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), test.says) {
-			t.Errorf("%+v: %v", test.d, err)
+		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%+v: %v", test, err)
 		}
 	}
 }
@@ -139,18 +140,18 @@ func TestInit(t *testing.T) {
 	}
 	for range 2 {
 		out := newOutput()
-		if err := (&initCmd{DynamodbEndpoint: endpoint, Table: "init-test"}).Run(t.Context(), &streams{out: out}); err != nil || !strings.Contains(out.String(), `"init-test" is ready`) {
+		if err := (initCmd{}).Run(t.Context(), &streams{out: out}, &connection{DynamodbEndpoint: endpoint, Table: "init-test"}); err != nil || !strings.Contains(out.String(), `"init-test" is ready`) {
 			t.Errorf("%q, %v", out, err)
 		}
 	}
-	if err := (&initCmd{DynamodbEndpoint: "x", Table: "t"}).Run(t.Context(), &streams{}); err == nil || !strings.Contains(err.Error(), "give a URL") {
+	if err := (initCmd{}).Run(t.Context(), &streams{}, &connection{DynamodbEndpoint: "x", Table: "t"}); err == nil || !strings.Contains(err.Error(), "give a URL") {
 		t.Errorf("error %v", err)
 	}
 }
 
 // Events come live, as EventBridge would deliver them.
 func TestDevStreamsEvents(t *testing.T) {
-	url, _ := startDev(t, devCmd{})
+	url, _ := startDev(t, devCmd{}, connection{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/events", http.NoBody)

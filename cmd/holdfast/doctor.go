@@ -14,12 +14,13 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-type doctorCmd struct {
-	connection
-}
+type doctorCmd struct{}
+
+// An examination is what doctor looks at.
+type examination struct{ *connection }
 
 // Help is shown with doctor's flags.
-func (c *doctorCmd) Help() string {
+func (doctorCmd) Help() string {
 	return "Checks the coordinator at --endpoint, and the table --table; give either or both. It changes nothing."
 }
 
@@ -32,16 +33,17 @@ type finding struct {
 }
 
 // Run makes every check it can, and fails if one does.
-func (c *doctorCmd) Run(ctx context.Context, s *streams) error {
+func (doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	c := examination{conn}
 	if c.Endpoint == "" && c.Table == "" {
 		return errors.New("what is to be checked? Give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
 	}
 	var list []finding
 	if c.Endpoint != "" {
-		list = append(list, c.checkEndpoint(ctx)...)
+		list = append(list, c.service(ctx)...)
 	}
 	if c.Table != "" {
-		list = append(list, c.checkTable(ctx)...)
+		list = append(list, c.table(ctx)...)
 	}
 	failed := 0
 	for _, f := range list {
@@ -69,11 +71,12 @@ func bad(check, fix string, err error) finding {
 // probe is a lock's name that doctor reads, and nobody takes.
 const probe = "holdfast:doctor"
 
-func (c *doctorCmd) checkEndpoint(ctx context.Context) (list []finding) {
-	only := c.connection
-	only.Table = ""
+func (c examination) service(ctx context.Context) (list []finding) {
+	if err := c.checkEndpoint(); err != nil {
+		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
+	}
 	cfg := lockclient.Config{Endpoint: c.Endpoint, RequestTimeout: c.Timeout, Retries: -1}
-	switch err := only.sign(ctx, &cfg); {
+	switch err := c.sign(ctx, &cfg); {
 	case err != nil:
 		return append(list, bad("credentials", "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION", err))
 	case cfg.Credentials == nil:
@@ -140,7 +143,7 @@ func checkClock(offset time.Duration, server string) finding {
 	return finding{"clock", true, fmt.Sprintf("agrees with that of %s, as far as can be told", server), ""}
 }
 
-func (c *doctorCmd) checkTable(ctx context.Context) (list []finding) {
+func (c examination) table(ctx context.Context) (list []finding) {
 	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
 	var store *dynamo.Store
 	if err == nil {

@@ -24,7 +24,6 @@ import (
 )
 
 type execCmd struct {
-	connection
 	taking
 	Grace   time.Duration `default:"5s" help:"How long the command has to end after SIGTERM, before SIGKILL; at most a sixth of the TTL."`
 	Command []string      `arg:"" passthrough:"" help:"The command and its arguments, after --."`
@@ -42,7 +41,7 @@ passes on. What the command leaves running in its process group when it ends is 
 func (c *execCmd) grace() time.Duration { return min(c.Grace, c.TTL/6) }
 
 // Run runs the command under the lock.
-func (c *execCmd) Run(ctx context.Context, s *streams) error {
+func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if len(c.Command) > 0 && c.Command[0] == "--" {
 		c.Command = c.Command[1:]
 	}
@@ -64,7 +63,7 @@ func (c *execCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	client, err := c.client(ctx, c.Owner)
+	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,16 +71,16 @@ func (c *execCmd) Run(ctx context.Context, s *streams) error {
 	signal.Notify(signals, append(endings(), syscall.SIGTSTP)...)
 	defer signal.Stop(signals)
 	opts.OnWait = c.waiting(s)
-	lease, err := client.Acquire(ctx, c.Name, opts)
+	lease, err := c.take(ctx, client, opts)
 	if err != nil {
-		return errors.Join(err, c.close(ctx, client))
+		return errors.Join(err, conn.close(ctx, client))
 	}
 	s.notice("acquired", fmt.Sprintf("acquired %s, fence %d", c.Name, lease.Fence()), "lock", c.Name, "fence", lease.Fence())
 	if ctx.Err() != nil { // a signal came first
-		return errors.Join(ctx.Err(), c.close(ctx, client))
+		return errors.Join(ctx.Err(), conn.close(ctx, client))
 	}
 	code, lost, err := c.supervise(lease, path, signals, s)
-	released := c.close(ctx, client)
+	released := conn.close(ctx, client)
 	switch {
 	case err != nil:
 		s.notice("failed", fmt.Sprintf("cannot run %s: %v", path, err), "lock", c.Name)

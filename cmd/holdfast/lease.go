@@ -10,28 +10,38 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
 // taking are the flags that say how a lock is taken.
 type taking struct {
-	Name     string        `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
-	TTL      time.Duration `name:"ttl" default:"60s" help:"How long the lease lasts without a renewal."`
-	Wait     time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; without it, for ever."`
-	NoWait   bool          `help:"Do not wait."`
-	Owner    string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"Who holds the lock, for others to see; by default host and process."`
-	Metadata string        `placeholder:"JSON" help:"A JSON object for others to see."`
-	Capacity int           `default:"1" help:"How many permits the lock has: above 1 it is a semaphore."`
-	Permits  int           `default:"1" help:"How many of them to take."`
+	Name     string         `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
+	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal."`
+	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; without it, for ever."`
+	NoWait   bool           `help:"Do not wait."`
+	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
+	Capacity int            `default:"1" help:"How many permits the lock has: above 1 it is a semaphore."`
+	Permits  int            `default:"1" help:"How many of them to take."`
 }
 
+// options checks the flags. What they leave open, such as the least TTL, is the coordinator's to say.
 func (t *taking) options() (lockclient.Options, error) {
-	o := lockclient.Options{TTL: t.TTL, Wait: t.Wait, Capacity: t.Capacity, Permits: t.Permits}
-	if t.NoWait {
-		if t.Wait != 0 {
-			return o, errors.New("--wait and --no-wait are both given; give one")
-		}
-		o.Attempts = 1
+	o := lockclient.Options{TTL: t.TTL, Capacity: t.Capacity, Permits: t.Permits}
+	switch {
+	case t.TTL <= 0:
+		return o, fmt.Errorf("--ttl is %v; give a time above 0, like 60s", t.TTL)
+	case t.Wait != nil && t.NoWait:
+		return o, errors.New("--wait and --no-wait are both given; give one")
+	case t.Wait != nil && *t.Wait <= 0:
+		return o, fmt.Errorf("--wait is %v; give a time above 0, or --no-wait", *t.Wait)
+	case t.Capacity < 1:
+		return o, fmt.Errorf("--capacity is %d; give 1 to %d", t.Capacity, wire.MaxCapacity)
+	case t.Permits < 1:
+		return o, fmt.Errorf("--permits is %d; give 1 to the capacity, which is %d", t.Permits, t.Capacity)
+	}
+	if t.Wait != nil {
+		o.Wait = *t.Wait
 	}
 	if t.Metadata != "" {
 		var m map[string]any
@@ -41,6 +51,14 @@ func (t *taking) options() (lockclient.Options, error) {
 		o.Metadata = json.RawMessage(t.Metadata)
 	}
 	return o, nil
+}
+
+// take acquires the lock: with --no-wait it asks whether the lock is free, and joins no queue.
+func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options) (*lockclient.Lease, error) {
+	if t.NoWait {
+		return client.TryAcquire(ctx, t.Name, opts)
+	}
+	return client.Acquire(ctx, t.Name, opts)
 }
 
 // waiting shows who is in the way: as a live line on a terminal, and otherwise once for each holder.
@@ -87,7 +105,6 @@ func (c *secret) read() (string, error) {
 }
 
 type acquireCmd struct {
-	connection
 	taking
 	secret
 }
@@ -110,12 +127,12 @@ func (c *acquireCmd) Help() string {
 }
 
 // Run takes the lock and leaves it held.
-func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
+func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	opts, err := c.options()
 	if err != nil {
 		return err
 	}
-	client, err := c.client(ctx, c.Owner) // not closed with the lock held: that would release it
+	client, err := conn.client(ctx) // not closed with the lock held: that would release it
 	if err != nil {
 		return err
 	}
@@ -127,9 +144,9 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
 		defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	}
 	opts.ManualRenew, opts.OnWait = true, c.waiting(s)
-	lease, err := client.Acquire(ctx, c.Name, opts)
+	lease, err := c.take(ctx, client, opts)
 	if err != nil {
-		return errors.Join(err, c.close(ctx, client))
+		return errors.Join(err, conn.close(ctx, client))
 	}
 	r := leaseResult{c.Name, lease.Secret(), lease.Fence(), lease.ExpiresAt().UTC()}
 	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)
@@ -150,31 +167,36 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams) error {
 
 // held are the arguments of commands about a lease that acquire left held.
 type held struct {
-	connection
 	secret
 	Name string `arg:"" help:"The lock's name."`
 }
 
-func (h *held) open(ctx context.Context) (client *lockclient.Client, lease string, err error) {
+func (h *held) open(ctx context.Context, conn *connection) (client *lockclient.Client, lease string, err error) {
 	if lease, err = h.read(); err != nil {
 		return nil, "", err
 	}
-	client, err = h.client(ctx, "")
+	client, err = conn.client(ctx)
 	return client, lease, err
 }
 
 type renewCmd struct {
 	held
-	TTL time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
+	TTL *time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
 }
 
 // Run renews the lease.
-func (c *renewCmd) Run(ctx context.Context, s *streams) error {
-	client, lease, err := c.open(ctx)
+func (c *renewCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	opts := lockclient.Options{ManualRenew: true}
+	if c.TTL != nil {
+		if opts.TTL = *c.TTL; opts.TTL <= 0 {
+			return fmt.Errorf("--ttl is %v; give a time above 0, like 60s", opts.TTL)
+		}
+	}
+	client, lease, err := c.open(ctx, conn)
 	if err != nil {
 		return err
 	}
-	l, err := client.Adopt(ctx, c.Name, lease, lockclient.Options{TTL: c.TTL, ManualRenew: true})
+	l, err := client.Adopt(ctx, c.Name, lease, opts)
 	if err != nil {
 		return err
 	}
@@ -185,8 +207,8 @@ func (c *renewCmd) Run(ctx context.Context, s *streams) error {
 type releaseCmd struct{ held }
 
 // Run releases the lease.
-func (c *releaseCmd) Run(ctx context.Context, s *streams) error {
-	client, lease, err := c.open(ctx)
+func (c *releaseCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	client, lease, err := c.open(ctx, conn)
 	if err != nil {
 		return err
 	}

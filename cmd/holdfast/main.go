@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
+	"time"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -29,8 +31,9 @@ const (
 )
 
 type cli struct {
-	Version kong.VersionFlag `help:"Print the version."`
-	JSON    bool             `name:"json" help:"Write JSON: an object a line."`
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
+	JSON        bool             `name:"json" env:"HOLDFAST_JSON" help:"Write JSON: an object a line."`
+	connection
 
 	Exec         execCmd         `cmd:"" help:"Run a command while holding a lock."`
 	Acquire      acquireCmd      `cmd:"" help:"Take a lock, and print its lease for renew and release."`
@@ -43,6 +46,7 @@ type cli struct {
 	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say what to do."`
 	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
 	Init         initCmd         `cmd:"" help:"Make the lock table, or check the one that is there."`
+	Version      versionCmd      `cmd:"" help:"Print the version."`
 
 	Completion kongcompletion.Completion `cmd:"" help:"Print how to turn on completion in a shell."`
 	Guard      guardCmd                  `cmd:"" hidden:"" help:"Stop a process group when standard input ends; exec starts it."`
@@ -72,6 +76,13 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], s))
 }
 
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run(s *streams) error {
+	return s.result(map[string]any{"version": version()}, version())
+}
+
 // version is the module's, as go install recorded it.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -84,14 +95,11 @@ func version() string {
 func run(ctx context.Context, args []string, s *streams) int {
 	var c cli
 	exited := -1
-	parser := kong.Must(&c,
-		kong.Name("holdfast"), kong.Description(description), kong.Vars{"version": version()}, kong.Writers(s.out, s.err),
-		kong.Exit(func(code int) { exited = max(exited, code) }), // help, and completion
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(s),
-		kong.Bind(slog.New(slog.NewTextHandler(s.err, nil))),
-	)
-	kongcompletion.Register(parser)
+	parser := newParser(&c, s, kong.Exit(func(code int) { exited = max(exited, code) }), // help, and completion
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(s, &c.connection, slog.New(slog.NewTextHandler(s.err, nil))))
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
 	k, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited
@@ -101,11 +109,24 @@ func run(ctx context.Context, args []string, s *streams) int {
 		return exitFailed
 	}
 	s.json = c.JSON
-	err = k.Run()
+	c.flagsGiven(k)
+	if err = c.check(); err == nil {
+		err = k.Run()
+	}
 	if exited >= 0 {
 		return exited
 	}
 	return s.report(err)
+}
+
+func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
+	parser := kong.Must(c, append(options,
+		kong.Name("holdfast"), kong.Description(description), kong.Vars{"version": version()}, kong.Writers(s.out, s.err),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
+	)...)
+	kongcompletion.Register(parser)
+	return parser
 }
 
 // An exit is an exit code with nothing more to say.

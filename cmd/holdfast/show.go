@@ -14,13 +14,12 @@ import (
 )
 
 type statusCmd struct {
-	connection
 	Name string `arg:"" help:"The lock's name."`
 }
 
 // Run shows a lock.
-func (c *statusCmd) Run(ctx context.Context, s *streams) error {
-	client, err := c.client(ctx, "")
+func (c *statusCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -64,14 +63,13 @@ func (s *streams) describe(status lockclient.Status) string {
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
 type lsCmd struct {
-	connection
 	Prefix string `arg:"" optional:"" help:"The beginning of the names to list; by default all."`
 	All    bool   `help:"Also locks that nobody holds, as long as they are remembered (a day)."`
 }
 
 // Run lists locks.
-func (c *lsCmd) Run(ctx context.Context, s *streams) error {
-	client, err := c.client(ctx, "")
+func (c *lsCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,13 +104,12 @@ func (c *lsCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type watchCmd struct {
-	connection
 	Name string `arg:"" help:"The lock's name."`
 }
 
 // Run shows changes until it is interrupted.
-func (c *watchCmd) Run(ctx context.Context, s *streams) error {
-	client, err := c.client(ctx, "")
+func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -135,7 +132,6 @@ func (c *watchCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type forceReleaseCmd struct {
-	connection
 	Name   string `arg:"" help:"The lock's name."`
 	Reason string `required:"" placeholder:"TEXT" help:"Why; recorded with who you are, and told to subscribers."`
 	Fence  int64  `placeholder:"N" help:"Only the holder with this fencing token, so that a newer one is not hit."`
@@ -147,8 +143,8 @@ func (c *forceReleaseCmd) Help() string {
 }
 
 // Run ends leases.
-func (c *forceReleaseCmd) Run(ctx context.Context, s *streams) error {
-	client, err := c.client(ctx, "")
+func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func start(t *testing.T, role, url, arg string) *exec.Cmd {
 
 // Processes that race for one lock to increment an unprotected file lose nothing.
 func TestStressCounter(t *testing.T) {
-	url, _ := startDev(t, devCmd{})
+	url, _ := startDev(t, devCmd{}, connection{})
 	file := filepath.Join(t.TempDir(), "counter")
 	if err := os.WriteFile(file, []byte("0"), 0o600); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestStressCounter(t *testing.T) {
 // A holder that is killed is taken over within its TTL, the skew allowance and a second. The bound is on this machine's
 // clock: a waiter that comes late is counted, and only a lock that stays held fails the test at once.
 func TestStressKill(t *testing.T) {
-	url, _ := startDev(t, devCmd{})
+	url, _ := startDev(t, devCmd{}, connection{})
 	var mu sync.Mutex
 	var took []time.Duration
 	var wg sync.WaitGroup

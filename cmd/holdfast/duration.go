@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// inDays matches a duration whose first unit is days.
+var inDays = regexp.MustCompile(`^([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)d(.*)$`)
+
+// parseDuration is [time.ParseDuration] that also understands days of 24 hours, as the first unit: 7d, 1d12h.
+func parseDuration(text string) (time.Duration, error) {
+	parts := inDays.FindStringSubmatch(text)
+	if parts == nil {
+		return time.ParseDuration(text)
+	}
+	hours, err := time.ParseDuration(parts[2] + "h")
+	days := 24 * hours
+	if err != nil || days/24 != hours {
+		return 0, fmt.Errorf("time: invalid duration %q", text)
+	}
+	total := days
+	if parts[3] != "" {
+		rest, err := time.ParseDuration(parts[3])
+		if err != nil || rest < 0 || parts[3][0] == '+' {
+			return 0, fmt.Errorf("time: invalid duration %q", text)
+		}
+		total += rest
+	}
+	if total < days {
+		return 0, fmt.Errorf("time: invalid duration %q", text)
+	}
+	if parts[1] == "-" {
+		total = -total
+	}
+	return total, nil
+}
+
+// decodeDuration is [kong.MapperFunc] of every duration.
+func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
+		return err
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; give a number with a unit of ms, s, m, h or d, like 90s, 1h30m or 7d", text)
+	}
+	target.SetInt(int64(d))
+	return nil
+}
