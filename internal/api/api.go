@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -107,10 +108,15 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
 		defer cancel()
 	}
-	if event, ok := asHTTP(payload); ok {
-		return h.http(ctx, event)
+	lc, ok := lambdacontext.FromContext(ctx)
+	if !ok {
+		lc = &lambdacontext.LambdaContext{}
 	}
-	return h.direct(ctx, payload)
+	id := cmp.Or(lc.AwsRequestID, rand.Text())
+	if event, ok := asHTTP(payload); ok {
+		return h.http(ctx, event, lc.InvokedFunctionArn, id)
+	}
+	return h.direct(ctx, payload, lc.InvokedFunctionArn, id)
 }
 
 // An httpEvent is what is read of API Gateway's payload format 2.0 (events.APIGatewayV2HTTPRequest). Leaving out the rest
@@ -149,8 +155,14 @@ func asHTTP(payload []byte) (*httpEvent, bool) {
 	return &event, err == nil && event.Version == "2.0" && event.RequestContext.HTTP.Method != ""
 }
 
-func (h *handler) http(ctx context.Context, event *httpEvent) ([]byte, error) {
-	c := &call{principal: event.RequestContext.Authorizer.IAM.UserARN}
+// http answers an HTTP API's event. What the event says about its caller is believed only of API Gateway, which invokes the
+// function itself: anybody who may invoke an alias can send an event of this shape there, and admit refuses it.
+func (h *handler) http(ctx context.Context, event *httpEvent, function, id string) ([]byte, error) {
+	c := &call{function: function}
+	if !scope.Qualified(function) {
+		c.principal = event.RequestContext.Authorizer.IAM.UserARN
+		id = cmp.Or(event.RequestContext.RequestID, id)
+	}
 	if event.PathParameters.Name != nil {
 		c.lock = *event.PathParameters.Name
 	}
@@ -166,11 +178,12 @@ func (h *handler) http(ctx context.Context, event *httpEvent) ([]byte, error) {
 	default:
 		op, c.listing, c.fields = h.list, true, queryObject(event.QueryStringParameters)
 	}
-	return h.respond(h.run(ctx, op, c, err, event.RequestContext.RequestID))
+	return h.respond(h.run(ctx, op, c, err, id))
 }
 
-func (h *handler) direct(ctx context.Context, payload []byte) ([]byte, error) {
-	c, op := &call{direct: true}, h.named
+// direct answers a direct invocation. Nothing in its payload names the caller: Lambda does not tell who invokes.
+func (h *handler) direct(ctx context.Context, payload []byte, function, id string) ([]byte, error) {
+	c, op := &call{function: function, direct: true}, h.named
 	fields, err := parseObject(payload)
 	if err == nil {
 		c.fields = fields
@@ -191,10 +204,6 @@ func (h *handler) direct(ctx context.Context, payload []byte) ([]byte, error) {
 		}
 		err = fields.err
 	}
-	id := ""
-	if lc, ok := lambdacontext.FromContext(ctx); ok {
-		id = lc.AwsRequestID
-	}
 	answer, problem := h.run(ctx, op, c, err, id)
 	if problem != nil {
 		return nil, messages.InvokeResponse_Error{Type: problem.Code.ErrorType(), Message: string(encode(problem))}
@@ -214,15 +223,8 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 		}
 	}()
 	err := bad
-	if what := wire.CheckName(c.lock); what != "" && !c.listing && err == nil {
-		err = invalid("name", "name %s", what)
-	}
-	lc, ok := lambdacontext.FromContext(ctx)
-	if ok {
-		c.function = lc.InvokedFunctionArn
-	}
-	if ok && err == nil && !scope.Allows(lc.InvokedFunctionArn, c.lock) {
-		err = invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
+	if err == nil {
+		err = c.admit()
 	}
 	if err == nil {
 		answer, fence, err = op(ctx, c)
@@ -253,6 +255,23 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 	}
 	h.api.log.LogAttrs(ctx, level, "request", attrs...)
 	return answer, problem
+}
+
+// admit says why a call is refused whatever it asks for, or nil.
+func (c *call) admit() error {
+	what := wire.CheckName(c.lock)
+	switch {
+	case what != "" && !c.listing:
+		return invalid("name", "name %s", what)
+	case !scope.Allows(c.function, c.lock) && c.listing:
+		return invalid("op", `op is "list"; this alias of the function serves single locks only`)
+	case !scope.Allows(c.function, c.lock):
+		return invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
+	case !c.direct && scope.Qualified(c.function):
+		return invalid("requestContext", "the payload is an API Gateway event, and an alias or version was invoked, which API Gateway does not do; "+
+			"send the request as a plain object with the lock's name, such as {\"name\": \"deploy:prod\"}")
+	}
+	return nil
 }
 
 // problem turns an error into the answer that a caller gets. What a caller cannot use stays in the log.

@@ -440,21 +440,18 @@ func TestDirectInvocation(t *testing.T) {
 	}
 }
 
-// An alias that carries a pattern serves its locks alone, whatever the payload looks like.
+// An alias that carries a pattern serves its locks alone.
 func TestAliasServesItsLocks(t *testing.T) {
 	s := newSystem(t)
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{
 		InvokedFunctionArn: "arn:aws:lambda:eu-west-1:123456789012:function:f:only-ZGVwbG95Oio", // deploy:*
 	})
-	gateway := `{"version":"2.0","headers":{"content-type":"application/json"},"pathParameters":{"name":%q},"body":"{}","requestContext":{"http":{"method":"POST"}}}`
 	for _, test := range []struct {
 		op, payload string
 		served      bool
 	}{
 		{"acquire", `{"name":"deploy:x"}`, true},
 		{"acquire", `{"name":"billing:x"}`, false},
-		{"acquire", fmt.Sprintf(gateway, "deploy:y"), true},
-		{"acquire", fmt.Sprintf(gateway, "billing:y"), false},
 		{"status", `{"op":"status","name":"deploy:x"}`, true},
 		{"status", `{"op":"list"}`, false},
 	} {
@@ -467,8 +464,82 @@ func TestAliasServesItsLocks(t *testing.T) {
 			t.Errorf("%s %s: %s", test.op, test.payload, said)
 		}
 	}
-	if r, _ := s.store.Get(t.Context(), "billing:y"); r.After.Rev != 0 {
+	if r, _ := s.store.Get(t.Context(), "billing:x"); r.After.Rev != 0 {
 		t.Errorf("it was written: %+v", r.After)
+	}
+}
+
+// An event of API Gateway's shape is believed only where API Gateway sends it: to the function itself. Through an alias or a
+// version, which callers are allowed to invoke, it changes nothing, and what it says of its caller is not even logged.
+func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
+	const function = "arn:aws:lambda:eu-west-1:123456789012:function:f"
+	const forger = "arn:aws:iam::123456789012:user/other"
+	bodies := map[string]string{
+		"acquire": `{"owner":"x"}`, "renew": `{"lease":"` + secret + `"}`, "release": `{"lease":"` + secret + `"}`,
+		"force-release": `{"reason":"x"}`, "status": "", "list": "",
+	}
+	for qualifier, believed := range map[string]bool{
+		"": true, ":only-ZGVwbG95Oio": false, ":only-Kg": false, ":live": false, ":$LATEST": false, ":7": false, // deploy:* and *
+	} {
+		for op, body := range bodies {
+			s := newSystem(t)
+			event := events.APIGatewayV2HTTPRequest{
+				Version: "2.0", Headers: map[string]string{"content-type": "application/json"}, Body: body,
+				RequestContext: events.APIGatewayV2HTTPRequestContext{
+					RequestID: "forged-id", HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: "POST"},
+					Authorizer: &events.APIGatewayV2HTTPRequestContextAuthorizerDescription{
+						IAM: &events.APIGatewayV2HTTPRequestContextAuthorizerIAMDescription{UserARN: forger},
+					},
+				},
+			}
+			if op != "list" {
+				event.PathParameters = map[string]string{"name": "deploy:prod"}
+			}
+			payload, err := json.Marshal(event)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "lambda-id", InvokedFunctionArn: function + qualifier})
+			var resp events.APIGatewayV2HTTPResponse
+			if out, err := s.handler(op).Invoke(ctx, payload); err != nil || json.Unmarshal(out, &resp) != nil {
+				t.Fatalf("%s, %v", out, err)
+			}
+			what := fmt.Sprintf("%s through %q: %d %s, log %s", op, qualifier, resp.StatusCode, resp.Body, s.log.String())
+			if believed {
+				if resp.StatusCode == 400 || !strings.Contains(s.log.String(), forger) || !strings.Contains(s.log.String(), "forged-id") {
+					t.Error(what)
+				}
+				continue
+			}
+			if resp.StatusCode != 400 || !strings.Contains(resp.Body, `"code":"invalid_request"`) || !strings.Contains(resp.Body, `"request_id":"lambda-id"`) {
+				t.Error(what)
+			}
+			if strings.Contains(s.log.String(), forger) || strings.Contains(s.log.String(), "forged-id") || !strings.Contains(s.log.String(), "lambda-id") {
+				t.Error(what)
+			}
+			if r, _ := s.store.Get(t.Context(), "deploy:prod"); r.After.Rev != 0 {
+				t.Errorf("%s; stored %+v", what, r.After)
+			}
+		}
+	}
+}
+
+// Every answer has a request id, also where neither API Gateway nor Lambda gives one.
+func TestRequestIDIsNeverEmpty(t *testing.T) {
+	s := newSystem(t)
+	resp := s.call("renew", "a", `{}`, func(e *events.APIGatewayV2HTTPRequest) { e.RequestContext.RequestID = "" })
+	_, err := s.Renew().Invoke(t.Context(), []byte(`{"name":"a"}`))
+	failed, _ := errors.AsType[messages.InvokeResponse_Error](err)
+	ids := map[string]bool{}
+	for _, body := range []string{resp.Body, failed.Message} {
+		var p wire.Problem
+		if err := json.Unmarshal([]byte(body), &p); err != nil || len(p.RequestID) < 16 || ids[p.RequestID] {
+			t.Errorf("%s, %v", body, err)
+		}
+		ids[p.RequestID] = true
+		if !strings.Contains(s.log.String(), p.RequestID) {
+			t.Errorf("%s is not in the log", p.RequestID)
+		}
 	}
 }
 

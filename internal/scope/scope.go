@@ -40,18 +40,30 @@ func Alias(pattern string) (string, error) {
 	return aliasPrefix + base64.RawURLEncoding.EncodeToString([]byte(pattern)), nil
 }
 
+// Qualified tells whether a function was invoked through an alias or a version, by the ARN that was invoked.
+func Qualified(functionARN string) bool { return qualifier(functionARN) != "" }
+
+// qualifier is the alias or version of an invoked ARN, or "".
+func qualifier(functionARN string) string {
+	parts := strings.SplitN(functionARN, ":", 8) // arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER
+	if len(parts) < 8 {
+		return ""
+	}
+	return parts[7]
+}
+
 // Allows tells whether a function invoked by an ARN may serve a lock. An ARN without an alias, or with one that carries no
 // pattern, limits nothing: then IAM's word on the whole function holds. With a name of "" it asks about all locks.
 func Allows(functionARN, name string) bool {
-	parts := strings.Split(functionARN, ":") // arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS
-	if len(parts) < 8 || !strings.HasPrefix(parts[7], aliasPrefix) {
+	encoded, scoped := strings.CutPrefix(qualifier(functionARN), aliasPrefix)
+	if !scoped {
 		return true
 	}
-	pattern, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(parts[7], aliasPrefix))
-	if err != nil {
-		return false
+	pattern, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil || CheckPattern(string(pattern)) != "" {
+		return false // no alias of [Alias]'s making
 	}
-	if prefix, any := strings.CutSuffix(string(pattern), "*"); any {
+	if prefix, open := strings.CutSuffix(string(pattern), "*"); open {
 		return strings.HasPrefix(name, prefix)
 	}
 	return name == string(pattern)

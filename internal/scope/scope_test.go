@@ -37,9 +37,28 @@ func TestAllows(t *testing.T) {
 		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:$LATEST":  true,
 		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live":     true,
 		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:only-%%%": false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:only-":    false, // carries "", which is no pattern
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:only-YS8": false, // a/
 	} {
-		if scope.Allows(arn, "x") != allowed {
-			t.Errorf("through %q: allowed is %v", arn, !allowed)
+		for _, name := range []string{"x", ""} {
+			if scope.Allows(arn, name) != allowed {
+				t.Errorf("%q through %q: allowed is %v", name, arn, !allowed)
+			}
+		}
+	}
+}
+
+func TestQualified(t *testing.T) {
+	for arn, qualified := range map[string]bool{
+		"": false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire":         false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:":        false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:3":       true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:$LATEST": true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live":    true,
+	} {
+		if scope.Qualified(arn) != qualified {
+			t.Errorf("%q: qualified is %v", arn, !qualified)
 		}
 	}
 }
