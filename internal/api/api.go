@@ -305,6 +305,8 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 		case errors.Is(err, lock.ErrQueueFull):
 			p.Code, p.RetryAfter = wire.QueueFull, 5000
 			p.Detail = fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue)
+		case errors.Is(err, lock.ErrLockFull):
+			p.Code, p.RetryAfter, p.Detail = wire.LockFull, 5000, full(err)
 		case errors.Is(err, lock.ErrLockChanged):
 			p.Code, p.Detail = wire.LockChanged, "no holder has the fence given any more; look at the lock again"
 		case errors.Is(err, lock.ErrBadCursor):
@@ -321,6 +323,15 @@ func (a *API) problem(name, requestID string, err error) *wire.Problem {
 	}
 	p.Type, p.Title, p.Status = wire.ProblemType(p.Code), p.Code.Title(), p.Code.Status()
 	return p
+}
+
+// full is the detail of a request that does not fit the lock's record.
+func full(err error) string {
+	const fix = "send less metadata, or come back when others have left"
+	if e, ok := errors.AsType[*lock.FullError](err); ok {
+		return fmt.Sprintf("the lock's record would have %d bytes with this request; at most %d are allowed: %s", e.Size, e.Most, fix)
+	}
+	return "the lock's record is full: " + fix
 }
 
 // misconfigured is the detail of a fault that lasts until a person mends the set-up. The cause stays in the log.

@@ -375,6 +375,29 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// Limits that pass when others leave say so, with the number and a time to come back, and are no faults.
+func TestFullIsAnAnswer(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		code wire.Code
+		says string
+	}{
+		"queue":             {lock.ErrQueueFull, wire.QueueFull, "500 wait"},
+		"record":            {&lock.FullError{Size: 301_000, Most: 300_000}, wire.LockFull, "would have 301000 bytes with this request; at most 300000"},
+		"record, no number": {lock.ErrLockFull, wire.LockFull, "less metadata"},
+	} {
+		s := newSystem(t, func(s *system, _ *api.Config) { s.store = failing{test.err} })
+		resp := s.call("acquire", "a", `{}`)
+		p := s.problem(resp)
+		if p.Code != test.code || p.Status != 429 || resp.Headers["Retry-After"] != "5" || p.RetryAfter != 5000 || !strings.Contains(p.Detail, test.says) {
+			t.Errorf("%s: %s, headers %v", name, resp.Body, resp.Headers)
+		}
+		if strings.Contains(s.log.String(), `"level":"ERROR"`) {
+			t.Errorf("%s: log %s", name, s.log.String())
+		}
+	}
+}
+
 // Contention and lost leases are answers: logged, never as errors.
 func TestContentionIsNoError(t *testing.T) {
 	s := newSystem(t)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The kinds of error that operations return; match them with errors.Is. The first five are answers, not faults: the
+// The kinds of error that operations return; match them with errors.Is. The first six are answers, not faults: the
 // system works, and they are never logged as errors.
 var (
 	// ErrLockHeld: others hold the lock; the error is a [*HeldError].
@@ -19,6 +19,8 @@ var (
 	ErrLockChanged = errors.New("no holder has that fence")
 	// ErrQueueFull: [MaxQueue] wait for the lock already.
 	ErrQueueFull = errors.New("queue is full")
+	// ErrLockFull: what the request would add does not fit the lock's record; the error is a [*FullError].
+	ErrLockFull = errors.New("lock's record is full")
 
 	// ErrSuperseded: a grant has other tokens than the one that was to be told.
 	ErrSuperseded = errors.New("another token waits for the grant")
@@ -62,6 +64,20 @@ func (e *CapacityError) Error() string {
 
 // Is makes it an [ErrCapacityMismatch].
 func (e *CapacityError) Is(target error) bool { return target == ErrCapacityMismatch }
+
+// A FullError is the answer to a request whose metadata or token does not fit the lock's record beside what is stored there.
+// Nothing was written; the same request succeeds when others have left.
+type FullError struct {
+	Size int64 // bytes that the record would have
+	Most int64 // bytes that it may have
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("%v: it would have %d bytes, and may have %d", ErrLockFull, e.Size, e.Most)
+}
+
+// Is makes it an [ErrLockFull].
+func (e *FullError) Is(target error) bool { return target == ErrLockFull }
 
 // A StoreError is a fault of the store or of what it stands on. The What and Fix of an [ErrMisconfigured] are shown to
 // callers: they name the table at most, and carry no secret.

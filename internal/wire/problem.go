@@ -14,6 +14,7 @@ const (
 	LeaseLost        Code = "lease_lost"
 	PayloadTooLarge  Code = "payload_too_large"
 	QueueFull        Code = "queue_full"
+	LockFull         Code = "lock_full"
 	Throttled        Code = "throttled"
 	StoreUnavailable Code = "store_unavailable"
 	Misconfigured    Code = "misconfigured"
@@ -24,7 +25,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		InvalidRequest, NotFound, MethodNotAllowed, LockHeld, CapacityMismatch, LockChanged, LeaseLost, PayloadTooLarge,
-		QueueFull, Throttled, StoreUnavailable, Misconfigured, Internal,
+		QueueFull, LockFull, Throttled, StoreUnavailable, Misconfigured, Internal,
 	}
 }
 
@@ -43,7 +44,7 @@ func (c Code) Status() int {
 		return 410
 	case PayloadTooLarge:
 		return 413
-	case QueueFull:
+	case QueueFull, LockFull:
 		return 429
 	case Throttled, StoreUnavailable:
 		return 503
@@ -72,6 +73,8 @@ func (c Code) Title() string {
 		return "The request is too large"
 	case QueueFull:
 		return "The queue is full"
+	case LockFull:
+		return "The lock's record is full"
 	case Throttled:
 		return "Too many requests at once"
 	case StoreUnavailable:
@@ -97,6 +100,8 @@ func (c Code) ErrorType() string {
 		return "LeaseLost"
 	case QueueFull:
 		return "QueueFull"
+	case LockFull:
+		return "LockFull"
 	case Throttled:
 		return "Throttled"
 	case StoreUnavailable:
