@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -53,11 +56,19 @@ func TestStatusListForceRelease(t *testing.T) {
 	want("status free", "free is free", 0)
 	want("status a/b", "only A-Z a-z", exitFailed)
 	want("ls deploy:", "deploy:prod  alice", 0)
-	want("ls nothing", "no such locks", 0)
+	want("ls nothing", "no locks are held whose names begin with nothing", 0)
+	want("ls --all nothing", "no locks are held or remembered whose names begin with nothing", 0)
+	want("ls --limit 3", "other        carol", 0)
+	want("ls --limit 2", "there are more than 2; give a longer prefix, or a higher --limit", 0)
+	want("ls --limit 1 other", "other  carol", 0)
+	want("ls --limit=-1", "--limit is -1", exitFailed)
 	want("force-release deploy:prod", "--reason", exitFailed)
 	want("force-release deploy:prod --reason x --fence 1", "lock_changed", exitFailed)
 	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Holder.Fence), "ended alice's lease of deploy:prod", 0)
+	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Holder.Fence), "was force-released before", 0)
 	want("force-release deploy:prod --reason x", "nobody held deploy:prod", 0)
+	want("force-release deploy:prod --reason=", "--reason is empty", exitFailed)
+	want("force-release deploy:prod --reason x --fence 0", "--fence is 0", exitFailed)
 	want("ls --all deploy:", "deploy:prod  -", 0)
 
 	code, out, _ := call(t.Context(), "--json", "ls", "deploy:")
@@ -72,6 +83,98 @@ func TestStatusListForceRelease(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(errs), &failed); code != exitHeld || err != nil || failed.Event != "failed" || failed.Code != exitHeld {
 		t.Errorf("exec --json: %d, %v: %s", code, err, errs)
+	}
+}
+
+func TestListOfNothing(t *testing.T) {
+	s := newService(t)
+	for flags, says := range map[string]string{"": "no locks are held\n", "--all": "no locks are held or remembered\n"} {
+		if code, out, errs := call(t.Context(), append(strings.Fields("ls --endpoint "+s.url), strings.Fields(flags)...)...); code != 0 || out != "" || errs != "holdfast: "+says {
+			t.Errorf("ls %s: %d: %q %q", flags, code, out, errs)
+		}
+	}
+}
+
+// Nothing that a holder says of itself can command the terminal of whoever looks, nor mislead its reader.
+func TestHoldersCannotMislead(t *testing.T) {
+	const evil = "\x1b[2J\u009b2J\u202etxt\u2066\u200f\n"
+	holder := wire.Holder{Owner: evil, Principal: evil, Fence: 7, Permits: 1, Remaining: 60_000, Metadata: json.RawMessage(`{"k":"\u009b\u202e` + "\u009b\u202e" + `"}`)}
+	held := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := wire.Status{Lock: "a" + evil, Locked: true, Capacity: 1, Fence: 7, Holders: []wire.Holder{holder}}
+		var answer any = status
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/acquire"):
+			w.WriteHeader(http.StatusConflict)
+			answer = wire.Problem{Code: wire.LockHeld, Status: http.StatusConflict, Detail: evil, Holders: []wire.ProblemHolder{{Owner: evil, Fence: 7}}}
+		case strings.HasSuffix(r.URL.Path, "/renew"), strings.HasSuffix(r.URL.Path, "/refused"):
+			w.WriteHeader(http.StatusBadRequest)
+			answer = wire.Problem{Code: wire.InvalidRequest, Status: http.StatusBadRequest, Detail: evil}
+		case strings.HasSuffix(r.URL.Path, "/force-release"):
+			answer = wire.ForceReleased{Lock: "a", Released: []wire.Holder{holder}}
+		case r.URL.Path == "/v1/locks":
+			answer = wire.List{Locks: []wire.Status{status}}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	defer held.Close()
+	t.Setenv("HOLDFAST_ENDPOINT", held.URL)
+	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
+	for args, shows := range map[string]string{
+		"status a": `\u001b[2J\u009b2J\u202etxt\u2066\u200f\n`, "ls": `\u202etxt`, "watch a": `\u202etxt`, "force-release a --reason x": `\u202etxt`, "acquire a --no-wait": "",
+		"acquire a --wait 1ms": "", "renew a": `\u202etxt`, "status refused": `\u202etxt`,
+	} {
+		for _, json := range []string{"", " --json"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			out := newOutput()
+			if strings.HasPrefix(args, "watch") {
+				go func() { <-out.written; cancel() }()
+			}
+			run(ctx, strings.Fields(args+json), &streams{in: os.Stdin, out: out, err: out})
+			cancel()
+			if text := out.String(); strings.ContainsAny(text, "\x1b\u009b\u202e\u2066\u200f") || !strings.Contains(text, shows) || text == "" {
+				t.Errorf("%s%s: %q", args, json, text)
+			}
+		}
+	}
+}
+
+// Errors are in the words of the command line, whatever lockclient calls its settings.
+func TestErrorsAreInTheCommandsWords(t *testing.T) {
+	inSource := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*\b(?:Config|Options)\.[A-Z](?:[^"\\\n]|\\.)*"`)
+	files, err := filepath.Glob("../../lockclient/*.go")
+	direct, _ := filepath.Glob("../../lockclient/direct/*.go")
+	if err != nil || len(files) == 0 || len(direct) == 0 {
+		t.Fatal("no sources", err)
+	}
+	n := 0
+	for _, file := range append(files, direct...) {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, text := range inSource.FindAllString(string(source), -1) {
+			n++
+			if said := message(errors.New(text)); strings.Contains(said, "Config.") || strings.Contains(said, "Options.") {
+				t.Errorf("%s becomes %s", text, said)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("found %d texts", n)
+	}
+	for text, want := range map[string]string{
+		"lockclient: Config.Owner is 300 bytes long": "--owner is 300 bytes long",
+		"Options.TTL is 0s":                          "--ttl is 0s",
+		"check Config.RequestTimeout":                "check --timeout",
+		"direct: Config.Table is \"qp\"":             "--table is \"qp\"",
+		"Config.DynamodbEndpoint":                    "--dynamodb-endpoint",
+	} {
+		if said := message(errors.New(text)); said != want {
+			t.Errorf("%s becomes %s", text, said)
+		}
 	}
 }
 

@@ -70,8 +70,7 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	signals := make(chan os.Signal, 16) // from now on, so that none is lost
 	signal.Notify(signals, append(endings(), syscall.SIGTSTP)...)
 	defer signal.Stop(signals)
-	opts.OnWait = c.waiting(s)
-	lease, err := c.take(ctx, client, opts)
+	lease, err := c.take(ctx, client, opts, s)
 	if err != nil {
 		return errors.Join(err, conn.close(ctx, client))
 	}

@@ -53,38 +53,6 @@ func (t *taking) options() (lockclient.Options, error) {
 	return o, nil
 }
 
-// take acquires the lock: with --no-wait it asks whether the lock is free, and joins no queue.
-func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options) (*lockclient.Lease, error) {
-	if t.NoWait {
-		return client.TryAcquire(ctx, t.Name, opts)
-	}
-	return client.Acquire(ctx, t.Name, opts)
-}
-
-// waiting shows who is in the way: as a live line on a terminal, and otherwise once for each holder.
-func (t *taking) waiting(s *streams) func(*lockclient.HeldError) {
-	start := time.Now()
-	shown := int64(-1)
-	return func(held *lockclient.HeldError) {
-		if s.errTTY && !s.json {
-			place := ""
-			if held.Position > 0 {
-				place = fmt.Sprintf(", place %d of %d", held.Position, held.Waiting)
-			}
-			_, _ = fmt.Fprintf(s.err, "%sholdfast: waiting for %s (%v%s): held by %s", s.clear(), t.Name, time.Since(start).Round(time.Second), place, holders(held.Holders))
-			return
-		}
-		fence := int64(0)
-		if len(held.Holders) > 0 {
-			fence = held.Holders[0].Fence
-		}
-		if fence != shown {
-			shown = fence
-			s.notice("waiting", fmt.Sprintf("waiting for %s: held by %s", t.Name, holders(held.Holders)), "lock", t.Name, "holders", held.Holders)
-		}
-	}
-}
-
 // A secret is how a lease's secret gets in and out: never on the command line, where others see it in a list of processes.
 type secret struct {
 	LeaseFile string `type:"path" placeholder:"FILE" help:"Where the lease's secret is kept, readable by its owner alone; otherwise it is in HOLDFAST_LEASE."`
@@ -143,8 +111,8 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 		}
 		defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	}
-	opts.ManualRenew, opts.OnWait = true, c.waiting(s)
-	lease, err := c.take(ctx, client, opts)
+	opts.ManualRenew = true
+	lease, err := c.take(ctx, client, opts, s)
 	if err != nil {
 		return errors.Join(err, conn.close(ctx, client))
 	}
@@ -196,7 +164,9 @@ func (c *renewCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	if err != nil {
 		return err
 	}
+	answered := s.slow("renew")
 	l, err := client.Adopt(ctx, c.Name, lease, opts)
+	answered()
 	if err != nil {
 		return err
 	}
@@ -212,7 +182,10 @@ func (c *releaseCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	if err != nil {
 		return err
 	}
-	if err := client.Release(ctx, c.Name, lease); err != nil {
+	answered := s.slow("release")
+	err = client.Release(ctx, c.Name, lease)
+	answered()
+	if err != nil {
 		return err
 	}
 	return s.result(map[string]any{"lock": c.Name, "released": true}, "released "+c.Name)

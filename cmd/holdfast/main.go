@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -63,7 +64,12 @@ type streams struct {
 	out, err io.Writer
 	outTTY   bool // out is a terminal
 	errTTY   bool
+	width    func() int // of the terminal at err; nil: 80
 	json     bool
+
+	mu    sync.Mutex
+	line  string // the live line, uncut
+	drawn int    // how many columns of it are on the terminal
 }
 
 func main() {
@@ -71,9 +77,16 @@ func main() {
 	defer stop()
 	s := &streams{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
-		outTTY: term.IsTerminal(int(os.Stdout.Fd())), errTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		errTTY: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb",
+		width:  stderrWidth,
 	}
 	os.Exit(run(ctx, os.Args[1:], s))
+}
+
+func stderrWidth() int {
+	n, _, _ := term.GetSize(int(os.Stderr.Fd()))
+	return n
 }
 
 type versionCmd struct{}
@@ -105,7 +118,7 @@ func run(ctx context.Context, args []string, s *streams) int {
 		return exited
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(s.err, "holdfast: %v; holdfast --help tells more\n", err)
+		s.notice("failed", fmt.Sprintf("%v; holdfast --help tells more", err), "exit_code", exitFailed)
 		return exitFailed
 	}
 	s.json = c.JSON

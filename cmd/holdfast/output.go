@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fatih/color"
@@ -14,8 +20,10 @@ import (
 
 // notice tells a person, or with --json a program, what happens; on standard error, since standard output is for results.
 func (s *streams) notice(event, text string, attrs ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.json {
-		_, _ = fmt.Fprintf(s.err, "%sholdfast: %s\n", s.clear(), text)
+		_, _ = fmt.Fprintf(s.err, "%sholdfast: %s\n", s.wipe(), lines(text))
 		return
 	}
 	fields := map[string]any{"event": event, "message": text, "time": time.Now().UTC().Format(time.RFC3339Nano)}
@@ -23,19 +31,68 @@ func (s *streams) notice(event, text string, attrs ...any) {
 		fields[fmt.Sprint(attrs[i])] = attrs[i+1]
 	}
 	line, _ := json.Marshal(fields) // strings and numbers
-	_, _ = fmt.Fprintf(s.err, "%s\n", line)
+	_, _ = fmt.Fprintf(s.err, "%s\n", printable(string(line)))
 }
 
-// clear wipes a live line off a terminal.
-func (s *streams) clear() string {
-	if s.errTTY && !s.json {
-		return "\r\x1b[K"
-	}
-	return ""
+// live shows a line that the next one, a notice or a result replaces. It is cut to the terminal's width, so that it stays one.
+func (s *streams) live(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.line = printable("holdfast: " + text)
+	s.draw()
 }
+
+// redraw draws the live line again, after the terminal changed its width.
+func (s *streams) redraw() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.line != "" {
+		s.draw()
+	}
+}
+
+func (s *streams) draw() {
+	line := s.line
+	wiped := s.wipe()
+	s.line = line
+	text, n := cut(line, s.columns()-1) // the last column would wrap on some terminals
+	s.drawn = n
+	_, _ = fmt.Fprint(s.err, wiped, text)
+}
+
+// wipe forgets the live line, and is what takes it off the terminal. A terminal that has become narrower has broken it into
+// several rows.
+func (s *streams) wipe() string {
+	rows := max(s.drawn-1, 0) / s.columns()
+	shown := s.drawn > 0
+	s.drawn, s.line = 0, ""
+	switch {
+	case !shown:
+		return ""
+	case rows > 0:
+		return fmt.Sprintf("\r\x1b[%dA\x1b[J", rows)
+	}
+	return "\r\x1b[K"
+}
+
+// columns is the terminal's width.
+func (s *streams) columns() int {
+	if s.width != nil {
+		if n := s.width(); n > 1 {
+			return n
+		}
+	}
+	return 80
+}
+
+// isLive tells whether standard error is a terminal for a person.
+func (s *streams) isLive() bool { return s.errTTY && !s.json }
 
 // result writes a value as JSON, or its text.
 func (s *streams) result(value any, text string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = fmt.Fprint(s.err, s.wipe())
 	if !s.json {
 		_, err := fmt.Fprintln(s.out, text)
 		return err
@@ -44,7 +101,7 @@ func (s *streams) result(value any, text string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.out, "%s\n", line)
+	_, err = fmt.Fprintf(s.out, "%s\n", printable(string(line)))
 	return err
 }
 
@@ -57,16 +114,46 @@ func (s *streams) paint(text string, attrs ...color.Attribute) string {
 	return c.Sprint(text)
 }
 
-// message is an error for a person: without the package that it came from.
+// inGo matches the names of lockclient's settings.
+var inGo = regexp.MustCompile(`\b(?:Config|Options)\.([A-Z]\w*)`)
+
+// flagsOf has the flags that set what lockclient calls otherwise.
+var flagsOf = map[string]string{
+	"TTL": "--ttl", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+
+var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
+
+// message is an error for a person: in the words of the command line, and without the package that it came from.
 func message(err error) string {
-	text := strings.ReplaceAll(err.Error(), "lockclient: ", "")
-	for _, flag := range [][2]string{
-		{"Options.TTL", "--ttl"}, {"Options.Wait", "--wait"}, {"Options.Capacity", "--capacity"}, {"Options.Permits", "--permits"},
-		{"Options.Metadata", "--metadata"}, {"Config.Endpoint", "--endpoint"}, {"Config.Region", "--region"},
-	} {
-		text = strings.ReplaceAll(text, flag[0], flag[1])
+	text := err.Error()
+	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: "} {
+		text = strings.ReplaceAll(text, prefix, "")
 	}
-	return text
+	return inGo.ReplaceAllStringFunc(text, func(name string) string {
+		field := inGo.FindStringSubmatch(name)[1]
+		if flag, ok := flagsOf[field]; ok {
+			return flag
+		}
+		return "-" + strings.ToLower(wordBegins.ReplaceAllString(field, "-$0"))
+	})
+}
+
+// why is an outage in a few words, such as "connection refused".
+func why(err error) string {
+	var dns *net.DNSError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.As(err, &dns):
+		return fmt.Sprintf("the name %s cannot be looked up: %s", dns.Name, dns.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed without an answer"
+	}
+	return strings.TrimPrefix(message(err), lockclient.ErrUnavailable.Error()+": ")
 }
 
 // holders says who holds, for a line.
@@ -86,7 +173,7 @@ func who(owner string) string {
 	if owner == "" {
 		return "somebody unnamed"
 	}
-	return owner
+	return printable(owner)
 }
 
 // wireStatus is a status as the API writes it.

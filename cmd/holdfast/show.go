@@ -23,7 +23,9 @@ func (c *statusCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	if err != nil {
 		return err
 	}
+	answered := s.slow("status")
 	status, err := client.Status(ctx, c.Name)
+	answered()
 	if err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (s *streams) describe(status lockclient.Status) string {
 	if status.Locked {
 		state = s.paint("held", color.FgYellow)
 	}
-	fmt.Fprintf(&b, "%s is %s", s.paint(status.Lock, color.Bold), state)
+	fmt.Fprintf(&b, "%s is %s", s.paint(printable(status.Lock), color.Bold), state)
 	if status.Capacity > 1 {
 		fmt.Fprintf(&b, ", %d of %d permits are free", status.Available, status.Capacity)
 	}
@@ -47,14 +49,14 @@ func (s *streams) describe(status lockclient.Status) string {
 	for _, h := range status.Holders {
 		fmt.Fprintf(&b, "\n  %s", who(h.Owner))
 		if h.Principal != "" {
-			fmt.Fprintf(&b, " (%s)", h.Principal)
+			fmt.Fprintf(&b, " (%s)", printable(h.Principal))
 		}
 		if h.Permits > 1 {
 			fmt.Fprintf(&b, ", %d permits", h.Permits)
 		}
 		fmt.Fprintf(&b, "\n    fence %d, since %s, renewed %s, expires %s (in %v)", h.Fence, stamp(h.AcquiredAt), stamp(h.RenewedAt), stamp(h.ExpiresAt), h.Remaining.Round(100*time.Millisecond))
 		if len(h.Metadata) > 0 {
-			fmt.Fprintf(&b, "\n    %s", h.Metadata)
+			fmt.Fprintf(&b, "\n    %s", printable(string(h.Metadata)))
 		}
 	}
 	return b.String()
@@ -65,19 +67,31 @@ func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") 
 type lsCmd struct {
 	Prefix string `arg:"" optional:"" help:"The beginning of the names to list; by default all."`
 	All    bool   `help:"Also locks that nobody holds, as long as they are remembered (a day)."`
+	Limit  int    `placeholder:"N" help:"List at most N locks; by default all."`
 }
 
 // Run lists locks.
 func (c *lsCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	if c.Limit < 0 {
+		return fmt.Errorf("--limit is %d; give a number above 0", c.Limit)
+	}
 	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
 	n := 0
+	answered := s.slow("ls")
+	defer answered()
 	for status, err := range client.List(ctx, c.Prefix, c.All) {
+		answered()
 		if err != nil {
 			return errors.Join(err, table.Flush())
+		}
+		if n++; n == c.Limit+1 && c.Limit > 0 {
+			_ = table.Flush()
+			s.notice("more", fmt.Sprintf("there are more than %d; give a longer prefix, or a higher --limit", c.Limit))
+			return nil
 		}
 		if s.json {
 			if err := s.result(wireStatus(status), ""); err != nil {
@@ -85,22 +99,39 @@ func (c *lsCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 			}
 			continue
 		}
-		if n++; n == 1 {
+		if n == 1 {
 			_, _ = fmt.Fprintln(table, "LOCK\tHELD BY\tFENCE\tEXPIRES IN\tWAITING")
 		}
-		owner, expires := "-", "-"
-		if status.Locked {
-			owner, expires = who(status.Holders[0].Owner), status.Holders[0].Remaining.Round(time.Second).String()
-			if more := len(status.Holders) - 1; more > 0 {
-				owner += fmt.Sprintf(" and %d more", more)
-			}
-		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\n", status.Lock, owner, status.Fence, expires, status.Waiting)
+		_, _ = fmt.Fprintln(table, row(status))
 	}
-	if n == 0 && !s.json {
-		s.notice("none", "no such locks")
+	if n == 0 {
+		s.notice("none", c.nothing())
 	}
 	return table.Flush()
+}
+
+// nothing says that there is nothing to list.
+func (c *lsCmd) nothing() string {
+	text := "no locks are held"
+	if c.All {
+		text = "no locks are held or remembered"
+	}
+	if c.Prefix != "" {
+		text += " whose names begin with " + c.Prefix
+	}
+	return text
+}
+
+// row is a lock in ls's table.
+func row(status lockclient.Status) string {
+	owner, expires := "-", "-"
+	if len(status.Holders) > 0 {
+		owner, expires = who(status.Holders[0].Owner), status.Holders[0].Remaining.Round(time.Second).String()
+		if more := len(status.Holders) - 1; more > 0 {
+			owner += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	return fmt.Sprintf("%s\t%s\t%d\t%s\t%d", printable(status.Lock), owner, status.Fence, expires, status.Waiting)
 }
 
 type watchCmd struct {
@@ -113,14 +144,17 @@ func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	if err != nil {
 		return err
 	}
+	answered := s.slow("watch")
+	defer answered()
 	for status, err := range client.Watch(ctx, c.Name) {
+		answered()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, lockclient.ErrRefused):
 			return err
 		case err != nil:
-			s.notice("unavailable", message(err), "lock", c.Name)
+			s.notice("unavailable", "coordinator unreachable, trying: "+why(err), "lock", c.Name, "reason", why(err))
 		default:
 			line := stamp(status.At) + " " + s.describe(status)
 			if err := s.result(wireStatus(status), line); err != nil {
@@ -134,21 +168,34 @@ func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 type forceReleaseCmd struct {
 	Name   string `arg:"" help:"The lock's name."`
 	Reason string `required:"" placeholder:"TEXT" help:"Why; recorded with who you are, and told to subscribers."`
-	Fence  int64  `placeholder:"N" help:"Only the holder with this fencing token, so that a newer one is not hit."`
+	Fence  *int64 `placeholder:"N" help:"Only the holder with this fencing token, so that a newer one is not hit."`
 }
 
 // Help is shown with force-release's flags.
 func (c *forceReleaseCmd) Help() string {
-	return "The holder hears of it at its next renewal, and works on until then: be sure that it is gone, or that its writes carry the fencing token."
+	return `The holder hears of it at its next renewal, and works on until then: be sure that it is gone, or that its writes carry the
+fencing token. A lock that nobody holds is no error. With --fence, only that holder's lease is ended: if it is over already,
+nothing is ended and the exit code is 125; but a repeat of the last force-release ends nobody and is no error.`
 }
 
 // Run ends leases.
 func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	var fence int64
+	switch {
+	case strings.TrimSpace(c.Reason) == "":
+		return errors.New("--reason is empty; say why, for those who read of it later")
+	case c.Fence != nil && *c.Fence < 1:
+		return fmt.Errorf("--fence is %d; give the holder's fencing token, as status shows it", *c.Fence)
+	case c.Fence != nil:
+		fence = *c.Fence
+	}
 	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
-	ended, err := client.ForceRelease(ctx, c.Name, c.Reason, c.Fence)
+	answered := s.slow("force-release")
+	ended, err := client.ForceRelease(ctx, c.Name, c.Reason, fence)
+	answered()
 	if err != nil {
 		return err
 	}
@@ -156,7 +203,11 @@ func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection)
 	for _, h := range ended {
 		lines = append(lines, fmt.Sprintf("ended %s's lease of %s, fence %d", who(h.Owner), c.Name, h.Fence))
 	}
-	if len(lines) == 0 {
+	switch {
+	case len(lines) > 0:
+	case fence > 0:
+		lines = append(lines, fmt.Sprintf("nobody was ended: the lease of %s with fence %d was force-released before", c.Name, fence))
+	default:
 		lines = append(lines, "nobody held "+c.Name)
 	}
 	return s.result(map[string]any{"lock": c.Name, "released": wireHolders(ended)}, strings.Join(lines, "\n"))

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// screen is what a terminal of some width shows of what is written to it: it understands what live lines need.
+func screen(t *testing.T, wide int, written string) []string {
+	t.Helper()
+	rows, row, col := [][]rune{nil}, 0, 0
+	put := func(r rune) {
+		if col == wide {
+			row, col = row+1, 0
+		}
+		for len(rows) <= row {
+			rows = append(rows, nil)
+		}
+		for len(rows[row]) <= col {
+			rows[row] = append(rows[row], ' ')
+		}
+		rows[row][col] = r
+		col++
+	}
+	for written != "" {
+		if m := regexp.MustCompile(`^\x1b\[(\d*)([AJK])`).FindStringSubmatch(written); m != nil {
+			switch m[2] {
+			case "A":
+				up := 0
+				_, _ = fmt.Sscan(m[1], &up)
+				row -= up
+			case "J":
+				rows = rows[:row+1]
+				fallthrough
+			case "K":
+				if col < len(rows[row]) {
+					rows[row] = rows[row][:col]
+				}
+			}
+			written = written[len(m[0]):]
+			continue
+		}
+		r := []rune(written)[0]
+		written = written[len(string(r)):]
+		switch r {
+		case '\n':
+			row, col = row+1, 0
+			for len(rows) <= row {
+				rows = append(rows, nil)
+			}
+		case '\r':
+			col = 0
+		default:
+			put(r)
+		}
+	}
+	var out []string
+	for _, r := range rows {
+		if text := strings.TrimRight(string(r), " "); text != "" {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// terminal makes streams that believe in a terminal, and what was written to it.
+func terminal(wide *int) (*streams, *bytes.Buffer) {
+	var b bytes.Buffer
+	return &streams{in: os.Stdin, out: &b, err: &b, outTTY: true, errTTY: true, width: func() int { return *wide }}, &b
+}
+
+var heldByMany = &lockclient.HeldError{Position: 1, Waiting: 1, Holders: []lockclient.Holder{
+	{Owner: strings.Repeat("a-long-owner-name ", 8), Fence: 1795510300181679, ExpiresAt: time.Now(), Remaining: time.Minute}, {},
+}}
+
+// The waiting line stays one line, however narrow the terminal is, and what comes next is on a line of its own.
+func TestWaitingLineFitsTheTerminal(t *testing.T) {
+	for _, wide := range []int{20, 80, 110} {
+		s, b := terminal(&wide)
+		w := &wait{streams: s, name: "deploy:prod", began: time.Now()}
+		for range 3 {
+			w.held(heldByMany)
+		}
+		got := screen(t, wide, b.String())
+		if len(got) != 1 || !strings.HasPrefix(got[0], "holdfast: waiting") || len([]rune(got[0])) != wide-1 {
+			t.Errorf("%d columns: %q", wide, got)
+		}
+		if err := s.result(nil, "HOLDFAST_FENCE=1"); err != nil {
+			t.Error(err)
+		}
+		if got := screen(t, wide, b.String()); len(got) != 1 || got[0] != "HOLDFAST_FENCE=1" {
+			t.Errorf("%d columns, with a result: %q", wide, got)
+		}
+	}
+}
+
+func TestWaitingLineFollowsResizes(t *testing.T) {
+	wide := 110
+	s, b := terminal(&wide)
+	w := &wait{streams: s, name: "deploy:prod", began: time.Now()}
+	w.held(heldByMany)
+	wide = 40 // the terminal breaks the line into three rows, as if it had been written so
+	s.redraw()
+	if got := screen(t, wide, b.String()); len(got) != 1 || len([]rune(got[0])) != 39 {
+		t.Errorf("narrower: %q", got)
+	} else {
+		b.Reset() // what the terminal shows by now
+		b.WriteString(got[0])
+	}
+	wide = 60
+	s.redraw()
+	if got := screen(t, wide, b.String()); len(got) != 1 || len([]rune(got[0])) != 59 {
+		t.Errorf("wider: %q", got)
+	}
+	s.notice("acquired", "acquired it")
+	s.redraw() // nothing is there to be drawn again
+	s.notice("released", "released it")
+	if got := screen(t, wide, b.String()); len(got) != 2 || got[0] != "holdfast: acquired it" || got[1] != "holdfast: released it" {
+		t.Errorf("after it: %q", got)
+	}
+}
+
+// Without a terminal each change is a line: who holds, what keeps the coordinator from answering, who holds again.
+func TestWaitingInAPipe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		w := &wait{streams: &streams{out: &b, err: &b}, name: "a", began: time.Now()}
+		refused := fmt.Errorf("try: %w", syscall.ECONNREFUSED)
+		said := func(want string) {
+			t.Helper()
+			if got := b.String(); want == "" && got != "" || !strings.Contains(got, want) || strings.Count(got, "\n") > 1 {
+				t.Errorf("%v: %q, want %q", time.Since(w.began), got, want)
+			}
+			b.Reset()
+		}
+		time.Sleep(patience - 1)
+		w.silence()
+		said("")
+		time.Sleep(1)
+		w.silence()
+		said("holdfast: coordinator unreachable, trying: no answer yet\n")
+		w.silence()
+		said("") // once
+		w.unavailable(refused)
+		said("coordinator unreachable, trying: connection refused\n")
+		w.unavailable(refused)
+		said("")
+		held := &lockclient.HeldError{Holders: []lockclient.Holder{{Owner: "alice", Fence: 7}}}
+		w.held(held)
+		said("waiting for a: held by alice")
+		w.held(held)
+		said("")
+		w.unavailable(refused) // a short outage is not worth a word
+		said("")
+		time.Sleep(patience)
+		w.unavailable(refused)
+		said("connection refused")
+		w.held(held)
+		said("held by alice") // it answers again
+		held.Holders[0].Fence = 8
+		w.held(held)
+		said("held by alice")
+		time.Sleep(patience)
+		w.silence() // between two polls
+		said("")
+	})
+}
+
+func TestOutageOnATerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wide := 80
+		s, b := terminal(&wide)
+		w := &wait{streams: s, name: "a", began: time.Now()}
+		w.unavailable(syscall.ECONNREFUSED)
+		if b.Len() > 0 {
+			t.Errorf("at once: %q", b)
+		}
+		time.Sleep(3 * time.Second)
+		w.unavailable(syscall.ECONNREFUSED)
+		if got := screen(t, wide, b.String()); len(got) != 1 || got[0] != "holdfast: coordinator unreachable, trying (3s): connection refused" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// A command that waits for an answer says so once, after a while.
+func TestSlowAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		s := &streams{out: &b, err: &b}
+		answered := s.slow("status")
+		time.Sleep(patience - 1)
+		synctest.Wait()
+		if b.Len() > 0 {
+			t.Errorf("too early: %q", &b)
+		}
+		time.Sleep(10 * time.Second)
+		answered()
+		answered()
+		if b.String() != "holdfast: coordinator unreachable, trying: no answer yet to status\n" {
+			t.Errorf("%q", &b)
+		}
+	})
+}
+
+func TestWhy(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{&url.Error{Op: "Post", URL: "http://x", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}, "connection refused"},
+		{&url.Error{Op: "Get", URL: "http://x", Err: context.DeadlineExceeded}, "no answer in time"},
+		{&net.OpError{Op: "dial", Err: &net.DNSError{Err: "server misbehaving", Name: "x.example"}}, "the name x.example cannot be looked up: server misbehaving"},
+		{&url.Error{Op: "Get", URL: "http://x", Err: errors.New("EOF")}, `Get "http://x": EOF`},
+		{errors.New("coordinator is unavailable: 503 throttled: slow down"), "503 throttled: slow down"},
+	} {
+		if got := why(test.err); got != test.want {
+			t.Errorf("%v: %q", test.err, got)
+		}
+	}
+}
+
+// --no-wait with nothing listening, or with a coordinator that hangs, ends by itself and says why.
+func TestNoWaitEnds(t *testing.T) {
+	release := make(chan bool)
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	defer hanging.Close()
+	defer close(release)
+	for _, endpoint := range []string{"http://127.0.0.1:1", hanging.URL} {
+		for _, command := range []string{"acquire", "exec"} {
+			line := append(commandLines[command][:2:2], "--no-wait", "--endpoint", endpoint, "--timeout", "20ms")
+			code, _, errs := call(t.Context(), append(line, commandLines[command][2:]...)...)
+			if code != exitFailed || !strings.Contains(errs, "unavailable") {
+				t.Errorf("%s %s: %d: %s", command, endpoint, code, errs)
+			}
+		}
+	}
+}
+
+// --no-wait joins no queue.
+func TestNoWaitDoesNotQueue(t *testing.T) {
+	s := newService(t)
+	s.hold(t, "a", "alice")
+	before := s.requests.Load()
+	code, _, errs := call(t.Context(), "acquire", "a", "--no-wait", "--endpoint", s.url)
+	if code != exitHeld || !strings.Contains(errs, `"alice"`) {
+		t.Errorf("%d: %s", code, errs)
+	}
+	if n := s.requests.Load() - before; n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || status.Waiting != 0 {
+		t.Errorf("%+v, %v", status, err)
+	}
+}
