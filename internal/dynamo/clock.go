@@ -2,8 +2,8 @@ package dynamo
 
 import (
 	"context"
-	"errors"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,8 +13,9 @@ import (
 
 // clockClient compares our clock with the Date of every response: the last attempt's, where the SDK tried several.
 type clockClient struct {
-	base  aws.HTTPClient
-	clock func() time.Time
+	base    aws.HTTPClient
+	clock   func() time.Time
+	reached *atomic.Bool // set by the first answer of a DynamoDB
 }
 
 type observation struct{ offset time.Duration }
@@ -32,6 +33,9 @@ func (c *clockClient) Do(req *http.Request) (*http.Response, error) {
 	resp, err := c.base.Do(req)
 	if err != nil {
 		return resp, err
+	}
+	if resp.Header.Get("X-Amzn-Requestid") != "" {
+		c.reached.Store(true)
 	}
 	offset := provenOffset(sent, c.clock(), resp.Header.Get("Date"))
 	if seen, ok := req.Context().Value(observationKey{}).(*observation); ok {
@@ -57,12 +61,4 @@ func provenOffset(sent, received time.Time, date string) time.Duration {
 		return ahead
 	}
 	return min(received.Sub(server), 0)
-}
-
-// notOnClockErrors stops retries of a request whose reply proved our clock wrong.
-func notOnClockErrors(err error) aws.Ternary {
-	if _, ok := errors.AsType[*lock.ClockError](err); ok {
-		return aws.FalseTernary
-	}
-	return aws.UnknownTernary
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
@@ -86,4 +87,22 @@ func (w *wire) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.requests)
+}
+
+// otherKeys makes a store on a table that has another key schema.
+func otherKeys(t testing.TB) *dynamo.Store {
+	t.Helper()
+	table := "other-" + rand.Text()
+	if _, err := engine(t).CreateTable(t.Context(), &dynamodb.CreateTableInput{
+		TableName: &table, BillingMode: types.BillingModePayPerRequest,
+		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
+		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String("id"), KeyType: types.KeyTypeHash}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: table, Endpoint: endpoint(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -2,16 +2,25 @@ package dynamo
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // fault turns an SDK error into one that says what to do: a [*lock.StoreError], a [*lock.ClockError], or the context's.
+// A failure that a repeat of the request cannot mend is of the kind [lock.ErrMisconfigured].
 func (s *Store) fault(ctx context.Context, action string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("dynamo: %s: %w", action, context.Cause(ctx))
@@ -19,45 +28,207 @@ func (s *Store) fault(ctx context.Context, action string, err error) error {
 	if clock, ok := errors.AsType[*lock.ClockError](err); ok {
 		return clock
 	}
-	f := &lock.StoreError{Kind: lock.ErrUnavailable, Err: err}
-	api, answered := errors.AsType[smithy.APIError](err)
-	if !answered {
-		f.What = "DynamoDB did not answer " + action
-		f.Fix = "check the endpoint, the region and the network; for credentials, check that the role or profile can be read"
-		return f
+	f := s.diagnose(action, err)
+	f.Err = err
+	return f
+}
+
+func (s *Store) diagnose(action string, err error) *lock.StoreError {
+	if e, ok := errors.AsType[*credentialsError](err); ok {
+		return s.noCredentials(e.err)
 	}
-	switch code := api.ErrorCode(); code {
-	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling",
-		"TransactionConflictException", "TransactionInProgressException", "TransactionCanceledException":
-		f.Kind = lock.ErrThrottled
-		f.What = "DynamoDB throttles " + action
-		f.Fix = "one lock takes about 1,000 writes a second; spread callers over more locks, or wait between tries"
-	case "ResourceNotFoundException":
-		f.What = fmt.Sprintf("table %q does not exist in this region and account", s.table)
-		f.Fix = "create it (deploy the stack, or CreateTable), or correct the table name, region or endpoint"
-	case "AccessDeniedException":
-		f.What = fmt.Sprintf("dynamodb:%s on table %q is not allowed", action, s.table)
-		f.Fix = "allow that action on the table's ARN for this role"
-	case "UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException", "MissingAuthenticationTokenException",
-		"IncompleteSignatureException", "InvalidClientTokenId":
-		f.What = "DynamoDB refuses the credentials"
-		f.Fix = "renew or correct them; for InvalidSignatureException check this machine's clock too"
-	case "ValidationException":
-		f.What = "DynamoDB refuses the request"
-		if strings.Contains(api.ErrorMessage(), "schema") {
-			f.What = fmt.Sprintf("table %q has another key schema", s.table)
-			f.Fix = "a lock table has the partition key pk (string) and the sort key sk (string); use a table of its own"
+	if e, ok := errors.AsType[*types.TransactionCanceledException](err); ok {
+		return s.canceled(action, e.CancellationReasons)
+	}
+	if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorCode() != unknownCode {
+		return s.refused(action, e.ErrorCode(), e.ErrorMessage())
+	}
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.HTTPStatusCode() != 0 {
+		return s.strange(action, e.Response.Response)
+	}
+	return s.unanswered(action, err)
+}
+
+// unknownCode is the SDK's code of an error answer that has none.
+const unknownCode = "UnknownError"
+
+// refused explains an error that DynamoDB answered.
+func (s *Store) refused(action, code, message string) *lock.StoreError {
+	switch code {
+	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling", "ThrottlingError",
+		"TransactionConflictException", "TransactionConflict", "TransactionInProgressException", "LimitExceededException",
+		"ReplicatedWriteConflictException":
+		return &lock.StoreError{
+			Kind: lock.ErrThrottled, What: "DynamoDB throttles " + action,
+			Fix: "one lock takes about 1,000 writes a second; spread callers over more locks, or wait between tries",
+		}
+	case "ResourceNotFoundException", "TableNotFoundException":
+		return misconfigured(fmt.Sprintf("table %q does not exist in this region and account", s.table),
+			"create it (deploy the stack, or run holdfast init), or correct the table name, region or endpoint")
+	case "UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException", "ExpiredToken", "MissingAuthenticationTokenException",
+		"MissingAuthenticationToken", "IncompleteSignatureException", "IncompleteSignature", "InvalidClientTokenId", "InvalidAccessKeyId",
+		"SignatureDoesNotMatch", "InvalidToken", "AuthFailure", "NotAuthorized":
+		return misconfigured("DynamoDB refuses the credentials ("+code+")",
+			"renew or correct them, and check that they are of the partition and account of the table; for a signature that is refused, check this machine's clock too")
+	case "OptInRequired", "SubscriptionRequiredException":
+		return misconfigured("the account may not use DynamoDB in this region ("+code+")", "enable the region for the account, or correct the region")
+	}
+	switch {
+	case strings.Contains(strings.ToUpper(code+" "+message), "KMS"):
+		return misconfigured(fmt.Sprintf("the KMS key of table %q cannot be used", s.table),
+			"enable the key, and allow this role kms:Decrypt and kms:DescribeKey on it")
+	case code == "AccessDeniedException" || code == "AccessDenied":
+		return misconfigured(fmt.Sprintf("dynamodb:%s on table %q is not allowed", action, s.table),
+			fmt.Sprintf("allow this role dynamodb:%s on the table's ARN, and check the policies of the organization and the VPC endpoint", action))
+	case code == "ValidationException" || code == "ValidationError" || code == "SerializationException" || code == "UnknownOperationException":
+		return s.invalid(action, message)
+	}
+	return &lock.StoreError{Kind: lock.ErrUnavailable, What: "DynamoDB failed " + action + " with " + code, Fix: "send the same request again"}
+}
+
+// invalid explains a request that DynamoDB does not accept.
+func (s *Store) invalid(action, message string) *lock.StoreError {
+	lower := strings.ToLower(message)
+	aboutKeys := []string{"schema", "missing the key", "key element", "type mismatch for key", "conditions on the keys", "key condition"}
+	switch {
+	case slices.ContainsFunc(aboutKeys, func(words string) bool { return strings.Contains(lower, words) }):
+		return misconfigured(fmt.Sprintf("table %q has another key schema", s.table),
+			"a lock table has the partition key pk (string) and the sort key sk (string); use a table of its own")
+	case strings.Contains(lower, "tablename") || strings.Contains(lower, "table name"):
+		return misconfigured(fmt.Sprintf("%q is no table name", s.table), "correct the table name: 3 to 255 letters, digits, '_', '-' and '.', or the table's ARN")
+	}
+	return misconfigured("DynamoDB does not accept "+action, "check that the endpoint is DynamoDB's and the table a lock table; otherwise this is a bug")
+}
+
+// canceled explains a transaction that was canceled for another reason than a guard: the worst reason decides.
+func (s *Store) canceled(action string, reasons []types.CancellationReason) *lock.StoreError {
+	worst := s.refused(action, "TransactionConflict", "")
+	for _, r := range reasons {
+		switch code := aws.ToString(r.Code); code {
+		case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+		default:
+			if f := s.refused(action, code, aws.ToString(r.Message)); f.Kind == lock.ErrMisconfigured || worst.Kind == lock.ErrThrottled {
+				worst = f
+			}
+		}
+	}
+	return worst
+}
+
+// strange explains an answer that is not of DynamoDB's form.
+func (s *Store) strange(action string, resp *http.Response) *lock.StoreError {
+	host := "the endpoint"
+	if resp.Request != nil && resp.Request.URL != nil {
+		host = resp.Request.URL.Host
+	}
+	switch status := resp.StatusCode; {
+	case status >= 300 && status < 400:
+		to := "nowhere"
+		if u, err := resp.Location(); err == nil {
+			to = u.Host
+		}
+		return misconfigured(fmt.Sprintf("%s redirects %s to %s; requests with a signature are not redirected", host, action, to),
+			"correct the endpoint of DynamoDB")
+	case status == http.StatusTooManyRequests:
+		return s.refused(action, "ThrottlingException", "")
+	case status >= 500 || status == http.StatusRequestTimeout:
+		return &lock.StoreError{
+			Kind: lock.ErrUnavailable, What: fmt.Sprintf("%s failed %s with status %d", host, action, status), Fix: "send the same request again",
 		}
 	default:
-		f.What = "DynamoDB failed " + action + " with " + code
-		f.Fix = "send the same request again"
+		return s.unlessReached(fmt.Sprintf("%s answered %s with status %d, and not as DynamoDB does", host, action, status),
+			"correct the endpoint of DynamoDB, and check the proxy that this process uses")
+	}
+}
+
+// unanswered explains a request that got no answer at all.
+func (s *Store) unanswered(action string, err error) *lock.StoreError {
+	dns, isDNS := errors.AsType[*net.DNSError](err)
+	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, isAlert := errors.AsType[tls.AlertError](err)
+	_, isRecord := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case isDNS && dns.IsNotFound:
+		return s.unlessReached(fmt.Sprintf("the host name %s does not resolve", dns.Name),
+			"correct the region or the endpoint, and check this machine's name resolution")
+	case isCertificate:
+		return s.unlessReached("the endpoint's TLS certificate is not accepted",
+			"correct the endpoint, add the issuing authority (AWS_CA_BUNDLE), or set this machine's clock")
+	case isRecord || errors.Is(err, http.ErrSchemeMismatch):
+		return s.unlessReached("the endpoint does not speak TLS", "write http:// in the endpoint, or use a port that speaks TLS")
+	case isAlert:
+		return s.unlessReached("the endpoint refuses the TLS handshake", "check the TLS versions and certificates that the endpoint, or the proxy before it, asks for")
+	}
+	return &lock.StoreError{
+		Kind: lock.ErrUnavailable, What: "DynamoDB did not answer " + action,
+		Fix: "check the endpoint, the region and the network",
+	}
+}
+
+// noCredentials explains credentials that could not be had, and so a request that was not sent.
+func (s *Store) noCredentials(err error) *lock.StoreError {
+	const fix = "set AWS_PROFILE, AWS_ACCESS_KEY_ID or a role, or log in again (aws sso login)"
+	f := s.unlessReached("there are no AWS credentials", fix)
+	if api, ok := errors.AsType[smithy.APIError](err); ok { // of the service that makes them
+		fault, status := api.ErrorFault(), 0
+		if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+			status = e.HTTPStatusCode()
+		}
+		f = misconfigured("AWS refuses to make credentials ("+api.ErrorCode()+")", "correct the role, its trust policy or the login that the credentials are made from")
+		if fault == smithy.FaultServer || status >= 500 || status == http.StatusTooManyRequests || strings.Contains(api.ErrorCode(), "Throttl") {
+			f.Kind, f.Fix = lock.ErrUnavailable, "send the same request again"
+		}
+	}
+	if _, ok := errors.AsType[*credentials.StaticCredentialsEmptyError](err); ok {
+		f = misconfigured("the AWS credentials are empty", fix)
 	}
 	return f
 }
 
+func misconfigured(what, fix string) *lock.StoreError {
+	return &lock.StoreError{Kind: lock.ErrMisconfigured, What: what, Fix: fix}
+}
+
+// unlessReached is a misconfiguration, as long as the store was never reached; afterwards it is an outage, which passes.
+func (s *Store) unlessReached(what, fix string) *lock.StoreError {
+	f := misconfigured(what, fix)
+	if s.reached.Load() {
+		f.Kind = lock.ErrUnavailable
+	}
+	return f
+}
+
+// A credentialsError says that a request was not sent, for want of credentials.
+type credentialsError struct{ err error }
+
+func (e *credentialsError) Error() string { return "credentials: " + e.err.Error() }
+func (e *credentialsError) Unwrap() error { return e.err }
+
+// markedCredentials marks the errors of a provider, so that they are told from DynamoDB's own.
+type markedCredentials struct{ aws.CredentialsProvider }
+
+func (p markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c, err := p.CredentialsProvider.Retrieve(ctx)
+	if err != nil {
+		err = &credentialsError{err}
+	}
+	return c, err
+}
+
+// notAgain stops retries of requests that the SDK would repeat in vain: after a reply that proved our clock wrong, and for
+// want of credentials, whose provider has tried already.
+func notAgain(err error) aws.Ternary {
+	_, clock := errors.AsType[*lock.ClockError](err)
+	_, noCredentials := errors.AsType[*credentialsError](err)
+	if clock || noCredentials {
+		return aws.FalseTernary
+	}
+	return aws.UnknownTernary
+}
+
 func (s *Store) corrupt(name string, err error) error {
 	return &lock.StoreError{
-		Kind: lock.ErrUnavailable, What: fmt.Sprintf("the item of lock %q in table %q is not a lock record", name, s.table),
+		Kind: lock.ErrMisconfigured, What: fmt.Sprintf("an item of lock %q in table %q is not a lock's", name, s.table),
 		Fix: "something else writes to the table; look at the item", Err: err,
 	}
 }

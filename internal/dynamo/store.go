@@ -13,7 +13,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -41,11 +45,13 @@ type Config struct {
 	Clock    func() time.Time // the coordinator's; nil: time.Now
 }
 
+var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:[^/\s]+:dynamodb:[^/\s]+:table/[A-Za-z0-9_.-]{3,255})$`)
+
 // A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
 type Store struct {
-	client *dynamodb.Client
-	table  string
-	clock  func() time.Time
+	client  *dynamodb.Client
+	table   string
+	reached atomic.Bool // DynamoDB answered this process once
 }
 
 // New makes a store. It sends nothing: a missing table shows at the first request.
@@ -53,12 +59,19 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Table == "" {
 		return nil, errors.New("dynamo: Config.Table is empty; name the lock table")
 	}
+	if !tableName.MatchString(cfg.Table) {
+		return nil, fmt.Errorf("dynamo: Config.Table %q is no table name; give 3 to 255 letters, digits, '_', '-' and '.', or the table's ARN", cfg.Table)
+	}
+	if u, err := url.Parse(cfg.Endpoint); cfg.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("dynamo: Config.Endpoint %q is no URL; write it as https://HOST or http://HOST:PORT", cfg.Endpoint)
+	}
 	if cfg.AWS.Region == "" {
 		return nil, errors.New("dynamo: the region is not set; set AWS_REGION, or a region in the profile")
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
+	s := &Store{table: cfg.Table}
 	base := cfg.AWS.HTTPClient
 	switch b := base.(type) {
 	case nil:
@@ -66,26 +79,29 @@ func New(cfg Config) (*Store, error) {
 	case *awshttp.BuildableClient: // the SDK's own, with what the environment says of certificates
 		base = b.WithTimeout(AttemptTimeout)
 	}
-	client := dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
+	s.client = dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = &clockClient{base: base, clock: cfg.Clock}
+		o.HTTPClient = &clockClient{base: base, clock: cfg.Clock, reached: &s.reached}
+		if o.Credentials != nil {
+			o.Credentials = markedCredentials{o.Credentials}
+		}
 		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS is not for us
-		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
-			s.MaxAttempts = MaxAttempts
-			s.MaxBackoff = MaxBackoff
-			s.Retryables = append([]retry.IsErrorRetryable{
-				retry.IsErrorRetryableFunc(notOnClockErrors),
+		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
+			r.MaxAttempts = MaxAttempts
+			r.MaxBackoff = MaxBackoff
+			r.Retryables = append([]retry.IsErrorRetryable{
+				retry.IsErrorRetryableFunc(notAgain),
 				retry.RetryableErrorCode{Codes: map[string]struct{}{"TransactionConflictException": {}}}, // a single write beside a transaction
-			}, s.Retryables...)
+			}, r.Retryables...)
 		})
 		// A clock that is wrong enough to fail signing must not write; the SDK would correct the signature and send.
 		o.DisableClockSkewCorrection = true
 		// TLS protects the body already, and the check logs a warning for every condition that fails.
 		o.DisableValidateResponseChecksum = true
 	})
-	return &Store{client: client, table: cfg.Table, clock: cfg.Clock}, nil
+	return s, nil
 }
 
 // Get implements [lock.Store] with one strongly consistent GetItem.

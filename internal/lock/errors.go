@@ -28,7 +28,7 @@ var (
 	// ErrThrottled: the store, or contention on one record, allowed no more writes for now. Whether the write happened
 	// is not known; the same request may be sent again.
 	ErrThrottled = errors.New("store is throttled")
-	// ErrUnavailable: the store did not answer, cannot be used as it is set up, or the clocks disagree. Whether the write
+	// ErrUnavailable: the store did not answer, or the clocks disagree. Whether the write
 	// happened is not known; the same request may be sent again.
 	ErrUnavailable = errors.New("store is unavailable")
 	// ErrMisconfigured: the store can never work as it is set up: the table is missing or has the wrong keys, access is denied,
