@@ -15,7 +15,7 @@ const module = "github.com/holdfast-lock/holdfast"
 var mayImport = map[string][]string{
 	"internal/lock":     {},
 	"internal/wire":     {},
-	"internal/dynamo":   {"internal/lock"},
+	"internal/dynamo":   {"internal/lock", "internal/reach"},
 	"internal/locktest": {"internal/lock"},
 	"internal/api":      {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
 	"internal/gateway":  {"internal/api", "internal/wire"},
@@ -24,11 +24,13 @@ var mayImport = map[string][]string{
 	"internal/scope":    {"internal/wire"},
 	"events":            {},
 
-	"lockclient":          {"internal/wire"},
-	"lockclient/invoke":   {"lockclient", "internal/wire"},
+	"internal/reach": {},
+
+	"lockclient":          {"internal/wire", "internal/reach"},
+	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
 	"lockclient/fencing":  {},
 	"internal/inprocess":  {"lockclient", "internal/api", "internal/wire"},
-	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock"},
+	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock", "internal/reach"},
 	"lockclient/locktest": {"lockclient", "internal/inprocess", "internal/api", "internal/lock", "internal/wire"},
 }
 

@@ -20,14 +20,18 @@ const (
 	lastRelease = 5 * time.Second       // what a release in the background may take
 )
 
-// Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error is a
-// [*HeldError], or ctx's. A coordinator that cannot be reached is tried for as long; a host name that does not exist is
-// refused at once.
+// Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error
+// is a [*HeldError] if others held the lock at the last answer. A coordinator that does not answer is tried for as long (see
+// Options.OnUnavailable); then the error is an [ErrUnavailable] and ctx's. What no repetition can mend, such as a host name
+// that does not exist, is an [ErrRefused] at once. A lock in use with another capacity is waited for as well; if it is still
+// in use with it at the end, the error is an [ErrRefused] with the code capacity_mismatch.
 func (c *Client) Acquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, true)
 }
 
-// TryAcquire takes the lock if it is free now; else the error is a [*HeldError]. Options.Wait does not count.
+// TryAcquire takes the lock if it is free now; else the error is a [*HeldError]. It does not join the queue, and Options.Wait
+// does not count. A request that brings no answer is sent again, Config.Retries times; then the error is an [ErrUnavailable],
+// and a grant that was not heard of is released, as far as the coordinator can be reached, or expires.
 func (c *Client) TryAcquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, false)
 }
@@ -63,8 +67,9 @@ type acquisition struct {
 	wait   bool
 	inv    *invocation // whose life the lease gets; nil: the TTL's
 
-	request wire.AcquireRequest
-	unsure  bool // a try brought no answer, so there may be a grant we know nothing of
+	request  wire.AcquireRequest
+	unsure   bool // a try brought no answer, so there may be a grant we know nothing of
+	failures int  // tries that brought nothing since the last answer
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
@@ -107,7 +112,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	if a.opts.Owner == "" {
 		a.opts.Owner = a.client.ownerIn(inv)
 	}
-	metadata, err := a.opts.metadata()
+	metadata, err := encodeMetadata(a.opts.Metadata)
 	if err != nil {
 		return err
 	}
@@ -122,9 +127,9 @@ func (a *acquisition) prepare(ctx context.Context) error {
 }
 
 // loop tries until there is a grant, a reason to give up, or no time left; then the error is that of the last try that
-// had an answer.
+// had an answer, or else of the last one.
 func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
-	tries, asked, failures := 0, 0, 0 // in all; answered that others hold the lock; with no answer, in a row
+	tries := 0
 	var last error
 	for {
 		if ctx.Err() != nil { // before anything was sent
@@ -134,44 +139,15 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 		if err == nil {
 			return lease, nil
 		}
-		held, isHeld := errors.AsType[*HeldError](err)
-		down, isDown := errors.AsType[*unavailable](err)
-		var pause time.Duration
-		switch {
-		case ctx.Err() != nil: // in the middle of the try
+		if ctx.Err() != nil { // in the middle of the try
 			a.unsure = true
-			return nil, cmp.Or(last, err)
-		case isHeld:
-			failures = 0
-			a.unsure = a.unsure || held.Position > 0 // a place to leave when giving up
-			if asked++; !a.wait || asked == a.opts.Attempts {
-				return nil, err
+			if isHeld(last) {
+				err = last
 			}
-			if a.opts.OnWait != nil {
-				a.opts.OnWait(held)
-			}
-			// Polling slows down, but nobody sleeps past the holder's expiry; and whoever is next asks more often, since every
-			// hand-off waits for that.
-			pause = min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
-			if held.Position == 1 {
-				pause = min(pause, jitter(a.client.retryDelay/headDivisor))
-			}
-		case isDown:
-			a.unsure = true
-			if failures++; !a.wait && failures > a.client.retries {
-				return nil, err
-			}
-			pause = a.client.backoff(failures-1, down.after)
-		case a.request.Wait > 0 && isOldCoordinators(err):
-			a.request.Wait = 0
-			continue
-		case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
-			a.request.Lease, a.unsure = rand.Text(), false
-			if failures++; !a.wait && failures > a.client.retries {
-				return nil, err
-			}
-			pause = a.client.backoff(failures-1, 0)
-		default:
+			return nil, err
+		}
+		pause, again := a.after(err, tries)
+		if !again {
 			return nil, err
 		}
 		last, tries = err, tries+1
@@ -179,6 +155,74 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			return nil, last
 		}
 	}
+}
+
+// after decides what follows a failed try: a pause and another, or the end. tries is how many there were before.
+func (a *acquisition) after(err error, tries int) (pause time.Duration, again bool) {
+	c := a.client
+	held, isHeld := errors.AsType[*HeldError](err)
+	down, isDown := errors.AsType[*unavailable](err)
+	switch {
+	case isHeld:
+		a.failures = 0
+		a.unsure = a.unsure || held.Position > 0 // a place to leave when giving up
+		if !a.wait {
+			return 0, false
+		}
+		if a.opts.OnWait != nil {
+			a.opts.OnWait(held)
+		}
+		return a.pollPause(held, tries), true
+	case isDown:
+		a.unsure = true
+		if !a.mayFail() {
+			return 0, false
+		}
+		if a.opts.OnUnavailable != nil {
+			a.opts.OnUnavailable(err)
+		}
+		return c.backoff(a.failures-1, down.after), true
+	case a.request.Wait > 0 && isOldCoordinators(err):
+		a.request.Wait = 0
+		return 0, true
+	case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
+		a.request.Lease, a.unsure = rand.Text(), false
+		if !a.mayFail() {
+			return 0, false
+		}
+		return c.backoff(a.failures-1, 0), true
+	case a.wait && isRefusedFor(err, wire.CapacityMismatch): // until whoever uses it with another capacity is gone
+		a.failures = 0
+		return c.backoff(tries, 0), true
+	}
+	return 0, false
+}
+
+// mayFail counts a try that brought nothing, and tells whether there may be another: one that waits has no other bound than
+// its time.
+func (a *acquisition) mayFail() bool {
+	a.failures++
+	return a.wait || a.failures <= a.client.retries
+}
+
+// pollPause is how long a waiter pauses. Polling slows down, but nobody sleeps past the holder's expiry; and the head of the
+// queue asks more often, since every hand-off waits for that.
+func (a *acquisition) pollPause(held *HeldError, tries int) time.Duration {
+	pause := min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
+	if held.Position == 1 {
+		pause = min(pause, jitter(a.client.retryDelay/headDivisor))
+	}
+	return pause
+}
+
+func isHeld(err error) bool {
+	_, ok := errors.AsType[*HeldError](err)
+	return ok
+}
+
+func isRefusedFor(err error, code wire.Code) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Code == string(code)
 }
 
 // isOldCoordinators tells whether a coordinator of a version without a queue refused a request for a place in it.
@@ -215,7 +259,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 // checkGrant sees that an answer is the lease that was asked for.
 func checkGrant(answer wire.Lease, name, secret string) error {
 	if answer.Lock != name || answer.Lease != secret || answer.Fence < 1 || answer.TTL < 1 {
-		return &RefusedError{Status: http.StatusOK, Detail: "the answer is not a lease of this lock; check Config.Endpoint"}
+		return notCoordinator(http.StatusOK, "an answer that is not a lease of this lock")
 	}
 	return nil
 }
@@ -224,19 +268,16 @@ func checkGrant(answer wire.Lease, name, secret string) error {
 // not kept; but at once within a Lambda invocation, where nothing runs in the background, and on a closed client, since
 // Close waits for what does.
 func (c *Client) forget(ctx context.Context, name, lease string) {
-	inv := invocationOf(ctx)
+	inLambda := invocationOf(ctx) != nil
+	most := budget(ctx, lastRelease)
 	ctx = context.WithoutCancel(ctx)
 	release := func() {
-		most := lastRelease
-		if inv != nil {
-			most = min(most, time.Until(inv.deadline))
-		}
 		ctx, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
-		_ = c.releaseSecret(ctx, name, lease)
+		_ = c.releaseSecret(ctx, name, lease, nil)
 	}
 	c.mu.Lock()
-	now := c.isClosed() || inv != nil
+	now := c.isClosed() || inLambda
 	if !now {
 		c.work.Go(release)
 	}
@@ -252,23 +293,31 @@ func (c *Client) Release(ctx context.Context, name, secret string) error {
 	if err := checkSecret(name, secret); err != nil {
 		return &OpError{ErrRelease, name, err}
 	}
-	if err := c.releaseSecret(ctx, name, secret); err != nil {
+	if err := c.releaseSecret(ctx, name, secret, nil); err != nil {
 		return &OpError{ErrRelease, name, err}
 	}
 	return nil
 }
 
-func (c *Client) releaseSecret(ctx context.Context, name, secret string) error {
+// releaseSecret releases, and does so again after an error for as long as more, if given, says so.
+func (c *Client) releaseSecret(ctx context.Context, name, secret string, more func(error) bool) error {
 	var answer wire.Released
 	n := 0
-	err := c.retry(ctx, func() error {
+	send := func() error {
 		n++
 		return c.send(ctx, opRelease, name, wire.ReleaseRequest{Lease: secret}, &answer)
-	})
-	if errors.Is(err, ErrLost) && n > 1 {
-		return nil // a repeat: the first try was carried out
 	}
-	return err
+	err := c.retry(ctx, send)
+	for err != nil && more != nil && more(err) {
+		err = c.retry(ctx, send)
+	}
+	switch {
+	case errors.Is(err, ErrLost) && n > 1:
+		return nil // a repeat: the first try was carried out
+	case err != nil:
+		return err
+	}
+	return checkLock(answer.Lock, name)
 }
 
 func checkSecret(name, secret string) error {
@@ -282,33 +331,42 @@ func checkSecret(name, secret string) error {
 }
 
 // Adopt makes a [Lease] of one that is held already, by its secret: one that another process acquired and handed over. It
-// renews the lease, by Options.TTL or else its own TTL, and from then on looks after it. Of opts only TTL, Heartbeat and
-// ManualRenew count. A lease that is over is an [ErrLost]. Two processes that hold one lease hold it together: neither
-// knows that the other released it before its next renewal.
+// renews the lease, by Options.TTL or else its own TTL, and from then on looks after it. Of opts only TTL, Heartbeat,
+// ManualRenew, Metadata and OnRenewal count. A lease that is over is an [ErrLost]. Two processes that hold one lease hold it
+// together: neither knows that the other released it before its next renewal.
 func (c *Client) Adopt(ctx context.Context, name, secret string, opts Options) (*Lease, error) {
-	err := checkSecret(name, secret)
-	if err == nil {
-		err = opts.validate()
-	}
-	var answer wire.Lease
-	var sent reading
-	if err == nil {
-		err = c.retry(ctx, func() error {
-			sent = c.now()
-			return c.send(ctx, opRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds()}, &answer)
-		})
-	}
-	if err == nil {
-		err = checkGrant(answer, name, secret)
-	}
-	var lease *Lease
-	if err == nil {
-		lease, err = c.keep(ctx, name, secret, opts, sent, answer)
-	}
+	lease, err := c.adopt(ctx, name, secret, opts)
 	if err != nil {
 		return nil, &OpError{ErrRenew, name, err}
 	}
 	return lease, nil
+}
+
+func (c *Client) adopt(ctx context.Context, name, secret string, opts Options) (*Lease, error) {
+	if err := checkSecret(name, secret); err != nil {
+		return nil, err
+	}
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	metadata, err := encodeMetadata(opts.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	opts.MinHold = 0
+	var answer wire.Lease
+	var sent reading
+	err = c.retry(ctx, func() error {
+		sent = c.now()
+		return c.send(ctx, opRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds(), Metadata: metadata}, &answer)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := checkGrant(answer, name, secret); err != nil {
+		return nil, err
+	}
+	return c.keep(ctx, name, secret, opts, sent, answer)
 }
 
 func (c *Client) isClosed() bool { return c.life.Err() != nil }

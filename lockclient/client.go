@@ -7,14 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -24,10 +21,12 @@ type Config struct {
 	// Endpoint is the coordinator's URL, up to where /v1/locks begins.
 	Endpoint string
 	// Region and Credentials sign requests (SigV4, service execute-api). With no Credentials requests go unsigned, as a
-	// local coordinator takes them.
+	// local coordinator takes them; an endpoint of API Gateway needs them. Region is taken from such an endpoint if empty.
 	Region      string
 	Credentials aws.CredentialsProvider
-	// HTTPClient sends requests; nil: one of the client's own.
+	// HTTPClient sends requests; nil: one of the client's own, which uses the environment's proxies for https only. Redirects
+	// are not followed. Connections on which a try timed out are not used again if its Transport is an [http.Transport], or
+	// has a method CloseIdleConnections that sees to it.
 	HTTPClient *http.Client
 	// Transport carries requests another way than over HTTP, in place of the four fields above: see packages invoke and
 	// direct.
@@ -67,21 +66,6 @@ func (c Config) Validate() error {
 	return nil
 }
 
-func (c Config) validateHTTP() error {
-	u, err := url.Parse(c.Endpoint)
-	switch {
-	case c.Endpoint == "":
-		return errors.New("lockclient: Config.Endpoint is empty; give the coordinator's URL, or a Transport")
-	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("lockclient: Config.Endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com or http://127.0.0.1:7420", c.Endpoint)
-	case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/locks"):
-		return fmt.Errorf("lockclient: Config.Endpoint is %q; give the URL only up to where /v1/locks begins", c.Endpoint)
-	case c.Credentials != nil && c.Region == "":
-		return errors.New("lockclient: Config.Region is empty; requests are signed for a region")
-	}
-	return nil
-}
-
 // Options say how a lock is taken. The zero value waits as long as the context lasts, with a TTL of 60 s.
 type Options struct {
 	// TTL is how long the lease lasts without a renewal, 1 s to 24 h. Zero: 60 s; but within a Lambda invocation what is
@@ -93,12 +77,21 @@ type Options struct {
 	// ManualRenew leaves renewing to the caller.
 	ManualRenew bool
 
+	// MinHold keeps the lock held for at least this long after the grant, however soon it is released: a short periodic
+	// job then runs once a period, though the clocks of its hosts differ. See [Lease.Release].
+	MinHold time.Duration
+
 	// Wait is how long Acquire goes on trying while others hold the lock. Zero: as long as its context lasts.
 	Wait time.Duration
-	// Attempts is how often Acquire asks while others hold the lock. Zero: no limit.
-	Attempts int
 	// OnWait, if set, is called each time that Acquire learns that others hold the lock, before it waits.
 	OnWait func(*HeldError)
+	// OnUnavailable, if set, is called each time that a try to acquire brought no answer and will be repeated, with an
+	// [ErrUnavailable] that says why.
+	OnUnavailable func(error)
+	// OnRenewal, if set, is called when renewing the lease in the background begins to fail, with the reason and the time
+	// until which the lease is proved all the same; and with nil when renewals succeed again. It is not called for the loss
+	// of the lease, which ends its context. It must not block, since the next renewal waits for it.
+	OnRenewal func(err error, proved time.Time)
 
 	// Owner replaces Config.Owner.
 	Owner string
@@ -117,8 +110,8 @@ func (o Options) validate() error {
 		return refused("Heartbeat", "Options.Heartbeat is %v; give less than the TTL, which is %v, or 0 for a third of it", o.Heartbeat, o.TTL)
 	case o.Wait < 0:
 		return refused("Wait", "Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
-	case o.Attempts < 0:
-		return refused("Attempts", "Options.Attempts is %d; give a number above 0, or 0 for no limit", o.Attempts)
+	case o.MinHold < 0 || o.MinHold > wire.MaxTTL:
+		return refused("MinHold", "Options.MinHold is %v; give a time up to %v, or 0 for none", o.MinHold, wire.MaxTTL)
 	case o.Capacity < 0 || o.Capacity > wire.MaxCapacity:
 		return refused("Capacity", "Options.Capacity is %d; give 1 to %d, or 0 for 1", o.Capacity, wire.MaxCapacity)
 	case o.Permits < 0 || o.Permits > max(o.Capacity, 1):
@@ -127,17 +120,17 @@ func (o Options) validate() error {
 	return nil
 }
 
-// metadata encodes Options.Metadata; nil: none.
-func (o Options) metadata() (json.RawMessage, error) {
-	if o.Metadata == nil {
+// encodeMetadata encodes Options.Metadata; nil: none.
+func encodeMetadata(metadata any) (json.RawMessage, error) {
+	if metadata == nil {
 		return nil, nil
 	}
-	m, err := json.Marshal(o.Metadata)
+	m, err := json.Marshal(metadata)
 	switch {
 	case err != nil:
 		return nil, refused("metadata", "Options.Metadata: %v", err)
 	case m[0] != '{':
-		return nil, refused("metadata", "Options.Metadata is %T, which encodes to no JSON object; give a struct or a map", o.Metadata)
+		return nil, refused("metadata", "Options.Metadata is %T, which encodes to no JSON object; give a struct or a map", metadata)
 	case len(m) > wire.MaxMetadata:
 		return nil, refused("metadata", "Options.Metadata is %d bytes of JSON; at most %d are allowed", len(m), wire.MaxMetadata)
 	}
@@ -173,13 +166,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.transport == nil {
-		if cfg.HTTPClient == nil {
-			own := http.DefaultTransport.(*http.Transport).Clone()
-			cfg.HTTPClient, c.closeIdle = &http.Client{Transport: own}, own.CloseIdleConnections
-		}
-		c.transport = &httpTransport{
-			endpoint: strings.TrimRight(cfg.Endpoint, "/"), region: cfg.Region, credentials: cfg.Credentials,
-			signer: v4.NewSigner(), client: cfg.HTTPClient,
+		t := newHTTPTransport(cfg)
+		if c.transport = t; cfg.HTTPClient == nil {
+			c.closeIdle = t.client.CloseIdleConnections
 		}
 	}
 	return c, nil
@@ -197,39 +186,6 @@ func (c *Client) ownerIn(inv *invocation) string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// Close ends what is being acquired ([ErrClosed]), releases every lease that this client holds, all at once, and waits until
-// nothing of it runs any more. It goes on past failures and returns them joined. If ctx ends first, it returns at once, and
-// the rest expires by itself. Status still works afterwards.
-func (c *Client) Close(ctx context.Context) error {
-	c.mu.Lock()
-	c.end(ErrClosed)
-	var held []*Lease
-	for l := range c.leases {
-		held = append(held, l)
-	}
-	c.mu.Unlock()
-	errs := make([]error, len(held))
-	var releases sync.WaitGroup
-	for i, l := range held {
-		releases.Go(func() { errs[i] = l.Release(ctx) })
-	}
-	releases.Wait()
-	ended := make(chan struct{})
-	go func() {
-		c.work.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		errs = append(errs, ctx.Err())
-	}
-	if c.closeIdle != nil {
-		c.closeIdle()
-	}
-	return errors.Join(errs...)
-}
-
 // Do runs fn while it holds the lock, and releases it. fn's context ends when ctx does, or the lease is lost: see
 // context.Cause. The error is fn's, joined with that of losing or releasing the lease, if that failed.
 func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx context.Context, lease *Lease) error) error {
@@ -242,7 +198,7 @@ func (c *Client) do(ctx context.Context, name string, opts Options, wait bool, f
 		return err
 	}
 	defer func() { // also when fn panics
-		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.timeout)
+		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget(ctx, 2*c.timeout))
 		defer cancel()
 		if failed := lease.Release(releaseCtx); failed != nil {
 			err = errors.Join(err, failed)

@@ -3,13 +3,13 @@ package lockclient
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// What went wrong; match with errors.Is. Every error of an operation also matches one of [ErrAcquire], [ErrRenew] and
-// [ErrRelease], by which operation it was.
+// What went wrong; match with errors.Is. Every error of an operation also matches that of the operation, such as [ErrAcquire].
 var (
 	// ErrHeld: others hold the lock, and the time to wait is over. The error is or wraps a [*HeldError].
 	ErrHeld = errors.New("lock is held")
@@ -17,10 +17,11 @@ var (
 	ErrLost = errors.New("lease is lost")
 	// ErrReleased is the cause of a lease's context after Release.
 	ErrReleased = errors.New("lease was released")
-	// ErrUnavailable: the coordinator could not be reached, or could not use its store, as often as was tried.
+	// ErrUnavailable: the coordinator could not be reached, or could not use its store, as often as was tried. It may pass.
 	ErrUnavailable = errors.New("coordinator is unavailable")
-	// ErrRefused: the coordinator will not serve this request, however often it is sent: not valid, not allowed, or the
-	// lock is in use with another capacity. The text says what to change.
+	// ErrRefused: this request will not be served, however often it is sent: it is not valid or not allowed, the lock is in
+	// use with another capacity, or the coordinator cannot be reached or cannot work as things are set up (a host name, a
+	// certificate, credentials, a missing table). It is never sent again. The text says what to change.
 	ErrRefused = errors.New("request is refused")
 	// ErrClosed: the client was closed.
 	ErrClosed = errors.New("client is closed")
@@ -31,16 +32,29 @@ var (
 	ErrRenew = errors.New("renewal failed")
 	// ErrRelease matches every error of Release.
 	ErrRelease = errors.New("release failed")
+	// ErrForceRelease matches every error of ForceRelease.
+	ErrForceRelease = errors.New("force-release failed")
+	// ErrStatus matches every error of Status.
+	ErrStatus = errors.New("status")
+	// ErrWatch matches every error of Watch.
+	ErrWatch = errors.New("watch")
+	// ErrList matches every error of List.
+	ErrList = errors.New("list")
 )
 
 // An OpError says which operation on which lock failed.
 type OpError struct {
-	Op   error // ErrAcquire, ErrRenew or ErrRelease
-	Lock string
+	Op   error  // ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch or ErrList
+	Lock string // the lock's name, or the prefix of a list
 	Err  error
 }
 
-func (e *OpError) Error() string { return fmt.Sprintf("lockclient: %v: %s: %v", e.Op, e.Lock, e.Err) }
+func (e *OpError) Error() string {
+	if e.Lock == "" {
+		return fmt.Sprintf("lockclient: %v: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("lockclient: %v: %s: %v", e.Op, e.Lock, e.Err)
+}
 
 // Unwrap gives the operation and the cause.
 func (e *OpError) Unwrap() []error { return []error{e.Op, e.Err} }
@@ -75,7 +89,7 @@ func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 // A RefusedError is an [ErrRefused] as the coordinator put it.
 type RefusedError struct {
 	Code   string // the wire code, or "" when the answer was not the coordinator's (a gateway's 403, say)
-	Status int    // HTTP; 0 when the client itself refused, and sent nothing
+	Status int    // HTTP; 0 when there is no answer: the client itself refused, or cannot reach the coordinator as it is set up
 	Field  string // what of the request is wrong, if one thing is
 	Detail string
 }
@@ -84,7 +98,7 @@ func (e *RefusedError) Error() string {
 	if e.Status == 0 {
 		return fmt.Sprintf("%v: %s", ErrRefused, e.Detail)
 	}
-	return fmt.Sprintf("%v (%d %s): %s", ErrRefused, e.Status, e.Code, e.Detail)
+	return fmt.Sprintf("%v (%s): %s", ErrRefused, strings.TrimSpace(fmt.Sprintf("%d %s", e.Status, e.Code)), e.Detail)
 }
 
 // refused is what the client itself will not send.
@@ -98,21 +112,14 @@ func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 // unavailable is a try that came to nothing, where the same request may be sent again. Whether it was carried out is
 // not known.
 type unavailable struct {
-	after time.Duration // the coordinator's hint; 0: none
-	err   error
+	after     time.Duration // the coordinator's hint; 0: none
+	throttled bool          // it takes fewer requests than it gets
+	err       error
 }
 
 func (e *unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUnavailable, e.err) }
 func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
-
-// noAnswer is what a transport's error means.
-func noAnswer(err error) error {
-	if _, final := errors.AsType[*RefusedError](err); final {
-		return err
-	}
-	return &unavailable{err: err}
-}
 
 // problemError turns a problem into an error of this package.
 func problemError(p wire.Problem) error {
@@ -129,8 +136,12 @@ func problemError(p wire.Problem) error {
 	case wire.QueueFull:
 		return &HeldError{RetryAfter: after}
 	}
-	if p.Status >= 500 || p.Status == 429 {
-		return &unavailable{after, fmt.Errorf("%d %s: %s (request %s)", p.Status, p.Code, p.Detail, p.RequestID)}
+	if p.Code != wire.Misconfigured && (p.Status >= 500 || p.Status == 429) {
+		text := fmt.Sprintf("%d %s: %s", p.Status, p.Code, p.Detail)
+		if p.RequestID != "" {
+			text += fmt.Sprintf(" (request %s)", p.RequestID)
+		}
+		return &unavailable{after, p.Code == wire.Throttled || p.Status == 429, errors.New(text)}
 	}
 	return &RefusedError{Code: string(p.Code), Status: p.Status, Field: p.Field, Detail: p.Detail}
 }

@@ -9,15 +9,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
 // httpTransport is the default [Transport]: the coordinator's HTTP API, signed with SigV4 where there are credentials.
@@ -26,7 +28,20 @@ type httpTransport struct {
 	region      string
 	credentials aws.CredentialsProvider
 	signer      *v4.Signer
-	client      *http.Client
+	client      *reach.Client
+}
+
+func newHTTPTransport(cfg Config) *httpTransport {
+	t := &httpTransport{endpoint: strings.TrimRight(cfg.Endpoint, "/"), region: cfg.signingRegion(), signer: v4.NewSigner()}
+	if cfg.Credentials != nil {
+		t.credentials = reach.NewCredentials(cfg.Credentials)
+	}
+	if cfg.HTTPClient != nil {
+		t.client = reach.New(cfg.HTTPClient)
+	} else {
+		t.client = reach.New(nil)
+	}
+	return t
 }
 
 // EnvCredentials are those of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, which
@@ -54,23 +69,11 @@ func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, err
 		return Response{}, refused("", "%v", err)
 	}
 	if t.credentials != nil {
-		creds, err := t.credentials.Retrieve(ctx)
-		if err != nil {
-			return Response{}, fmt.Errorf("credentials: %w", err)
-		}
-		var body []byte
-		if req.Method == http.MethodPost {
-			body = r.Body
-		}
-		hash := sha256.Sum256(body)
-		if err := t.signer.SignHTTP(ctx, creds, req, hex.EncodeToString(hash[:]), "execute-api", t.region, time.Now()); err != nil {
-			return Response{}, fmt.Errorf("signing: %w", err)
+		if err := t.sign(ctx, req, r.Body); err != nil {
+			return Response{}, err
 		}
 	}
 	resp, err := t.client.Do(req)
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return Response{}, refused("", "there is no host %s; check Config.Endpoint", dns.Name)
-	}
 	if err != nil {
 		return Response{}, err
 	}
@@ -86,10 +89,26 @@ func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, err
 	return out, nil
 }
 
+func (t *httpTransport) sign(ctx context.Context, req *http.Request, body []byte) error {
+	creds, err := t.credentials.Retrieve(ctx)
+	if err != nil {
+		return fmt.Errorf("credentials: %w", err)
+	}
+	if req.Method != http.MethodPost {
+		body = nil
+	}
+	hash := sha256.Sum256(body)
+	if err := t.signer.SignHTTP(ctx, creds, req, hex.EncodeToString(hash[:]), "execute-api", t.region, time.Now()); err != nil {
+		return fmt.Errorf("signing: %w", err)
+	}
+	return nil
+}
+
 func (t *httpTransport) request(ctx context.Context, r Request) (*http.Request, error) {
 	target := t.endpoint + "/v1/locks"
 	if r.Op != opList {
-		target += "/" + url.PathEscape(r.Lock)
+		// Not every gateway hands a literal + on as it is.
+		target += "/" + strings.ReplaceAll(url.PathEscape(r.Lock), "+", "%2B")
 	}
 	switch r.Op {
 	case opStatus:

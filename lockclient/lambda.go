@@ -20,19 +20,27 @@ import (
 // time, and no waiting is its default here. The handler finds its lease with [LeaseFrom].
 //
 // The lease lasts as long as the invocation, and a little longer (see [Options.TTL]); nothing renews it. So the lock of an
-// invocation that was killed or timed out comes free right after its own deadline.
+// invocation that was killed or timed out comes free right after its own deadline. The same holds if the release brings no
+// answer: it ends before the deadline, and its failure is not the handler's, whose work is done. A lease that was lost while the
+// handler ran is an [ErrLost], joined with the handler's own error.
 func Exclusive[In, Out any](client *Client, name func(In) string, handler func(context.Context, In) (Out, error), opts ...Options) func(context.Context, In) (Out, error) {
 	var o Options
 	if len(opts) > 0 {
 		o = opts[0]
 	}
 	return func(ctx context.Context, event In) (out Out, err error) {
+		var outcome error
+		ran := false
 		err = client.do(ctx, name(event), o, o.Wait > 0, func(ctx context.Context, _ *Lease) error {
-			out, err = handler(ctx, event)
-			return err
+			ran = true
+			out, outcome = handler(ctx, event)
+			return outcome
 		})
-		if held, ok := errors.AsType[*HeldError](err); ok && errors.Is(err, ErrAcquire) {
+		switch held, isHeld := errors.AsType[*HeldError](err); {
+		case !ran && isHeld:
 			return out, held // by itself, so that Lambda's errorType is HeldError
+		case ran && !errors.Is(err, ErrLost): // what failed besides the handler is the release
+			return out, outcome
 		}
 		return out, err
 	}
@@ -63,6 +71,20 @@ func invocationOf(ctx context.Context) *invocation {
 		return nil
 	}
 	return &invocation{lc.AwsRequestID, deadline}
+}
+
+// reportMargin is what is left to the runtime to report an invocation's outcome.
+const reportMargin = 500 * time.Millisecond
+
+// budget bounds what is done after a handler's work, or instead of it: most, but in an invocation no more than is left of it, less
+// reportMargin, or less half of what is left if that is little.
+func budget(ctx context.Context, most time.Duration) time.Duration {
+	inv := invocationOf(ctx)
+	if inv == nil {
+		return most
+	}
+	left := time.Until(inv.deadline)
+	return max(min(most, left-min(left/2, reportMargin)), 0)
 }
 
 // owner is who holds, as others see it.

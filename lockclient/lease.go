@@ -3,9 +3,11 @@ package lockclient
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"time"
 
@@ -29,6 +31,9 @@ type Lease struct {
 	renews chan struct{} // closed when the background renewal has ended
 
 	heartbeat time.Duration
+	held      reading       // when the grant was heard of
+	minHold   time.Duration // counted from then
+	onRenewal func(error, time.Time)
 
 	mu       sync.Mutex
 	deadline reading // until when the lease is proved
@@ -49,6 +54,7 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	l := &Lease{
 		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence,
 		renews: make(chan struct{}), unbind: func() bool { return true },
+		held: c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
 	l.mu.Lock() // against watch, which may run as soon as there is a timer
 	defer l.mu.Unlock()
@@ -170,21 +176,41 @@ func (l *Lease) stop(cause error) {
 
 // Renew extends the lease by its TTL from now. In the background this happens by itself at a third of it.
 func (l *Lease) Renew(ctx context.Context) error {
-	if err := l.renew(ctx); err != nil {
+	if err := l.renew(ctx, nil, nil); err != nil {
 		return &OpError{ErrRenew, l.name, err}
 	}
 	return nil
 }
 
-func (l *Lease) renew(ctx context.Context) error {
+// SetMetadata renews the lease, and replaces what is told to others while the lock is held: by anything that encodes to a
+// JSON object of at most 2,048 bytes; nil is the empty object. Its errors are [ErrRenew]s.
+func (l *Lease) SetMetadata(ctx context.Context, metadata any) error {
+	if metadata == nil {
+		metadata = struct{}{}
+	}
+	encoded, err := encodeMetadata(metadata)
+	if err == nil {
+		err = l.renew(ctx, encoded, nil)
+	}
+	if err != nil {
+		return &OpError{ErrRenew, l.name, err}
+	}
+	return nil
+}
+
+// renew renews the lease; failed, if given, is told of each try that failed.
+func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func(error)) error {
 	if err := l.Err(); err != nil {
 		return ErrLost
 	}
 	var answer wire.Lease
 	var sent reading
-	err := l.client.retry(ctx, func() error {
-		sent = l.client.now()
-		return l.client.send(ctx, opRenew, l.name, wire.RenewRequest{Lease: l.secret, TTL: l.ttl.Milliseconds()}, &answer)
+	err := l.client.retry(ctx, func() (err error) {
+		sent, answer, err = l.sendRenewal(ctx, l.ttl, metadata)
+		if err != nil && failed != nil {
+			failed(err)
+		}
+		return err
 	})
 	if errors.Is(err, ErrLost) {
 		err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
@@ -206,13 +232,25 @@ func (l *Lease) renew(ctx context.Context) error {
 	return nil
 }
 
+// sendRenewal makes one try of a renewal. Its answer counts from sent, which is read before the request goes out.
+func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata json.RawMessage) (sent reading, answer wire.Lease, err error) {
+	sent = l.client.now()
+	request := wire.RenewRequest{Lease: l.secret, TTL: ttl.Milliseconds(), Metadata: metadata}
+	if err = l.client.send(ctx, opRenew, l.name, request, &answer); err == nil {
+		err = checkGrant(answer, l.name, l.secret)
+	}
+	if err == nil && answer.Fence != l.fence {
+		err = notCoordinator(http.StatusOK, "an answer with another fence than this lease's")
+	}
+	return sent, answer, err
+}
+
 // keepRenewing renews at each heartbeat, and more often when that fails, until the lease's context ends. A lease whose grant
 // was long in coming has less of its life left, and is renewed sooner.
 func (l *Lease) keepRenewing() {
 	defer close(l.renews)
-	l.mu.Lock()
-	life := l.client.left(l.deadline)
-	l.mu.Unlock()
+	report := renewalReport{lease: l}
+	life := l.left()
 	timer := time.NewTimer(min(l.heartbeat, time.Duration(float64(life)*float64(l.heartbeat)/float64(l.ttl))))
 	defer timer.Stop()
 	for {
@@ -221,20 +259,60 @@ func (l *Lease) keepRenewing() {
 			return
 		case <-timer.C:
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, max(l.heartbeat, l.ttl/12)) // a try that hangs must leave time for others
+		ctx, cancel := context.WithTimeout(l.ctx, max(min(l.heartbeat, l.left()/2), l.ttl/12)) // a try that hangs must leave time for others
 		pause := l.heartbeat
-		if l.renew(ctx) != nil {
+		if l.renew(ctx, nil, report.failed) != nil {
 			pause = min(l.heartbeat, l.ttl/12)
+		} else {
+			report.succeeded()
 		}
 		cancel()
 		timer.Reset(pause)
 	}
 }
 
+// left is how long the lease is proved.
+func (l *Lease) left() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client.left(l.deadline)
+}
+
+// A renewalReport tells Options.OnRenewal when renewals begin to fail, and when they succeed again.
+type renewalReport struct {
+	lease   *Lease
+	failing bool
+}
+
+func (r *renewalReport) failed(err error) {
+	if r.lease.ctx.Err() == nil && !errors.Is(err, ErrLost) { // neither its release nor its loss
+		r.tell(true, err)
+	}
+}
+
+func (r *renewalReport) succeeded() { r.tell(false, nil) }
+
+func (r *renewalReport) tell(failing bool, err error) {
+	if r.failing == failing {
+		return
+	}
+	r.failing = failing
+	if r.lease.onRenewal != nil {
+		r.lease.onRenewal(err, r.lease.ExpiresAt())
+	}
+}
+
 // Release gives the lock back. From the call on the client does not believe in the lease: its context ends before the
 // request is sent. A lease that was lost before is an [ErrLost]; a second Release has the first one's result. If ctx ends
 // before there is an answer, the request is sent once more, in the background, for up to 5 s.
-func (l *Lease) Release(ctx context.Context) error {
+//
+// Before [Options.MinHold] has passed, Release leaves the lock held: it sees that the lease lasts until then, with a renewal
+// if need be, and returns; the client releases it in the background when the time has come. After [Client.Close], and in a
+// Lambda invocation, nothing does: the lease then expires by itself, when both MinHold and what was left of the TTL are over.
+func (l *Lease) Release(ctx context.Context) error { return l.releaseOnce(ctx, nil) }
+
+// releaseOnce is Release; more, if given, tells whether to go on after an error in spite of all retries.
+func (l *Lease) releaseOnce(ctx context.Context, more func(error) bool) error {
 	l.mu.Lock()
 	first := l.released == nil
 	if first {
@@ -242,8 +320,9 @@ func (l *Lease) Release(ctx context.Context) error {
 	}
 	l.mu.Unlock()
 	if first {
-		l.result = l.release(ctx)
+		l.result = l.release(ctx, more)
 		close(l.released)
+		return l.result
 	}
 	select {
 	case <-l.released:
@@ -253,11 +332,14 @@ func (l *Lease) Release(ctx context.Context) error {
 	}
 }
 
-func (l *Lease) release(ctx context.Context) error {
+func (l *Lease) release(ctx context.Context, more func(error) bool) error {
 	was := l.Err()
 	l.stop(ErrReleased)
 	<-l.renews
-	err := l.client.releaseSecret(ctx, l.name, l.secret)
+	if rest := l.minHold - l.client.now().sub(l.held); was == nil && rest > 0 {
+		return l.releaseLater(ctx, rest)
+	}
+	err := l.client.releaseSecret(ctx, l.name, l.secret, more)
 	if was != nil {
 		err = ErrLost // we had lost it; what was sent only helps others to it sooner
 	}
@@ -266,6 +348,34 @@ func (l *Lease) release(ctx context.Context) error {
 			l.client.forget(ctx, l.name, l.secret)
 		}
 		return &OpError{ErrRelease, l.name, err}
+	}
+	return nil
+}
+
+// releaseLater keeps the lock for the rest of its least time.
+func (l *Lease) releaseLater(ctx context.Context, rest time.Duration) error {
+	if l.left() < rest {
+		ttl := max(rest+time.Millisecond, wire.MinTTL) // whole milliseconds are sent
+		err := l.client.retry(ctx, func() error {
+			_, _, err := l.sendRenewal(ctx, ttl, nil)
+			return err
+		})
+		if err != nil {
+			return &OpError{ErrRelease, l.name, fmt.Errorf("it is not certain that the lock stays held for Options.MinHold: %w", err)}
+		}
+	}
+	c := l.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isClosed() && invocationOf(ctx) == nil {
+		c.work.Go(func() {
+			if sleep(c.life, rest) != nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastRelease)
+			defer cancel()
+			_ = c.releaseSecret(ctx, l.name, l.secret, nil)
+		})
 	}
 	return nil
 }

@@ -633,7 +633,7 @@ func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
 			{"a", lockclient.Options{Metadata: func() {}}, "json"},
 			{"a", lockclient.Options{Metadata: []int{1}}, "no JSON object"},
 			{"a", lockclient.Options{Metadata: map[string]string{"x": strings.Repeat("y", 2048)}}, "2056 bytes"},
-			{"a", lockclient.Options{Attempts: -1}, "Options.Attempts"},
+			{"a", lockclient.Options{MinHold: -1}, "Options.MinHold"},
 			{"a", lockclient.Options{Heartbeat: -1}, "Options.Heartbeat"},
 			{"a", lockclient.Options{Heartbeat: time.Minute}, "Options.Heartbeat"},
 			{"a", lockclient.Options{Heartbeat: 9 * time.Second, TTL: 9 * time.Second}, "Options.Heartbeat"},

@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
+	"net/http"
 	"slices"
 	"time"
 
@@ -36,15 +36,30 @@ type StatusHolder struct {
 
 // Status reads a lock. A lock that nobody ever took is free.
 func (c *Client) Status(ctx context.Context, name string) (Status, error) {
+	s, err := c.status(ctx, name)
+	if err != nil {
+		return Status{}, &OpError{ErrStatus, name, err}
+	}
+	return s, nil
+}
+
+func (c *Client) status(ctx context.Context, name string) (Status, error) {
 	if problem := wire.CheckName(name); problem != "" {
 		return Status{}, refused("name", "name %s", problem)
 	}
 	var s wire.Status
-	err := c.retry(ctx, func() error { return c.send(ctx, opStatus, name, nil, &s) })
-	if err != nil {
-		return Status{}, fmt.Errorf("lockclient: status: %s: %w", name, err)
+	if err := c.retry(ctx, func() error { return c.send(ctx, opStatus, name, nil, &s) }); err != nil {
+		return Status{}, err
 	}
-	return newStatus(s), nil
+	return newStatus(s), checkLock(s.Lock, name)
+}
+
+// checkLock sees that an answer is about the lock that was asked for.
+func checkLock(answered, name string) error {
+	if answered != name {
+		return notCoordinator(http.StatusOK, "an answer that is not about this lock")
+	}
+	return nil
 }
 
 func newStatus(s wire.Status) Status {
@@ -72,8 +87,12 @@ func (c *Client) List(ctx context.Context, prefix string, all bool) iter.Seq2[St
 		}
 		for {
 			var page wire.List
-			if err := c.retry(ctx, func() error { return c.send(ctx, opList, "", request, &page) }); err != nil {
-				yield(Status{}, fmt.Errorf("lockclient: list: %w", err))
+			err := c.retry(ctx, func() error { return c.send(ctx, opList, "", request, &page) })
+			if err == nil && page.Locks == nil {
+				err = notCoordinator(http.StatusOK, "an answer that is no list of locks")
+			}
+			if err != nil {
+				yield(Status{}, &OpError{ErrList, prefix, err})
 				return
 			}
 			for _, s := range page.Locks {
@@ -107,10 +126,10 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 		var last *Status
 		quiet := 0 // looks since something changed
 		for {
-			s, err := c.Status(ctx, name)
+			s, err := c.status(ctx, name)
 			switch {
 			case err != nil:
-				if !yield(Status{}, err) || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+				if !yield(Status{}, &OpError{ErrWatch, name, err}) || errors.Is(err, ErrRefused) || ctx.Err() != nil {
 					return
 				}
 				last = nil // whatever comes after an error is news
@@ -122,7 +141,7 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 				last = &s
 			}
 			if err := sleep(ctx, c.watchPause(s, quiet)); err != nil {
-				yield(Status{}, fmt.Errorf("lockclient: watch: %s: %w", name, context.Cause(ctx)))
+				yield(Status{}, &OpError{ErrWatch, name, context.Cause(ctx)})
 				return
 			}
 			quiet++
@@ -153,6 +172,14 @@ func (s Status) same(o Status) bool {
 // that the holder is gone, and is recorded with the reason and the caller. It answers who was ended: nobody, if nobody held
 // the lock. A fence that is no holder's any more is an [ErrRefused] with the code lock_changed.
 func (c *Client) ForceRelease(ctx context.Context, name, reason string, fence int64) ([]StatusHolder, error) {
+	released, err := c.forceRelease(ctx, name, reason, fence)
+	if err != nil {
+		return nil, &OpError{ErrForceRelease, name, err}
+	}
+	return released, nil
+}
+
+func (c *Client) forceRelease(ctx context.Context, name, reason string, fence int64) ([]StatusHolder, error) {
 	if problem := wire.CheckName(name); problem != "" {
 		return nil, refused("name", "name %s", problem)
 	}
@@ -161,7 +188,7 @@ func (c *Client) ForceRelease(ctx context.Context, name, reason string, fence in
 		return c.send(ctx, opForceRelease, name, wire.ForceReleaseRequest{Reason: reason, Fence: fence}, &answer)
 	})
 	if err != nil {
-		return nil, &OpError{ErrRelease, name, err}
+		return nil, err
 	}
-	return newStatus(wire.Status{Holders: answer.Released}).Holders, nil
+	return newStatus(wire.Status{Holders: answer.Released}).Holders, checkLock(answer.Lock, name)
 }

@@ -1,6 +1,7 @@
 package lockclient
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/reach"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -46,7 +48,7 @@ const (
 	opList         = "list"
 )
 
-// send makes one try of a request. Its error is one of this package's, or the context's.
+// send makes one try of a request. Its error is one of this package's; when ctx ended first it is ctx's too.
 func (c *Client) send(ctx context.Context, op, name string, request, answer any) error {
 	r := Request{Op: op, Lock: name}
 	if request != nil {
@@ -58,36 +60,55 @@ func (c *Client) send(ctx context.Context, op, name string, request, answer any)
 	tryCtx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	resp, err := c.transport.RoundTrip(tryCtx, r)
-	if ctx.Err() != nil && err != nil {
-		return ctx.Err()
-	}
 	if err != nil {
-		return noAnswer(err)
+		return noAnswer(ctx, err)
 	}
-	if resp.Status == http.StatusOK {
-		if err := json.Unmarshal(resp.Body, answer); err != nil {
-			return &unavailable{err: fmt.Errorf("answer is not what a coordinator says: %w", err)}
-		}
-		return nil
-	}
-	var p wire.Problem
-	if json.Unmarshal(resp.Body, &p) != nil || p.Code == "" { // a gateway's own answer, not the coordinator's
-		p = wire.Problem{Detail: gatewayDetail(resp.Status, resp.Body), RetryAfter: resp.RetryAfter.Milliseconds()}
-	}
-	p.Status = resp.Status
-	return problemError(p)
+	return readAnswer(resp, answer)
 }
 
-// gatewayDetail says what to do about an answer that is not the coordinator's.
-func gatewayDetail(status int, body []byte) string {
-	text := string(body[:min(len(body), 200)])
-	switch status {
-	case http.StatusForbidden, http.StatusUnauthorized:
-		return text + ": sign with credentials that may call execute-api:Invoke on this route (Config.Region and Config.Credentials)"
-	case http.StatusNotFound:
-		return text + ": check Config.Endpoint; it ends where /v1/locks begins"
+// noAnswer is what a transport's error means.
+func noAnswer(ctx context.Context, err error) error {
+	switch ended := ctx.Err(); {
+	case errors.Is(ended, context.DeadlineExceeded):
+		return &unavailable{err: fmt.Errorf("it did not answer in time: %w", ended)}
+	case ended != nil: // the caller's own wish says nothing of the coordinator
+		return ended
 	}
-	return text
+	if _, final := errors.AsType[*RefusedError](err); final {
+		return err
+	}
+	if lasting, ok := errors.AsType[*reach.Refusal](err); ok {
+		return &RefusedError{Code: string(wire.Misconfigured), Detail: lasting.Error()}
+	}
+	return &unavailable{err: err}
+}
+
+func readAnswer(resp Response, answer any) error {
+	if resp.Status == http.StatusOK {
+		return readSuccess(resp.Body, answer)
+	}
+	var p wire.Problem
+	if json.Unmarshal(resp.Body, &p) == nil && p.Code != "" {
+		p.Status = resp.Status
+		return problemError(p)
+	}
+	return gatewayError(resp)
+}
+
+// readSuccess decodes an answer. One that is cut off may come whole the next time; one that never was JSON will not.
+func readSuccess(body []byte, answer any) error {
+	err := json.Unmarshal(body, answer)
+	switch text := bytes.TrimSpace(body); {
+	case err == nil:
+		return nil
+	case len(text) == 0 || text[0] == '{':
+		return &unavailable{err: fmt.Errorf("its answer cannot be read: %w", err)}
+	}
+	return notCoordinator(http.StatusOK, "an answer that is not JSON")
+}
+
+func notCoordinator(status int, what string) error {
+	return &RefusedError{Status: status, Detail: what + ": there is no coordinator at this URL; check Config.Endpoint, which ends where /v1/locks begins"}
 }
 
 // retry sends a request again while it brings no answer, as often as Config.Retries says.
@@ -95,7 +116,7 @@ func (c *Client) retry(ctx context.Context, send func() error) error {
 	for n := 0; ; n++ {
 		err := send()
 		down, again := errors.AsType[*unavailable](err)
-		if !again || n >= c.retries {
+		if !again || n >= c.retries || ctx.Err() != nil {
 			return err
 		}
 		if ended := sleep(ctx, c.backoff(n, down.after)); ended != nil {

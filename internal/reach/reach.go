@@ -1,0 +1,167 @@
+// Package reach is how this module's clients reach a service over HTTP: the coordinator, Lambda or DynamoDB. It adds three
+// things to an [http.Client]:
+//
+//   - No redirect is followed. A redirected request would carry its body, and a lease's secret in it, to another host.
+//   - After a time-out requests use new connections. A connection whose peer vanished without a word would otherwise be
+//     taken for the next request as well: with HTTP/2 for minutes.
+//   - Failures that no repetition can mend, such as a host that does not exist, are told apart from outages: see [Refusal].
+package reach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Doer is what the AWS SDK takes for an HTTP client.
+type Doer interface {
+	Do(*http.Request) (*http.Response, error)
+}
+
+// A Client sends requests to one service. It is safe for use by any number of goroutines.
+type Client struct {
+	reached atomic.Bool // the service has answered once
+
+	mu      sync.Mutex
+	current *http.Client
+}
+
+// New makes a client over base, which is an [*http.Client], the SDK's buildable client, another Doer, or nil for connections
+// of its own. Connections of an [*http.Transport] are replaced after a time-out; another transport is asked to close its
+// idle connections, if it can.
+func New(base Doer) *Client {
+	var c http.Client
+	switch b := base.(type) {
+	case nil:
+		c.Transport = ownTransport()
+	case *http.Client:
+		c = *b
+	case interface { // the SDK's buildable client
+		GetTransport() *http.Transport
+		GetTimeout() time.Duration
+	}:
+		c.Transport, c.Timeout = b.GetTransport(), b.GetTimeout()
+	default:
+		c.Transport = roundTripper{b}
+	}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{current: &c}
+}
+
+type roundTripper struct{ Doer }
+
+func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return r.Do(req) }
+
+// idlePerHost is how many idle connections are kept, where the service speaks HTTP/1.1.
+const idlePerHost = 32
+
+// ownTransport is the default transport's settings, with connections of its own, which ignores proxies for plain HTTP: a
+// proxy would read the requests.
+func ownTransport() *http.Transport {
+	t, ok := http.DefaultTransport.(*http.Transport)
+	if !ok { // a program has put something else in its place
+		t = &http.Transport{ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+	}
+	t = t.Clone()
+	t.MaxIdleConnsPerHost = idlePerHost
+	t.Proxy = proxyForTLS
+	return t
+}
+
+func proxyForTLS(r *http.Request) (*url.URL, error) {
+	if r.URL.Scheme != "https" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(r)
+}
+
+// Do sends a request. A failure that lasts is a [*Refusal], as long as the service has never answered; once it has, the same
+// failure may pass as it came.
+func (c *Client) Do(r *http.Request) (*http.Response, error) {
+	client := c.client()
+	resp, err := client.Do(r)
+	if err != nil {
+		c.afterFailure(client, err)
+		return nil, c.judge(err)
+	}
+	if to := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && to != "" {
+		_ = resp.Body.Close()
+		return nil, redirected(r.URL, to)
+	}
+	c.reached.Store(true)
+	resp.Body = &body{resp.Body, func(err error) { c.afterFailure(client, err) }}
+	return resp, nil
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (c *Client) CloseIdleConnections() { c.client().CloseIdleConnections() }
+
+func (c *Client) client() *http.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current
+}
+
+func (c *Client) judge(err error) error {
+	if fix := lasting(err); fix != "" && !c.reached.Load() {
+		return &Refusal{Fix: fix, Err: err}
+	}
+	return err
+}
+
+// afterFailure replaces the connections that a request used, if it timed out.
+func (c *Client) afterFailure(used *http.Client, err error) {
+	if failed, ok := errors.AsType[net.Error](err); !errors.Is(err, context.DeadlineExceeded) && (!ok || !failed.Timeout()) {
+		return
+	}
+	c.mu.Lock()
+	if c.current == used { // others may have timed out on the same connections
+		fresh := *used
+		switch t := used.Transport.(type) {
+		case nil:
+			fresh.Transport = ownTransport()
+		case *http.Transport:
+			clone := t.Clone()
+			if clone.IdleConnTimeout == 0 { // so that this one's connections end by themselves when it is replaced in its turn
+				clone.IdleConnTimeout = 90 * time.Second
+			}
+			fresh.Transport = clone
+		}
+		c.current = &fresh
+	}
+	c.mu.Unlock()
+	used.CloseIdleConnections()
+}
+
+// A body tells of a failure to read it.
+type body struct {
+	io.ReadCloser
+	failed func(error)
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // a Reader's end is io.EOF itself
+		b.failed(err)
+	}
+	return n, err
+}
+
+// redirected refuses to follow a redirect. Of its target only the host is told: the rest may hold what it should not.
+func redirected(from *url.URL, to string) error {
+	target := "another place"
+	if u, err := from.Parse(to); err == nil {
+		target = u.Scheme + "://" + u.Host
+	}
+	return &Refusal{
+		Fix: "redirects are not followed, since the request holds a secret; if that is the right host, name it as the endpoint",
+		Err: fmt.Errorf("%s redirects to %s", from.Host, target),
+	}
+}
