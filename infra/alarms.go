@@ -52,7 +52,7 @@ func (c *Coordinator) alarms() {
 	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is away",
 		c.lambdaMetric("stream", "IteratorAge", "Maximum"), 30_000, 3)
 	c.alarm("DeadLetters", "Something could not be read or handled: look at the dead-letter queue", c.deadLetters(), 1, 1)
-	c.alarm("ClockGuard", "A coordinator's clock is wrong; it grants nothing until it is right",
+	c.alarm("ClockGuard", "A coordinator's clock is wrong: more than 2 s off always shows, 1 s or less never; it grants nothing until it is right",
 		c.metric("clock_guard", "Sum"), 1, 1)
 	if c.Timers != nil {
 		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90"), 10_000, 3)

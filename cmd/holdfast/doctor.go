@@ -138,7 +138,7 @@ func checkClock(offset time.Duration, server string) finding {
 			way = "behind"
 		}
 		return finding{"clock", false, fmt.Sprintf("this machine's clock is %v %s that of %s, at least", offset.Abs().Round(time.Millisecond), way, server),
-			"synchronise it: timedatectl set-ntp true, or chrony with 169.254.169.123 on EC2"}
+			fmt.Sprintf("synchronise it (timedatectl set-ntp true, or chrony with 169.254.169.123 on EC2): a coordinator that is more than %v off grants nothing", lock.MaxClockOffset)}
 	}
 	return finding{"clock", true, fmt.Sprintf("agrees with that of %s, as far as can be told", server), ""}
 }

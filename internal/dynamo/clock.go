@@ -15,7 +15,11 @@ import (
 type clockClient struct {
 	base    aws.HTTPClient
 	clock   func() time.Time
-	reached *atomic.Bool // set by the first answer of a DynamoDB
+	reached atomic.Bool // DynamoDB answered this process once
+}
+
+func newClockClient(base aws.HTTPClient, clock func() time.Time) *clockClient {
+	return &clockClient{base: base, clock: clock}
 }
 
 type observation struct{ offset time.Duration }

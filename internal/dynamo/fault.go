@@ -192,7 +192,7 @@ func misconfigured(what, fix string) *lock.StoreError {
 // unlessReached is a misconfiguration, as long as the store was never reached; afterwards it is an outage, which passes.
 func (s *Store) unlessReached(what, fix string) *lock.StoreError {
 	f := misconfigured(what, fix)
-	if s.reached.Load() {
+	if s.http.reached.Load() {
 		f.Kind = lock.ErrUnavailable
 	}
 	return f

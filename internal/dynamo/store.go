@@ -17,7 +17,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -49,9 +48,9 @@ var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:[^/\s]+:dynamodb
 
 // A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
 type Store struct {
-	client  *dynamodb.Client
-	table   string
-	reached atomic.Bool // DynamoDB answered this process once
+	client *dynamodb.Client
+	http   *clockClient
+	table  string
 }
 
 // New makes a store. It sends nothing: a missing table shows at the first request.
@@ -71,7 +70,6 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	s := &Store{table: cfg.Table}
 	base := cfg.AWS.HTTPClient
 	switch b := base.(type) {
 	case nil:
@@ -79,11 +77,12 @@ func New(cfg Config) (*Store, error) {
 	case *awshttp.BuildableClient: // the SDK's own, with what the environment says of certificates
 		base = b.WithTimeout(AttemptTimeout)
 	}
+	s := &Store{http: newClockClient(base, cfg.Clock), table: cfg.Table}
 	s.client = dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = &clockClient{base: base, clock: cfg.Clock, reached: &s.reached}
+		o.HTTPClient = s.http
 		if o.Credentials != nil {
 			o.Credentials = markedCredentials{o.Credentials}
 		}

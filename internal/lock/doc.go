@@ -36,9 +36,12 @@ Coordinators judge expiry by their own clocks. What is assumed of time:
     answer it believes, and never believes past that answer's remaining life.
  3. No write lands later than [Rules.Retention] after its coordinator read the clock.
  4. The store's Date, where it tells one, is right within a second or so. A coordinator whose clock provably disagrees
-    with it by more than [MaxClockError] grants and renews nothing; see [ClockError].
+    with it by more than [MaxClockError], 1 s, grants and renews nothing; see [ClockError]. The Date is cut to whole
+    seconds, so a prompt reply proves a clock wrong that is more than [MaxClockOffset], 2 s, off, and may prove one that
+    is between 1 s and 2 s off.
 
-Between 250 ms and 2 s a wrong clock breaks assumption 1 and is not noticed: keep clocks synchronised. Lambda's are.
+A clock that is off by more than 250 ms breaks assumption 1. Up to 1 s that is never noticed, up to 2 s not always, beyond 2 s
+always: keep clocks synchronised. Lambda's are.
 
 # Waiting
 

@@ -106,7 +106,7 @@ func (e *StoreError) Unwrap() []error { return []error{e.Kind, e.Err} }
 type ClockError struct{ Offset time.Duration } // positive: ours is ahead
 
 func (e *ClockError) Error() string {
-	return fmt.Sprintf("this coordinator's clock is off by at least %v against the store's; it grants nothing until they agree within %v", e.Offset, MaxClockError)
+	return fmt.Sprintf("this coordinator's clock is off by at least %v against the store's; it grants nothing until it is right (at more than %v off never)", e.Offset, MaxClockOffset)
 }
 
 // Is makes it an [ErrUnavailable].

@@ -25,8 +25,12 @@ const (
 	// MaxFenceLead is how far ahead of now a fencing token may be granted. A record whose fence is further ahead was
 	// written by a badly wrong clock; it is refused until time catches up, because a purge could not outlast it.
 	MaxFenceLead = time.Hour
-	// MaxClockError is how far a coordinator's clock may provably be from the store's before it stops granting.
-	MaxClockError = 2 * time.Second
+	// MaxClockError is how far off a reply of the store may prove a coordinator's clock to be before it stops granting.
+	MaxClockError = time.Second
+	// MaxClockOffset is how far a coordinator's clock can be off, and grant. The store tells its time cut to whole seconds, so
+	// a prompt reply proves up to a second less than the clock is off: a clock that is off by more than this is always
+	// noticed, and one that is off by [MaxClockError] or less never.
+	MaxClockOffset = MaxClockError + time.Second
 )
 
 // withDefaults fills in the zero values.
@@ -43,8 +47,8 @@ func (u Rules) withDefaults() Rules {
 // Validate says which rule cannot be kept.
 func (u Rules) Validate() error {
 	u = u.withDefaults()
-	if u.Skew < 0 || u.Skew > MaxClockError {
-		return fmt.Errorf("lock: Skew is %v; it must be from 0 to %v, the error at which a coordinator stops granting", u.Skew, MaxClockError)
+	if u.Skew < 0 || u.Skew > MaxClockOffset {
+		return fmt.Errorf("lock: Skew is %v; it must be from 0 to %v, the error at which every coordinator stops granting", u.Skew, MaxClockOffset)
 	}
 	if u.Retention <= MaxFenceLead {
 		return fmt.Errorf("lock: Retention is %v; it must exceed %v, the lead a fencing token may have", u.Retention, MaxFenceLead)
