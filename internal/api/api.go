@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
@@ -30,7 +31,7 @@ type Config struct {
 	Coordinator *lock.Coordinator // required
 	Log         *slog.Logger      // required
 	MinTTL      time.Duration     // least that a request may ask for; zero: wire.MinTTL
-	MaxTTL      time.Duration     // most that a request may ask for; zero: wire.MaxTTL
+	MaxTTL      time.Duration     // most that a request may ask for, at most wire.MaxTTL; zero: wire.DefaultMaxTTL
 	NewLease    func() string     // makes secrets for callers that choose none; nil: crypto/rand.Text
 	Machines    []string          // names of the state machines to whose executions leases may belong; a "*" at the end of one means any rest
 	Metrics     string            // CloudWatch namespace of the metrics that log records carry; empty: none
@@ -53,7 +54,7 @@ func New(cfg Config) (*API, error) {
 		cfg.MinTTL = wire.MinTTL
 	}
 	if cfg.MaxTTL == 0 {
-		cfg.MaxTTL = wire.MaxTTL
+		cfg.MaxTTL = wire.DefaultMaxTTL
 	}
 	if cfg.NewLease == nil {
 		cfg.NewLease = rand.Text
@@ -63,8 +64,8 @@ func New(cfg Config) (*API, error) {
 		return nil, errors.New("api: Config.Coordinator is nil")
 	case cfg.Log == nil:
 		return nil, errors.New("api: Config.Log is nil")
-	case cfg.MinTTL < time.Millisecond:
-		return nil, fmt.Errorf("api: MinTTL is %v; it must be at least 1ms", cfg.MinTTL)
+	case cfg.MinTTL < time.Millisecond || cfg.MinTTL > wire.DefaultTTL:
+		return nil, fmt.Errorf("api: MinTTL is %v; it must be from 1ms to %v, the default of a request", cfg.MinTTL, wire.DefaultTTL)
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
@@ -261,6 +262,8 @@ func (h *handler) run(ctx context.Context, op operation, c *call, bad error, req
 func (c *call) admit() error {
 	what := wire.CheckName(c.lock)
 	switch {
+	case what != "" && !c.listing && !c.direct:
+		return invalid("name", "name %s%s", what, spelling(c.lock))
 	case what != "" && !c.listing:
 		return invalid("name", "name %s", what)
 	case !scope.Allows(c.function, c.lock) && c.listing:
@@ -272,6 +275,17 @@ func (c *call) admit() error {
 			"send the request as a plain object with the lock's name, such as {\"name\": \"deploy:prod\"}")
 	}
 	return nil
+}
+
+// spelling explains a name that came out wrong because of how a URL spelled it.
+func spelling(name string) string {
+	switch {
+	case strings.Contains(name, " "):
+		return "; a + in a URL may arrive as a space: spell it %2B"
+	case strings.Contains(name, "%"):
+		return "; percent-encode a name once, not twice"
+	}
+	return ""
 }
 
 // problem turns an error into the answer that a caller gets. What a caller cannot use stays in the log.

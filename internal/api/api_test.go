@@ -629,7 +629,7 @@ func TestConfigIsChecked(t *testing.T) {
 	c, _ := lock.New(lock.Config{Store: &lock.Memory{}})
 	log := slog.New(slog.DiscardHandler)
 	for _, cfg := range []api.Config{
-		{Log: log}, {Coordinator: c}, {Coordinator: c, Log: log, MaxTTL: time.Second}, {Coordinator: c, Log: log, MaxTTL: 48 * time.Hour},
+		{Log: log}, {Coordinator: c}, {Coordinator: c, Log: log, MaxTTL: time.Second}, {Coordinator: c, Log: log, MaxTTL: wire.MaxTTL + 1},
 		{Coordinator: c, Log: log, MinTTL: -1},
 	} {
 		if _, err := api.New(cfg); err == nil {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -82,11 +83,14 @@ func parseObject(data []byte) (*object, error) {
 			return nil, notJSON(err)
 		}
 		if _, twice := o.fields[key]; twice {
-			return nil, invalid(key, "the field %q is there twice; send it once", key)
+			return nil, invalid(brief([]byte(key)), "the field %q is there twice; send it once", brief([]byte(key)))
 		}
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
 			return nil, notJSON(err)
+		}
+		if escape := loneSurrogate(raw); escape != "" {
+			return nil, invalid(brief([]byte(key)), "%s has %s, half of a surrogate pair, which is no character; send the whole pair, or UTF-8", brief([]byte(key)), escape)
 		}
 		o.fields[key] = raw
 	}
@@ -97,6 +101,37 @@ func parseObject(data []byte) (*object, error) {
 		return nil, invalid("body", "there is something after the JSON object; send one value only")
 	}
 	return o, nil
+}
+
+// loneSurrogate finds an escape that names half of a surrogate pair without the other half, in a value that is known to be
+// JSON. It is no character: decoders refuse it, or put another one in its place.
+func loneSurrogate(raw []byte) string {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		i++ // to what is escaped
+		if raw[i] != 'u' {
+			continue
+		}
+		first, second := escape(raw[i-1:]), escape(raw[i+5:])
+		switch {
+		case utf16.DecodeRune(first, second) != unicode.ReplacementChar: // a pair
+			i += 10
+		case utf16.IsSurrogate(first):
+			return string(raw[i-1 : i+5])
+		}
+	}
+	return ""
+}
+
+// escape is the code unit of a \u escape that text begins with, or 0.
+func escape(text []byte) rune {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(n)
 }
 
 func notJSON(err error) error {
@@ -272,17 +307,4 @@ func brief(raw []byte) string {
 		return string(raw)
 	}
 	return strings.ToValidUTF8(string(raw[:most]), "") + "…"
-}
-
-// checkPrintable says what is wrong with a text that people will see, or "".
-func checkPrintable(s string, most int) string {
-	if len(s) > most {
-		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(s), most)
-	}
-	for _, c := range s {
-		if !unicode.IsPrint(c) {
-			return fmt.Sprintf("has the character %q, which cannot be printed", c)
-		}
-	}
-	return ""
 }

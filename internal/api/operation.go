@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -37,7 +39,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	}
 	req.Lease = lease
 	req.Owner, _ = c.fields.str("owner")
-	if problem := checkPrintable(req.Owner, wire.MaxOwner); problem != "" {
+	if problem := wire.CheckText(req.Owner, wire.MaxOwner, false); problem != "" {
 		c.fields.fail("owner", "owner %s", problem)
 	}
 	if ttl, given := a.ttl(c.fields); given {
@@ -83,7 +85,7 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	if isTask || isCallback {
 		most = wire.MaxTokenWait
 		req.Wait = most
-		problem := checkPrintable(token, wire.MaxToken)
+		problem := wire.CheckToken(token)
 		switch {
 		case !c.direct:
 			c.fields.fail(field, "%s is for direct invocations of the function, as a state machine makes them; over HTTP send wait_ms and poll", field)
@@ -106,32 +108,46 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	}
 }
 
-// executionNameBars are characters that no execution's name has.
-const executionNameBars = " <>{}[]?*\"#%\\^|~`$&,;:/"
-
 // checkExecution says what is wrong with an execution that a lease is to belong to, or "". Whoever may acquire may bind a lease
-// to any execution of the state machines that the deployment lists, and to no other.
+// to any execution of the state machines that the deployment lists, and to no other. The child executions of a Distributed Map
+// are those of its state machine: their ARN has NAME/LABEL where others have NAME.
 func (a *API) checkExecution(arn, function string) string {
 	parts, own := strings.Split(arn, ":"), strings.Split(function, ":")
-	switch {
-	case len(arn) > wire.MaxExecution || checkPrintable(arn, wire.MaxExecution) != "":
-		return fmt.Sprintf("is not an ARN of at most %d printable bytes", wire.MaxExecution)
-	case len(parts) > 5 && parts[2] == "states" && parts[5] == "express":
+	if len(arn) > wire.MaxExecution {
+		return fmt.Sprintf("is %d bytes long; at most %d are allowed: send the ARN of an execution ($$.Execution.Id)", len(arn), wire.MaxExecution)
+	}
+	if len(parts) > 5 && parts[2] == "states" && parts[5] == "express" {
 		return "is one of an Express workflow, whose end nobody can look up; use a Standard workflow, or a TTL"
-	case len(parts) != 8 || parts[0] != "arn" || parts[2] != "states" || parts[5] != "execution" || parts[7] == "" || strings.ContainsAny(parts[7], executionNameBars):
+	}
+	if len(parts) != 8 || parts[0] != "arn" || parts[2] != "states" || parts[5] != "execution" || !isResourceName(parts[7]) {
+		return fmt.Sprintf("is %q; send the ARN of an execution ($$.Execution.Id)", brief([]byte(arn)))
+	}
+	machine, label, child := strings.Cut(parts[6], "/")
+	if !isResourceName(machine) || child && !isResourceName(label) {
 		return fmt.Sprintf("is %q; send the ARN of an execution ($$.Execution.Id)", brief([]byte(arn)))
 	}
 	if len(own) > 4 && (parts[1] != own[1] || parts[3] != own[3] || parts[4] != own[4]) {
-		return fmt.Sprintf("is in region %q, account %q; its end is heard of only in the coordinator's own", parts[3], parts[4])
+		return fmt.Sprintf("is in partition %q, region %q, account %q; its end is heard of only in the coordinator's own: %q, %q, %q",
+			parts[1], parts[3], parts[4], own[1], own[3], own[4])
 	}
-	machine := parts[6]
-	if !slices.ContainsFunc(a.machines, func(pattern string) bool {
-		prefix, open := strings.CutSuffix(pattern, "*")
-		return pattern == machine || open && strings.HasPrefix(machine, prefix)
-	}) {
+	if !slices.ContainsFunc(a.machines, func(pattern string) bool { return matches(pattern, machine) }) {
 		return fmt.Sprintf("is of the state machine %q, to which this deployment binds no leases; list it in StateMachines", machine)
 	}
 	return ""
+}
+
+// matches tells whether a state machine's name is one that a pattern means: the pattern itself, or any that begins with what is
+// before a "*" at its end.
+func matches(pattern, machine string) bool {
+	prefix, open := strings.CutSuffix(pattern, "*")
+	return pattern == machine || open && strings.HasPrefix(machine, prefix)
+}
+
+// isResourceName tells whether a text can name a state machine, a Map state's label or an execution.
+func isResourceName(s string) bool {
+	const bars = " <>{}[]?*\"#%\\^|~`$&,;:/"
+	return s != "" && utf8.RuneCountInString(s) <= 80 && !strings.ContainsAny(s, bars) &&
+		!strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
@@ -165,11 +181,11 @@ func (a *API) release(ctx context.Context, c *call) (any, int64, error) {
 func (a *API) forceRelease(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.ForceReleaseRequest{Lock: c.lock, Principal: c.principal}
 	reason, given := c.fields.str("reason")
-	problem := checkPrintable(reason, wire.MaxReason)
+	problem := wire.CheckText(reason, wire.MaxReason, true)
 	switch {
 	case !given:
 		c.fields.fail("reason", "reason is missing; say why, in 1 to %d bytes", wire.MaxReason)
-	case strings.TrimSpace(reason) == "":
+	case wire.Blank(reason):
 		c.fields.fail("reason", "reason is empty; say why, in 1 to %d bytes", wire.MaxReason)
 	case problem != "":
 		c.fields.fail("reason", "reason %s", problem)
@@ -206,7 +222,7 @@ func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.ListRequest{Limit: wire.DefaultPage}
 	req.Prefix, _ = c.fields.str("prefix")
 	if problem := wire.CheckPrefix(req.Prefix); problem != "" {
-		c.fields.fail("prefix", "prefix %s", problem)
+		c.fields.fail("prefix", "prefix %s%s", problem, spelling(req.Prefix))
 	}
 	if n, given := c.fields.integer("limit", 1, wire.MaxPage, ""); given {
 		req.Limit = int(n)

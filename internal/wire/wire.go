@@ -23,13 +23,14 @@ const (
 	MaxReason        = 512       // bytes
 	MaxBody          = 16 * 1024 // bytes
 	MaxToken         = 2048      // bytes of a task token or a callback's id
-	MaxExecution     = 512       // bytes of an execution's ARN
+	MaxExecution     = 256       // bytes of an execution's ARN, as in Step Functions
 	MaxPage          = 100
 	DefaultPage      = 50
 
-	MinTTL     = time.Second
-	MaxTTL     = 24 * time.Hour
-	DefaultTTL = time.Minute
+	MinTTL        = time.Second
+	MaxTTL        = 7 * 24 * time.Hour // the most that a deployment may allow
+	DefaultMaxTTL = 24 * time.Hour     // the most that one allows which says nothing
+	DefaultTTL    = time.Minute
 
 	MinWait       = time.Second
 	MaxWait       = 15 * time.Minute     // of who polls: how long a place is kept without a poll
@@ -165,6 +166,9 @@ type List struct {
 	NextCursor string   `json:"next_cursor,omitempty"`
 }
 
+// nameHelper ends the texts about names that cannot be.
+const nameHelper = "lockclient.EscapeName, or holdfast name, makes a name of any string"
+
 // CheckName says what is wrong with a lock's name, or "".
 func CheckName(name string) string {
 	switch {
@@ -173,7 +177,7 @@ func CheckName(name string) string {
 	case len(name) > MaxName:
 		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(name), MaxName)
 	case name == "." || name == "..":
-		return fmt.Sprintf("is %q, which URLs cannot carry; add another character", name)
+		return fmt.Sprintf("is %q, which URLs cannot carry; add another character (%s)", name, nameHelper)
 	}
 	return CheckPrefix(name)
 }
@@ -185,7 +189,7 @@ func CheckPrefix(prefix string) string {
 	}
 	for _, c := range prefix {
 		if !nameChar(c) {
-			return fmt.Sprintf("has the character %q; only A-Z a-z 0-9 . _ : @ + = - are allowed, with : for hierarchy", c)
+			return fmt.Sprintf("has the character %q; only A-Z a-z 0-9 . _ : @ + = - are allowed, with : for hierarchy (%s)", c, nameHelper)
 		}
 	}
 	return ""

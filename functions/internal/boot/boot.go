@@ -4,7 +4,7 @@
 //	HOLDFAST_TABLE              the lock table; required
 //	HOLDFAST_STATE_MACHINES     names of the state machines to whose executions leases may belong, with commas between; a "*"
 //	                            at the end of one means any rest. Default: none
-//	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for; default 86400000
+//	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for, from 60000 to 604800000 (7 days); default 86400000
 //	HOLDFAST_METRICS            the CloudWatch namespace of metrics; without it there are none
 //	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
 //	HOLDFAST_BUS                the event bus; required for the stream function
@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // API builds the API, or ends the process with an error that names the setting.
@@ -83,8 +84,8 @@ func (e *Environment) api() (*api.API, error) {
 	var maxTTL time.Duration
 	if s := e.Getenv("HOLDFAST_MAX_TTL_MS"); s != "" {
 		ms, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || ms < 1 {
-			return nil, fmt.Errorf("HOLDFAST_MAX_TTL_MS is %q; give whole milliseconds, 60000 at least", s)
+		if err != nil || ms < 1 || ms > wire.MaxTTL.Milliseconds() {
+			return nil, fmt.Errorf("HOLDFAST_MAX_TTL_MS is %q; give whole milliseconds, from 60000 to 604800000 (7 days)", s)
 		}
 		maxTTL = time.Duration(ms) * time.Millisecond
 	}
@@ -94,7 +95,11 @@ func (e *Environment) api() (*api.API, error) {
 	}
 	var machines []string
 	if s := e.Getenv("HOLDFAST_STATE_MACHINES"); s != "" {
-		machines = strings.Split(s, ",")
+		for machine := range strings.SplitSeq(s, ",") {
+			if machine = strings.TrimSpace(machine); machine != "" {
+				machines = append(machines, machine)
+			}
+		}
 	}
 	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, Metrics: e.Getenv("HOLDFAST_METRICS")})
 }

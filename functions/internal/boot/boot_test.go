@@ -16,6 +16,9 @@ func TestSettings(t *testing.T) {
 		{"HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
 		{"HOLDFAST_MAX_TTL_MS", "an hour", "whole milliseconds"},
 		{"HOLDFAST_MAX_TTL_MS", "1", "MaxTTL"},
+		{"HOLDFAST_MAX_TTL_MS", "604800000", ""},
+		{"HOLDFAST_MAX_TTL_MS", "604800001", "HOLDFAST_MAX_TTL_MS"},
+		{"HOLDFAST_MAX_TTL_MS", "18446747673710", "HOLDFAST_MAX_TTL_MS"}, // an hour, if it overflowed
 	} {
 		e := &Environment{AWS: aws.Config{Region: "eu-west-1"}, Log: slog.New(slog.DiscardHandler), Getenv: func(name string) string {
 			if name == test.set {
