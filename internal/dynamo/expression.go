@@ -102,6 +102,8 @@ func (e *expression) clause(c lock.Clause) string {
 		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " <= " + e.num(c.N)
 	case lock.LeaseTTLIs:
 		return e.holder(c.Lease) + "." + e.name(attrTTLms) + " = " + e.num(c.N)
+	case lock.LeaseClaimed:
+		return "attribute_exists(" + e.holder(c.Lease) + ") AND attribute_not_exists(" + e.holder(c.Lease) + "." + e.name(attrUnclaimed) + ")"
 	case lock.OnlyHolder:
 		return "size(" + e.name(attrHolders) + ") = " + e.num(1)
 	case lock.RevIs:

@@ -81,7 +81,7 @@ func holderItem(h lock.Holder) types.AttributeValue {
 			m[attr] = str(s)
 		}
 	}
-	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: flag(h.Attempted), attrCheckAt: h.CheckAt} {
+	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: flag(h.Attempted), attrCheckAt: h.CheckAt, attrCapacity: h.Capacity} {
 		if n != 0 {
 			m[attr] = num(n)
 		}
@@ -103,6 +103,7 @@ func decodeHolder(m item) (lock.Holder, error) {
 		AcquiredAt: h.num(attrAcquiredAt), RenewedAt: h.num(attrRenewedAt), ExpiresAt: h.num(attrExpiresAt),
 		TTL: h.num(attrTTLms), Metadata: h.str(attrMetadata), Unclaimed: h.num(attrUnclaimed) != 0, Token: h.str(attrToken),
 		Attempted: h.num(attrAttempted) != 0, Execution: h.str(attrExecution), CheckAt: h.num(attrCheckAt),
+		Capacity: h.num(attrCapacity),
 	}
 	return out, h.err
 }

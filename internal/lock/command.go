@@ -56,6 +56,7 @@ const (
 	LeaseOutlives                  // the lease's expires_at > N
 	LeaseExpiredBy                 // the lease's expires_at <= N
 	LeaseTTLIs                     // the lease's ttl_ms = N
+	LeaseClaimed                   // the lease is not a grant that its waiter has yet to claim
 	OnlyHolder                     // there is exactly one holder
 	RevIs                          // rev = N
 	FenceIs                        // fence = N
@@ -63,7 +64,7 @@ const (
 
 func (t Test) String() string {
 	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "LeaseOutlives",
-		"LeaseExpiredBy", "LeaseTTLIs", "OnlyHolder", "RevIs", "FenceIs"}[t]
+		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs"}[t]
 }
 
 // Holds interprets the clause on a record.
@@ -84,6 +85,8 @@ func (c Clause) Holds(r Record) bool {
 		return held && h.ExpiresAt <= c.N
 	case LeaseTTLIs:
 		return held && h.TTL == c.N
+	case LeaseClaimed:
+		return held && !h.Unclaimed
 	case OnlyHolder:
 		return len(r.Holders) == 1
 	case RevIs:
@@ -202,6 +205,7 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 		Kind: Renew,
 		Guard: []Clause{
 			{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()},
+			{Test: LeaseClaimed, Lease: key}, // to claim a grant is more than to move its expiry: see claimed
 			{Test: FreeBy, N: expiry},
 			{Test: NobodyWaiting}, // a waiter's record carries no native TTL, and this writes one
 			{Test: FenceBelow, N: u.unseenFence(now)},
@@ -240,9 +244,9 @@ func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by strin
 func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMicro() + 1 }
 
 // swap makes from into to, if from is still what is stored. Rev alone would not prove that: a row that was purged and
-// made anew counts from 1 again, but its fence has grown. FreeAt and the native TTL follow from to.
+// made anew counts from 1 again, but its fence has grown. FreeAt, Capacity and the native TTL follow from to.
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
-	to.FreeAt = freeAt(to.Holders)
+	to.FreeAt, to.Capacity = freeAt(to.Holders), to.capacity()
 	stamp := Stamp{Cause: cause, By: by, Reason: reason}
 	if to.Waiting == 0 {
 		stamp.TTL = u.purgeAt(now, to.FreeAt, to.Fence)

@@ -135,7 +135,7 @@ func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (Lease, e
 		return Lease{}, err
 	}
 	if _, mine := out.After.Holders[key]; !mine {
-		return Lease{}, c.rules.held(c.clock(), out.After, key)
+		return Lease{}, op.refusal(c.clock(), out.After)
 	}
 	return c.lease(req.Lock, key, out.After)
 }

@@ -55,7 +55,7 @@ func (e *HeldError) Error() string {
 // Is makes it an [ErrLockHeld].
 func (e *HeldError) Is(target error) bool { return target == ErrLockHeld }
 
-// A CapacityError is the answer to an acquire that names another capacity than the lock has while it is in use.
+// A CapacityError is the answer to an acquire that does not wait and names another capacity than the lock has in use.
 type CapacityError struct{ Capacity int64 }
 
 func (e *CapacityError) Error() string {

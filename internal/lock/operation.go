@@ -38,7 +38,8 @@ type AcquireRequest struct {
 	// Wait, if not 0, joins the queue when the lock cannot be had now, and keeps the place for this long. Repeated in time,
 	// the same request keeps it further, and finds the grant.
 	Wait time.Duration
-	// Token is a callback's, to be told of the grant instead of polling; the place is then kept for Wait in all.
+	// Token is a callback's, to be told of the grant instead of polling; the place is then kept for Wait from the first request
+	// with this token.
 	Token string
 	// Execution, if not empty, is the execution that the lease is to live as long as. TTL is then how often to check.
 	Execution string
@@ -59,89 +60,147 @@ func (o acquisition) holder(now time.Time, fence int64) Holder { return granted(
 // want is what is asked for, without fence and times.
 func (o acquisition) want() Holder {
 	return Holder{
-		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, TTL: o.req.TTL.Milliseconds(), Metadata: o.req.Metadata,
-		Token: o.req.Token, Execution: o.req.Execution,
+		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Capacity: o.req.Capacity, TTL: o.req.TTL.Milliseconds(),
+		Metadata: o.req.Metadata, Token: o.req.Token, Execution: o.req.Execution,
 	}
 }
 
 func (o acquisition) waiters(Record) int { return MaxQueue } // it may be anywhere in it
 
 func (o acquisition) next(now time.Time, r Record) (*Command, error) {
-	ms := now.UnixMilli()
 	if h, mine := r.Holders[o.key]; mine {
-		if h.ExpiresAt <= ms {
-			return nil, ErrLeaseLost
-		}
-		cause := CauseRenew // nobody else goes
-		h, added := h.withToken(o.req.Token)
-		switch {
-		case added: // its task was tried again, and waits with another token: tell that one too
-			h.Attempted, cause = true, CauseAcquire
-		case h.Unclaimed:
-			h = claimed(h, now)
-		default:
-			return nil, nil
-		}
-		c := o.rules.swap(now, r, r.withHolder(o.key, h), cause, o.req.Principal, "")
-		return &c, nil
+		return o.repeat(now, r, h)
 	}
 	if r.Retired.Lease == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
 		return nil, ErrLeaseLost
 	}
-	to, kept := r, false
-	if i := r.waits(o.key); i >= 0 && o.req.Token == "" && r.Queue[i].Until < ms+o.req.Wait.Milliseconds()/2 {
-		// Half of the time is left to lost polls and other clocks. A waiter that comes late, and is still there, is not put out.
-		to.Queue, kept = slices.Clone(r.Queue), true
-		to.Queue[i].Until = ms + o.req.Wait.Milliseconds()
-	} else if i >= 0 {
-		if want, added := r.Queue[i].Want.withToken(o.req.Token); added {
-			want.Attempted = true
-			to.Queue, kept = slices.Clone(r.Queue), true
-			to.Queue[i].Want = want
-		}
+	to, kept := o.keepPlace(now, r)
+	to, overdue := o.rules.recheck(now, o.rules.settle(now, to))
+	h, turn := to.Holders[o.key] // it was the head, and its turn is now
+	joins := to.waits(o.key) < 0
+	if err := o.fenceError(now, to); err != nil && !turn {
+		return nil, err
 	}
-	to = o.rules.settle(now, to)
-	if (len(to.Holders) > 0 || to.Waiting > 0) && to.Capacity != o.req.Capacity {
-		return nil, &CapacityError{Capacity: r.Capacity}
-	}
-	place := to.waits(o.key)
-	h, first := to.Holders[o.key] // it was the head, and its turn is now
 	switch {
-	case first && h.Unclaimed:
-		to.Holders[o.key] = claimed(h, now)
-	case first:
-	case place < 0 && to.Waiting == 0 && permits(to.Holders)+o.req.Permits <= o.req.Capacity:
-		fence := to.nextFence(now)
-		if lead := time.UnixMicro(fence).Sub(now); lead > MaxFenceLead {
-			return nil, &StoreError{
-				Kind: ErrUnavailable, What: "the lock's fencing token is " + lead.Round(time.Second).String() + " ahead of now",
-				Fix: "a coordinator with a wrong clock wrote it; wait until it is less than " + MaxFenceLead.String() + " ahead",
-			}
+	case turn:
+		if h.Unclaimed {
+			to = to.withHolder(o.key, claimed(h, now))
 		}
-		h := o.holder(now, fence)
+	case joins && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.want()):
+		h := o.holder(now, to.nextFence(now))
 		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() {
 			c := o.rules.take(now, o.key, h, o.req.Capacity)
 			return &c, nil
 		}
 		to = to.withHolder(o.key, h)
-		to.Fence, to.Capacity = fence, o.req.Capacity
-	case place < 0 && o.req.Wait > 0:
-		if to.Waiting >= MaxQueue {
-			return nil, ErrQueueFull
-		}
-		to.NextTicket++
-		to.Waiting++
-		to.Queue = append(slices.Clone(to.Queue), Waiter{Ticket: to.NextTicket, Lease: o.key, Want: o.want(), Until: ms + o.req.Wait.Milliseconds()})
-	case kept:
-	case !changesHolders(r, to):
-		return nil, o.rules.held(now, to, o.key)
+		to.Fence = h.Fence
+	case joins && o.req.Wait > 0 && to.Waiting < MaxQueue:
+		to = o.enqueue(now, to)
+	case !kept && !overdue && !changesHolders(r, to):
+		return nil, o.refusal(now, to)
 	}
 	cause := CauseEnqueue
-	if changesHolders(r, to) {
+	switch {
+	case changesHolders(r, to):
 		cause = CauseAcquire
+	case overdue:
+		cause = CauseCheck
 	}
 	c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
 	return &c, nil
+}
+
+// repeat decides on a request whose lease holds already.
+func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error) {
+	if h.ExpiresAt <= now.UnixMilli() {
+		return nil, ErrLeaseLost
+	}
+	cause := CauseRenew // nobody else goes
+	claims := h.Unclaimed
+	if claims {
+		h = claimed(h, now)
+	}
+	h, added := h.withToken(o.req.Token)
+	if added { // its task was tried again, and waits with another token: tell that one too
+		cause = CauseAcquire
+	}
+	if !added && !claims {
+		return nil, nil
+	}
+	c := o.rules.swap(now, r, r.withHolder(o.key, h), cause, o.req.Principal, "")
+	return &c, nil
+}
+
+// keepPlace keeps a waiter's place for longer, and adds a token that its task waits with. It tells whether that changed anything.
+// A waiter that comes late, and is still there, is not put out.
+func (o acquisition) keepPlace(now time.Time, r Record) (to Record, kept bool) {
+	place := r.waits(o.key)
+	if place < 0 {
+		return r, false
+	}
+	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
+	if o.req.Token == "" {
+		kept = w.Until < now.Add(o.req.Wait/2).UnixMilli() // half of the time is left to lost polls and other clocks
+	} else {
+		w.Want, kept = w.Want.withToken(o.req.Token)
+	}
+	if !kept {
+		return r, false
+	}
+	w.Until = max(w.Until, until)
+	r.Queue = slices.Clone(r.Queue)
+	r.Queue[place] = w
+	return r, true
+}
+
+// enqueue puts the request at the end of the queue.
+func (o acquisition) enqueue(now time.Time, r Record) Record {
+	r.NextTicket++
+	r.Waiting++
+	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: r.NextTicket, Lease: o.key, Want: o.want(), Until: now.Add(o.req.Wait).UnixMilli()})
+	return r
+}
+
+// mismatches tells whether a newcomer that does not wait names another capacity than the lock has in use. One that waits is
+// queued, and granted when what is held fits both capacities.
+func (o acquisition) mismatches(r Record) bool {
+	inUse := len(r.Holders) > 0 || r.Waiting > 0
+	return inUse && o.req.Wait == 0 && r.waits(o.key) < 0 && r.capacity() != o.req.Capacity
+}
+
+// refusal is the answer to a request that did not get the lock.
+func (o acquisition) refusal(now time.Time, r Record) error {
+	switch {
+	case o.mismatches(r):
+		return &CapacityError{Capacity: r.capacity()}
+	case o.req.Wait > 0 && r.waits(o.key) < 0 && r.Waiting >= MaxQueue:
+		return ErrQueueFull
+	}
+	return o.rules.held(now, r, o.key)
+}
+
+// fenceError says why the next in turn, who fits, cannot be granted.
+func (o acquisition) fenceError(now time.Time, r Record) error {
+	next := o.want()
+	if len(r.Queue) > 0 {
+		next = r.Queue[0].Want
+	}
+	if !r.fits(next) {
+		return nil
+	}
+	return fenceError(now, r.nextFence(now))
+}
+
+// fenceError refuses a fencing token that is further ahead of now than [MaxFenceLead].
+func fenceError(now time.Time, fence int64) error {
+	lead := time.UnixMicro(fence).Sub(now)
+	if lead <= MaxFenceLead {
+		return nil
+	}
+	return &StoreError{
+		Kind: ErrMisconfigured, What: "the lock's fencing token is " + lead.Round(time.Second).String() + " ahead of now: a coordinator with a wrong clock wrote it",
+		Fix: "run holdfast repair on the lock, or wait until the token is less than " + MaxFenceLead.String() + " ahead",
+	}
 }
 
 // blind tells whether the request can be granted by a single write to the record, unseen.
@@ -161,7 +220,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 		e.Holders = append(e.Holders, h)
 		until := h.ExpiresAt
 		if h.Execution != "" { // nobody knows; it is looked at then
-			until = max(min(until, h.CheckAt), e.Now)
+			until = min(until, max(h.CheckAt, e.Now+time.Second.Milliseconds()))
 		}
 		wait := time.Duration(until+u.skew()-e.Now) * time.Millisecond
 		if i == 0 || wait < e.RetryAfter {
@@ -395,7 +454,7 @@ func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	if o.attempt && h.Attempted || !o.attempt && h.CheckAt >= o.checked {
 		return nil, nil
 	}
-	o.first = true
+	o.first = !o.attempt || h.single() // otherwise somebody else may know of the lease
 	h.Attempted = h.Attempted || o.attempt
 	h.CheckAt = max(h.CheckAt, o.checked)
 	c := o.rules.swap(now, r, r.withHolder(o.req.Lease, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes

@@ -24,6 +24,8 @@ const (
 	ClaimTime = 10 * time.Second
 	// ExecutionLife is how long the lease of an execution lasts if nobody ends it: longer than an execution may run, a year.
 	ExecutionLife = 367 * 24 * time.Hour
+	// RecheckAfter is how long after a check of an execution was due a refused caller asks for it again, and how often at most.
+	RecheckAfter = time.Minute
 	// queueHead is how many waiters a hand-off reads first: more than one only matters where the first ones went away, or
 	// where several fit.
 	queueHead = 32
@@ -64,7 +66,7 @@ func (u Rules) advance(now time.Time, r Record) Record {
 		switch {
 		case w.Until <= ms: // went away
 			moves++
-		case len(to.Queue) == 0 && permits(to.Holders)+w.Want.Permits <= to.Capacity && time.UnixMicro(fence).Sub(now) <= MaxFenceLead:
+		case len(to.Queue) == 0 && to.fits(w.Want) && fenceError(now, fence) == nil:
 			moves++
 			h := granted(w.Want, now, fence)
 			if h.Token == "" {
@@ -81,6 +83,26 @@ func (u Rules) advance(now time.Time, r Record) Record {
 	return to
 }
 
+// fits tells whether want's permits are free, whatever the queue.
+func (r Record) fits(want Holder) bool {
+	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
+}
+
+// recheck asks again for the checks that are overdue: it sets CheckAt to now for each lease whose execution was due to be looked
+// at [RecheckAfter] ago or longer, and the stream's consumer sets a timer for that. It tells whether there was one. Without it, an
+// execution whose end event and whose timer were both lost would bar everyone for ever.
+func (u Rules) recheck(now time.Time, r Record) (to Record, overdue bool) {
+	ms := now.UnixMilli()
+	to = r
+	for key, h := range r.Holders {
+		if h.Execution != "" && !h.Unclaimed && h.CheckAt <= ms-RecheckAfter.Milliseconds() {
+			h.CheckAt = ms
+			to, overdue = to.withHolder(key, h), true
+		}
+	}
+	return to, overdue
+}
+
 // claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.
 func claimed(h Holder, now time.Time) Holder {
 	fresh := granted(h, now, h.Fence)
@@ -88,22 +110,24 @@ func claimed(h Holder, now time.Time) Holder {
 	return h
 }
 
-// Tokens are the callbacks' of a holder or a waiter, oldest first. A token is printable, so a line each.
+// Tokens are the callbacks' of a holder or a waiter, oldest first. A token is printable, so a line each; an empty line stands for
+// a caller that polls.
 func (h Holder) Tokens() []string {
-	if h.Token == "" {
-		return nil
-	}
-	return strings.Split(h.Token, "\n")
+	return slices.DeleteFunc(strings.Split(h.Token, "\n"), func(token string) bool { return token == "" })
 }
 
-// withToken adds a callback, unless it is there: of two tokens nobody knows which task still waits, so both are told.
+// single tells whether there is one token, and nobody but its task was ever to have the lease.
+func (h Holder) single() bool { return h.Token != "" && !strings.Contains(h.Token, "\n") }
+
+// withToken adds a callback to a lease or a place that is there, unless it has it already: nobody knows which of its tasks still
+// waits, so all are told. Nobody has tried to tell the new one.
 func (h Holder) withToken(token string) (Holder, bool) {
-	list := h.Tokens()
-	if token == "" || slices.Contains(list, token) {
+	list := strings.Split(h.Token, "\n")
+	if slices.Contains(list, token) || token == "" {
 		return h, false
 	}
 	list = append(list, token)
-	h.Token = strings.Join(list[max(len(list)-maxTokens, 0):], "\n")
+	h.Token, h.Attempted = strings.Join(list[max(len(list)-maxTokens, 0):], "\n"), false
 	return h, true
 }
 

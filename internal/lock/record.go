@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -31,6 +32,8 @@ const (
 	CauseForceRelease Cause = "force-release"
 	CauseTaskGone     Cause = "task-gone" // how a lease ended whose task nobody could tell: the only one whose secret may try again
 	CauseEnqueue      Cause = "enqueue"   // somebody joined the queue, or keeps a place in it; no holder changed
+	CauseCheck        Cause = "check"     // a refused caller asked again for an overdue check of an execution; no holder changed
+	CauseRepair       Cause = "repair"    // an operator lowered a fence that a wrong clock wrote
 )
 
 // A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
@@ -40,7 +43,7 @@ const (
 type Record struct {
 	Rev        int64               // number of writes so far; 0 only in the zero Record
 	Fence      int64               // the highest fencing token ever granted (about Unix microseconds, see [Record.nextFence])
-	Capacity   int64               // permits there are; 1 is a mutex
+	Capacity   int64               // permits there are: the smallest capacity that a holder asked for; with no holders, the last one
 	Holders    map[LeaseKey]Holder // empty when free
 	FreeAt     int64               // when the last of the present holders expires; 0 with none
 	Waiting    int64               // waiters in the queue
@@ -69,6 +72,7 @@ type Holder struct {
 	Owner      string // as the caller put it; shown to others
 	Principal  string // who the authorizer says the caller is; empty where there is no authorizer
 	Permits    int64
+	Capacity   int64 // of the lock, as this holder asked for it; 0 in leases granted by an older version: the record's
 	Fence      int64 // this lease's fencing token
 	AcquiredAt int64
 	RenewedAt  int64
@@ -79,8 +83,8 @@ type Holder struct {
 	// Unclaimed is a grant from the queue that its waiter has not asked for yet. It lasts [ClaimTime] at most, and its whole
 	// TTL from when the waiter comes.
 	Unclaimed bool
-	// Token is a callback's, of who waits for the grant to be told, or several, see Tokens; Attempted, that it was once tried to
-	// tell it, or that there are several, so that nobody knows who was told.
+	// Token is the callback's of a task that waits to be told of the grant, or several tokens, see Tokens. Attempted says that a
+	// callback was tried since the last token was added.
 	Token     string
 	Attempted bool
 	// Execution, if not empty, is the state machine's execution that the lease belongs to: it lives as long. CheckAt is when
@@ -138,6 +142,30 @@ func (r Record) Size() int {
 		size += 300 + len(h.Owner) + len(h.Principal) + len(h.Metadata)
 	}
 	return size
+}
+
+// limit is how many permits the record's holders and a newcomer that asks for this capacity may have together: the smallest
+// capacity that one of them asked for. So while a capacity is being changed, never more are held than the smaller one allows.
+func (r Record) limit(capacity int64) int64 {
+	if capacity == 0 {
+		capacity = r.Capacity
+	}
+	for _, h := range r.Holders {
+		own := h.Capacity
+		if own == 0 {
+			own = r.Capacity
+		}
+		capacity = min(capacity, own)
+	}
+	return capacity
+}
+
+// capacity is the limit of the present holders alone; with none, the last one.
+func (r Record) capacity() int64 {
+	if len(r.Holders) == 0 {
+		return r.Capacity
+	}
+	return r.limit(math.MaxInt64)
 }
 
 func permits(holders map[LeaseKey]Holder) (sum int64) {

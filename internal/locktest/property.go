@@ -81,7 +81,7 @@ func holder() *rapid.Generator[lock.Holder] {
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"),
 			ExpiresAt: small.Draw(t, "expires_at"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"),
 			Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Token: text.Draw(t, "token"), Attempted: rapid.Bool().Draw(t, "attempted"),
-			Execution: text.Draw(t, "execution"), CheckAt: small.Draw(t, "check_at"),
+			Execution: text.Draw(t, "execution"), CheckAt: small.Draw(t, "check_at"), Capacity: small.Draw(t, "capacity"),
 		}
 	})
 }
@@ -98,13 +98,13 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		for range rapid.IntRange(0, 3).Draw(t, "clauses") {
 			clause := lock.Clause{Test: lock.Test(rapid.IntRange(1, int(lock.FenceIs)).Draw(t, "test")), N: small.Draw(t, "n")}
 			switch clause.Test {
-			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs:
+			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs, lock.LeaseClaimed:
 				clause.Lease = lease
 			}
 			switch clause.Test {
 			case lock.RevIs:
 				clause.N = r.Rev + rapid.Int64Range(-1, 1).Draw(t, "rev")
-			case lock.NobodyWaiting, lock.OnlyHolder, lock.NotRetired:
+			case lock.NobodyWaiting, lock.OnlyHolder, lock.NotRetired, lock.LeaseClaimed:
 				clause.N = 0
 			}
 			c.Guard = append(c.Guard, clause)

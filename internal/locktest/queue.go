@@ -238,7 +238,7 @@ var queueSuite = map[string]func(*fixture){
 		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
 		f.holds("a")
 		f.waits("a", waitingWith("one")) // a late duplicate
-		if h := f.record().Holders[req.Lease]; h.Token != "one\ntwo" || !h.Attempted {
+		if h := f.record().Holders[req.Lease]; h.Token != "one\ntwo" || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 	},
@@ -265,7 +265,7 @@ var queueSuite = map[string]func(*fixture){
 		}
 		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
 		f.waits("a", other) // its task was tried again
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token\nother token" || !h.Attempted {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token\nother token" || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 		f.waits("b", token)
@@ -315,6 +315,89 @@ var queueSuite = map[string]func(*fixture){
 			f.must(nil, f.EndExecution(f.t.Context(), "arn:execution:"+f.name, func(context.Context) (bool, error) { return true, nil }))
 			f.holds("c") // b belonged to it as well
 		}
+	},
+	"a grant of an execution lives as long as it, however it is claimed": func(f *fixture) {
+		claims := map[string]func() (lock.Lease, error){
+			"a poll":                    func() (lock.Lease, error) { return f.acquire("b", waiting) },
+			"a renewal":                 func() (lock.Lease, error) { return f.renew("b") },
+			"a renewal without a TTL":   func() (lock.Lease, error) { return f.renew("b", func(r *lock.RenewRequest) { r.TTL = 0 }) },
+			"a task with another token": func() (lock.Lease, error) { return f.acquire("b", waitingWith("token")) },
+		}
+		for what, claim := range claims {
+			f.name = Name()
+			f.mustAcquire("a")
+			f.waits("b", func(r *lock.AcquireRequest) { r.Execution, r.Wait, r.TTL = "arn:execution", time.Hour, lock.DefaultTTL })
+			f.must(f.release("a"))
+			l, err := claim()
+			if err != nil || l.Holder.Unclaimed || l.Remaining < lock.ExecutionLife-time.Hour || l.Holder.CheckAt == 0 {
+				f.t.Errorf("claimed by %s: %+v, %v", what, l, err)
+			}
+			f.clock.Advance(time.Hour)
+			_, err = f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: l.Holder.Fence})
+			if _, ok := errors.AsType[*lock.ExecutionError](err); !ok {
+				f.t.Errorf("claimed by %s: its timer says %v", what, err)
+			}
+			f.holds("b")
+		}
+	},
+	"a refused caller asks for an overdue check, once a minute": func(f *fixture) {
+		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.Execution = "arn:execution" })
+		asked := func(want bool, change ...func(*lock.AcquireRequest)) {
+			f.t.Helper()
+			before := f.record()
+			_, err := f.acquire("b", change...)
+			f.wantErr(err, lock.ErrLockHeld)
+			after := f.record()
+			h := after.Holders[lock.KeyOf(f.name, "a")]
+			asks := after.Cause == lock.CauseCheck && after.Rev > before.Rev
+			if asks != want || asks && h.CheckAt > f.clock.Now().UnixMilli() {
+				f.t.Errorf("asked: %v, want %v; record %+v", asks, want, after)
+			}
+			if len(lock.Changes(before, after)) != 0 {
+				f.t.Errorf("a check is told as %v", lock.Changes(before, after))
+			}
+		}
+		f.clock.Advance(ttl + lock.RecheckAfter - 10*time.Second)
+		asked(false)
+		f.clock.Advance(10 * time.Second)
+		asked(true)
+		asked(false)
+		f.clock.Advance(lock.RecheckAfter)
+		asked(true, waiting) // and has a place now
+		f.queue("b")
+		f.clock.Advance(lock.RecheckAfter)
+		asked(true, waiting)
+	},
+	"a waiter with another capacity waits until both fit": func(f *fixture) {
+		f.mustAcquire("a", capacity(3), func(r *lock.AcquireRequest) { r.Permits = 2 })
+		f.mustAcquire("b", capacity(3))
+		_, err := f.acquire("c", capacity(5)) // does not wait
+		f.wantErr(err, lock.ErrCapacityMismatch)
+		if p := f.waits("c", capacity(5)); p != 1 {
+			f.t.Errorf("place %d", p)
+		}
+		f.must(f.release("b"))
+		f.holds("a", "c") // 3 of the smaller capacity
+		if r := f.record(); r.Capacity != 3 {
+			f.t.Errorf("capacity %d", r.Capacity)
+		}
+		f.waits("d", capacity(5))
+		f.queue("d")
+		f.must(f.release("a")) // the last one of the smaller capacity
+		f.holds("c", "d")
+		if r := f.record(); r.Capacity != 5 {
+			f.t.Errorf("capacity %d", r.Capacity)
+		}
+		if p := f.waits("e", capacity(2)); p != 1 { // down again: it waits for room in the new one
+			f.t.Errorf("place %d", p)
+		}
+		f.must(f.release("c"))
+		f.holds("d", "e")
+		f.waits("g", capacity(5))
+		f.queue("g")
+		f.must(f.release("d"))
+		f.must(f.release("e"))
+		f.holds("g")
 	},
 	"many wait, and all get it, in order": func(f *fixture) {
 		const n = 12

@@ -304,7 +304,7 @@ var suite = map[string]func(*fixture){
 		f.must(f.release("a"))
 		f.clock.Advance(-lock.MaxFenceLead - time.Minute)
 		_, err := f.acquire("b")
-		f.wantErr(err, lock.ErrUnavailable)
+		f.wantErr(err, lock.ErrMisconfigured)
 		f.clock.Advance(2 * time.Minute)
 		f.mustAcquire("b")
 	},
