@@ -22,17 +22,19 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 type devCmd struct {
-	Listen      string `placeholder:"HOST:PORT" default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
-	CreateTable bool   `help:"Make the table in AWS, if it is missing."`
+	Listen      string        `placeholder:"HOST:PORT" default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
+	AllowRemote bool          `help:"Listen beyond this machine too, where anyone may use the locks: there is no authentication."`
+	AllowHost   []string      `placeholder:"NAME" help:"A name, beside localhost, by which clients call this process; others are refused, since a web page could use them."`
+	MinTTL      time.Duration `name:"min-ttl" placeholder:"TIME" default:"100ms" help:"The shortest TTL that is accepted; 1s in AWS."`
+	CreateTable bool          `help:"Make the table in AWS, if it is missing."`
+	ListenHint  string        `hidden:"" env:"HOLDFAST_LISTEN_HINT" default:"--listen HOST:PORT"` // how to choose an address
 
 	stdout io.Writer // nil: os.Stdout
 }
-
-// minDevTTL lets people watch a lease expire without waiting for long.
-const minDevTTL = 100 * time.Millisecond
 
 // purgeEvery is how often the memory store forgets what native TTL would.
 const purgeEvery = time.Minute
@@ -41,15 +43,23 @@ const purgeEvery = time.Minute
 func (d *devCmd) check(conn *connection) error {
 	host, _, err := net.SplitHostPort(d.Listen)
 	if err != nil || d.Listen == "" {
-		return fmt.Errorf("--listen is %q; give HOST:PORT, such as 127.0.0.1:7420", d.Listen)
+		return fmt.Errorf("the address is %q; give HOST and PORT, such as 127.0.0.1:7420, with %s", d.Listen, d.ListenHint)
 	}
-	if host == "" {
-		return fmt.Errorf("--listen is %q, which serves anyone who can reach this machine, unauthenticated; if that is meant, say 0.0.0.0%[1]s", d.Listen)
+	if host == "" && !d.AllowRemote {
+		return d.remote()
+	}
+	if d.MinTTL < time.Millisecond || d.MinTTL > wire.DefaultTTL {
+		return fmt.Errorf("--min-ttl is %v; give 1ms to %v", d.MinTTL, wire.DefaultTTL)
 	}
 	if conn.Region == "" && conn.DynamodbEndpoint == "" && (d.CreateTable || conn.Table != "") {
 		return errors.New("--table (HOLDFAST_TABLE) and --create-table need --region or --dynamodb-endpoint; without one, locks are kept in memory")
 	}
 	return conn.noEndpoint("dev")
+}
+
+// remote refuses to listen beyond this machine.
+func (d *devCmd) remote() error {
+	return fmt.Errorf("%s serves anyone who can reach this machine, and there is no authentication; if that is meant, add --allow-remote", d.Listen)
 }
 
 // Run serves until ctx ends.
@@ -66,15 +76,18 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) er
 	if err != nil {
 		return err
 	}
-	a, err := api.New(api.Config{Coordinator: coordinator, Log: log, MinTTL: minDevTTL})
+	a, err := api.New(api.Config{Coordinator: coordinator, Log: log, MinTTL: d.MinTTL})
 	if err != nil {
 		return err
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", d.Listen)
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", d.Listen, err)
+		return fmt.Errorf("cannot listen on %s: %s; choose another address with %s", d.Listen, why(err), d.ListenHint)
 	}
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		if !d.AllowRemote {
+			return errors.Join(d.remote(), listener.Close())
+		}
 		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", d.Listen)
 	}
 	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
@@ -89,8 +102,11 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) er
 	defer stop()
 	work.Go(func() { backend.follow(workCtx, consumer.Consume, log) })
 
+	serving := gateway.New(a, log)
+	serving.Events = live
 	server := &http.Server{
-		Handler: withEvents(live, gateway.New(a, log)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		Handler: gateway.Guard{Next: serving, Hosts: d.AllowHost}, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: gateway.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(live.close)
@@ -113,17 +129,6 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) er
 		err = errors.Join(err, served)
 	}
 	return err
-}
-
-// withEvents serves the live events beside the API.
-func withEvents(live, api http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet && r.URL.Path == "/v1/events" {
-			live.ServeHTTP(w, r)
-			return
-		}
-		api.ServeHTTP(w, r)
-	})
 }
 
 // logDeadLetter is what becomes of a stream record that cannot be read: the consumer has logged it.
@@ -203,16 +208,20 @@ func (d *devCmd) backend(ctx context.Context, conn *connection) (backend, error)
 	}, nil
 }
 
-// greet prints three lines that work as they are pasted.
+// greet prints lines that work as they are pasted, and again: a lease's secret is used once.
 func (d *devCmd) greet(url, engine string) {
 	_, _ = fmt.Fprintf(d.stdout, `holdfast dev: %s
 Locks are kept %s. Try:
 
-curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/acquire -d '{"lease":"my-secret-lease-0001","owner":"me","ttl_ms":60000}'
-curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/renew   -d '{"lease":"my-secret-lease-0001"}'
-curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/release -d '{"lease":"my-secret-lease-0001"}'
+lease=my-secret-lease-$$-${try:=1}
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/acquire -d '{"lease":"'$lease'","owner":"me","ttl_ms":60000}'
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/renew   -d '{"lease":"'$lease'"}'
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/release -d '{"lease":"'$lease'"}'; try=$((try+1))
 
-Events, live: %[1]s/v1/events
+Events, live: curl -N '%[1]s/v1/events?prefix=deploy:'
 
 `, url, engine)
+	if d.MinTTL < wire.MinTTL {
+		_, _ = fmt.Fprintf(d.stdout, "TTLs from %v are accepted here, and from %v in AWS: --min-ttl %[2]v makes it the same.\n\n", d.MinTTL, wire.MinTTL)
+	}
 }

@@ -3,9 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -45,11 +49,14 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
+// minDevTTL is dev's default: leases that expire while a test waits.
+const minDevTTL = 100 * time.Millisecond
+
 // startDev runs `holdfast dev` until the test ends, and returns its URL and what it printed.
 func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	t.Helper()
 	out := newOutput()
-	d.Listen, d.stdout = "127.0.0.1:0", out
+	d.Listen, d.MinTTL, d.stdout = "127.0.0.1:0", cmp.Or(d.MinTTL, minDevTTL), out
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler), &conn) }()
@@ -68,24 +75,27 @@ func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	return regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(greeting), greeting
 }
 
-// The lines that dev prints work as they are pasted.
+// The lines that dev prints work as they are pasted, as often as they are: as a block, and each twice.
 func TestDevPrintsLinesThatWork(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent()) // other tests keep connections for a while
 	t.Run("paste", func(t *testing.T) {
 		_, greeting := startDev(t, devCmd{}, connection{})
-		wants := []string{`"fence":`, `"renewed_at":`, `"released_at":`}
+		var block, twice []string
 		for line := range strings.SplitSeq(greeting, "\n") {
-			if !strings.HasPrefix(line, "curl ") {
-				continue
+			if strings.HasPrefix(line, "lease=") || strings.HasPrefix(line, "curl ") {
+				line = strings.ReplaceAll(line, "curl ", "curl -sS ")
+				block, twice = append(block, line), append(twice, line, line)
 			}
-			out, err := exec.CommandContext(t.Context(), "sh", "-c", "curl -sS --fail-with-body"+strings.TrimPrefix(line, "curl")).CombinedOutput()
-			if err != nil || len(wants) == 0 || !strings.Contains(string(out), wants[0]) {
-				t.Fatalf("%s\n%s, %v", line, out, err)
-			}
-			wants = wants[1:]
 		}
-		if len(wants) > 0 {
-			t.Errorf("no line for %v in %s", wants, greeting)
+		script := strings.Join(slices.Concat(block, block, twice, twice), "\necho\n")
+		for _, shell := range []string{"sh", "bash"} {
+			out, err := exec.CommandContext(t.Context(), shell, "-c", script).CombinedOutput()
+			if err != nil || strings.Contains(string(out), "urn:holdfast:problem") {
+				t.Fatalf("%s: %v: %s", shell, err, out)
+			}
+			if n, m := strings.Count(string(out), `"renewed_at"`), strings.Count(string(out), `"released_at"`); n != 12 || m != 6 {
+				t.Errorf("%s: %d leases and %d releases: %s", shell, n, m, out)
+			}
 		}
 	})
 }
@@ -113,19 +123,32 @@ func TestDevOnDynamoDB(t *testing.T) {
 }
 
 func TestDevSaysWhatIsWrong(t *testing.T) {
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	taken := other.Addr().String()
 	for _, test := range []struct {
 		d    devCmd
 		conn connection
 		says string
 	}{
-		{devCmd{Listen: "256.0.0.1:1"}, connection{}, "--listen"},
-		{devCmd{Listen: ""}, connection{}, "give HOST:PORT"},
-		{devCmd{Listen: ":7420"}, connection{}, "unauthenticated"},
+		{devCmd{Listen: "256.0.0.1:1", ListenHint: "make run LISTEN=HOST:PORT"}, connection{}, "choose another address with make run LISTEN=HOST:PORT"},
+		{devCmd{Listen: "", ListenHint: "--listen HOST:PORT"}, connection{}, "with --listen HOST:PORT"},
+		{devCmd{Listen: ":7420"}, connection{}, "add --allow-remote"},
+		{devCmd{Listen: "0.0.0.0:0"}, connection{}, "0.0.0.0:0 serves anyone who can reach this machine"},
+		{devCmd{Listen: "[::]:0"}, connection{}, "add --allow-remote"},
+		{devCmd{Listen: taken, ListenHint: "--listen HOST:PORT"}, connection{}, "address already in use; choose another address with --listen"},
 		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
-		{devCmd{Listen: "127.0.0.1:0"}, connection{Table: "t"}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Listen: "127.0.0.1:0"}, connection{Table: "locks"}, "need --region or --dynamodb-endpoint"},
 		{devCmd{Listen: "127.0.0.1:0", CreateTable: true}, connection{}, "need --region or --dynamodb-endpoint"},
-		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "t"}, "check the endpoint"},
+		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "locks"}, "check the endpoint"},
+		{devCmd{Listen: "127.0.0.1:0", MinTTL: time.Microsecond}, connection{}, "--min-ttl is 1µs; give 1ms to 1m0s"},
+		{devCmd{Listen: "127.0.0.1:0", MinTTL: time.Hour}, connection{}, "--min-ttl is 1h0m0s"},
 	} {
+		test.d.MinTTL = cmp.Or(test.d.MinTTL, time.Second)
 		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%+v: %v", test, err)
 		}
@@ -147,6 +170,51 @@ func TestInit(t *testing.T) {
 	if err := (initCmd{}).Run(t.Context(), &streams{}, &connection{DynamodbEndpoint: "x", Table: "t"}); err == nil || !strings.Contains(err.Error(), "give a URL") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// dev accepts the TTLs of AWS with --min-ttl 1s, and says where its own floor differs.
+func TestDevMinTTL(t *testing.T) {
+	for _, test := range []struct {
+		least   time.Duration
+		ttl     int
+		status  int
+		differs bool
+	}{{time.Second, 999, 400, false}, {time.Second, 1000, 200, false}, {100 * time.Millisecond, 100, 200, true}, {100 * time.Millisecond, 99, 400, true}} {
+		url, greeting := startDev(t, devCmd{MinTTL: test.least}, connection{})
+		resp, err := http.Post(url+"/v1/locks/a/acquire", "application/json", strings.NewReader(fmt.Sprintf(`{"ttl_ms":%d}`, test.ttl)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != test.status || strings.Contains(greeting, "--min-ttl 1s") != test.differs {
+			t.Errorf("%+v: %d: %s", test, resp.StatusCode, greeting)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Web pages cannot use the coordinator of their reader's machine.
+func TestDevRefusesWebPages(t *testing.T) {
+	url, _ := startDev(t, devCmd{AllowHost: []string{"holdfast"}}, connection{})
+	for host, status := range map[string]int{"": 200, "holdfast:1": 200, "evil.example:7420": 400} {
+		for _, path := range []string{"/v1/locks/a", "/v1/events?prefix=%"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = cmp.Or(host, req.Host)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if refused := strings.Contains(string(body), `"field":"host"`); refused != (status == 400) || path == "/v1/locks/a" && resp.StatusCode != status {
+				t.Errorf("Host %q, %s: %d %s", host, path, resp.StatusCode, body)
+			}
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 // Events come live, as EventBridge would deliver them.

@@ -7,26 +7,37 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// hub is the local process's bus: every event is a log line, and goes to whoever reads /v1/events.
+// hub is the local process's bus: every event is a log line, and goes to those who read /v1/events.
 type hub struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	readers map[chan []byte]bool
+	readers map[chan []byte]string // to the prefix of the locks' names that a reader asked for
 	closed  chan struct{}
 }
 
+const (
+	readerBuffer = 256              // how many events a reader may fall behind before it is cut off
+	maxReaders   = 64               // at a time
+	heartbeat    = 15 * time.Second // between events; shorter than what proxies take for a dead connection
+	writeTimeout = 10 * time.Second // for a reader to take an event
+)
+
 func newHub(log *slog.Logger) *hub {
-	return &hub{log: log, readers: map[chan []byte]bool{}, closed: make(chan struct{})}
+	return &hub{log: log, readers: map[chan []byte]string{}, closed: make(chan struct{})}
 }
 
 // close ends all streams.
@@ -43,15 +54,12 @@ func (h *hub) Put(ctx context.Context, entries []stream.Entry) []error {
 		}
 		l := decoded.Subject()
 		h.log.InfoContext(ctx, "event", "type", e.DetailType, "lock", l.Lock, "fence", l.Fence, "owner", l.Owner, "id", l.ID)
-		h.send(l.ID, e)
+		h.send(l.Lock, l.ID, e)
 	}
 	return errs
 }
 
-// readerBuffer is how far a reader may fall behind before it is cut off.
-const readerBuffer = 256
-
-func (h *hub) send(id string, e stream.Entry) {
+func (h *hub) send(lock, id string, e stream.Entry) {
 	envelope, err := json.Marshal(map[string]any{ // as EventBridge delivers it
 		"version": "0", "id": rand.Text(), "source": events.Source, "detail-type": e.DetailType, "account": "000000000000",
 		"region": "local", "time": e.Time.UTC().Format(time.RFC3339), "resources": []string{}, "detail": json.RawMessage(e.Detail),
@@ -63,7 +71,10 @@ func (h *hub) send(id string, e stream.Entry) {
 	message := fmt.Appendf(nil, "id: %s\nevent: %s\ndata: %s\n\n", id, e.DetailType, envelope)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for r := range h.readers {
+	for r, prefix := range h.readers {
+		if !strings.HasPrefix(lock, prefix) {
+			continue
+		}
 		select {
 		case r <- message:
 		default:
@@ -73,31 +84,85 @@ func (h *hub) send(id string, e stream.Entry) {
 	}
 }
 
-// ServeHTTP streams events as they happen (server-sent events).
+// prefixOf is which locks a request is for. It answers the request if that is wrong.
+func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		gateway.Refuse(w, wire.InvalidRequest, "", "the query is not percent-encoded right")
+		return "", false
+	}
+	for name, values := range query {
+		problem := ""
+		switch {
+		case name != "prefix":
+			problem = "is no parameter of this route; the only one is prefix"
+		case len(values) > 1:
+			problem = "is given more than once"
+		default:
+			problem = wire.CheckPrefix(values[0])
+		}
+		if problem != "" {
+			gateway.Refuse(w, wire.InvalidRequest, name, fmt.Sprintf("%q %s", name, problem))
+			return "", false
+		}
+	}
+	return query.Get("prefix"), true
+}
+
+// join adds a reader; nil: there are too many.
+func (h *hub) join(prefix string) chan []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.readers) >= maxReaders {
+		return nil
+	}
+	messages := make(chan []byte, readerBuffer)
+	h.readers[messages] = prefix
+	return messages
+}
+
+func (h *hub) leave(messages chan []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.readers, messages)
+}
+
+// ServeHTTP streams events as they happen (server-sent events): those of the locks whose names begin with the query's prefix.
+// Between events a comment shows that the connection is alive.
 func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	prefix, ok := prefixOf(w, r)
+	if !ok {
+		return
+	}
+	messages := h.join(prefix)
+	if messages == nil {
+		w.Header().Set("Retry-After", "10")
+		gateway.Refuse(w, wire.Throttled, "", fmt.Sprintf("%d others read events already, which is the most", maxReaders))
+		return
+	}
+	defer h.leave(messages)
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = control.SetReadDeadline(time.Time{}) // the server's is for reading a request; past it, it would end this one
-	messages := make(chan []byte, readerBuffer)
-	h.mu.Lock()
-	h.readers[messages] = true
-	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		delete(h.readers, messages)
-		h.mu.Unlock()
-	}()
-	if _, err := fmt.Fprint(w, ": events of this coordinator, as they happen\n\n"); err != nil || control.Flush() != nil {
+	write := func(message []byte) bool {
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := w.Write(message)
+		return err == nil && control.Flush() == nil
+	}
+	if !write([]byte(": events of this coordinator, as they happen\n\n")) {
 		return
 	}
+	quiet := time.NewTicker(heartbeat)
+	defer quiet.Stop()
 	for {
 		select {
 		case m, ok := <-messages:
-			if !ok {
-				return // too slow
+			if !ok || !write(m) { // cut off, or gone
+				return
 			}
-			if _, err := w.Write(m); err != nil || control.Flush() != nil {
+		case <-quiet.C:
+			if !write([]byte(": nothing happened for a while\n\n")) {
 				return
 			}
 		case <-r.Context().Done():

@@ -127,7 +127,7 @@ var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 // message is an error for a person: in the words of the command line, and without the package that it came from.
 func message(err error) string {
 	text := err.Error()
-	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: "} {
+	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "dynamo: ", "lock: ", "api: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	return inGo.ReplaceAllStringFunc(text, func(name string) string {

@@ -19,7 +19,7 @@ const patience = 2 * time.Second
 // what keeps the coordinator from answering.
 func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options, s *streams) (*lockclient.Lease, error) {
 	w := &wait{streams: s, name: t.Name, began: time.Now()}
-	opts.OnWait = w.held
+	opts.OnWait, opts.OnUnavailable = w.held, w.unavailable
 	defer s.watch(w.silence)()
 	if t.NoWait {
 		return client.TryAcquire(ctx, t.Name, opts)

@@ -36,6 +36,9 @@ const (
 
 // A Gateway is an [http.Handler] for the coordinator's routes.
 type Gateway struct {
+	// Events serves GET /v1/events. Nil: there is no such route, as in AWS, where events come from EventBridge.
+	Events http.Handler
+
 	routes map[string]lambda.Handler // "METHOD /path/{name}"
 	log    *slog.Logger
 }
@@ -60,6 +63,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := r.Method + " " + pattern
+	if g.Events != nil && route == eventsRoute {
+		g.Events.ServeHTTP(w, r)
+		return
+	}
 	handler, ok := g.routes[route]
 	if !ok {
 		if method := g.method(pattern); method != "" {
@@ -67,7 +74,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+method, id)
 			return
 		}
-		problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are /v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release", id)
+		problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are "+g.list(), id)
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -105,8 +112,22 @@ func (g *Gateway) fail(w http.ResponseWriter, id string, err error) {
 	problem(w, wire.Internal, "this is a bug; the log has more under this request_id", id)
 }
 
+const eventsRoute = "GET /v1/events"
+
+// list names the routes.
+func (g *Gateway) list() string {
+	text := "/v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release"
+	if g.Events != nil {
+		text = "/v1/events, " + text
+	}
+	return text
+}
+
 // method is the one that a pattern takes, or "".
 func (g *Gateway) method(pattern string) string {
+	if g.Events != nil && "GET "+pattern == eventsRoute {
+		return http.MethodGet
+	}
 	for route := range g.routes {
 		if method, p, _ := strings.Cut(route, " "); p == pattern {
 			return method
@@ -165,12 +186,20 @@ func isText(contentType string) bool {
 }
 
 func problem(w http.ResponseWriter, code wire.Code, detail, id string) {
+	write(w, wire.Problem{Detail: detail, Code: code, RequestID: id})
+}
+
+// Refuse answers a problem about a field of the request; an empty field names none.
+func Refuse(w http.ResponseWriter, code wire.Code, field, detail string) {
+	write(w, wire.Problem{Detail: detail, Code: code, Field: field, RequestID: rand.Text()})
+}
+
+func write(w http.ResponseWriter, p wire.Problem) {
+	p.Type, p.Title, p.Status = wire.ProblemType(p.Code), p.Code.Title(), p.Code.Status()
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code.Status())
+	w.WriteHeader(p.Status)
 	var b bytes.Buffer
-	_ = json.NewEncoder(&b).Encode(wire.Problem{
-		Type: wire.ProblemType(code), Title: code.Title(), Status: code.Status(), Detail: detail, Code: code, RequestID: id,
-	})
+	_ = json.NewEncoder(&b).Encode(p)
 	_, _ = w.Write(b.Bytes())
 }

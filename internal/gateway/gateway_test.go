@@ -78,3 +78,7 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 }
+
+func contains(w *httptest.ResponseRecorder, text string) bool {
+	return strings.Contains(w.Body.String(), text)
+}
