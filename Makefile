@@ -16,14 +16,16 @@ OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 go-version:
 	@command -v go >/dev/null || { echo "Go is missing: install $(GO_VERSION) or later from https://go.dev/dl"; exit 1; }
 	@go list -m >/dev/null || { echo "this needs Go $(GO_VERSION) or later; 'go version' says: $$(go version)"; exit 1; }
 
-run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT for another address
-	@go run ./cmd/holdfast dev $(if $(LISTEN),--listen $(LISTEN))
+# Built and then run, since go run answers Ctrl-C with an error.
+run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT, RUN_ARGS='--min-ttl 100ms' for shorter TTLs than AWS has
+	@go build -o .bin/holdfast ./cmd/holdfast
+	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/holdfast dev --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...

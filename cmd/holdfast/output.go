@@ -92,7 +92,9 @@ func (s *streams) isLive() bool { return s.errTTY && !s.json }
 func (s *streams) result(value any, text string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _ = fmt.Fprint(s.err, s.wipe())
+	if wiped := s.wipe(); wiped != "" {
+		_, _ = fmt.Fprint(s.err, wiped)
+	}
 	if !s.json {
 		_, err := fmt.Fprintln(s.out, text)
 		return err

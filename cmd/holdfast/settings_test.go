@@ -167,7 +167,7 @@ func TestSettingsAreHonoured(t *testing.T) {
 // A flag replaces an environment variable that names another coordinator; two of a kind are refused.
 func TestFlagsReplaceTheEnvironment(t *testing.T) {
 	s := newService(t)
-	t.Setenv("HOLDFAST_TABLE", "t")
+	t.Setenv("HOLDFAST_TABLE", "locks")
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	if code, out, errs := call(t.Context(), "status", "a", "--endpoint", s.url); code != 0 {
 		t.Errorf("%d: %s%s", code, out, errs)
@@ -176,7 +176,7 @@ func TestFlagsReplaceTheEnvironment(t *testing.T) {
 	if code, _, errs := call(t.Context(), "status", "a"); code != exitFailed || !strings.Contains(errs, "give one") {
 		t.Errorf("%d: %s", code, errs)
 	}
-	if code, _, errs := call(t.Context(), "status", "a", "--table", "u", "--dynamodb-endpoint", "x"); code != exitFailed || !strings.Contains(errs, "--dynamodb-endpoint is") {
+	if code, _, errs := call(t.Context(), "status", "a", "--table", "others", "--dynamodb-endpoint", "x"); code != exitFailed || !strings.Contains(errs, "--dynamodb-endpoint is") {
 		t.Errorf("%d: %s", code, errs)
 	}
 	for _, command := range []string{"init", "dev"} { // the environment's endpoint is for the others
