@@ -627,7 +627,7 @@ func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
 			{"", lockclient.Options{}, "name is empty"},
 			{"a/b", lockclient.Options{}, `'/'`},
 			{"a", lockclient.Options{TTL: -1}, "Options.TTL"},
-			{"a", lockclient.Options{TTL: 25 * time.Hour}, "Options.TTL"},
+			{"a", lockclient.Options{TTL: 8 * 24 * time.Hour}, "Options.TTL"},
 			{"a", lockclient.Options{Wait: -1}, "Options.Wait"},
 			{"a", lockclient.Options{Permits: 2}, "Options.Permits"},
 			{"a", lockclient.Options{Metadata: func() {}}, "json"},
