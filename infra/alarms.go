@@ -44,7 +44,9 @@ func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
 
 // alarms are for what a person must look at. Contention is an answer, and never alarms.
 func (c *Coordinator) alarms() {
-	c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
+	if c.API != nil {
+		c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
+	}
 	for _, f := range c.names() {
 		c.alarm("Errors"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
 		c.alarm("Throttles"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
@@ -86,7 +88,7 @@ func (c *Coordinator) dashboard() {
 	search := func(dimensions, name, statistic string) awscloudwatch.IMetric {
 		return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
 			Expression: awscdk.Fn_Join(jsii.String(""), &[]*string{
-				jsii.String("SEARCH('{"), c.namespace, jsii.String(fmt.Sprintf(",%s} MetricName=%q', '%s', 60)", dimensions, name, statistic)),
+				jsii.String("SEARCH('{\""), c.namespace, jsii.String(fmt.Sprintf("\",%s} MetricName=%q', '%s', 60)", dimensions, name, statistic)),
 			}),
 			Label: jsii.String(""), UsingMetrics: &map[string]awscloudwatch.IMetric{}, Period: minute(),
 		})
@@ -114,12 +116,15 @@ func (c *Coordinator) dashboard() {
 		graph("Latency, p50 (ms)", search("op", "latency_ms", "p50")),
 		graph("Latency, p99 (ms)", search("op", "latency_ms", "p99")),
 	)
-	c.Dashboard.AddWidgets(
+	locks := []awscloudwatch.IWidget{
 		graph("Time held, p50 by first name segment (ms)", search("group", "hold_ms", "p50")),
 		graph("Leases that ran out: how late they were told, p50 and p99 (ms)",
 			c.metric("expiry_lag_ms", "p50"), c.metric("expiry_lag_ms", "p99")),
-		graph("API: 4xx, 5xx and count", c.apiMetric("4xx"), c.apiMetric("5xx"), c.apiMetric("Count")),
-	)
+	}
+	if c.API != nil {
+		locks = append(locks, graph("API: 4xx, 5xx and count", c.apiMetric("4xx"), c.apiMetric("5xx"), c.apiMetric("Count")))
+	}
+	c.Dashboard.AddWidgets(locks...)
 	c.Dashboard.AddWidgets(
 		graph("Functions: errors", each("Errors", "Sum")...),
 		graph("Functions: duration, p99 (ms)", each("Duration", "p99")...),

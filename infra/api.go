@@ -42,7 +42,9 @@ func (c *Coordinator) api() {
 		})
 	}
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
-		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
+		// Under this name, the policy by which API Gateway may write does not grow with each log group until it is too long.
+		LogGroupName: jsii.String("/aws/vendedlogs/holdfast/" + c.path() + "/api"), Retention: c.props.LogRetention,
+		RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
 	})
 	stage := awsapigatewayv2.NewHttpStage(c.Construct, jsii.String("ApiStage"), &awsapigatewayv2.HttpStageProps{
 		HttpApi: c.API, StageName: jsii.String("$default"), AutoDeploy: jsii.Bool(true), DetailedMetricsEnabled: jsii.Bool(true),

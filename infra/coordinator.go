@@ -7,11 +7,13 @@
 package infra
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
@@ -19,6 +21,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsdynamodb"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awskms"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
@@ -44,11 +47,17 @@ type Props struct {
 	// Code is a directory with the functions' zips for the architecture, as "make build" writes it (dist/arm64). Empty: they
 	// are built from the module that the app depends on, with the app's own Go.
 	Code string
-	// RemovalPolicy of the table; with RETAIN it is protected from deletion too. Empty: RETAIN.
+	// RemovalPolicy of the table. Empty: RETAIN_ON_UPDATE_OR_DELETE, which keeps it for good once the stack stands, and removes
+	// it with a first deployment that fails.
 	RemovalPolicy awscdk.RemovalPolicy
+	// DeletionProtection makes DynamoDB refuse to delete the table. Turn it on after the first deployment: the rollback of a
+	// deployment that fails cannot remove a protected table.
+	DeletionProtection bool
 	// Table names the table. Empty: CloudFormation does.
 	Table string
-	// MaxTTL is the longest TTL that a request may ask for. Nil: 24 hours. At least one minute.
+	// ImportedTable is a lock table that exists already, imported with its stream's ARN, instead of one of this stack.
+	ImportedTable awsdynamodb.ITable
+	// MaxTTL is the longest TTL that a request may ask for: from a minute to 7 days. Nil: 24 hours.
 	MaxTTL awscdk.Duration
 	// StateMachines are the names of the Step Functions state machines (in this account and region) whose tasks may wait for
 	// locks with a task token, and to whose executions leases may belong; a "*" at the end of one means any rest.
@@ -61,6 +70,13 @@ type Props struct {
 	// Concurrency reserves so many concurrent executions for each function that serves requests. 0: none reserved; the
 	// account's are shared.
 	Concurrency int
+	// StreamConcurrency and ExpireConcurrency reserve so many for the stream and the expire function. 0: none reserved.
+	StreamConcurrency, ExpireConcurrency int
+	// TimersConcurrency is how many executions of the expire function work on timers at a time: 2 to 1,000, and at most
+	// ExpireConcurrency. 0: 10.
+	TimersConcurrency int
+	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock.
+	NoAPI bool
 	// RequestsPerSecond and Burst are the API's limits. 0: 1,000 and 500.
 	RequestsPerSecond, Burst int
 	// LogRetention of all log groups. Empty: 30 days.
@@ -69,17 +85,21 @@ type Props struct {
 	AlarmTopic awssns.ITopic
 	// Tracing turns X-Ray on for the functions.
 	Tracing bool
-	// Key encrypts the table and the queues. Nil: keys that AWS owns, at no cost.
+	// Key encrypts the table, the queues, the bus and the logs. Nil: keys that AWS owns, at no cost. The policy of a key made in
+	// the same app gets what EventBridge and CloudWatch Logs need; that of an imported key must have it: docs/iam.md.
 	Key awskms.IKey
+	// MetricNamespace is the CloudWatch namespace of the coordinator's metrics. Empty: Holdfast/STACK/PATH, with the path of the
+	// construct in its stack, so that each coordinator of a stack has its own.
+	MetricNamespace string
 }
 
 // A Coordinator is Holdfast in a stack.
 type Coordinator struct {
 	Construct   constructs.Construct
-	Table       awsdynamodb.Table
+	Table       awsdynamodb.ITable
 	Bus         awsevents.EventBus
-	API         awsapigatewayv2.HttpApi
-	Timers      awssqs.Queue // nil without prompt expiry
+	API         awsapigatewayv2.HttpApi // nil with NoAPI
+	Timers      awssqs.Queue            // nil without prompt expiry
 	DeadLetters awssqs.Queue
 	Dashboard   awscloudwatch.Dashboard
 	Alarms      map[string]awscloudwatch.Alarm
@@ -87,23 +107,29 @@ type Coordinator struct {
 	Functions map[string]awslambda.Function
 
 	props     Props
-	namespace *string // of the metrics
+	namespace *string     // of the metrics
+	key       awskms.IKey // Props.Key, in a form that is not written to; nil without
 	logs      map[string]awslogs.LogGroup
+	rule      awsevents.Rule // of executions that end; nil without
 }
 
 // NewCoordinator adds a coordinator to a stack. It panics, as constructs do, on props that cannot be met.
 func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordinator {
+	props = props.withDefaults()
 	if err := props.validate(); err != nil {
 		panic(err)
 	}
 	c := &Coordinator{
-		Construct: constructs.NewConstruct(scope, &id), props: props.withDefaults(),
+		Construct: constructs.NewConstruct(scope, &id), props: props,
 		Functions: map[string]awslambda.Function{}, Alarms: map[string]awscloudwatch.Alarm{}, logs: map[string]awslogs.LogGroup{},
 	}
-	c.namespace = awscdk.Fn_Join(jsii.String(""), jsii.Strings("Holdfast/", *awscdk.Aws_STACK_NAME()))
+	c.namespace = cmp.Or(optional(props.MetricNamespace), jsii.String("Holdfast/"+c.path()))
+	c.encryption()
 	c.storage()
 	c.functions()
-	c.api()
+	if !props.NoAPI {
+		c.api()
+	}
 	c.eventSources()
 	c.executions()
 	c.alarms()
@@ -111,16 +137,46 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 	return c
 }
 
+// path is the stack's name and the construct's path in the stack: unique in an account and region.
+func (c *Coordinator) path() string {
+	stack := *awscdk.Stack_Of(c.Construct).Node().Path()
+	within := strings.TrimPrefix(strings.TrimPrefix(*c.Construct.Node().Path(), stack), "/")
+	return *awscdk.Aws_STACK_NAME() + "/" + regexp.MustCompile(`[^A-Za-z0-9/_.-]`).ReplaceAllString(within, "-")
+}
+
 func (p Props) validate() error {
 	switch {
-	case p.Architecture != "" && p.Architecture != ARM64 && p.Architecture != X86:
+	case p.Architecture != ARM64 && p.Architecture != X86:
 		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86)
 	case p.NoPromptExpiry && len(p.StateMachines)+len(p.DurableFunctions) > 0:
 		return errors.New("infra: Props.NoPromptExpiry is set, and so are StateMachines or DurableFunctions: tasks that wait behind a dead holder need the timers; leave one out")
-	case p.MaxTTL != nil && (*p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 86400):
-		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 86,400 s", *p.MaxTTL.ToSeconds(nil))
-	case p.Concurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:
-		return fmt.Errorf("infra: Props.Concurrency, RequestsPerSecond and Burst must not be negative")
+	case p.MaxTTL != nil && (*p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 7*24*60*60):
+		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 604,800 s (7 days)", *p.MaxTTL.ToSeconds(nil))
+	case p.Concurrency < 0 || p.StreamConcurrency < 0 || p.ExpireConcurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:
+		return errors.New("infra: Props.Concurrency, StreamConcurrency, ExpireConcurrency, RequestsPerSecond and Burst must not be negative")
+	case p.TimersConcurrency < minTimersConcurrency || p.TimersConcurrency > 1000:
+		return fmt.Errorf("infra: Props.TimersConcurrency is %d; it must be from %d to 1,000", p.TimersConcurrency, minTimersConcurrency)
+	case p.ExpireConcurrency > 0 && p.ExpireConcurrency < p.TimersConcurrency:
+		return fmt.Errorf("infra: Props.ExpireConcurrency is %d, and TimersConcurrency %d: more timers would be taken than the function may handle; reserve at least as many",
+			p.ExpireConcurrency, p.TimersConcurrency)
+	case p.ImportedTable != nil && (p.Table != "" || p.DeletionProtection):
+		return errors.New("infra: Props.ImportedTable is set, and so is Table or DeletionProtection: those are for a table of this stack; leave them out")
+	case p.ImportedTable != nil && p.ImportedTable.TableStreamArn() == nil:
+		return errors.New("infra: Props.ImportedTable has no stream; import it by Table_FromTableAttributes with TableStreamArn")
+	case p.NoAPI && (p.RequestsPerSecond > 0 || p.Burst > 0):
+		return errors.New("infra: Props.NoAPI is set, and so is RequestsPerSecond or Burst: those are limits of the API; leave them out")
+	case p.MetricNamespace != "" && !regexp.MustCompile(`^[A-Za-z0-9/_.#-]{1,255}$`).MatchString(p.MetricNamespace):
+		return fmt.Errorf("infra: Props.MetricNamespace is %q; give 1 to 255 letters, digits, and any of / _ . # -", p.MetricNamespace)
+	}
+	for _, list := range [][]string{p.StateMachines, p.DurableFunctions} {
+		for _, name := range list {
+			if *awscdk.Token_IsUnresolved(name) {
+				continue
+			}
+			if name == "" || strings.ContainsAny(strings.TrimSuffix(name, "*"), " <>{}[]?*\"#%\\^|~`$&,;:/") {
+				return fmt.Errorf("infra: Props.StateMachines or DurableFunctions has %q; give a name, or the beginning of names and a *", name)
+			}
+		}
 	}
 	return nil
 }
@@ -130,13 +186,16 @@ func (p Props) withDefaults() Props {
 		p.Architecture = ARM64
 	}
 	if p.RemovalPolicy == "" {
-		p.RemovalPolicy = awscdk.RemovalPolicy_RETAIN
+		p.RemovalPolicy = awscdk.RemovalPolicy_RETAIN_ON_UPDATE_OR_DELETE
 	}
-	if p.RequestsPerSecond == 0 {
-		p.RequestsPerSecond = 1000
+	if p.TimersConcurrency == 0 {
+		p.TimersConcurrency = 10
+		if p.ExpireConcurrency >= minTimersConcurrency {
+			p.TimersConcurrency = min(p.TimersConcurrency, p.ExpireConcurrency)
+		}
 	}
-	if p.Burst == 0 {
-		p.Burst = 500
+	if !p.NoAPI {
+		p.RequestsPerSecond, p.Burst = cmp.Or(p.RequestsPerSecond, 1000), cmp.Or(p.Burst, 500)
 	}
 	if p.LogRetention == "" {
 		p.LogRetention = awslogs.RetentionDays_ONE_MONTH
@@ -144,11 +203,67 @@ func (p Props) withDefaults() Props {
 	return p
 }
 
+// minTimersConcurrency is the least that Lambda takes.
+const minTimersConcurrency = 2
+
+// encryption lets EventBridge and CloudWatch Logs use Props.Key. The construct itself uses the key by its ARN, and so as one that
+// is not its own: otherwise the CDK would write the functions' roles into the key's policy, and the key, which the table needs,
+// would need the roles, which need the table.
+func (c *Coordinator) encryption() {
+	if c.props.Key == nil {
+		return
+	}
+	c.key = awskms.Key_FromKeyArn(c.Construct, jsii.String("Key"), c.props.Key.KeyArn())
+	stack := awscdk.Stack_Of(c.Construct)
+	use := func(service *string, actions []string, conditions map[string]any) bool {
+		return *c.props.Key.AddToResourcePolicy(awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{
+			Principals: &[]awsiam.IPrincipal{awsiam.NewServicePrincipal(service, nil)}, Actions: jsii.Strings(actions...),
+			Resources: jsii.Strings("*"), Conditions: &conditions,
+		}), nil).StatementAdded
+	}
+	logs := "logs." + *stack.Region() + "." + *awscdk.Aws_URL_SUFFIX()
+	events := use(jsii.String("events.amazonaws.com"), []string{"kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey"},
+		map[string]any{"StringEquals": map[string]any{"aws:SourceAccount": stack.Account()}})
+	groups := stack.FormatArn(&awscdk.ArnComponents{
+		Service: jsii.String("logs"), Resource: jsii.String("log-group"), ResourceName: jsii.String("*"), ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
+	})
+	logging := use(&logs, []string{"kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"},
+		map[string]any{"ArnLike": map[string]any{"kms:EncryptionContext:aws:logs:arn": groups}})
+	if !events || !logging {
+		awscdk.Annotations_Of(c.Construct).AddWarningV2(jsii.String("holdfast:imported-key"), jsii.String(
+			"Props.Key is imported, so its policy cannot be added to: it must allow events.amazonaws.com and logs.REGION.amazonaws.com what docs/iam.md lists"))
+	}
+}
+
 func (c *Coordinator) storage() {
+	c.table()
+	c.Bus = awsevents.NewEventBus(c.Construct, jsii.String("Bus"), &awsevents.EventBusProps{KmsKey: c.key})
+	encryption := awssqs.QueueEncryption_SQS_MANAGED
+	if c.key != nil {
+		encryption = awssqs.QueueEncryption_KMS
+	}
+	c.DeadLetters = awssqs.NewQueue(c.Construct, jsii.String("DeadLetters"), &awssqs.QueueProps{
+		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)), Encryption: encryption, EncryptionMasterKey: c.key,
+	})
+	if c.props.NoPromptExpiry {
+		return
+	}
+	c.Timers = awssqs.NewQueue(c.Construct, jsii.String("Timers"), &awssqs.QueueProps{
+		VisibilityTimeout: awscdk.Duration_Seconds(jsii.Number(timersVisibility)), Encryption: encryption, EncryptionMasterKey: c.key,
+		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)),
+		// Each time that Lambda throttles the function counts. The function itself buries what is no timer.
+		DeadLetterQueue: &awssqs.DeadLetterQueue{Queue: c.DeadLetters, MaxReceiveCount: jsii.Number(100)},
+	})
+}
+
+func (c *Coordinator) table() {
+	if c.props.ImportedTable != nil {
+		c.Table = c.props.ImportedTable
+		return
+	}
 	encryption := awsdynamodb.TableEncryption_DEFAULT
-	queueEncryption := awssqs.QueueEncryption_SQS_MANAGED
-	if c.props.Key != nil {
-		encryption, queueEncryption = awsdynamodb.TableEncryption_CUSTOMER_MANAGED, awssqs.QueueEncryption_KMS
+	if c.key != nil {
+		encryption = awsdynamodb.TableEncryption_CUSTOMER_MANAGED
 	}
 	c.Table = awsdynamodb.NewTable(c.Construct, jsii.String("Table"), &awsdynamodb.TableProps{
 		TableName:           optional(c.props.Table),
@@ -160,21 +275,10 @@ func (c *Coordinator) storage() {
 		PointInTimeRecoverySpecification: &awsdynamodb.PointInTimeRecoverySpecification{
 			PointInTimeRecoveryEnabled: jsii.Bool(true),
 		},
-		DeletionProtection: jsii.Bool(c.props.RemovalPolicy == awscdk.RemovalPolicy_RETAIN),
+		DeletionProtection: jsii.Bool(c.props.DeletionProtection),
 		RemovalPolicy:      c.props.RemovalPolicy,
 		Encryption:         encryption,
-		EncryptionKey:      c.props.Key,
-	})
-	c.Bus = awsevents.NewEventBus(c.Construct, jsii.String("Bus"), nil)
-	c.DeadLetters = awssqs.NewQueue(c.Construct, jsii.String("DeadLetters"), &awssqs.QueueProps{
-		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)), Encryption: queueEncryption, EncryptionMasterKey: c.props.Key,
-	})
-	if c.props.NoPromptExpiry {
-		return
-	}
-	c.Timers = awssqs.NewQueue(c.Construct, jsii.String("Timers"), &awssqs.QueueProps{
-		VisibilityTimeout: awscdk.Duration_Seconds(jsii.Number(timersVisibility)), Encryption: queueEncryption, EncryptionMasterKey: c.props.Key,
-		DeadLetterQueue: &awssqs.DeadLetterQueue{Queue: c.DeadLetters, MaxReceiveCount: jsii.Number(5)},
+		EncryptionKey:      c.key,
 	})
 }
 

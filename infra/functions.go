@@ -1,6 +1,7 @@
 package infra
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 
@@ -9,7 +10,6 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
-	"github.com/aws/aws-cdk-go/awscdk/v2/awslambdaeventsources"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
 	"github.com/aws/jsii-runtime-go"
 )
@@ -27,6 +27,7 @@ const (
 type function struct {
 	id, name, description string
 	memory, timeout       float64
+	concurrency           int  // reserved; 0: none
 	request               bool // it serves requests
 	environment           map[string]*string
 	statements            []awsiam.PolicyStatement
@@ -38,6 +39,7 @@ func (c *Coordinator) functions() {
 	table := func(actions ...string) awsiam.PolicyStatement { return allow(actions, c.Table.TableArn()) }
 	stream := function{
 		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and tells tasks that wait", memory: 256, timeout: streamTimeout,
+		concurrency: c.props.StreamConcurrency,
 		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
 		statements: []awsiam.PolicyStatement{
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
@@ -74,6 +76,7 @@ func (c *Coordinator) functions() {
 		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn(), c.Timers.QueueArn()))
 		list = append(list, function{
 			id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", memory: 256, timeout: expireTimeout,
+			concurrency: c.props.ExpireConcurrency,
 			environment: map[string]*string{"HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl()},
 			statements: []awsiam.PolicyStatement{
 				table(queue...),
@@ -84,6 +87,9 @@ func (c *Coordinator) functions() {
 		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
 	}
 	for _, f := range append(list, stream) {
+		if f.request {
+			f.concurrency = c.props.Concurrency
+		}
 		c.tasks(&f)
 		c.function(f)
 	}
@@ -97,9 +103,10 @@ func (c *Coordinator) tasks(f *function) {
 			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
 		})
 	}
+	// The child executions of a Distributed Map are those of NAME/LABEL.
 	for _, m := range c.props.StateMachines {
-		machines = append(machines, arn("states", "stateMachine", m))
-		executions = append(executions, arn("states", "execution", m+":*"))
+		machines = append(machines, arn("states", "stateMachine", m), arn("states", "stateMachine", m+"/*"))
+		executions = append(executions, arn("states", "execution", m+":*"), arn("states", "execution", m+"/*:*"))
 	}
 	for _, d := range c.props.DurableFunctions {
 		durable = append(durable, arn("lambda", "function", d), arn("lambda", "function", d+":*"))
@@ -118,7 +125,8 @@ func (c *Coordinator) tasks(f *function) {
 		}
 	case "expire":
 		if len(executions) > 0 {
-			f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...))
+			f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...),
+				allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
 		}
 	}
 }
@@ -130,23 +138,30 @@ func (c *Coordinator) executions() {
 	}
 	var machines []any
 	for _, m := range c.props.StateMachines {
-		prefix, open := strings.CutSuffix(m, "*")
+		name, open := strings.CutSuffix(m, "*")
 		arn := *awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
-			Service: jsii.String("states"), Resource: jsii.String("stateMachine"), ResourceName: &prefix, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
+			Service: jsii.String("states"), Resource: jsii.String("stateMachine"), ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
 		})
 		if open {
 			machines = append(machines, map[string]any{"prefix": arn})
-		} else {
-			machines = append(machines, arn)
+		} else { // and the child executions of its Distributed Maps
+			machines = append(machines, arn, map[string]any{"prefix": arn + "/"})
 		}
 	}
-	awsevents.NewRule(c.Construct, jsii.String("ExecutionsEnd"), &awsevents.RuleProps{
+	c.rule = awsevents.NewRule(c.Construct, jsii.String("ExecutionsEnd"), &awsevents.RuleProps{
 		Description: jsii.String("Ends the leases of executions that ended"),
 		EventPattern: &awsevents.EventPattern{
 			Source: jsii.Strings("aws.states"), DetailType: jsii.Strings("Step Functions Execution Status Change"),
 			Detail: &map[string]any{"status": []any{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"}, "stateMachineArn": machines},
 		},
 		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Functions["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
+	})
+	// EventBridge invokes the function asynchronously: Lambda retries twice, and then gives the event up.
+	awslambda.NewCfnEventInvokeConfig(c.Construct, jsii.String("ExecutionsEndFailed"), &awslambda.CfnEventInvokeConfigProps{
+		FunctionName: c.Functions["expire"].FunctionName(), Qualifier: jsii.String("$LATEST"), MaximumRetryAttempts: jsii.Number(2),
+		DestinationConfig: &awslambda.CfnEventInvokeConfig_DestinationConfigProperty{
+			OnFailure: &awslambda.CfnEventInvokeConfig_OnFailureProperty{Destination: c.DeadLetters.QueueArn()},
+		},
 	})
 }
 
@@ -159,13 +174,13 @@ func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
 // here.
 func (c *Coordinator) function(f function) {
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
-		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY,
+		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
 	})
 	statements := append([]awsiam.PolicyStatement{
 		allow([]string{"logs:CreateLogStream", "logs:PutLogEvents"}, logs.LogGroupArn()), // the ARN covers the group's streams
 	}, f.statements...)
-	if c.props.Key != nil {
-		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.props.Key.KeyArn()))
+	if c.key != nil {
+		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.key.KeyArn()))
 	}
 	if c.props.Tracing { // X-Ray's actions know no resources
 		statements = append(statements, allow([]string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}, jsii.String("*")))
@@ -197,8 +212,8 @@ func (c *Coordinator) function(f function) {
 	if c.props.Architecture == X86 {
 		props.Architecture = awslambda.Architecture_X86_64()
 	}
-	if f.request && c.props.Concurrency > 0 {
-		props.ReservedConcurrentExecutions = jsii.Number(c.props.Concurrency)
+	if f.concurrency > 0 {
+		props.ReservedConcurrentExecutions = jsii.Number(f.concurrency)
 	}
 	if c.props.Tracing {
 		props.Tracing = awslambda.Tracing_ACTIVE
@@ -225,21 +240,30 @@ var StreamFilters = []map[string]any{
 
 // eventSources connects the stream and the timers to their functions.
 func (c *Coordinator) eventSources() {
-	var filters []*map[string]any
+	var filters []*awslambda.CfnEventSourceMapping_FilterProperty
 	for _, f := range StreamFilters {
-		filters = append(filters, awslambda.FilterCriteria_Filter(&f))
+		pattern, err := json.Marshal(f)
+		if err != nil {
+			panic(err)
+		}
+		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: jsii.String(string(pattern))})
 	}
-	awslambda.NewEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.EventSourceMappingProps{
-		Target: c.Functions["stream"], EventSourceArn: c.Table.TableStreamArn(), StartingPosition: awslambda.StartingPosition_TRIM_HORIZON,
-		BatchSize: jsii.Number(100), Filters: &filters, ReportBatchItemFailures: jsii.Bool(true), BisectBatchOnError: jsii.Bool(true),
-		// An event bus that is away for an hour loses nothing; what fails for longer goes to the dead letters.
-		RetryAttempts: jsii.Number(1000), MaxRecordAge: awscdk.Duration_Hours(jsii.Number(1)),
-		OnFailure: awslambdaeventsources.NewSqsDlq(c.DeadLetters),
+	// The construct of the CDK takes no -1, which keeps a record for the whole life of the stream: what waits for a function that is
+	// broken for hours is told afterwards. The stream function itself sets aside a record that can never be handled.
+	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.CfnEventSourceMappingProps{
+		FunctionName: c.Functions["stream"].FunctionName(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
+		BatchSize: jsii.Number(100), FilterCriteria: &awslambda.CfnEventSourceMapping_FilterCriteriaProperty{Filters: filters},
+		FunctionResponseTypes: jsii.Strings("ReportBatchItemFailures"), BisectBatchOnFunctionError: jsii.Bool(true),
+		MaximumRetryAttempts: jsii.Number(-1), MaximumRecordAgeInSeconds: jsii.Number(-1),
+		DestinationConfig: &awslambda.CfnEventSourceMapping_DestinationConfigProperty{
+			OnFailure: &awslambda.CfnEventSourceMapping_OnFailureProperty{Destination: c.DeadLetters.QueueArn()},
+		},
 	})
 	if c.Timers == nil {
 		return
 	}
 	awslambda.NewEventSourceMapping(c.Construct, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
 		Target: c.Functions["expire"], EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10), ReportBatchItemFailures: jsii.Bool(true),
+		MaxConcurrency: jsii.Number(c.props.TimersConcurrency),
 	})
 }

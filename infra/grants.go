@@ -2,6 +2,7 @@ package infra
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -33,13 +34,13 @@ func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
 
 // GrantList lets a grantee list locks over HTTP: all of them, since IAM cannot see what a query asks for.
 func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
-	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
-		Grantee: grantee, Actions: jsii.Strings("execute-api:Invoke"), ResourceArns: &[]*string{c.route("GET", "/v1/locks")},
-	})
+	c.mustHaveAPI()
+	grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
 }
 
 func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
 	mustBePattern(pattern)
+	c.mustHaveAPI()
 	var arns []*string
 	for _, op := range ops {
 		if op == "" {
@@ -48,9 +49,29 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 			arns = append(arns, c.route("POST", "/v1/locks/"+pattern+"/"+op))
 		}
 	}
-	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
-		Grantee: grantee, Actions: jsii.Strings("execute-api:Invoke"), ResourceArns: &arns,
-	})
+	grant(grantee, "execute-api:Invoke", overHTTP, arns...)
+}
+
+func (c *Coordinator) mustHaveAPI() {
+	if c.API == nil {
+		panic(errors.New("infra: a grant over HTTP, and Props.NoAPI is set; use GrantDirectLock, GrantDirectRead or GrantDirectForceRelease"))
+	}
+}
+
+// What to do about a grantee whose policy cannot be written to.
+const (
+	overHTTP = "the HTTP API has no policy of its own, so make a role here that the grantee may assume: LockRole"
+	directly = "let its account or organisation invoke the functions: ShareDirectLock, or make a role here that the grantee may assume: LockRole"
+)
+
+// grant adds to a grantee's policy. Where that is not possible, as for a role of another account, the CDK would say nothing and the
+// grantee would be refused at run time: so it panics, and says what to do.
+func grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
+	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(action), ResourceArns: &arns})
+	if !*g.Success() {
+		panic(fmt.Errorf("infra: %s cannot be granted: the policy of %v is not this stack's to write, since it is of another account, imported as immutable, or no role or user; %s",
+			action, grantee.GrantPrincipal(), instead))
+	}
 }
 
 // route is the ARN of a route on the API's only stage.
@@ -82,8 +103,14 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 	if err != nil {
 		panic(fmt.Errorf("infra: %w", err))
 	}
-	arns := map[string]*string{}
-	var list []*string
+	arns, list := c.aliases(name, pattern, functions)
+	grant(grantee, "lambda:InvokeFunction", directly, list...)
+	return arns
+}
+
+// aliases are those of some functions that serve only the locks of a pattern: by function, and as a list.
+func (c *Coordinator) aliases(name, pattern string, functions []string) (arns map[string]*string, list []*string) {
+	arns = map[string]*string{}
 	for _, f := range functions {
 		id := jsii.String(strings.ToUpper(f[:1]) + f[1:] + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
 		alias, _ := c.Construct.Node().TryFindChild(id).(awslambda.CfnAlias)
@@ -96,10 +123,7 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 		arns[f] = alias.Ref()
 		list = append(list, alias.Ref())
 	}
-	awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{
-		Grantee: grantee, Actions: jsii.Strings("lambda:InvokeFunction"), ResourceArns: &list,
-	})
-	return arns
+	return arns, list
 }
 
 func mustBePattern(pattern string) {
@@ -111,20 +135,20 @@ func mustBePattern(pattern string) {
 // OnReleased adds a rule that fires when a lease on the lock called prefix, or on one below it (prefix:…), is given back or
 // forced out. An empty prefix means every lock.
 func (c *Coordinator) OnReleased(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
-	return c.rule(id, prefix, target, events.TypeReleased, events.TypeForceReleased)
+	return c.onEvent(id, prefix, target, events.TypeReleased, events.TypeForceReleased)
 }
 
 // OnExpired adds a rule that fires when a lease on the lock called prefix, or on one below it, runs out.
 func (c *Coordinator) OnExpired(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
-	return c.rule(id, prefix, target, events.TypeExpired)
+	return c.onEvent(id, prefix, target, events.TypeExpired)
 }
 
 // OnFree adds a rule that fires when a lease ends, however.
 func (c *Coordinator) OnFree(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
-	return c.rule(id, prefix, target, events.TypeReleased, events.TypeForceReleased, events.TypeExpired)
+	return c.onEvent(id, prefix, target, events.TypeReleased, events.TypeForceReleased, events.TypeExpired)
 }
 
-func (c *Coordinator) rule(id, prefix string, target awsevents.IRuleTarget, types ...string) awsevents.Rule {
+func (c *Coordinator) onEvent(id, prefix string, target awsevents.IRuleTarget, types ...string) awsevents.Rule {
 	pattern := &awsevents.EventPattern{Source: jsii.Strings(events.Source), DetailType: jsii.Strings(types...)}
 	if prefix != "" {
 		mustBePattern(prefix)

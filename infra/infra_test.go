@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/assertions"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awsdynamodb"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awskms"
@@ -45,10 +46,14 @@ type resource struct {
 
 type template map[string]resource
 
+func newApp() awscdk.App {
+	return awscdk.NewApp(&awscdk.AppProps{Context: &map[string]any{"@aws-cdk/aws-iam:minimizePolicies": true}})
+}
+
 // synth makes a stack with one coordinator, and its template.
 func synth(t *testing.T, build func(stack awscdk.Stack, code string)) template {
 	t.Helper()
-	app := awscdk.NewApp(&awscdk.AppProps{Context: &map[string]any{"@aws-cdk/aws-iam:minimizePolicies": true}})
+	app := newApp()
 	stack := awscdk.NewStack(app, jsii.String("Test"), nil)
 	build(stack, code(t))
 	data, err := json.Marshal(assertions.Template_FromStack(stack, nil).ToJSON())
@@ -136,7 +141,7 @@ func TestNoWildcards(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	tpl := synth(t, with(infra.Props{}))
 	table := tpl.of("AWS::DynamoDB::Table")[0]
-	if p := table.Properties; table.DeletionPolicy != "Retain" || p["DeletionProtectionEnabled"] != true || p["BillingMode"] != "PAY_PER_REQUEST" ||
+	if p := table.Properties; table.DeletionPolicy != "RetainExceptOnCreate" || p["DeletionProtectionEnabled"] != false || p["BillingMode"] != "PAY_PER_REQUEST" ||
 		p["TimeToLiveSpecification"].(map[string]any)["AttributeName"] != "ttl" || p["StreamSpecification"].(map[string]any)["StreamViewType"] != "NEW_AND_OLD_IMAGES" ||
 		p["PointInTimeRecoverySpecification"].(map[string]any)["PointInTimeRecoveryEnabled"] != true {
 		t.Errorf("table %+v", table)
@@ -206,16 +211,56 @@ func TestProps(t *testing.T) {
 	if n := strings.Count(string(text), "kms:GenerateDataKey"); n < 7 {
 		t.Errorf("%d statements let a function use the key", n)
 	}
-	for _, bad := range []infra.Props{{Architecture: "ia64"}, {Concurrency: -1}, {MaxTTL: awscdk.Duration_Seconds(jsii.Number(1))}} {
-		func() {
-			defer func() {
-				if p := fmt.Sprint(recover()); !strings.Contains(p, "infra: Props.") {
-					t.Errorf("%+v: %s", bad, p)
-				}
-			}()
-			synth(t, with(bad))
-		}()
+}
+
+// Props that cannot be met are refused with the name of the prop.
+func TestBadProps(t *testing.T) {
+	seconds := func(n float64) awscdk.Duration { return awscdk.Duration_Seconds(&n) }
+	imported := func(stream *string) awsdynamodb.ITable {
+		return awsdynamodb.Table_FromTableAttributes(awscdk.NewStack(nil, nil, nil), jsii.String("Table"), &awsdynamodb.TableAttributes{
+			TableArn: jsii.String("arn:aws:dynamodb:eu-west-1:111122223333:table/locks"), TableStreamArn: stream,
+		})
 	}
+	stream := jsii.String("arn:aws:dynamodb:eu-west-1:111122223333:table/locks/stream/1")
+	for _, test := range []struct {
+		prop  string
+		props infra.Props
+	}{
+		{"Architecture", infra.Props{Architecture: "ia64"}},
+		{"Concurrency", infra.Props{Concurrency: -1}},
+		{"StreamConcurrency", infra.Props{StreamConcurrency: -1}},
+		{"ExpireConcurrency", infra.Props{ExpireConcurrency: -1}},
+		{"RequestsPerSecond", infra.Props{RequestsPerSecond: -1}},
+		{"Burst", infra.Props{Burst: -1}},
+		{"TimersConcurrency", infra.Props{TimersConcurrency: 1}},
+		{"TimersConcurrency", infra.Props{TimersConcurrency: 1001}},
+		{"ExpireConcurrency", infra.Props{ExpireConcurrency: 1}},
+		{"ExpireConcurrency", infra.Props{ExpireConcurrency: 5, TimersConcurrency: 6}},
+		{"MaxTTL", infra.Props{MaxTTL: seconds(59)}},
+		{"MaxTTL", infra.Props{MaxTTL: seconds(604801)}},
+		{"NoPromptExpiry", infra.Props{NoPromptExpiry: true, StateMachines: []string{"a"}}},
+		{"NoPromptExpiry", infra.Props{NoPromptExpiry: true, DurableFunctions: []string{"a"}}},
+		{"NoAPI", infra.Props{NoAPI: true, Burst: 1}},
+		{"NoAPI", infra.Props{NoAPI: true, RequestsPerSecond: 1}},
+		{"ImportedTable", infra.Props{ImportedTable: imported(stream), Table: "locks"}},
+		{"ImportedTable", infra.Props{ImportedTable: imported(stream), DeletionProtection: true}},
+		{"ImportedTable", infra.Props{ImportedTable: imported(nil)}},
+		{"MetricNamespace", infra.Props{MetricNamespace: `a"b`}},
+		{"StateMachines", infra.Props{StateMachines: []string{"a,b"}}},
+		{"StateMachines", infra.Props{StateMachines: []string{"a*b"}}},
+		{"DurableFunctions", infra.Props{DurableFunctions: []string{""}}},
+	} {
+		if said := panics(func() { synth(t, with(test.props)) }); !strings.Contains(said, "infra: Props.") || !strings.Contains(said, test.prop) {
+			t.Errorf("%s, %+v: %s", test.prop, test.props, said)
+		}
+	}
+}
+
+// panics is what a function panics with.
+func panics(f func()) (said string) {
+	defer func() { said = fmt.Sprint(recover()) }()
+	f()
+	return ""
 }
 
 // Without Code, the functions are built from the module.
@@ -282,14 +327,9 @@ func TestGrants(t *testing.T) {
 		locks.GrantDirectRead(direct, "deploy:*")
 		locks.OnExpired("Dead", "deploy", awseventstargets.NewSqsQueue(locks.DeadLetters, nil))
 		for _, bad := range []string{"", "a*b", "a/b"} {
-			func() {
-				defer func() {
-					if p := fmt.Sprint(recover()); !strings.Contains(p, "infra: pattern") {
-						t.Errorf("pattern %q: %s", bad, p)
-					}
-				}()
-				locks.GrantLock(direct, bad)
-			}()
+			if said := panics(func() { locks.GrantLock(direct, bad) }); !strings.Contains(said, "infra: pattern") {
+				t.Errorf("pattern %q: %s", bad, said)
+			}
 		}
 	})
 	granted := map[string]string{}

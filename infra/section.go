@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsstepfunctions"
 	"github.com/aws/constructs-go/constructs/v10"
@@ -62,9 +63,11 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 			"ResultPath": result, "Retry": retry,
 		}
 	}
-	const invoke = "arn:aws:states:::lambda:invoke"
+	invoke := invokeResource()
 
-	failed := state("failed", map[string]any{"Type": "Fail", "ErrorPath": "$.holdfast.error.Error", "CausePath": "$.holdfast.error.Cause"})
+	failed := awsstepfunctions.NewFail(scope, jsii.String(id+": failed"), &awsstepfunctions.FailProps{
+		ErrorPath: jsii.String("$.holdfast.error.Error"), CausePath: jsii.String("$.holdfast.error.Cause"),
+	})
 	giveUp := state("release after failure", call(invoke, functions["release"], lock, "$.holdfast.released"))
 	giveUp.AddCatch(failed, &awsstepfunctions.CatchProps{ResultPath: jsii.String("$.holdfast.released")})
 	giveUp.Next(failed)
@@ -84,3 +87,6 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 	})
 	return awsstepfunctions.Chain_Start(lease).Next(taking).Next(body).Next(release).Next(result)
 }
+
+// invokeResource is the resource of a state that invokes a function, in the stack's partition.
+func invokeResource() string { return "arn:" + *awscdk.Aws_PARTITION() + ":states:::lambda:invoke" }

@@ -32,6 +32,7 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 	})
 	worker.GrantInvoke(role)
 	replace := strings.NewReplacer(
+		"${Partition}", *awscdk.Aws_PARTITION(),
 		"${AcquireFunction}", *functions["acquire"], "${ReleaseFunction}", *functions["release"], "${WorkFunction}", *worker.FunctionArn(),
 	)
 	name := func(s string) string {
@@ -49,7 +50,7 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 		machine(stack, role, name(strings.TrimSuffix(filepath.Base(f), ".asl.json")), awsstepfunctions.DefinitionBody_FromString(jsii.String(replace.Replace(string(text)))))
 	}
 	body := awsstepfunctions.NewCustomState(stack, jsii.String("Work"), &awsstepfunctions.CustomStateProps{StateJson: &map[string]any{
-		"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "ResultSelector": map[string]any{"done.$": "$.Payload"},
+		"Type": "Task", "Resource": "arn:" + *awscdk.Aws_PARTITION() + ":states:::lambda:invoke", "ResultSelector": map[string]any{"done.$": "$.Payload"},
 		"Parameters": map[string]any{"FunctionName": worker.FunctionArn(), "Payload": map[string]any{"fence.$": "$.holdfast.grant.fence", "input.$": "$"}},
 	}})
 	section := locks.CriticalSection(stack, "Section", infra.SectionProps{Role: role, Lock: "$.lock", Pattern: "example:*", Body: body})
