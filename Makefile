@@ -68,6 +68,11 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
+# What the variant "sam" of infra/variants_test.go sets, as parameters of template.yaml.
+SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable \
+  Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
+  MetricNamespace=Mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
+
 # What parity.py and cfn-lint check is in Python, the rest in JavaScript. W3005: the CDK has a state machine depend on its role twice.
 templates: synth ## Validate templates and state machines with AWS's validators and cdk-nag; compare SAM with the CDK
 	@npm ci --prefix scripts/templates --silent --no-audit --no-fund
@@ -75,6 +80,8 @@ templates: synth ## Validate templates and state machines with AWS's validators 
 	@cd infra && out=$$(go test -count=1 -run '^TestVariants$$' . -args -templates $(CURDIR)/dist/templates 2>&1) || { echo "$$out"; exit 1; }
 	@. scripts/cloud/venv.sh && bin=$$(dirname "$$HOLDFAST_CLOUD_PYTHON") && \
 	  $$bin/python scripts/cloud/parity.py template.yaml dist/cdk/Holdfast.template.json && \
+	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam.template.json $(SAM_EVERYTHING) && \
+	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-timers.template.json PromptExpiry=false && \
 	  $$bin/cfn-lint -i W3005 -- template.yaml dist/cdk/Holdfast.template.json $$(ls dist/templates/*.json | grep -v -e /china -e /us-gov) && \
 	  $$bin/cfn-lint -i W3005 -r cn-north-1 -- dist/templates/china*.json && \
 	  $$bin/cfn-lint -i W3005 -r us-gov-west-1 -- dist/templates/us-gov*.json && \

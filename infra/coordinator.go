@@ -150,7 +150,7 @@ func (p Props) validate() error {
 		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86)
 	case p.NoPromptExpiry && len(p.StateMachines)+len(p.DurableFunctions) > 0:
 		return errors.New("infra: Props.NoPromptExpiry is set, and so are StateMachines or DurableFunctions: tasks that wait behind a dead holder need the timers; leave one out")
-	case p.MaxTTL != nil && (*p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 7*24*60*60):
+	case *p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 7*24*60*60:
 		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 604,800 s (7 days)", *p.MaxTTL.ToSeconds(nil))
 	case p.Concurrency < 0 || p.StreamConcurrency < 0 || p.ExpireConcurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:
 		return errors.New("infra: Props.Concurrency, StreamConcurrency, ExpireConcurrency, RequestsPerSecond and Burst must not be negative")
@@ -196,6 +196,9 @@ func (p Props) withDefaults() Props {
 	}
 	if !p.NoAPI {
 		p.RequestsPerSecond, p.Burst = cmp.Or(p.RequestsPerSecond, 1000), cmp.Or(p.Burst, 500)
+	}
+	if p.MaxTTL == nil {
+		p.MaxTTL = awscdk.Duration_Hours(jsii.Number(24))
 	}
 	if p.LogRetention == "" {
 		p.LogRetention = awslogs.RetentionDays_ONE_MONTH

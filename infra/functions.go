@@ -192,7 +192,7 @@ func (c *Coordinator) function(f function) {
 		},
 	})
 	environment := map[string]*string{"HOLDFAST_METRICS": c.namespace, "HOLDFAST_TABLE": c.Table.TableName()}
-	if f.request && c.props.MaxTTL != nil {
+	if f.request {
 		environment["HOLDFAST_MAX_TTL_MS"] = jsii.String(strconv.Itoa(int(*c.props.MaxTTL.ToMilliseconds(nil))))
 	}
 	for name, value := range f.environment {

@@ -120,6 +120,19 @@ var variants = []variant{
 		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
 		locks.GrantDirectLock(role, "*")
 	}),
+	// Two that "make templates" compares with the SAM template, set alike.
+	one("sam", nil, func(stack awscdk.Stack, code string) {
+		coordinator(stack, "Locks", code, infra.Props{
+			DeletionProtection: true, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5)), StateMachines: []string{"Deploy*"},
+			DurableFunctions: []string{"durable"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
+			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, Tracing: true, MetricNamespace: "Mine",
+			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
+			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/k")),
+		})
+	}),
+	one("sam-without-timers", nil, func(stack awscdk.Stack, code string) {
+		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true})
+	}),
 	one("trial", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY})
 	}),

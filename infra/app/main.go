@@ -1,12 +1,12 @@
-// Command app is Holdfast's own CDK app: one stack with one coordinator. Settings are context values, "cdk deploy -c NAME=VALUE":
-//
-//	stack         the stack's name; default Holdfast. One account may have several
-//	architecture  arm64, the default, or x86_64
-//	code          a directory with the functions' zips; by default they are built
-//	destroy       true: the table goes with the stack, for trials
+// Command app is Holdfast's own CDK app: one stack with one coordinator. Settings are context values, "cdk deploy -c NAME=VALUE", and
+// docs/deploy.md lists them.
 package main
 
 import (
+	"fmt"
+	"os"
+	"strings"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/jsii-runtime-go"
 
@@ -14,33 +14,59 @@ import (
 )
 
 func main() {
-	defer jsii.Close()
-	app := awscdk.NewApp(&awscdk.AppProps{Context: &map[string]any{"@aws-cdk/aws-iam:minimizePolicies": true}})
-	context := func(name, otherwise string) string {
-		if v, ok := app.Node().TryGetContext(&name).(string); ok && v != "" {
-			return v
+	err := synth()
+	jsii.Close()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func synth() (err error) {
+	defer func() {
+		p := recover()
+		if e, ok := p.(error); ok && strings.HasPrefix(e.Error(), "infra: ") {
+			err = e // settings that cannot be met, which the user mends
+		} else if p != nil {
+			panic(p)
 		}
-		return otherwise
+	}()
+	app := awscdk.NewApp(&awscdk.AppProps{Context: &map[string]any{"@aws-cdk/aws-iam:minimizePolicies": true}})
+	context := map[string]string{}
+	if all, ok := app.Node().GetAllContext(nil).(map[string]any); ok {
+		for name, value := range all {
+			context[name] = fmt.Sprint(value)
+		}
 	}
-	name := context("stack", "Holdfast")
+	name := context["stack"]
+	if name == "" {
+		name = "Holdfast"
+	}
 	stack := awscdk.NewStack(app, &name, &awscdk.StackProps{Description: jsii.String("Holdfast: a serverless lock coordinator")})
-	props := infra.Props{Architecture: infra.Architecture(context("architecture", "")), Code: context("code", "")}
-	if context("destroy", "") == "true" {
-		props.RemovalPolicy = awscdk.RemovalPolicy_DESTROY
+	props, err := readSettings(stack, context)
+	if err != nil {
+		return err
 	}
-	examples := context("examples", "")
+	examples := context["examples"]
 	if examples != "" {
-		props.StateMachines = []string{exampleMachines}
+		props.StateMachines = append(props.StateMachines, exampleMachines)
 	}
 	locks := infra.NewCoordinator(stack, "Locks", props)
 	if examples != "" {
-		addExamples(stack, locks, examples, context("work", ""))
+		addExamples(stack, locks, examples, context["work"])
 	}
-	for output, value := range map[string]*string{
-		"Endpoint": locks.API.ApiEndpoint(), "BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(),
-		"DeadLettersUrl": locks.DeadLetters.QueueUrl(),
-	} {
+	outputs := map[string]*string{
+		"BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(), "DeadLettersUrl": locks.DeadLetters.QueueUrl(),
+	}
+	if locks.API != nil {
+		outputs["Endpoint"] = locks.API.ApiEndpoint()
+	}
+	for _, f := range locks.Functions {
+		outputs[*f.Node().Id()+"Function"] = f.FunctionName()
+	}
+	for output, value := range outputs {
 		awscdk.NewCfnOutput(stack, &output, &awscdk.CfnOutputProps{Value: value})
 	}
 	app.Synth(nil)
+	return nil
 }
