@@ -3,7 +3,6 @@ package dynamo
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,13 +12,8 @@ import (
 
 // clockClient compares our clock with the Date of every response: the last attempt's, where the SDK tried several.
 type clockClient struct {
-	base    aws.HTTPClient
-	clock   func() time.Time
-	reached atomic.Bool // DynamoDB answered this process once
-}
-
-func newClockClient(base aws.HTTPClient, clock func() time.Time) *clockClient {
-	return &clockClient{base: base, clock: clock}
+	base  aws.HTTPClient
+	clock func() time.Time
 }
 
 type observation struct{ offset time.Duration }
@@ -37,9 +31,6 @@ func (c *clockClient) Do(req *http.Request) (*http.Response, error) {
 	resp, err := c.base.Do(req)
 	if err != nil {
 		return resp, err
-	}
-	if resp.Header.Get("X-Amzn-Requestid") != "" {
-		c.reached.Store(true)
 	}
 	offset := provenOffset(sent, c.clock(), resp.Header.Get("Date"))
 	if seen, ok := req.Context().Value(observationKey{}).(*observation); ok {

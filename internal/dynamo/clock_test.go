@@ -76,7 +76,7 @@ func TestClockClientMeasures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, off := range []time.Duration{0, 10 * time.Second, -20 * time.Second} {
 			for _, status := range []int{200, 299, 300, 400} {
-				c := newClockClient(answers{5 * time.Second, status}, func() time.Time { return time.Now().Add(off) })
+				c := &clockClient{answers{5 * time.Second, status}, func() time.Time { return time.Now().Add(off) }}
 				ctx, seen := observe(t.Context())
 				req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 				if err != nil {

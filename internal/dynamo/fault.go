@@ -2,21 +2,19 @@ package dynamo
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
 // fault turns an SDK error into one that says what to do: a [*lock.StoreError], a [*lock.ClockError], or the context's.
@@ -35,7 +33,7 @@ func (s *Store) fault(ctx context.Context, action string, err error) error {
 
 func (s *Store) diagnose(action string, err error) *lock.StoreError {
 	if e, ok := errors.AsType[*credentialsError](err); ok {
-		return s.noCredentials(e.err)
+		return noCredentials(e.err)
 	}
 	if e, ok := errors.AsType[*types.TransactionCanceledException](err); ok {
 		return s.canceled(action, e.CancellationReasons)
@@ -122,13 +120,6 @@ func (s *Store) strange(action string, resp *http.Response) *lock.StoreError {
 		host = resp.Request.URL.Host
 	}
 	switch status := resp.StatusCode; {
-	case status >= 300 && status < 400:
-		to := "nowhere"
-		if u, err := resp.Location(); err == nil {
-			to = u.Host
-		}
-		return misconfigured(fmt.Sprintf("%s redirects %s to %s; requests with a signature are not redirected", host, action, to),
-			"correct the endpoint of DynamoDB")
 	case status == http.StatusTooManyRequests:
 		return s.refused(action, "ThrottlingException", "")
 	case status >= 500 || status == http.StatusRequestTimeout:
@@ -136,28 +127,15 @@ func (s *Store) strange(action string, resp *http.Response) *lock.StoreError {
 			Kind: lock.ErrUnavailable, What: fmt.Sprintf("%s failed %s with status %d", host, action, status), Fix: "send the same request again",
 		}
 	default:
-		return s.unlessReached(fmt.Sprintf("%s answered %s with status %d, and not as DynamoDB does", host, action, status),
+		return misconfigured(fmt.Sprintf("%s answered %s with status %d, and not as DynamoDB does", host, action, status),
 			"correct the endpoint of DynamoDB, and check the proxy that this process uses")
 	}
 }
 
 // unanswered explains a request that got no answer at all.
 func (s *Store) unanswered(action string, err error) *lock.StoreError {
-	dns, isDNS := errors.AsType[*net.DNSError](err)
-	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)
-	_, isAlert := errors.AsType[tls.AlertError](err)
-	_, isRecord := errors.AsType[tls.RecordHeaderError](err)
-	switch {
-	case isDNS && dns.IsNotFound:
-		return s.unlessReached(fmt.Sprintf("the host name %s does not resolve", dns.Name),
-			"correct the region or the endpoint, and check this machine's name resolution")
-	case isCertificate:
-		return s.unlessReached("the endpoint's TLS certificate is not accepted",
-			"correct the endpoint, add the issuing authority (AWS_CA_BUNDLE), or set this machine's clock")
-	case isRecord || errors.Is(err, http.ErrSchemeMismatch):
-		return s.unlessReached("the endpoint does not speak TLS", "write http:// in the endpoint, or use a port that speaks TLS")
-	case isAlert:
-		return s.unlessReached("the endpoint refuses the TLS handshake", "check the TLS versions and certificates that the endpoint, or the proxy before it, asks for")
+	if refusal, ok := errors.AsType[*reach.Refusal](err); ok {
+		return misconfigured("DynamoDB cannot be reached for "+action, refusal.Fix)
 	}
 	return &lock.StoreError{
 		Kind: lock.ErrUnavailable, What: "DynamoDB did not answer " + action,
@@ -165,37 +143,19 @@ func (s *Store) unanswered(action string, err error) *lock.StoreError {
 	}
 }
 
-// noCredentials explains credentials that could not be had, and so a request that was not sent.
-func (s *Store) noCredentials(err error) *lock.StoreError {
-	const fix = "set AWS_PROFILE, AWS_ACCESS_KEY_ID or a role, or log in again (aws sso login)"
-	f := s.unlessReached("there are no AWS credentials", fix)
-	if api, ok := errors.AsType[smithy.APIError](err); ok { // of the service that makes them
-		fault, status := api.ErrorFault(), 0
-		if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-			status = e.HTTPStatusCode()
-		}
-		f = misconfigured("AWS refuses to make credentials ("+api.ErrorCode()+")", "correct the role, its trust policy or the login that the credentials are made from")
-		if fault == smithy.FaultServer || status >= 500 || status == http.StatusTooManyRequests || strings.Contains(api.ErrorCode(), "Throttl") {
-			f.Kind, f.Fix = lock.ErrUnavailable, "send the same request again"
-		}
+// noCredentials explains a request that was not sent for want of credentials.
+func noCredentials(err error) *lock.StoreError {
+	if refusal, ok := errors.AsType[*reach.Refusal](err); ok {
+		return misconfigured("there are no AWS credentials", refusal.Fix)
 	}
-	if _, ok := errors.AsType[*credentials.StaticCredentialsEmptyError](err); ok {
-		f = misconfigured("the AWS credentials are empty", fix)
+	return &lock.StoreError{
+		Kind: lock.ErrUnavailable, What: "the AWS credentials cannot be had just now",
+		Fix: "check the service or the program that makes them",
 	}
-	return f
 }
 
 func misconfigured(what, fix string) *lock.StoreError {
 	return &lock.StoreError{Kind: lock.ErrMisconfigured, What: what, Fix: fix}
-}
-
-// unlessReached is a misconfiguration, as long as the store was never reached; afterwards it is an outage, which passes.
-func (s *Store) unlessReached(what, fix string) *lock.StoreError {
-	f := misconfigured(what, fix)
-	if s.http.reached.Load() {
-		f.Kind = lock.ErrUnavailable
-	}
-	return f
 }
 
 // A credentialsError says that a request was not sent, for want of credentials.
@@ -215,12 +175,13 @@ func (p markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	return c, err
 }
 
-// notAgain stops retries of requests that the SDK would repeat in vain: after a reply that proved our clock wrong, and for
-// want of credentials, whose provider has tried already.
+// notAgain stops retries of requests that the SDK would repeat in vain: after a reply that proved our clock wrong, where no
+// repetition helps, and for want of credentials, whose provider has tried already.
 func notAgain(err error) aws.Ternary {
 	_, clock := errors.AsType[*lock.ClockError](err)
+	_, refusal := errors.AsType[*reach.Refusal](err)
 	_, noCredentials := errors.AsType[*credentialsError](err)
-	if clock || noCredentials {
+	if clock || refusal || noCredentials {
 		return aws.FalseTernary
 	}
 	return aws.UnknownTernary

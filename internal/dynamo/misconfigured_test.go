@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/smithy-go"
 
@@ -183,8 +185,8 @@ func TestAnswersOfOthers(t *testing.T) {
 		{"not found", answer(404, html, "<html>"), lock.ErrMisconfigured, "status 404"},
 		{"a proxy that refuses", answer(403, html, "<html>"), lock.ErrMisconfigured, "check the proxy"},
 		{"a page", answer(200, html, "<html>"), lock.ErrMisconfigured, "not as DynamoDB does"},
-		{"a redirect", answer(307, http.Header{"Location": {"https://elsewhere.example/x"}}, ""), lock.ErrMisconfigured, "to elsewhere.example; requests with a signature are not redirected"},
-		{"a redirect to nowhere", answer(302, nil, ""), lock.ErrMisconfigured, "to nowhere"},
+		{"a redirect", answer(307, http.Header{"Location": {"https://elsewhere.example/x"}}, ""), lock.ErrMisconfigured, "redirects to https://elsewhere.example"},
+		{"a redirect to nowhere", answer(302, nil, ""), lock.ErrMisconfigured, "status 302"},
 		{"a gateway", answer(502, html, "<html>"), lock.ErrUnavailable, "same request again"},
 		{"a slow gateway", answer(408, html, "<html>"), lock.ErrUnavailable, "same request again"},
 		{"a gateway that throttles", answer(429, html, "<html>"), lock.ErrThrottled, "spread callers"},
@@ -197,74 +199,159 @@ func TestAnswersOfOthers(t *testing.T) {
 	}
 }
 
-// A host that does not resolve, and TLS that is not agreed upon, end at once, unless the store was reached before: then it is
-// an outage like any other.
+// A host that does not resolve, and TLS that is not agreed upon, end with the first attempt, and say the fix.
 func TestUnreachable(t *testing.T) {
-	dial := func(err error) error {
-		return &url.Error{Op: "Post", URL: "https://x", Err: &net.OpError{Op: "dial", Err: err}}
-	}
-	for _, test := range []struct {
-		name  string
-		err   error
-		first error // the kind before the store was ever reached
-		says  string
-	}{
-		{"no such host", dial(&net.DNSError{Err: "no such host", Name: "dynamodb.x", IsNotFound: true}), lock.ErrMisconfigured, "dynamodb.x does not resolve"},
-		{"name server away", dial(&net.DNSError{Err: "server misbehaving", Name: "dynamodb.x", IsTemporary: true}), lock.ErrUnavailable, "did not answer"},
-		{"unknown authority", dial(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), lock.ErrMisconfigured, "AWS_CA_BUNDLE"},
-		{"no TLS", dial(tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}), lock.ErrMisconfigured, "does not speak TLS"},
-		{"plain HTTP", dial(http.ErrSchemeMismatch), lock.ErrMisconfigured, "does not speak TLS"},
-		{"alert", dial(tls.AlertError(40)), lock.ErrMisconfigured, "TLS handshake"},
-		{"refused", dial(errors.New("connection refused")), lock.ErrUnavailable, "check the endpoint"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			answered := false
-			s := offline(t, func(*http.Request) (*http.Response, error) {
-				if answered {
-					resp := apiError(200, "", "")
-					resp.Header.Set("X-Amzn-Requestid", "1")
-					resp.Body = io.NopCloser(strings.NewReader("{}"))
-					return resp, nil
-				}
-				return nil, test.err
-			})
-			if _, err := s.Get(t.Context(), "a"); !errors.Is(err, test.first) || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("error %v", err)
-			}
-			answered = true
-			if _, err := s.Get(t.Context(), "a"); err != nil {
-				t.Fatal(err)
-			}
-			answered = false
-			if _, err := s.Get(t.Context(), "a"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("after it was reached: error %v", err)
-			}
-		})
-	}
-}
-
-// The same over real connections: the errors are those that the standard library makes.
-func TestUnreachableForReal(t *testing.T) {
+	quiet := log.New(io.Discard, "", 0)
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
-	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.Config.ErrorLog = quiet
 	secure.StartTLS()
 	defer secure.Close()
 	for endpoint, test := range map[string]struct {
 		want error
 		says string
 	}{
-		"http://nowhere.invalid": {lock.ErrMisconfigured, "nowhere.invalid does not resolve"},
+		"http://nowhere.invalid": {lock.ErrMisconfigured, "there is no host nowhere.invalid"},
 		"http://127.0.0.1:1":     {lock.ErrUnavailable, "check the endpoint"},
-		secure.URL:               {lock.ErrMisconfigured, "certificate is not accepted"},
-		"https" + strings.TrimPrefix(plain.URL, "http"): {lock.ErrMisconfigured, "does not speak TLS"},
+		secure.URL:               {lock.ErrMisconfigured, "certificate"},
+		"https" + strings.TrimPrefix(plain.URL, "http"): {lock.ErrMisconfigured, "begins with http://"},
 		plain.URL: {lock.ErrMisconfigured, "status 404"},
 	} {
 		s := offline(t, nil, func(c *dynamo.Config) { c.AWS.HTTPClient, c.Endpoint = nil, endpoint })
 		if _, err := s.Get(t.Context(), "a"); !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: error %v", endpoint, err)
 		}
+	}
+}
+
+// A redirect is not followed, whatever its status and whichever client sends: the other host gets nothing.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s was sent there", r.Method) }))
+	defer other.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		asked := 0
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			http.Redirect(w, r, other.URL, status)
+		}))
+		for name, client := range map[string]aws.HTTPClient{
+			"none": nil, "the SDK's": awshttp.NewBuildableClient(), "the standard library's": &http.Client{},
+		} {
+			asked = 0
+			store := offline(t, nil, func(c *dynamo.Config) { c.AWS.HTTPClient, c.Endpoint = client, s.URL })
+			_, err := store.Get(t.Context(), "a")
+			if !errors.Is(err, lock.ErrMisconfigured) || !strings.Contains(err.Error(), "redirects to "+other.URL) || asked != 1 {
+				t.Errorf("status %d, HTTP client: %s: asked %d times: error %v", status, name, asked, err)
+			}
+		}
+		s.Close()
+	}
+}
+
+// An attempt that times out does not leave its connection, nor those that were opened with it, to the next one.
+func TestDeadConnections(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		for name, client := range map[string]func(*x509.CertPool) aws.HTTPClient{
+			"the SDK's": func(pool *x509.CertPool) aws.HTTPClient {
+				return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.TLSClientConfig = &tls.Config{RootCAs: pool} })
+			},
+			"the standard library's": func(pool *x509.CertPool) aws.HTTPClient {
+				return &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool}}}
+			},
+		} {
+			t.Run(fmt.Sprintf("HTTP/2 %v, %s", http2, name), func(t *testing.T) {
+				t.Parallel()
+				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.ProtoAtLeast(2, 0) != http2 {
+						t.Errorf("protocol %s", r.Proto)
+					}
+					_, _ = io.WriteString(w, "{}")
+				}))
+				server.EnableHTTP2 = http2
+				server.Config.ErrorLog = log.New(io.Discard, "", 0)
+				server.StartTLS()
+				defer server.Close()
+				relay := newRelay(t, server.Listener.Addr().String())
+				pool := x509.NewCertPool()
+				pool.AddCert(server.Certificate())
+				s := offline(t, nil, func(c *dynamo.Config) {
+					c.AWS.HTTPClient, c.Endpoint = client(pool), "https://"+relay.addr
+				})
+				var together sync.WaitGroup // several connections, where the protocol wants one each
+				for range 5 {
+					together.Go(func() {
+						if _, err := s.Get(t.Context(), "a"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				together.Wait()
+				relay.cut()
+				if _, err := s.Get(t.Context(), "a"); err != nil {
+					t.Errorf("after the connections died: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// A relay copies bytes between clients and a server, until its connections are cut: then it swallows what they send, as a network
+// does that lost them. New connections work.
+type relay struct {
+	addr string
+	mu   sync.Mutex
+	dead []*atomic.Bool
+}
+
+func newRelay(t *testing.T, to string) *relay {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	r := &relay{addr: l.Addr().String()}
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = in.Close()
+				return
+			}
+			t.Cleanup(func() { _, _ = in.Close(), out.Close() })
+			dead := new(atomic.Bool)
+			r.mu.Lock()
+			r.dead = append(r.dead, dead)
+			r.mu.Unlock()
+			go pipe(in, out, dead)
+			go pipe(out, in, dead)
+		}
+	}()
+	return r
+}
+
+func pipe(from, to net.Conn, dead *atomic.Bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if !dead.Load() {
+			_, _ = to.Write(buf[:n])
+		}
+	}
+}
+
+func (r *relay) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, dead := range r.dead {
+		dead.Store(true)
 	}
 }
 
@@ -280,10 +367,10 @@ func TestNoCredentials(t *testing.T) {
 		says string
 	}{
 		{"none", errors.New("no EC2 IMDS role found"), lock.ErrMisconfigured, "aws sso login"},
-		{"empty", &credentials.StaticCredentialsEmptyError{}, lock.ErrMisconfigured, "are empty"},
-		{"role refused", refusal("AccessDenied", smithy.FaultClient), lock.ErrMisconfigured, "trust policy"},
-		{"STS throttles", refusal("Throttling", smithy.FaultClient), lock.ErrUnavailable, "same request again"},
-		{"STS away", refusal("InternalFailure", smithy.FaultServer), lock.ErrUnavailable, "same request again"},
+		{"empty", &credentials.StaticCredentialsEmptyError{}, lock.ErrMisconfigured, "static credentials are empty"},
+		{"role refused", refusal("AccessDenied", smithy.FaultClient), lock.ErrMisconfigured, "no AWS credentials"},
+		{"STS throttles", refusal("Throttling", smithy.FaultClient), lock.ErrUnavailable, "just now"},
+		{"STS away", refusal("InternalFailure", smithy.FaultServer), lock.ErrUnavailable, "just now"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			asked := 0

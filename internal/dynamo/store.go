@@ -5,7 +5,7 @@
 //
 // One policy, for every request: connection errors, time-outs, throttling and 5xx are tried up to [MaxAttempts] times in
 // all, each for at most [AttemptTimeout], with jittered backoff of at most [MaxBackoff] between; so a request ends
-// within about 7 s, or with its context. A command may be sent again after a lost reply: its guard then fails on its own
+// within about 7 s, or with its context. An attempt that timed out does not leave its connection to the next one. A command may be sent again after a lost reply: its guard then fails on its own
 // success, which package lock recognises. A reply that proves our clock wrong is not tried again.
 package dynamo
 
@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
 // The retry policy's numbers.
@@ -38,7 +40,7 @@ const (
 
 // Config is what a [Store] is made of.
 type Config struct {
-	AWS      aws.Config       // region, credentials; its retryer is replaced, see the package doc
+	AWS      aws.Config       // region, credentials, HTTP client; its retryer is replaced, see the package doc
 	Table    string           // required
 	Endpoint string           // of DynamoDB; empty: the region's
 	Clock    func() time.Time // the coordinator's; nil: time.Now
@@ -49,7 +51,6 @@ var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:[^/\s]+:dynamodb
 // A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
 type Store struct {
 	client *dynamodb.Client
-	http   *clockClient
 	table  string
 }
 
@@ -76,16 +77,19 @@ func New(cfg Config) (*Store, error) {
 		base = awshttp.NewBuildableClient().WithTimeout(AttemptTimeout)
 	case *awshttp.BuildableClient: // the SDK's own, with what the environment says of certificates
 		base = b.WithTimeout(AttemptTimeout)
+	case *http.Client:
+		c := *b
+		if c.Timeout == 0 || c.Timeout > AttemptTimeout {
+			c.Timeout = AttemptTimeout
+		}
+		base = &c
 	}
-	s := &Store{http: newClockClient(base, cfg.Clock), table: cfg.Table}
-	s.client = dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
+	client := dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = s.http
-		if o.Credentials != nil {
-			o.Credentials = markedCredentials{o.Credentials}
-		}
+		o.HTTPClient = &clockClient{base: reach.New(base), clock: cfg.Clock}
+		o.Credentials = markedCredentials{reach.NewCredentials(o.Credentials)}
 		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS is not for us
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
 			r.MaxAttempts = MaxAttempts
@@ -100,7 +104,7 @@ func New(cfg Config) (*Store, error) {
 		// TLS protects the body already, and the check logs a warning for every condition that fails.
 		o.DisableValidateResponseChecksum = true
 	})
-	return s, nil
+	return &Store{client: client, table: cfg.Table}, nil
 }
 
 // Get implements [lock.Store] with one strongly consistent GetItem.
