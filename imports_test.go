@@ -24,7 +24,8 @@ var mayImport = map[string][]string{
 	"internal/scope":    {"internal/wire"},
 	"events":            {},
 
-	"internal/reach": {},
+	"internal/reach":     {},
+	"internal/supervise": {},
 
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},

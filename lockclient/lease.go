@@ -118,6 +118,17 @@ func (l *Lease) ExpiresAt() time.Time {
 	return l.deadline.wall
 }
 
+// Remaining is how long the lease is still proved, unless it is renewed, by the client's monotonic clock and by its wall clock,
+// whichever says less. It is 0 when the lease is over.
+func (l *Lease) Remaining() time.Duration {
+	if l.Err() != nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(l.client.left(l.deadline), 0)
+}
+
 // Err is nil while the lease is proved to be held, and else says why not. Unlike the context, it looks at the clock: it
 // is right even at the first instruction after the process was paused.
 func (l *Lease) Err() error {

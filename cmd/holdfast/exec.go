@@ -1,55 +1,79 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-	"golang.org/x/term"
-
+	"github.com/holdfast-lock/holdfast/internal/supervise"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
 type execCmd struct {
 	taking
-	Grace   time.Duration `default:"5s" help:"How long the command has to end after SIGTERM, before SIGKILL; at most a sixth of the TTL."`
-	Command []string      `arg:"" passthrough:"" help:"The command and its arguments, after --."`
+	Grace      *time.Duration `placeholder:"TIME" help:"How long the command has to end after SIGTERM, before SIGKILL; at most a sixth of the TTL. By default 5s, or a sixth of a TTL below 30s."`
+	AtLeast    time.Duration  `placeholder:"TIME" help:"Keep the lock for at least this long after it was acquired, even if the command ends sooner."`
+	WithParent bool           `env:"HOLDFAST_WITH_PARENT" help:"End the command when the process that started holdfast ends."`
+	Command    []string       `arg:"" passthrough:"" help:"The command and its arguments, after --."`
 }
 
 // Help is shown with exec's flags.
 func (c *execCmd) Help() string {
-	return `Waits for its turn, runs the command, renews the lease while it runs, and gives the lock back. The command finds the lock's
-name in HOLDFAST_LOCK and its fencing token in HOLDFAST_FENCE. If the lease is lost the whole process group of the command
-gets SIGTERM, and SIGKILL after the grace; if it cannot be renewed, early enough that the command is gone before the lock
-passes on. What the command leaves running in its process group when it ends is stopped as well.`
+	return `Waits for its turn, runs the command, renews the lease while it runs, and releases the lock. The command finds the lock's
+name in HOLDFAST_LOCK and its fencing token in HOLDFAST_FENCE. If the lease is lost, the command and all processes that it
+started get SIGTERM, and SIGKILL after the grace; if the lease cannot be renewed, early enough that they are gone before the
+lock passes on. Processes that the command leaves running when it ends are stopped as well.`
 }
 
-// grace is at most a sixth of the TTL: stopping a command must not begin before renewals had their chances.
-func (c *execCmd) grace() time.Duration { return min(c.Grace, c.TTL/6) }
+const (
+	defaultGrace = 5 * time.Second
+	graceShare   = 6 // the grace is at most this part of the TTL: stopping a command must not begin before renewals had their chances
+	checksPerTTL = 12
+	parentEvery  = time.Second
+)
+
+// grace is the time between SIGTERM and SIGKILL.
+func (c *execCmd) grace() time.Duration {
+	if c.Grace != nil {
+		return *c.Grace
+	}
+	return min(defaultGrace, c.TTL/graceShare)
+}
+
+// check says which flag is wrong, and how to put it right.
+func (c *execCmd) check() error {
+	switch most := c.TTL / graceShare; {
+	case len(c.Command) == 0:
+		return errors.New("there is no command; give it after --, like: holdfast exec deploy:prod -- ./deploy.sh")
+	case c.grace() < 0:
+		return fmt.Errorf("--grace is %v; give a time of 0 or more", *c.Grace)
+	case c.grace() > most:
+		return fmt.Errorf("--grace is %v; with --ttl %v it is at most %v, a sixth; give that, or --ttl %v", *c.Grace, c.TTL, most, *c.Grace*graceShare)
+	case c.AtLeast < 0:
+		return fmt.Errorf("--at-least is %v; give a time above 0", c.AtLeast)
+	}
+	return nil
+}
 
 // Run runs the command under the lock.
 func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if len(c.Command) > 0 && c.Command[0] == "--" {
 		c.Command = c.Command[1:]
 	}
-	if len(c.Command) == 0 {
-		return errors.New("there is no command; give it after --, like: holdfast exec deploy:prod -- ./deploy.sh")
+	opts, err := c.options()
+	if err == nil {
+		err = c.check()
 	}
-	if c.Grace < 0 {
-		return fmt.Errorf("--grace is %v; give a time of 0 or more", c.Grace)
+	if err != nil {
+		return err
 	}
 	path, err := exec.LookPath(c.Command[0]) // before the lock is taken
 	if err != nil {
@@ -59,55 +83,29 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 		}
 		return exit(exitCannot)
 	}
-	opts, err := c.options()
-	if err != nil {
-		return err
-	}
 	client, err := conn.client(ctx)
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 16) // from now on, so that none is lost
-	signal.Notify(signals, append(endings(), syscall.SIGTSTP)...)
-	defer signal.Stop(signals)
-	lease, err := c.take(ctx, client, opts, s)
-	if err != nil {
-		return errors.Join(err, conn.close(ctx, client))
+	r := &execution{execCmd: c, conn: conn, client: client, path: path, s: s, notices: newNotices(s)}
+	defer r.notices.flush()
+	r.signals = make(chan os.Signal, 16) // from now on, so that none is lost
+	signal.Notify(r.signals, endings()...)
+	defer signal.Stop(r.signals)
+	if c.WithParent {
+		r.orphaned = parentGone(ctx, os.Getppid, parentEvery)
 	}
-	s.notice("acquired", fmt.Sprintf("acquired %s, fence %d", c.Name, lease.Fence()), "lock", c.Name, "fence", lease.Fence())
-	if ctx.Err() != nil { // a signal came first
-		return errors.Join(ctx.Err(), conn.close(ctx, client))
-	}
-	code, lost, err := c.supervise(lease, path, signals, s)
-	released := conn.close(ctx, client)
-	switch {
-	case err != nil:
-		s.notice("failed", fmt.Sprintf("cannot run %s: %v", path, err), "lock", c.Name)
-		return exit(exitCannot)
-	case lost != nil:
-		return lost
-	case lease.Err() != nil && !errors.Is(lease.Err(), lockclient.ErrReleased), errors.Is(released, lockclient.ErrLost):
-		s.notice("lost", fmt.Sprintf("the lease of %s was over when the command had ended", c.Name), "lock", c.Name)
-		return exit(exitLost)
-	case released != nil: // the command's outcome counts; the lock comes free by itself
-		s.notice("not_released", message(released), "lock", c.Name)
-	default:
-		s.notice("released", "released "+c.Name, "lock", c.Name)
-	}
-	if code != 0 {
-		return exit(code)
-	}
-	return nil
+	return r.run(ctx, opts)
 }
 
-// close gives back whatever the client holds, or may hold unheard; also when a signal ended ctx.
+// close releases whatever the client holds, or may hold unheard; also when a signal ended ctx.
 func (c *connection) close(ctx context.Context, client *lockclient.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout)
 	defer cancel()
 	return client.Close(ctx)
 }
 
-// endings are the signals that end a command, but for those that whoever started us wants ignored, as nohup does.
+// endings are the signals that end a command, except for those that are ignored, as nohup has it.
 func endings() (list []os.Signal) {
 	for _, n := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(n) {
@@ -117,247 +115,213 @@ func endings() (list []os.Signal) {
 	return list
 }
 
-// supervise runs the command until it and its process group are gone. It answers the exit code, or why the lease was lost;
-// err is why the command could not be started. Nothing here waits for anyone to read what we say: signals come first.
-func (c *execCmd) supervise(lease *lockclient.Lease, path string, signals <-chan os.Signal, s *streams) (code int, lost, err error) {
-	guard, err := startGuard(c.grace())
-	if err != nil {
-		return 0, nil, err
-	}
-	defer guard.dismiss()
-	cmd := exec.Command(path, c.Command[1:]...) //nolint:gosec,noctx // running what we are told is the job; a context would kill the leader alone
-	cmd.Args[0] = c.Command[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "HOLDFAST_LOCK="+c.Name, "HOLDFAST_FENCE="+strconv.FormatInt(lease.Fence(), 10))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: int(guard.group)}
-	dieWithParent(cmd.SysProcAttr)
-	if fd := int(s.in.Fd()); inForeground(fd) { // the terminal's keys and input are the command's
-		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, fd
-		defer takeTerminalBack(fd)
-	}
-	if err := lease.Err(); err != nil { // starting took too long
-		return 0, err, nil
-	}
-	guard.holdUntil(lease.ExpiresAt())
-	ended := make(chan error, 1)
-	started := make(chan error, 1)
-	go func() { // the thread that starts the command must outlive it: its end would count as the parent's
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
+// parentGone answers a channel that is closed when the process has another parent than now.
+func parentGone(ctx context.Context, parent func() int, every time.Duration) <-chan struct{} {
+	gone := make(chan struct{})
+	first := parent()
+	go func() {
+		for tick := time.NewTicker(every); ; {
+			select {
+			case <-ctx.Done(): // a signal came: the command is told of that
+				return
+			case <-tick.C:
+			}
+			if parent() != first {
+				close(gone)
+				return
+			}
 		}
 	}()
-	if err := <-started; err != nil {
-		return 0, nil, err
-	}
-	group := guard.group
-	var patience time.Time // when the command must be gone; zero: it may run
-	stop := func(cause error, deadline time.Time, text string) {
-		lost = cause
-		patience = time.Now().Add(max(min(c.grace(), time.Until(deadline)), 0))
-		group.signal(syscall.SIGTERM)
-		time.AfterFunc(time.Until(patience), func() { group.signal(syscall.SIGKILL) })
-		go s.notice("stopping", text, "lock", c.Name)
-	}
-	running := lease.Context().Done()
-	early := time.NewTimer(time.Until(lease.ExpiresAt()) - c.grace())
-	defer early.Stop()
-	for {
+	return gone
+}
+
+// An execution is one run of a command under a lock.
+type execution struct {
+	*execCmd
+	conn     *connection
+	client   *lockclient.Client
+	path     string // of the executable
+	s        *streams
+	notices  *notices
+	signals  chan os.Signal
+	orphaned <-chan struct{}
+}
+
+func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
+	acquiring, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
 		select {
-		case err := <-ended:
-			if patience.IsZero() { // what it left behind gets a grace, and no more than the lease
-				patience = time.Now().Add(max(min(c.grace(), time.Until(lease.ExpiresAt())), 0))
-			}
-			guard.leave()
-			group.finish(patience)
-			if lost != nil {
-				return 0, lost, nil
-			}
-			return exitCode(cmd, err), nil, nil
-		case <-running:
-			running = nil
-			if lost == nil {
-				cause := context.Cause(lease.Context())
-				stop(cause, time.Now().Add(c.grace()), "the lock is lost, stopping the command: "+message(cause))
-			}
-		case <-early.C:
-			if left := time.Until(lease.ExpiresAt()) - c.grace(); left > 0 { // it was renewed
-				guard.holdUntil(lease.ExpiresAt())
-				early.Reset(min(left, c.TTL/3))
-			} else if lost == nil {
-				stop(fmt.Errorf("%s: %w: it could not be renewed in time", c.Name, lockclient.ErrLost), lease.ExpiresAt(),
-					"the lock cannot be renewed, stopping the command before the lock passes on")
-			}
-		case sig := <-signals:
-			if n, ok := sig.(syscall.Signal); ok && n != syscall.SIGTSTP { // a stopped command would hold the lock for ever
-				group.signal(n)
-			}
+		case <-r.orphaned:
+			cancel()
+		case <-acquiring.Done():
 		}
+	}()
+	lease, err := r.take(acquiring, r.client, opts, r.s)
+	if err != nil {
+		return errors.Join(err, r.conn.close(ctx, r.client))
 	}
-}
-
-// exitCode is a command's, or 128 and the number of the signal that ended it, as shells put it.
-func exitCode(cmd *exec.Cmd, err error) int {
-	if state, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && state.Signaled() {
-		return 128 + int(state.Signal())
+	acquired := time.Now()
+	r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())
+	if acquiring.Err() != nil { // a signal came first
+		return errors.Join(acquiring.Err(), r.conn.close(ctx, r.client))
 	}
-	if code := cmd.ProcessState.ExitCode(); code >= 0 && (err == nil || code != 0) {
-		return code
-	}
-	return exitFailed
-}
-
-// A processGroup is a command and what it started, named by the process id of the guard that leads it.
-type processGroup int
-
-func (g processGroup) signal(n syscall.Signal) { _ = syscall.Kill(-int(g), n) }
-
-// alive tells whether any process of the group is left. As process 1 of a container we are the parent of orphans, and bury
-// them here.
-func (g processGroup) alive() bool {
-	for {
-		if pid, err := syscall.Wait4(-int(g), nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
-			return syscall.Kill(-int(g), 0) == nil
-		}
-	}
-}
-
-// finish ends what is left of a group whose leader is gone: SIGTERM, and SIGKILL at the deadline.
-func (g processGroup) finish(deadline time.Time) {
-	if !g.alive() {
-		return
-	}
-	g.signal(syscall.SIGTERM)
-	for g.alive() && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-	}
-	g.signal(syscall.SIGKILL)
-	for end := time.Now().Add(time.Second); g.alive() && time.Now().Before(end); { // until they are gone, not only told
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// inForeground tells whether a file is a terminal of which we are the foreground: in the background the terminal is not ours
-// to give.
-func inForeground(fd int) bool {
-	if !term.IsTerminal(fd) {
-		return false
-	}
-	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
-}
-
-// takeTerminalBack makes our own process group the terminal's foreground again, after the command had it.
-func takeTerminalBack(fd int) {
-	signal.Ignore(syscall.SIGTTOU) // a background process that does this is stopped
-	defer signal.Reset(syscall.SIGTTOU)
-	_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
-}
-
-// A guard is a process that leads the command's process group, and stops that group if we are killed, or stopped for longer
-// than the lease lasts: a kill -9 of holdfast leaves nothing running under a lock that will pass on. It leads the group,
-// rather than being told of it, so that there is no moment in which the command runs unguarded.
-type guard struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	out   *bufio.Reader
-	group processGroup
-	once  sync.Once
-}
-
-// Words between us and the guard, a line each.
-const (
-	guardReady = "ready" // from it: it is deaf to signals
-	guardUntil = "until" // to it, with milliseconds from now: the end of the lease
-	guardLeave = "leave" // to it: leave the group, so that one can see whether anybody else is left
-	guardLeft  = "left"  // from it
-	guardDone  = "done"  // to it
-)
-
-func startGuard(grace time.Duration) (*guard, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return errors.Join(err, r.conn.close(ctx, r.client))
 	}
-	cmd := exec.Command(self, "guard", "--grace", grace.String()) //nolint:gosec,noctx // ourselves; it ends with its pipe
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the guard: %w", err)
-	}
-	g := &guard{cmd: cmd, in: in, out: bufio.NewReader(out), group: processGroup(cmd.Process.Pid)}
-	if word, err := g.out.ReadString('\n'); word != guardReady+"\n" {
-		g.dismiss()
-		return nil, fmt.Errorf("the guard did not start: %q, %w", word, err)
-	}
-	return g, nil
-}
-
-func (g *guard) holdUntil(expiry time.Time) {
-	_, _ = fmt.Fprintf(g.in, "%s %d\n", guardUntil, time.Until(expiry).Milliseconds())
-}
-
-// leave has the guard leave the group, which it goes on watching.
-func (g *guard) leave() {
-	_, _ = fmt.Fprintln(g.in, guardLeave)
-	_ = g.cmd.Process.Signal(syscall.SIGCONT) // should a signal to the group have stopped it
-	_, _ = g.out.ReadString('\n')
-}
-
-// dismiss ends the guard.
-func (g *guard) dismiss() {
-	g.once.Do(func() {
-		_, _ = fmt.Fprintln(g.in, guardDone)
-		_ = g.in.Close()
-		_ = g.cmd.Process.Signal(syscall.SIGCONT)
-		_ = g.cmd.Wait()
+	outcome, err := supervise.Run(supervise.Config{
+		Path: r.path, Args: r.Command, Guard: []string{self, "guard"},
+		Env:   append(os.Environ(), "HOLDFAST_LOCK="+r.Name, "HOLDFAST_FENCE="+strconv.FormatInt(lease.Fence(), 10)),
+		Lease: execLease{lease}, Grace: r.grace(), CheckEvery: r.TTL / checksPerTTL,
+		Signals: r.signals, Orphaned: r.orphaned, Notify: func(n supervise.Notice) { r.notice(n, lease) },
 	})
+	if err != nil {
+		r.say("failed", fmt.Sprintf("cannot run %s: %v", r.path, err))
+		return errors.Join(exit(exitCannot), r.conn.close(ctx, r.client))
+	}
+	return r.finish(ctx, lease, acquired, outcome)
+}
+
+// finish releases the lock after the command has ended, and answers what exec exits with.
+func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquired time.Time, outcome supervise.Outcome) error {
+	if len(outcome.Left) > 0 {
+		r.say("left_running", fmt.Sprintf("these processes could not be ended and may run on without the lock: %v", list(outcome.Left)),
+			"processes", outcome.Left)
+	}
+	switch {
+	case outcome.Stopped == supervise.Lost || outcome.Stopped == supervise.Expiring:
+		_ = r.conn.close(ctx, r.client)
+		return exit(exitLost)
+	case outcome.Stopped == supervise.Unguarded:
+		r.say("failed", "the guard process was killed; the command and its processes were killed as well")
+	case lease.Err() == nil:
+		r.keep(lease, acquired.Add(r.AtLeast))
+	}
+	over := lease.Err()
+	released := r.conn.close(ctx, r.client)
+	switch {
+	case over != nil, errors.Is(released, lockclient.ErrLost):
+		r.say("lost", fmt.Sprintf("the lease of %s was over when the command had ended", r.Name))
+		return exit(exitLost)
+	case released != nil: // the command's outcome counts; the lock comes free by itself
+		r.say("not_released", message(released))
+	default:
+		r.say("released", "released "+r.Name)
+	}
+	if outcome.Signal == syscall.SIGINT && outcome.HadTerminal {
+		r.notices.flush()
+		supervise.Interrupt()
+	}
+	switch {
+	case outcome.Code < 0:
+		return exit(exitFailed)
+	case outcome.Code > 0:
+		return exit(outcome.Code)
+	}
+	return nil
+}
+
+// keep waits until the lock was held for as long as it was asked for, or a signal asks to end.
+func (r *execution) keep(lease *lockclient.Lease, until time.Time) {
+	left := time.Until(until)
+	if left <= 0 {
+		return
+	}
+	r.say("keeping", fmt.Sprintf("the command has ended; keeping %s until %s (--at-least)", r.Name, until.Local().Format("15:04:05")))
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-lease.Context().Done():
+	case <-r.orphaned:
+	case <-r.signals:
+	}
+}
+
+// notice says what happens to the command.
+func (r *execution) notice(n supervise.Notice, lease *lockclient.Lease) {
+	switch {
+	case n.Stopping == supervise.Lost && lease.Err() != nil:
+		r.say("stopping", fmt.Sprintf("the lock is lost, stopping the command: %s", message(lease.Err())))
+	case n.Stopping == supervise.Lost, n.Stopping == supervise.Expiring:
+		r.say("stopping", fmt.Sprintf("the lease of %s cannot be renewed, stopping the command before the lock passes on", r.Name))
+	case n.Stopping == supervise.Orphaned:
+		r.say("stopping", "the process that started holdfast has ended, stopping the command (--with-parent)")
+	case n.Suspended:
+		r.say("suspended", fmt.Sprintf("stopped; the lease of %s is not renewed meanwhile, and the command is ended before it runs out at %s",
+			r.Name, lease.ExpiresAt().Local().Format("15:04:05")))
+	case len(n.Denied) > 0:
+		text := "not permitted to signal %v, which may be another user's; run holdfast itself as that user, as in: sudo holdfast exec …"
+		if lease.Err() != nil {
+			text = "the lock is lost, and holdfast is " + text
+		}
+		r.say("not_permitted", fmt.Sprintf(text, list(n.Denied)), "processes", n.Denied)
+	}
+}
+
+func (r *execution) say(event, text string, attrs ...any) {
+	r.notices.say(event, text, append([]any{"lock", r.Name}, attrs...)...)
+}
+
+func list(processes []supervise.Process) string {
+	texts := make([]string, len(processes))
+	for i, p := range processes {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// execLease is a lease as the supervisor sees it.
+type execLease struct{ *lockclient.Lease }
+
+// Done is closed when the lease is lost.
+func (l execLease) Done() <-chan struct{} { return l.Context().Done() }
+
+// notices writes notices in order, without making anyone wait: perhaps nobody reads standard error, and the command must be
+// stopped all the same.
+type notices struct {
+	s       *streams
+	queue   chan func()
+	written chan struct{}
+	closed  bool
+}
+
+func newNotices(s *streams) *notices {
+	n := &notices{s: s, queue: make(chan func(), 64), written: make(chan struct{})}
+	go func() {
+		defer close(n.written)
+		for write := range n.queue {
+			write()
+		}
+	}()
+	return n
+}
+
+// say queues a notice. If the queue is full, nobody reads, and the notice is dropped.
+func (n *notices) say(event, text string, attrs ...any) {
+	select {
+	case n.queue <- func() { n.s.notice(event, text, attrs...) }:
+	default:
+	}
+}
+
+// flush writes what is queued, as far as somebody reads it. Nothing can be said afterwards.
+func (n *notices) flush() {
+	if n.closed {
+		return
+	}
+	n.closed = true
+	close(n.queue)
+	select {
+	case <-n.written:
+	case <-time.After(time.Second):
+	}
 }
 
 type guardCmd struct {
-	Grace time.Duration `required:"" help:"Between SIGTERM and SIGKILL."`
+	FD int `arg:"" help:"The descriptor of the connection to exec."`
 }
 
-// Run watches the process group that it leads: it stops the group when standard input ends without a last word, and when the
-// lease that was last told of is over.
-func (c *guardCmd) Run(s *streams) error {
-	if syscall.Getpgrp() != os.Getpid() {
-		return errors.New("guard is for exec to start, at the head of a process group")
-	}
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
-	group := processGroup(os.Getpid())
-	if _, err := fmt.Fprintln(s.out, guardReady); err != nil {
-		return err
-	}
-	over := time.AfterFunc(time.Hour, func() { group.signal(syscall.SIGKILL) })
-	over.Stop()
-	for lines := bufio.NewScanner(s.in); lines.Scan(); {
-		var left int64
-		switch word, rest, _ := strings.Cut(lines.Text(), " "); word {
-		case guardUntil:
-			if _, err := fmt.Sscan(rest, &left); err == nil {
-				over.Reset(time.Duration(left) * time.Millisecond)
-			}
-		case guardLeave:
-			if parents, err := syscall.Getpgid(os.Getppid()); err == nil {
-				_ = syscall.Setpgid(0, parents)
-			}
-			_, _ = fmt.Fprintln(s.out, guardLeft)
-		case guardDone:
-			return nil
-		}
-	}
-	group.signal(syscall.SIGTERM)
-	time.Sleep(c.Grace)
-	group.signal(syscall.SIGKILL)
-	return nil
-}
+// Run runs the guard.
+func (c *guardCmd) Run() error { return supervise.Guard(c.FD) }

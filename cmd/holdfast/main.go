@@ -50,7 +50,7 @@ type cli struct {
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 
 	Completion kongcompletion.Completion `cmd:"" help:"Print how to turn on completion in a shell."`
-	Guard      guardCmd                  `cmd:"" hidden:"" help:"Stop a process group when standard input ends; exec starts it."`
+	Guard      guardCmd                  `cmd:"" hidden:"" help:"Run a command for exec, which starts this."`
 }
 
 const description = `A serverless lock coordinator for AWS.
