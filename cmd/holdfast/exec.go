@@ -148,6 +148,7 @@ type execution struct {
 }
 
 func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
+	opts.MinHold, opts.OnRenewal = r.AtLeast, r.renewal
 	acquiring, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -222,6 +223,16 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	return nil
 }
 
+// renewal says that the lease cannot be renewed, or can be again.
+func (r *execution) renewal(err error, proved time.Time) {
+	until := proved.Local().Format("15:04:05")
+	if err != nil {
+		r.say("renewal_failing", fmt.Sprintf("renewal is failing; the lease of %s is proved until %s: %s", r.Name, until, message(err)), "proved_until", proved.UTC())
+		return
+	}
+	r.say("renewed", fmt.Sprintf("renewal works again; the lease of %s is proved until %s", r.Name, until), "proved_until", proved.UTC())
+}
+
 // keep waits until the lock was held for as long as it was asked for, or a signal asks to end.
 func (r *execution) keep(lease *lockclient.Lease, until time.Time) {
 	left := time.Until(until)
@@ -245,12 +256,13 @@ func (r *execution) notice(n supervise.Notice, lease *lockclient.Lease) {
 	case n.Stopping == supervise.Lost && lease.Err() != nil:
 		r.say("stopping", fmt.Sprintf("the lock is lost, stopping the command: %s", message(lease.Err())))
 	case n.Stopping == supervise.Lost, n.Stopping == supervise.Expiring:
-		r.say("stopping", fmt.Sprintf("the lease of %s cannot be renewed, stopping the command before the lock passes on", r.Name))
+		r.say("stopping", fmt.Sprintf("the lease of %s was not renewed in time; stopping the command before the lock passes on", r.Name))
 	case n.Stopping == supervise.Orphaned:
 		r.say("stopping", "the process that started holdfast has ended, stopping the command (--with-parent)")
 	case n.Suspended:
 		r.say("suspended", fmt.Sprintf("stopped; the lease of %s is not renewed meanwhile, and the command is ended before it runs out at %s",
 			r.Name, lease.ExpiresAt().Local().Format("15:04:05")))
+		r.notices.drain(time.Second) // before we stop
 	case len(n.Denied) > 0:
 		text := "not permitted to signal %v, which may be another user's; run holdfast itself as that user, as in: sudo holdfast exec …"
 		if lease.Err() != nil {
@@ -303,6 +315,20 @@ func (n *notices) say(event, text string, attrs ...any) {
 	select {
 	case n.queue <- func() { n.s.notice(event, text, attrs...) }:
 	default:
+	}
+}
+
+// drain waits until what is queued is written, but no longer than most.
+func (n *notices) drain(most time.Duration) {
+	written := make(chan struct{})
+	select {
+	case n.queue <- func() { close(written) }:
+	default:
+		return
+	}
+	select {
+	case <-written:
+	case <-time.After(most):
 	}
 }
 

@@ -36,7 +36,7 @@ type Config struct {
 	Signals <-chan os.Signal
 	// Orphaned, when it is closed, ends the command: whoever started the supervisor is gone.
 	Orphaned <-chan struct{}
-	// Notify is told what happens. It must not block.
+	// Notify is told what happens. The command is not looked after until it returns.
 	Notify func(Notice)
 }
 
@@ -79,7 +79,7 @@ func Run(cfg Config) (Outcome, error) {
 	tty := controllingTerminal()
 	defer tty.close()
 	s := &supervisor{
-		cfg: cfg, send: func(o order) { send(conn, o) }, now: now, terminal: tty,
+		cfg: cfg, send: func(o order) { send(conn, o) }, now: now, terminal: tty, controlled: func() bool { return false },
 		killGuard: func() { _ = cmd.Process.Kill() },
 	}
 	if !signal.Ignored(syscall.SIGTSTP) { // else no shell controls us
@@ -87,6 +87,7 @@ func Run(cfg Config) (Outcome, error) {
 		defer signal.Stop(stops)
 		signal.Notify(stops, syscall.SIGTSTP, syscall.SIGCONT)
 		s.stops = stops
+		s.controlled = controlled
 		s.suspend = func() {
 			suspend()
 			signal.Notify(stops, syscall.SIGTSTP)
@@ -148,13 +149,15 @@ type foreground interface {
 
 // A supervisor is the part of [Run] that talks to the guard.
 type supervisor struct {
-	cfg       Config
-	send      func(order)
-	now       func() time.Duration
-	terminal  foreground
-	stops     <-chan os.Signal // SIGTSTP and SIGCONT
-	suspend   func()           // stops this process and its group until a SIGCONT; nil: nobody could resume it
-	killGuard func()
+	cfg      Config
+	send     func(order)
+	now      func() time.Duration
+	terminal foreground
+	stops    <-chan os.Signal // SIGTSTP and SIGCONT
+
+	controlled func() bool // a shell with job control looks after this process
+	suspend    func()      // stops this process and its group until a SIGCONT
+	killGuard  func()
 
 	command int    // its process id and group
 	stopped Reason // why the command is being ended
@@ -265,22 +268,25 @@ func (s *supervisor) pass(sig os.Signal) {
 	}
 }
 
-// commandStopped deals with a command that a signal stopped. If it wants the terminal and we have it, the command gets it.
-// Otherwise we stop as well, if there is a shell that can resume us: on a terminal, or if it was we who were asked to stop.
-// A command that somebody else stopped keeps its lease.
+// commandStopped deals with a command that a signal stopped. If it asks for the terminal and we have it, the command gets it.
+// Otherwise we stop as well, so that the shell which controls us sees that; when it resumes us, we resume the command. Without
+// such a shell, a command that Ctrl-Z stopped goes on, as a program does there that nobody supervises. A command that was
+// stopped in any other way, by a debugger perhaps, keeps its lease.
 func (s *supervisor) commandStopped(by syscall.Signal) {
 	asksForTerminal := by == syscall.SIGTTIN || by == syscall.SIGTTOU
 	s.wantsTerminal = s.wantsTerminal || asksForTerminal
 	switch {
 	case asksForTerminal && s.terminal.ours():
 		s.resume()
-	case s.suspend != nil && (s.asked || s.terminal.is()):
-		s.asked = false
+	case s.controlled() && (s.asked || s.terminal.is()):
 		s.takeTerminal()
 		s.notify(Notice{Suspended: true})
 		s.suspend()
 		s.resume()
+	case by == syscall.SIGTSTP:
+		s.resume()
 	}
+	s.asked = false
 }
 
 // resume continues the command, with the terminal if it wants it and it is ours to give.

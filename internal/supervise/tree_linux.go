@@ -152,10 +152,11 @@ func waitID(kind, id, options int) childInfo {
 
 // A process is one line of /proc.
 type process struct {
-	pid, parent, group int
-	name               string
-	dead               bool
-	began              string // when, which tells it from a later process of the same id
+	pid, parent, group, session int
+
+	name  string
+	dead  bool
+	began string // when, which tells it from a later process of the same id
 }
 
 // descendants are the processes of which this one is an ancestor.
@@ -207,7 +208,7 @@ func parseProcess(line []byte) (p process, err error) {
 	for _, f := range []struct {
 		to   *int
 		text []byte
-	}{{&p.pid, line[:open-1]}, {&p.parent, rest[1]}, {&p.group, rest[2]}} {
+	}{{&p.pid, line[:open-1]}, {&p.parent, rest[1]}, {&p.group, rest[2]}, {&p.session, rest[3]}} {
 		if *f.to, err = strconv.Atoi(string(f.text)); err != nil {
 			return p, err
 		}
