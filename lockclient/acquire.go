@@ -8,6 +8,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -23,8 +24,8 @@ const (
 // Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error
 // is a [*HeldError] if others held the lock at the last answer. A coordinator that does not answer is tried for as long (see
 // Options.OnUnavailable); then the error is an [ErrUnavailable] and ctx's. What no repetition can mend, such as a host name
-// that does not exist, is an [ErrRefused] at once. A lock in use with another capacity is waited for as well; if it is still
-// in use with it at the end, the error is an [ErrRefused] with the code capacity_mismatch.
+// that does not exist, is an [ErrRefused] at once. A lock in use with another capacity, or whose record is full, is waited
+// for as well; if it still is at the end, the error is an [ErrRefused] with the code capacity_mismatch or lock_full.
 func (c *Client) Acquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, true)
 }
@@ -191,7 +192,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			return 0, false
 		}
 		return c.backoff(a.failures-1, 0), true
-	case a.wait && isRefusedFor(err, wire.CapacityMismatch): // until whoever uses it with another capacity is gone
+	case a.wait && isRefusedFor(err, wire.CapacityMismatch, wire.LockFull): // until others are gone
 		a.failures = 0
 		return c.backoff(tries, 0), true
 	}
@@ -220,9 +221,9 @@ func isHeld(err error) bool {
 	return ok
 }
 
-func isRefusedFor(err error, code wire.Code) bool {
+func isRefusedFor(err error, codes ...wire.Code) bool {
 	refused, ok := errors.AsType[*RefusedError](err)
-	return ok && refused.Code == string(code)
+	return ok && slices.Contains(codes, wire.Code(refused.Code))
 }
 
 // isOldCoordinators tells whether a coordinator of a version without a queue refused a request for a place in it.

@@ -136,7 +136,7 @@ func problemError(p wire.Problem) error {
 	case wire.QueueFull:
 		return &HeldError{RetryAfter: after}
 	}
-	if p.Code != wire.Misconfigured && (p.Status >= 500 || p.Status == 429) {
+	if p.Code != wire.Misconfigured && p.Code != wire.LockFull && (p.Status >= 500 || p.Status == 429) {
 		text := fmt.Sprintf("%d %s: %s", p.Status, p.Code, p.Detail)
 		if p.RequestID != "" {
 			text += fmt.Sprintf(" (request %s)", p.RequestID)

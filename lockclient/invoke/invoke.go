@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/smithy-go"
 
+	"github.com/holdfast-lock/holdfast/internal/reach"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
@@ -35,7 +36,9 @@ type Functions struct {
 
 // Config is how the functions are reached.
 type Config struct {
-	AWS       aws.Config // region, credentials, HTTP client; its retryer is not used, since the lock client tries again itself
+	// AWS has the region, the credentials and the HTTP client. Its retryer is not used, since the lock client tries again
+	// itself; nor does it log requests, which hold leases' secrets. Redirects are not followed.
+	AWS       aws.Config
 	Functions Functions
 	Endpoint  string // of Lambda; empty: the region's
 }
@@ -61,6 +64,11 @@ func New(cfg Config) (*Transport, error) {
 				o.BaseEndpoint = &cfg.Endpoint
 			}
 			o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{}
+			o.ClientLogMode &= aws.LogRetries | aws.LogDeprecatedUsage
+			o.HTTPClient = reach.New(o.HTTPClient)
+			if o.Credentials != nil || cfg.Endpoint == "" {
+				o.Credentials = reach.NewCredentials(o.Credentials)
+			}
 		}),
 		functions: map[string]string{
 			"acquire": f.Acquire, "renew": f.Renew, "release": f.Release, "force-release": f.ForceRelease,
@@ -80,8 +88,11 @@ func (t *Transport) RoundTrip(ctx context.Context, r lockclient.Request) (lockcl
 		return lockclient.Response{}, refused("%v", err)
 	}
 	out, err := t.client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &function, Payload: payload})
+	if throttled(err) {
+		return lockclient.Response{Status: http.StatusTooManyRequests, Body: fmt.Appendf(nil, `{"message":"Lambda throttles %s"}`, function)}, nil
+	}
 	if err != nil {
-		return lockclient.Response{}, fault(function, err)
+		return lockclient.Response{}, fault(ctx, function, err)
 	}
 	if out.FunctionError == nil {
 		return lockclient.Response{Status: http.StatusOK, Body: out.Payload}, nil
@@ -94,24 +105,80 @@ func (t *Transport) RoundTrip(ctx context.Context, r lockclient.Request) (lockcl
 	if json.Unmarshal(out.Payload, &failed) == nil && json.Unmarshal([]byte(failed.Message), &p) == nil && p.Code != "" {
 		return lockclient.Response{Status: p.Status, Body: []byte(failed.Message)}, nil
 	}
+	if initErrors[failed.Type] {
+		return lockclient.Response{}, refused("%s does not start: %s: %s; look at its log, and deploy the stack again", function, failed.Type, failed.Message)
+	}
 	// Lambda's own word: the function timed out or crashed, perhaps after it wrote.
 	return lockclient.Response{}, fmt.Errorf("invoke: %s failed: %s %s", function, failed.Type, failed.Message)
 }
 
+// initErrors are how Lambda words a function that cannot start as it is deployed.
+var initErrors = map[string]bool{"Runtime.InvalidEntrypoint": true, "Runtime.ImportModuleError": true, "Runtime.HandlerNotFound": true}
+
 // fault tells what no repetition can mend from what one may.
-func fault(function string, err error) error {
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		switch code := api.ErrorCode(); code {
-		case "AccessDeniedException":
-			return refused("%s: %s: allow lambda:InvokeFunction on this function for the role", function, api.ErrorMessage())
-		case "ResourceNotFoundException":
-			return refused("there is no function %s in this region and account: check Config.Functions and the region", function)
-		case "UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException", "MissingAuthenticationTokenException",
-			"InvalidParameterValueException", "RequestTooLargeException", "ValidationException":
-			return refused("%s: %s", code, api.ErrorMessage())
-		}
+func fault(ctx context.Context, function string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("invoke: %s: %w", function, context.Cause(ctx))
 	}
-	return fmt.Errorf("invoke: %s: %w", function, err)
+	if lasting, ok := errors.AsType[*reach.Refusal](err); ok {
+		return refused("%s: %v", function, lasting)
+	}
+	status := httpStatus(err)
+	code, message := http.StatusText(status), "this is not an answer of Lambda's"
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		code, message = api.ErrorCode(), api.ErrorMessage()
+	}
+	if fix, ok := fixes[code]; ok {
+		return refused("%s: %s: %s: %s", function, code, message, fix)
+	}
+	if status/100 != 4 || status == http.StatusConflict || status == http.StatusRequestTimeout { // a conflict: while it is being deployed
+		return fmt.Errorf("invoke: %s: %w", function, err)
+	}
+	return refused("%s: %s: %s: check Config.Functions and the endpoint of Lambda", function, code, message)
+}
+
+// throttled tells whether Lambda takes no more invocations just now.
+func throttled(err error) bool { return httpStatus(err) == http.StatusTooManyRequests }
+
+func httpStatus(err error) int {
+	if resp, ok := errors.AsType[interface {
+		error
+		HTTPStatusCode() int
+	}](err); ok {
+		return resp.HTTPStatusCode()
+	}
+	return 0
+}
+
+const (
+	fixCredentials = "the credentials are not valid; check AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or the profile"
+	fixDeployment  = "the function cannot run as it is deployed; look at it in Lambda, and deploy the stack again"
+)
+
+// fixes says what to do about errors of Lambda that no repetition mends.
+var fixes = map[string]string{
+	"AccessDeniedException":               "allow lambda:InvokeFunction on this function for the role",
+	"ResourceNotFoundException":           "there is no such function in this region and account: check Config.Functions and the region",
+	"ExpiredTokenException":               "the credentials have expired; renew them (with single sign-on: aws sso login)",
+	"ExpiredToken":                        "the credentials have expired; renew them (with single sign-on: aws sso login)",
+	"UnrecognizedClientException":         fixCredentials,
+	"InvalidClientTokenId":                fixCredentials,
+	"MissingAuthenticationTokenException": fixCredentials,
+	"IncompleteSignatureException":        fixCredentials,
+	"InvalidSignatureException":           "check the secret key, and this machine's clock",
+	"SignatureDoesNotMatch":               "check the secret key, and this machine's clock",
+	"RequestExpired":                      "set this machine's clock right",
+	"InvalidParameterValueException":      "check Config.Functions",
+	"ValidationException":                 "check Config.Functions",
+	"InvalidRuntimeException":             fixDeployment,
+	"InvalidZipFileException":             fixDeployment,
+	"InvalidSecurityGroupIDException":     fixDeployment,
+	"InvalidSubnetIDException":            fixDeployment,
+	"KMSAccessDeniedException":            fixDeployment,
+	"KMSDisabledException":                fixDeployment,
+	"KMSInvalidStateException":            fixDeployment,
+	"KMSNotFoundException":                fixDeployment,
+	"EC2AccessDeniedException":            fixDeployment,
 }
 
 func refused(format string, args ...any) error {
