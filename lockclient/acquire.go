@@ -22,7 +22,7 @@ const (
 )
 
 // Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error
-// is a [*HeldError] if others held the lock at the last answer. A coordinator that does not answer is tried for as long (see
+// is a [*HeldError] if others held the lock at the last look. A coordinator that does not answer is tried for as long (see
 // Options.OnUnavailable); then the error is an [ErrUnavailable] and ctx's. What no repetition can mend, such as a host name
 // that does not exist, is an [ErrRefused] at once. A lock in use with another capacity, or whose record is full, is waited
 // for as well; if it still is at the end, the error is an [ErrRefused] with the code capacity_mismatch or lock_full.

@@ -373,29 +373,6 @@ func faultTest(what string) func(t *testing.T, c *lockclient.Client, r reached) 
 	}
 }
 
-// What Lambda itself refuses is told with what to do, and not tried again.
-func TestInvokeRefusals(t *testing.T) {
-	for code, says := range map[string]string{
-		"AccessDeniedException": "lambda:InvokeFunction", "ResourceNotFoundException": "check Config.Functions", "ExpiredTokenException": "ExpiredToken",
-	} {
-		t.Run(code, func(t *testing.T) {
-			r := overLambda(t)
-			c, err := lockclient.New(r.transport)
-			if err != nil {
-				t.Fatal(err)
-			}
-			refusal := answer(403, map[string]string{"X-Amzn-ErrorType": code}, `{"Message":"no"}`)
-			r.harm.next(100, func(*http.Request, func() (*http.Response, error)) (*http.Response, error) { return refusal(), nil })
-			_, err = c.TryAcquire(t.Context(), "a", lockclient.Options{})
-			wantIs(t, err, lockclient.ErrRefused)
-			if !strings.Contains(err.Error(), says) || r.harm.sent != 1 {
-				t.Errorf("%d requests, %v", r.harm.sent, err)
-			}
-			_ = c.Close(t.Context())
-		})
-	}
-}
-
 func TestTransportConfigsAreChecked(t *testing.T) {
 	if _, err := invoke.New(invoke.Config{}); err == nil || !strings.Contains(err.Error(), "region") {
 		t.Errorf("%v", err)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -156,6 +157,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 	for _, version := range []string{"HTTP/2.0", "HTTP/1.1"} {
 		t.Run(version, func(t *testing.T) {
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
+			server.Config.ErrorLog = log.New(io.Discard, "", 0)
 			server.EnableHTTP2 = version == "HTTP/2.0"
 			server.StartTLS()
 			defer server.Close()
@@ -293,10 +295,13 @@ func TestRefusals(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	quiet := log.New(io.Discard, "", 0)
+	secure.Config.ErrorLog = quiet
 	secure.TLS = &tls.Config{ClientAuth: tls.NoClientCert, MinVersion: tls.VersionTLS12}
 	secure.StartTLS()
 	defer secure.Close()
 	strict := httptest.NewUnstartedServer(http.NotFoundHandler())
+	strict.Config.ErrorLog = quiet
 	strict.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}
 	strict.StartTLS()
 	defer strict.Close()
