@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -63,12 +64,11 @@ func validPort(port string) bool {
 // ID.execute-api.REGION.amazonaws.com, or that of a VPC endpoint or of another partition.
 func gatewayRegion(host string) (region string, ok bool) {
 	parts := strings.Split(host, ".")
-	for i, part := range parts[:max(len(parts)-3, 0)] {
-		if part == "execute-api" && i > 0 && strings.HasPrefix(parts[i+2], "amazonaws") {
-			return parts[i+1], true
-		}
+	i := slices.Index(parts, "execute-api")
+	if i < 1 || i+2 >= len(parts) || !slices.Contains(parts[i+2:], "amazonaws") {
+		return "", false
 	}
-	return "", false
+	return parts[i+1], true
 }
 
 // signingRegion is the region that requests are signed for.
