@@ -190,8 +190,8 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 			r.cut()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			if all(ctx) != 4 {
-				t.Error("a connection that was cut answered")
+			if n := all(ctx); n == 0 || version == "HTTP/2.0" && n != 4 { // over HTTP/1.1 some may have opened new ones
+				t.Errorf("%d requests failed on connections that were cut", n)
 			}
 			if n := all(t.Context()); n != 0 { // on a dead connection these would hang
 				t.Errorf("%d requests after the time-out failed", n)
