@@ -87,6 +87,54 @@ func TestStatusListForceRelease(t *testing.T) {
 	}
 }
 
+// renew replaces the metadata that others see.
+func TestRenewMetadata(t *testing.T) {
+	s := newService(t)
+	t.Setenv("HOLDFAST_ENDPOINT", s.url)
+	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
+	if _, err := s.coordinator.Acquire(t.Context(), lock.AcquireRequest{
+		Lock: "a", Lease: "my-secret-lease-0001", TTL: time.Minute, Capacity: 1, Permits: 1, Metadata: `{"build":7}`,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ flag, metadata string }{{"", `{"build":7}`}, {`--metadata={"build":8}`, `{"build":8}`}, {"--metadata={}", `{}`}} {
+		code, _, errs := call(t.Context(), strings.Fields("renew a "+test.flag)...)
+		status, err := s.coordinator.Status(t.Context(), "a")
+		if code != 0 || err != nil || len(status.Holders) != 1 || status.Holders[0].Metadata != test.metadata {
+			t.Errorf("%q: %d: %s %+v %v", test.flag, code, errs, status, err)
+		}
+	}
+	if code, _, errs := call(t.Context(), "renew", "a", "--metadata=[]"); code != exitFailed || !strings.Contains(errs, "--metadata is not a JSON object") {
+		t.Errorf("%d: %s", code, errs)
+	}
+}
+
+func TestName(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"name", "feature/x y"}, 0, "feature=2Fx=20y\n"},
+		{[]string{"name", "--decode", "feature=2Fx=20y"}, 0, "feature/x y\n"},
+		{[]string{"name", "--json", "a/b"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
+		{[]string{"name", "--json", "--decode", "a=2Fb"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
+		{[]string{"name", ""}, exitFailed, "empty"},
+		{[]string{"name", strings.Repeat("/", 100)}, exitFailed, "300 bytes"},
+		{[]string{"name", "--decode", "a=2"}, exitFailed, "not as"},
+	} {
+		code, out, errs := call(t.Context(), test.args...)
+		if code != test.code || test.code == 0 && out != test.says || !strings.Contains(out+errs, test.says) {
+			t.Errorf("%q: %d: %q %q", test.args, code, out, errs)
+		}
+	}
+	wide := 80
+	s, b := terminal(&wide)
+	if code := run(t.Context(), []string{"name", "--decode", "=1B"}, s); code != 0 || strings.Contains(b.String(), "\x1b") {
+		t.Errorf("on a terminal: %d: %q", code, b)
+	}
+}
+
 func TestListOfNothing(t *testing.T) {
 	s := newService(t)
 	for flags, says := range map[string]string{"": "no locks are held\n", "--all": "no locks are held or remembered\n"} {
@@ -173,6 +221,11 @@ func TestErrorsAreInTheCommandsWords(t *testing.T) {
 		"check Config.RequestTimeout":                "check --timeout",
 		"direct: Config.Table is \"qp\"":             "--table is \"qp\"",
 		"Config.DynamodbEndpoint":                    "--dynamodb-endpoint",
+		`Post "http://127.0.0.1:1/v1/locks/x/acquire": dial tcp 127.0.0.1:1: connect: connection refused`:        "http://127.0.0.1:1: connection refused",
+		`Post "http://[::1]:1/v1/locks/x/acquire": dial tcp [::1]:1: connect: connection refused`:                "http://[::1]:1: connection refused",
+		`Get "https://no.invalid/p/v1/locks/a": dial tcp: lookup no.invalid on 10.0.0.1:53: no such host`:        "https://no.invalid/p: no such host",
+		`Get "https://127.0.0.1:9/v1/locks": tls: failed to verify certificate`:                                  "https://127.0.0.1:9: tls: failed to verify certificate",
+		`Get "http://127.0.0.1:9/v1/locks/a": read tcp 127.0.0.1:1->127.0.0.1:9: read: connection reset by peer`: "http://127.0.0.1:9: read tcp 127.0.0.1:1->127.0.0.1:9: read: connection reset by peer",
 	} {
 		if said := message(errors.New(text)); said != want {
 			t.Errorf("%s becomes %s", text, said)
@@ -258,6 +311,16 @@ func TestDoctor(t *testing.T) {
 		_, _ = fmt.Fprintf(w, `{"lock":"holdfast:doctor","holders":[],"server_time":%s}`, at)
 	}))
 	defer late.Close()
+	plusless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		at, _ := wire.At(time.Now().UnixMilli()).MarshalJSON()
+		_, _ = fmt.Fprintf(w, `{"lock":%q,"holders":[],"server_time":%s}`, strings.ReplaceAll(strings.TrimPrefix(r.URL.Path, "/v1/locks/"), "+", " "), at)
+	}))
+	defer plusless.Close()
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(wire.Problem{Code: wire.Misconfigured, Status: 500, Detail: "table \"x\" does not exist"})
+	}))
+	defer broken.Close()
 	forbidding := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = fmt.Fprint(w, `{"message":"Forbidden"}`)
@@ -274,6 +337,14 @@ func TestDoctor(t *testing.T) {
 		{"doctor --endpoint http://127.0.0.1:1", "fix: check the URL and the network", exitFailed},
 		{"doctor --endpoint " + late.URL, "ahead of", exitFailed},
 		{"doctor --endpoint " + forbidding.URL, "execute-api:Invoke", exitFailed},
+		{"doctor --endpoint " + forbidding.URL, "--lock", exitFailed},
+		{"doctor --endpoint " + s.url, "ok    names        a name with a + gets through", 0},
+		{"doctor --lock deploy:x --endpoint " + s.url, "ok    endpoint", 0},
+		{"doctor --lock a/b --endpoint " + s.url, "give another lock's name with --lock", exitFailed},
+		{"doctor --endpoint " + plusless.URL, "FAIL  names        the name holdfast:doctor+, with a +, does not get through", exitFailed},
+		{"doctor --endpoint " + plusless.URL, "ok    endpoint", exitFailed},
+		{"doctor --endpoint " + broken.URL, "mend the coordinator", exitFailed},
+		{"doctor --sign never --endpoint http://nosuch.invalid:1", "fix: the name nosuch.invalid does not resolve", exitFailed},
 		{"doctor --endpoint ftp://x", "fix:", exitFailed},
 	} {
 		code, out, errs := call(t.Context(), strings.Fields(test.args)...)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -11,16 +14,22 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-type doctorCmd struct{}
+type doctorCmd struct {
+	Lock string `placeholder:"NAME" default:"holdfast:doctor" help:"The lock that is looked at: one that the credentials may see, if they may not see all."`
+}
 
 // An examination is what doctor looks at.
-type examination struct{ *connection }
+type examination struct {
+	*connection
+	lock string // whose status is read
+}
 
 // Help is shown with doctor's flags.
-func (doctorCmd) Help() string {
+func (*doctorCmd) Help() string {
 	return "Checks the coordinator at --endpoint, and the table --table; give either or both. It changes nothing."
 }
 
@@ -33,8 +42,8 @@ type finding struct {
 }
 
 // Run makes every check it can, and fails if one does.
-func (doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	c := examination{conn}
+func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	c := examination{conn, d.Lock}
 	if c.Endpoint == "" && c.Table == "" {
 		return errors.New("what is to be checked? Give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
 	}
@@ -68,9 +77,6 @@ func bad(check, fix string, err error) finding {
 	return finding{Check: check, Detail: message(err), Fix: fix}
 }
 
-// probe is a lock's name that doctor reads, and nobody takes.
-const probe = "holdfast:doctor"
-
 func (c examination) service(ctx context.Context) (list []finding) {
 	if err := c.checkEndpoint(); err != nil {
 		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
@@ -92,17 +98,60 @@ func (c examination) service(ctx context.Context) (list []finding) {
 		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
 	}
 	sent := time.Now()
-	status, err := client.Status(ctx, probe)
+	status, err := client.Status(ctx, c.lock)
 	received := time.Now()
 	if err != nil {
-		fix := "check the URL and the network; the stack's output Endpoint has the URL, and `holdfast dev` prints its own"
-		if errors.Is(err, lockclient.ErrRefused) {
-			fix = "give the credentials execute-api:Invoke on GET /v1/locks/* of this API (docs/iam.md), and check the region and the URL"
-		}
-		return append(list, bad("endpoint", fix, err))
+		return append(list, bad("endpoint", c.endpointFix(ctx, err), err))
 	}
 	list = append(list, finding{"endpoint", true, fmt.Sprintf("%s answers in %v", c.Endpoint, received.Sub(sent).Round(time.Millisecond)), ""})
-	return append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator"))
+	list = append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator"))
+	return append(list, checkPlus(ctx, client, c.lock))
+}
+
+// endpointFix says what to do about a coordinator that could not be asked.
+func (c examination) endpointFix(ctx context.Context, err error) string {
+	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok {
+		switch {
+		case refused.Status == http.StatusForbidden || refused.Status == http.StatusUnauthorized:
+			return "give the credentials execute-api:Invoke on GET /v1/locks/* of this API (docs/iam.md), or name a lock that they may see with --lock; check the region and the URL"
+		case refused.Code == string(wire.Misconfigured) && refused.Status != 0:
+			return "mend the coordinator, not this machine: its table, or what its role may do (docs/deploy.md)"
+		case refused.Code == string(wire.InvalidRequest):
+			return "give another lock's name with --lock"
+		}
+	}
+	if host := c.unresolved(ctx); host != "" {
+		return fmt.Sprintf("the name %s does not resolve: correct the URL, or this machine's name resolution (VPN, /etc/resolv.conf)", host)
+	}
+	return "check the URL and the network; the stack's output Endpoint has the URL, and `holdfast dev` prints its own"
+}
+
+// unresolved is the endpoint's host, if this machine finds no address for it.
+func (c examination) unresolved(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	u, err := url.Parse(c.Endpoint)
+	if err != nil {
+		return ""
+	}
+	if _, err = net.DefaultResolver.LookupHost(ctx, u.Hostname()); err != nil {
+		return u.Hostname()
+	}
+	return ""
+}
+
+// checkPlus looks at a lock whose name has a +, which not every gateway hands on as it was sent, nor every policy matches.
+func checkPlus(ctx context.Context, client *lockclient.Client, name string) finding {
+	name += "+"
+	status, err := client.Status(ctx, name)
+	if err == nil && status.Lock != name {
+		err = fmt.Errorf("it arrives as %s", status.Lock)
+	}
+	if err != nil {
+		return finding{"names", false, fmt.Sprintf("the name %s, with a +, does not get through: %s", name, message(err)),
+			"use names without a +; holdfast name makes such a name of any text. Or see docs/deploy.md about + in names"}
+	}
+	return finding{"names", true, "a name with a + gets through", ""}
 }
 
 func checkCredentials(ctx context.Context, provider aws.CredentialsProvider) finding {
@@ -158,7 +207,7 @@ func (c examination) table(ctx context.Context) (list []finding) {
 			return list
 		}
 	}
-	reply, err := store.Get(ctx, probe)
+	reply, err := store.Get(ctx, c.lock)
 	if err != nil {
 		fix := "see the error"
 		if fault, ok := errors.AsType[*lock.StoreError](err); ok && fault.Fix != "" {

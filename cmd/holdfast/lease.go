@@ -43,14 +43,21 @@ func (t *taking) options() (lockclient.Options, error) {
 	if t.Wait != nil {
 		o.Wait = *t.Wait
 	}
-	if t.Metadata != "" {
-		var m map[string]any
-		if err := json.Unmarshal([]byte(t.Metadata), &m); err != nil || m == nil {
-			return o, fmt.Errorf("--metadata is not a JSON object; give one, like '{\"build\":7}'")
-		}
-		o.Metadata = json.RawMessage(t.Metadata)
+	var err error
+	o.Metadata, err = metadata(t.Metadata)
+	return o, err
+}
+
+// metadata is --metadata for the client; nil: none.
+func metadata(flag string) (any, error) {
+	if flag == "" {
+		return nil, nil
 	}
-	return o, nil
+	var m map[string]any
+	if err := json.Unmarshal([]byte(flag), &m); err != nil || m == nil {
+		return nil, errors.New("--metadata is not a JSON object; give one, like '{\"build\":7}'")
+	}
+	return json.RawMessage(flag), nil
 }
 
 // A secret is how a lease's secret gets in and out: never on the command line, where others see it in a list of processes.
@@ -150,6 +157,8 @@ func (h *held) open(ctx context.Context, conn *connection) (client *lockclient.C
 type renewCmd struct {
 	held
 	TTL *time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
+
+	Metadata string `placeholder:"JSON" help:"A JSON object for others to see, in place of the one before; {} for none."`
 }
 
 // Run renews the lease.
@@ -159,6 +168,10 @@ func (c *renewCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 		if opts.TTL = *c.TTL; opts.TTL <= 0 {
 			return fmt.Errorf("--ttl is %v; give a time above 0, like 60s", opts.TTL)
 		}
+	}
+	var err error
+	if opts.Metadata, err = metadata(c.Metadata); err != nil {
+		return err
 	}
 	client, lease, err := c.open(ctx, conn)
 	if err != nil {

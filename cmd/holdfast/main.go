@@ -47,6 +47,7 @@ type cli struct {
 	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say what to do."`
 	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
 	Init         initCmd         `cmd:"" help:"Make the lock table, or check the one that is there."`
+	Name         nameCmd         `cmd:"" help:"Make a lock's name of any text, such as a path or a branch."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 
 	Completion kongcompletion.Completion `cmd:"" help:"Print how to turn on completion in a shell."`
@@ -118,7 +119,7 @@ func run(ctx context.Context, args []string, s *streams) int {
 		return exited
 	}
 	if err != nil {
-		s.notice("failed", fmt.Sprintf("%v; holdfast --help tells more", err), "exit_code", exitFailed)
+		s.notice("failed", fmt.Sprintf("%v; %s --help tells more", err, usageOf(err)), "exit_code", exitFailed)
 		return exitFailed
 	}
 	s.json = c.JSON
@@ -130,6 +131,14 @@ func run(ctx context.Context, args []string, s *streams) int {
 		return exited
 	}
 	return s.report(err)
+}
+
+// usageOf is the command whose help tells more about a command line that cannot be read.
+func usageOf(err error) string {
+	if bad, ok := errors.AsType[*kong.ParseError](err); ok && bad.Context.Selected() != nil {
+		return "holdfast " + bad.Context.Selected().Name
+	}
+	return "holdfast"
 }
 
 func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {

@@ -124,6 +124,9 @@ var flagsOf = map[string]string{
 	"TTL": "--ttl", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
+// inNet matches how net/http says which request failed, and net where.
+var inNet = regexp.MustCompile(`\b(?:Get|Post) "(https?://[^"]*?)(?:/v1/locks[^"]*)?": (?:dial tcp(?: \S+)?: )?(?:lookup \S+(?: on \S+)?: )?(?:connect: )?`)
+
 var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 
 // message is an error for a person: in the words of the command line, and without the package that it came from.
@@ -132,6 +135,7 @@ func message(err error) string {
 	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "dynamo: ", "lock: ", "api: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
+	text = inNet.ReplaceAllString(text, "$1: ")
 	return inGo.ReplaceAllStringFunc(text, func(name string) string {
 		field := inGo.FindStringSubmatch(name)[1]
 		if flag, ok := flagsOf[field]; ok {

@@ -28,6 +28,7 @@ var commandLines = map[string][]string{
 	"doctor":        {"doctor"},
 	"dev":           {"dev", "--listen=127.0.0.1:0"},
 	"init":          {"init"},
+	"name":          {"name", "a/b"},
 	"version":       {"version"},
 	"completion":    {"completion"},
 	"guard":         {"guard", "--grace=1s"},
@@ -200,6 +201,17 @@ func TestHelpAndVersion(t *testing.T) {
 	for _, args := range []string{"version", "--version"} {
 		if code, out, errs := call(t.Context(), args); code != 0 || out != version()+"\n" || errs != "" {
 			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
+		}
+	}
+}
+
+// A command line that cannot be read names the help that tells more.
+func TestUsageErrors(t *testing.T) {
+	for args, says := range map[string]string{
+		"bogus": "holdfast --help", "status": "holdfast status --help", "acquire a --ttl": "holdfast acquire --help",
+	} {
+		if code, _, errs := call(t.Context(), strings.Fields(args)...); code != exitFailed || !strings.Contains(errs, "; "+says+" tells more") {
+			t.Errorf("%s: %d: %s", args, code, errs)
 		}
 	}
 }

@@ -226,7 +226,7 @@ func TestWhy(t *testing.T) {
 		{&url.Error{Op: "Post", URL: "http://x", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}, "connection refused"},
 		{&url.Error{Op: "Get", URL: "http://x", Err: context.DeadlineExceeded}, "no answer in time"},
 		{&net.OpError{Op: "dial", Err: &net.DNSError{Err: "server misbehaving", Name: "x.example"}}, "the name x.example cannot be looked up: server misbehaving"},
-		{&url.Error{Op: "Get", URL: "http://x", Err: errors.New("EOF")}, `Get "http://x": EOF`},
+		{&url.Error{Op: "Get", URL: "http://x", Err: errors.New("EOF")}, "http://x: EOF"},
 		{errors.New("coordinator is unavailable: 503 throttled: slow down"), "503 throttled: slow down"},
 	} {
 		if got := why(test.err); got != test.want {
