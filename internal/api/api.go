@@ -170,10 +170,7 @@ func (h *handler) http(ctx context.Context, event *httpEvent, function, id strin
 	op, err := h.named, error(nil)
 	switch {
 	case h.list == nil:
-		var data []byte
-		if data, err = httpBody(event.Headers.ContentType, event.Body, event.IsBase64Encoded); err == nil {
-			c.fields, err = parseObject(data)
-		}
+		c.fields, err = bodyObject(event)
 	case event.PathParameters.Name != nil:
 		c.fields = queryObject(event.QueryStringParameters)
 	default:
@@ -387,12 +384,27 @@ func encode(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// queryObject makes fields of a query, so that it is checked as a body is.
+// bodyObject makes fields of a request's body. It has no query: a field there would be one that nobody reads.
+func bodyObject(event *httpEvent) (*object, error) {
+	if query := queryObject(event.QueryStringParameters).done(); query != nil {
+		return nil, query
+	}
+	data, err := httpBody(event.Headers.ContentType, event.Body, event.IsBase64Encoded)
+	if err != nil {
+		return nil, err
+	}
+	return parseObject(data)
+}
+
+// queryObject makes fields of a query, so that it is checked as a body is. A signature may be part of the query, too.
 func queryObject(query map[string]string) *object {
-	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}, where: "query parameter"}
 	for k, v := range query {
+		if strings.HasPrefix(strings.ToLower(k), "x-amz-") {
+			continue
+		}
 		o.fields[k] = encode(v)
-		if _, err := strconv.ParseInt(v, 10, 64); err == nil && k == "limit" {
+		if n, err := strconv.ParseInt(v, 10, 64); k == "limit" && err == nil && strconv.FormatInt(n, 10) == v {
 			o.fields[k] = json.RawMessage(v)
 		}
 	}

@@ -41,9 +41,9 @@ func httpBody(contentType, body string, encoded bool) ([]byte, error) {
 	case contentType == "":
 		return nil, invalid("content-type", "the content-type is missing; send application/json")
 	case err != nil || media != "application/json":
-		return nil, invalid("content-type", "the content-type is %q; send application/json", contentType)
+		return nil, invalid("content-type", "the content-type is %q; send application/json", brief([]byte(contentType)))
 	case params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8"):
-		return nil, invalid("content-type", "the charset is %q; send UTF-8", params["charset"])
+		return nil, invalid("content-type", "the charset is %q; send UTF-8", brief([]byte(params["charset"])))
 	}
 	data := []byte(body)
 	if encoded {
@@ -57,6 +57,7 @@ func httpBody(contentType, body string, encoded bool) ([]byte, error) {
 
 // object is a JSON object that is taken apart field by field. The first thing wrong is kept; what nobody took is unknown.
 type object struct {
+	where  string // what a field is called in errors: a field, or a query parameter
 	fields map[string]json.RawMessage
 	taken  map[string]bool
 	err    error
@@ -75,7 +76,7 @@ func parseObject(data []byte) (*object, error) {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, invalid("body", "the body is not a JSON object; send one, like {\"ttl_ms\": 60000}")
 	}
-	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	o := &object{where: "field", fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
 	for d.More() {
 		t, err := d.Token()
 		key, ok := t.(string)
@@ -83,14 +84,14 @@ func parseObject(data []byte) (*object, error) {
 			return nil, notJSON(err)
 		}
 		if _, twice := o.fields[key]; twice {
-			return nil, invalid(brief([]byte(key)), "the field %q is there twice; send it once", brief([]byte(key)))
+			return nil, invalid(fieldName(key), "the field %q is there twice; send it once", brief([]byte(key)))
 		}
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
 			return nil, notJSON(err)
 		}
 		if escape := loneSurrogate(raw); escape != "" {
-			return nil, invalid(brief([]byte(key)), "%s has %s, half of a surrogate pair, which is no character; send the whole pair, or UTF-8", brief([]byte(key)), escape)
+			return nil, invalid(fieldName(key), "%s has %s, half of a surrogate pair, which is no character; send the whole pair, or UTF-8", brief([]byte(key)), escape)
 		}
 		o.fields[key] = raw
 	}
@@ -176,7 +177,11 @@ func (o *object) integer(field string, least, most int64, unit string) (n int64,
 		return 0, false
 	}
 	if c := raw[0]; c != '-' && (c < '0' || c > '9') {
-		o.fail(field, "%s is %s; it must be a whole number%s", field, kind(raw), of(unit))
+		is := kind(raw)
+		if o.where == "query parameter" { // where all are strings
+			is = brief(raw)
+		}
+		o.fail(field, "%s is %s; it must be a whole number%s", field, is, of(unit))
 		return 0, false
 	}
 	n, err := strconv.ParseInt(string(raw), 10, 64)
@@ -274,13 +279,19 @@ func (o *object) done() error {
 		return o.err
 	}
 	for _, field := range slices.Sorted(maps.Keys(o.fields)) {
-		switch {
-		case o.taken[field]:
-		default:
-			return invalid(brief([]byte(field)), "the field %q is unknown; leave it out, or correct its name", brief([]byte(field)))
+		if !o.taken[field] {
+			return invalid(fieldName(field), "the %s %q is unknown; leave it out, or correct its name", o.where, brief([]byte(field)))
 		}
 	}
 	return nil
+}
+
+// fieldName is what a problem calls a field that has any name.
+func fieldName(key string) string {
+	if key == "" {
+		return "body" // as an empty one would be left out
+	}
+	return brief([]byte(key))
 }
 
 // kind names a JSON value's type, for errors.
@@ -295,7 +306,7 @@ func kind(raw json.RawMessage) string {
 	case 't', 'f':
 		return "a boolean"
 	case 'n':
-		return "null (leave it out for the default)"
+		return "null, which is not the same as leaving it out"
 	}
 	return "a number"
 }

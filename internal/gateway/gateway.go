@@ -62,6 +62,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem(w, wire.InvalidRequest, "the path is not percent-encoded right", id)
 		return
 	}
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		problem(w, wire.InvalidRequest, "the query is not percent-encoded right, or has a semicolon", id)
+		return
+	}
 	route := r.Method + " " + pattern
 	if g.Events != nil && route == eventsRoute {
 		g.Events.ServeHTTP(w, r)

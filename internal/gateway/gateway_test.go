@@ -50,6 +50,9 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/v1/locks/..", "", "", 400, `"field":"name"`}, // URLs are normalised on the way
 		{"GET", "/v1/locks/...", "", "", 200, `"lock":"..."`},
 		{"POST", "/v1/locks/b/acquire", "application/json", "{\"owner\":\"\xff\xfe\"}", 400, `not valid UTF-8`},
+		{"GET", "/v1/locks?limit=1;state=all", "", "", 400, `the query`},
+		{"GET", "/v1/locks?limit=%zz", "", "", 400, `the query`},
+		{"POST", "/v1/locks/b/acquire?ttl_ms=5000", "application/json", `{}`, 400, `"field":"ttl_ms"`},
 		{"GET", "/v1/locks/a/acquire", "", "", 405, `use POST`},
 		{"DELETE", "/v1/locks/a", "", "", 405, `"code":"method_not_allowed"`},
 		{"POST", "/v1/locks", "", "", 405, `"code":"method_not_allowed"`},
