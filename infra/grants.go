@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
+	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
 
 	"github.com/holdfast-lock/holdfast/events"
@@ -35,7 +36,7 @@ func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
 // GrantList lets a grantee list locks over HTTP: all of them, since IAM cannot see what a query asks for.
 func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.mustHaveAPI()
-	grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
+	c.grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
 }
 
 func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
@@ -49,7 +50,7 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 			arns = append(arns, c.route("POST", "/v1/locks/"+pattern+"/"+op))
 		}
 	}
-	grant(grantee, "execute-api:Invoke", overHTTP, arns...)
+	c.grant(grantee, "execute-api:Invoke", overHTTP, arns...)
 }
 
 func (c *Coordinator) mustHaveAPI() {
@@ -66,12 +67,35 @@ const (
 
 // grant adds to a grantee's policy. Where that is not possible, as for a role of another account, the CDK would say nothing and the
 // grantee would be refused at run time: so it panics, and says what to do.
-func grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
+func (c *Coordinator) grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
 	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(action), ResourceArns: &arns})
-	if !*g.Success() {
-		panic(fmt.Errorf("infra: %s cannot be granted: the policy of %v is not this stack's to write, since it is of another account, imported as immutable, or no role or user; %s",
-			action, grantee.GrantPrincipal(), instead))
+	if !*g.Success() || !hasPolicy(grantee.GrantPrincipal()) {
+		panic(fmt.Errorf("infra: %s cannot be granted: the grantee's policy is not this stack's to write, since it is of another account, immutable, or neither role nor user; %s",
+			action, instead))
 	}
+	account := grantee.GrantPrincipal().PrincipalAccount()
+	if account != nil && !*awscdk.Token_IsUnresolved(account) && *awscdk.Token_IsUnresolved(awscdk.Stack_Of(c.Construct).Account()) {
+		awscdk.Annotations_Of(c.Construct).AddWarningV2(jsii.String("holdfast:grant-account"), jsii.String(fmt.Sprintf(
+			"a grant to a role of account %s has its policy made in this stack's account, which is not known here: if it is another one, the deployment fails; set the stack's Env, or %s",
+			*account, instead)))
+	}
+}
+
+// hasPolicy tells whether a policy belongs to a principal that is a construct. A role of another account, or one that is not to be
+// changed, says that it took a statement, and has none.
+func hasPolicy(principal awsiam.IPrincipal) bool {
+	construct, ok := principal.(constructs.IConstruct)
+	if !ok {
+		return true
+	}
+	for _, child := range *construct.Node().FindAll("") {
+		if *awscdk.CfnResource_IsCfnElement(child) {
+			if kind := child.(awscdk.CfnResource).CfnResourceType(); *kind == "AWS::IAM::Policy" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // route is the ARN of a route on the API's only stage.
@@ -104,7 +128,7 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 		panic(fmt.Errorf("infra: %w", err))
 	}
 	arns, list := c.aliases(name, pattern, functions)
-	grant(grantee, "lambda:InvokeFunction", directly, list...)
+	c.grant(grantee, "lambda:InvokeFunction", directly, list...)
 	return arns
 }
 
