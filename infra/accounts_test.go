@@ -57,9 +57,12 @@ func TestGrantsThatCannotBe(t *testing.T) {
 	unknown := awscdk.NewStack(app, jsii.String("Unknown"), nil)
 	locks = infra.NewCoordinator(unknown, "Locks", infra.Props{Code: code(t)})
 	locks.GrantLock(awsiam.Role_FromRoleArn(unknown, jsii.String("Role"), jsii.String("arn:aws:iam::444455556666:role/deployer"), nil), "*")
-	warnings := assertions.Annotations_FromStack(unknown).FindWarning(jsii.String("*"), assertions.Match_AnyValue())
-	if len(*warnings) != 1 || !strings.Contains(fmt.Sprint((*warnings)[0].Entry.Data), "444455556666") {
-		t.Errorf("%d warnings where the account is not known", len(*warnings))
+	said := ""
+	for _, w := range *assertions.Annotations_FromStack(unknown).FindWarning(jsii.String("*"), assertions.Match_AnyValue()) {
+		said += fmt.Sprintln(w.Entry.Data)
+	}
+	if !strings.Contains(said, "account 444455556666") {
+		t.Errorf("where the account is not known, the warnings are %s", said)
 	}
 
 	silent := infra.NewCoordinator(awscdk.NewStack(app, jsii.String("Silent"), nil), "Locks", infra.Props{Code: code(t), NoAPI: true})
