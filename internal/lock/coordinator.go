@@ -478,20 +478,12 @@ func (c *Coordinator) checkClock(ctx context.Context, name string) error {
 	return c.judge(reply.Offset)
 }
 
-// undo takes back a grant made under a wrong clock, as far as it can: it is not there any more, its secret is spent, and
-// the holders it displaced that were live by the store's clock are back. If it fails, the grant nobody was told of
-// expires by itself.
+// undo takes back a grant made under a wrong clock, as far as it can: the holders it displaced that were live by the store's clock
+// are back, its secret is spent, and so is its fencing token, which nobody was told: the lock has the token of before. If it fails,
+// the grant expires by itself, and a token that is far ahead is for [Coordinator.Repair].
 func (c *Coordinator) undo(ctx context.Context, name string, key LeaseKey, granted Reply) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	now := c.clock()
-	theirs := now.Add(-granted.Offset).UnixMilli()
-	to := granted.After
-	to.Holders = granted.Before.blocking(theirs, c.rules.skew())
-	if granted.Before.Capacity != 0 {
-		to.Capacity = granted.Before.Capacity
-	}
-	to.Retired = Retired{Lease: key, Fence: granted.After.Holders[key].Fence, At: now.UnixMilli(), Cause: CauseRelease}
-	cmd := c.rules.swap(now, granted.After, to, CauseRelease, granted.After.By, "undone: granted under a wrong clock")
-	_, _ = c.store.Apply(ctx, name, cmd) // nothing more to do if it fails
+	theirs := c.clock().Add(-granted.Offset)
+	_, _ = c.store.Apply(ctx, name, c.rules.undo(theirs, key, granted.Before, granted.After)) // nothing more to do if it fails
 }

@@ -22,6 +22,9 @@ var (
 	// ErrLockFull: what the request would add does not fit the lock's record; the error is a [*FullError].
 	ErrLockFull = errors.New("lock's record is full")
 
+	// ErrNothingToRepair: the lock's fencing token is not ahead of time.
+	ErrNothingToRepair = errors.New("the lock's fencing token is not ahead of time; there is nothing to repair")
+
 	// ErrSuperseded: a grant has other tokens than the one that was to be told.
 	ErrSuperseded = errors.New("another token waits for the grant")
 

@@ -16,24 +16,29 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Clock is real time that a test moves on. Only coordinators read it, so a store's own clock stays right.
+// A Clock starts at the real time and then stands still, so that no test depends on how fast it runs: only the test moves it on,
+// and each look at it by a microsecond. Only coordinators read it, so a store's own clock stays right.
 type Clock struct {
-	mu    sync.Mutex
-	ahead time.Duration
+	mu  sync.Mutex
+	now time.Time
 }
 
 // Now is the time.
 func (c *Clock) Now() time.Time {
+	c.Advance(time.Microsecond)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Now().Add(c.ahead)
+	return c.now
 }
 
 // Advance moves the time on, or back.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ahead += d
+	if c.now.IsZero() {
+		c.now = time.Now()
+	}
+	c.now = c.now.Add(d)
 }
 
 // Name makes a name no other test uses, so that tests can share a table.
