@@ -44,6 +44,7 @@ type cli struct {
 	Ls           lsCmd           `cmd:"" help:"List locks."`
 	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
+	Repair       repairCmd       `cmd:"" help:"Put right a lock whose fencing token is ahead of time."`
 	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say what to do."`
 	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
 	Init         initCmd         `cmd:"" help:"Make the lock table, or check the one that is there."`

@@ -29,6 +29,7 @@ var commandLines = map[string][]string{
 	"dev":           {"dev", "--listen=127.0.0.1:0"},
 	"init":          {"init"},
 	"name":          {"name", "a/b"},
+	"repair":        {"repair", "a", "--reason=r"},
 	"version":       {"version"},
 	"completion":    {"completion"},
 	"guard":         {"guard", "--grace=1s"},
@@ -114,8 +115,8 @@ func TestSettingsAreHonoured(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
-	onTables := []string{"exec", "acquire", "renew", "release", "status", "ls", "watch", "force-release", "doctor", "init", "dev"}
-	onServices := onTables[:len(onTables)-2]
+	onTables := []string{"exec", "acquire", "renew", "release", "status", "ls", "watch", "force-release", "doctor", "repair", "init", "dev"}
+	onServices := onTables[:len(onTables)-3]
 	for _, target := range []struct {
 		commands []string
 		settings map[string]string

@@ -88,7 +88,7 @@ func TestRepairOfAHeldLock(t *testing.T) {
 	if _, err = k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r", Fence: ghost.Fence}); err != nil {
 		t.Fatal(err)
 	}
-	k.holds([]string{"a", "over"}, []string{"w"}) // nobody can be granted
+	k.holds([]string{"a"}, []string{"w"}) // nobody can be granted
 	if _, err = k.repair(); err != nil {
 		t.Errorf("with a live holder of an older token: %v", err)
 	}

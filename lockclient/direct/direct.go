@@ -69,7 +69,8 @@ func (c Config) Validate() error {
 // A Table is a [lockclient.Transport] to a lock table. It is safe for use by any number of goroutines.
 type Table struct {
 	*inprocess.Transport
-	store *dynamo.Store
+	store       *dynamo.Store
+	coordinator *lock.Coordinator
 }
 
 // New makes a transport to a table. It sends nothing: a table that is not there shows at the first request, or is made by
@@ -112,7 +113,7 @@ func New(ctx context.Context, cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Table{inprocess.New(a), store}, nil
+	return &Table{inprocess.New(a), store, coordinator}, nil
 }
 
 // CreateTable makes the table, and waits until it can be used: keys pk and sk, pay per request, native TTL, a stream. It may
