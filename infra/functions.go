@@ -77,10 +77,14 @@ func (c *Coordinator) functions() {
 		list = append(list, function{
 			id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", memory: 256, timeout: expireTimeout,
 			concurrency: c.props.ExpireConcurrency,
-			environment: map[string]*string{"HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl()},
+			environment: map[string]*string{
+				"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
+			},
 			statements: []awsiam.PolicyStatement{
+				allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // what the stream function put off
 				table(queue...),
 				allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
+				allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()),
 			},
 		})
 	} else {
@@ -116,18 +120,16 @@ func (c *Coordinator) tasks(f *function) {
 		if len(machines) > 0 {
 			f.environment = map[string]*string{"HOLDFAST_STATE_MACHINES": jsii.String(strings.Join(c.props.StateMachines, ","))}
 		}
-	case "stream":
+	case "expire", "stream":
 		if len(machines) > 0 {
 			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
 		}
 		if len(durable) > 0 {
 			f.statements = append(f.statements, allow([]string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}, durable...))
 		}
-	case "expire":
-		if len(executions) > 0 {
-			f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...),
-				allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
-		}
+	}
+	if f.name == "expire" && len(executions) > 0 {
+		f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...))
 	}
 }
 

@@ -30,7 +30,7 @@ type call struct {
 type operation func(ctx context.Context, c *call) (answer any, fence int64, err error)
 
 func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
-	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, TTL: wire.DefaultTTL, Capacity: 1, Permits: 1}
+	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Capacity: 1, Permits: 1}
 	lease, given := c.fields.str("lease")
 	if given {
 		c.fields.checkLease(lease)
@@ -56,6 +56,9 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		}
 	}
 	a.queueing(c, &req, given)
+	if req.TTL == 0 {
+		req.TTL = a.defaultTTL(req.Execution != "")
+	}
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}
@@ -252,6 +255,14 @@ func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
 func (a *API) ttl(o *object) (time.Duration, bool) {
 	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " milliseconds")
 	return time.Duration(n) * time.Millisecond, given
+}
+
+// defaultTTL is the ttl_ms of an acquire that gives none: for a lease that belongs to an execution, how often to look whether that runs.
+func (a *API) defaultTTL(bound bool) time.Duration {
+	if bound {
+		return min(wire.DefaultCheck, a.maxTTL)
+	}
+	return wire.DefaultTTL
 }
 
 // lease takes a lease secret that must be there.

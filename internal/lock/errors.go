@@ -129,6 +129,7 @@ func (e *GuardError) Error() string {
 type ExecutionError struct {
 	Execution string
 	Every     time.Duration // how often to look
+	Holder    Holder        // the lease
 }
 
 func (e *ExecutionError) Error() string { return "the lease belongs to execution " + e.Execution }

@@ -363,7 +363,7 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}
-		return nil, &ExecutionError{Execution: h.Execution, Every: time.Duration(h.TTL) * time.Millisecond}
+		return nil, &ExecutionError{Execution: h.Execution, Every: time.Duration(h.TTL) * time.Millisecond, Holder: h}
 	}
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}

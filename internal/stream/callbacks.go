@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 	"github.com/aws/smithy-go"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -39,7 +40,16 @@ const (
 	FailLost      = "LeaseLost"
 )
 
-// tell delivers a grant to whoever waits for it with a token. false: the write must come again.
+// A teller tells tasks that wait with a token.
+type teller struct {
+	callbacks   Callbacks
+	coordinator *lock.Coordinator
+	reporter
+}
+
+func (c *Consumer) teller() teller { return teller{c.Callbacks, c.Coordinator, c.reporter()} }
+
+// tell delivers a grant to its tokens; seen is the lock's record as far as it is known. After an error it must be done again.
 //
 // That it is about to be tried is stored first, under the lease and its fence. So when nobody waits any more:
 //
@@ -51,77 +61,141 @@ const (
 //
 // A crash before the attempt was stored repeats as a first one; a crash after it, as a later one. A live task loses its lock
 // to neither, and a dead one keeps it for a TTL at most.
-func (c *Consumer) tell(ctx context.Context, w Write, granted lock.Change) bool {
+func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen lock.Record) error {
 	h := granted.Holder
-	req := lock.ExpireRequest{Lock: w.Lock, Lease: granted.Lease, Fence: h.Fence}
-	first, err := c.Coordinator.Attempt(ctx, req, h.Token, w.After)
+	about := []slog.Attr{slog.String("lock", name), slog.Int64("fence", h.Fence), slog.String("owner", h.Owner)}
+	req := lock.ExpireRequest{Lock: name, Lease: granted.Lease, Fence: h.Fence}
+	first, err := t.coordinator.Attempt(ctx, req, h.Token, seen)
 	switch {
 	case errors.Is(err, lock.ErrSuperseded): // the write that added a token tells all
-		return true
+		return nil
 	case errors.Is(err, lock.ErrLeaseLost): // ended, or forced out, before it could be told
-		return c.fail(ctx, w.Lock, h, FailLost, "the lease ended before it could be told")
+		return t.fail(ctx, name, h, FailLost, "the lease ended before it could be told")
 	case err != nil:
-		c.Log.ErrorContext(ctx, "grant was not told", "lock", w.Lock, "fence", h.Fence, "error", err)
-		return false
+		t.fault(ctx, CallbackFailed, "grant was not told", append(about, slog.Any("error", err))...)
+		return err
 	}
-	gone, done := 0, true
+	gone := 0
 	tokens := h.Tokens()
+	var failed error
 	for _, token := range tokens {
-		switch err := c.Callbacks.Succeed(ctx, token, output(w.Lock, h)); {
+		err := t.callbacks.Succeed(ctx, token, output(name, h))
+		about := append(slices.Clone(about), slog.Bool("first", first), slog.Any("error", err))
+		switch {
 		case err == nil:
-			c.Log.InfoContext(ctx, "grant was told", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "first", first)
+			t.log.LogAttrs(ctx, slog.LevelInfo, "grant was told", about...)
 		case errors.Is(err, ErrTaskGone):
 			gone++
-			c.Log.InfoContext(ctx, "nobody waits with this token", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "first", first, "error", err)
+			t.log.LogAttrs(ctx, slog.LevelInfo, "nobody waits with this token", about...)
 		case errors.Is(err, ErrUndeliverable): // as good as gone: it can never be told
 			gone++
-			c.Log.ErrorContext(ctx, "grant cannot be told", "lock", w.Lock, "fence", h.Fence, "owner", h.Owner, "error", err)
+			t.fault(ctx, CallbackUndeliverable, "grant cannot be told", about...)
 		default:
-			done = false
-			c.Log.ErrorContext(ctx, "grant was not told", "lock", w.Lock, "fence", h.Fence, "error", err)
+			failed = err
+			t.fault(ctx, CallbackFailed, "grant was not told", about...)
 		}
 	}
 	if !first || gone == 0 || len(tokens) > 1 {
-		return done
+		return failed
 	}
-	if err := c.Coordinator.End(ctx, req, h.Token, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
-		c.Log.ErrorContext(ctx, "lease of a dead task was not ended", "lock", w.Lock, "fence", h.Fence, "error", err)
+	if err := t.coordinator.End(ctx, req, h.Token, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
+		t.fault(ctx, CallbackFailed, "lease of a dead task was not ended", append(about, slog.Any("error", err))...)
 	}
-	return done
+	return failed
 }
 
-func (c *Consumer) fail(ctx context.Context, name string, h lock.Holder, code, cause string) bool {
-	done := true
+// fail tells all tokens of a wait or a grant that it is over. After an error it must be done again.
+func (t teller) fail(ctx context.Context, name string, h lock.Holder, code, cause string) error {
+	var failed error
 	for _, token := range h.Tokens() {
-		err := c.Callbacks.Fail(ctx, token, code, cause)
-		if err != nil && !errors.Is(err, ErrTaskGone) {
-			c.Log.ErrorContext(ctx, "end of a wait was not told", "lock", name, "error", err)
-			done = done && errors.Is(err, ErrUndeliverable)
+		switch err := t.callbacks.Fail(ctx, token, code, cause); {
+		case err == nil, errors.Is(err, ErrTaskGone):
+		case errors.Is(err, ErrUndeliverable):
+			t.fault(ctx, CallbackUndeliverable, "end of a wait cannot be told", slog.String("lock", name), slog.Any("error", err))
+		default:
+			failed = err
+			t.fault(ctx, CallbackFailed, "end of a wait was not told", slog.String("lock", name), slog.Any("error", err))
 		}
 	}
-	return done
+	return failed
 }
 
-// callbacks tells of all of a write's grants and ended waits. false: it must come again.
-func (c *Consumer) callbacks(ctx context.Context, w Write) bool {
-	done := true
-	for _, ended := range w.Ended {
-		code, cause := FailCancelled, "the wait was cancelled"
-		if ended.Until <= c.now().UnixMilli() {
-			code, cause = FailTimedOut, "the lock did not come free within wait_ms"
+// maxCallbackFailures is after how many failed callbacks in a row the rest of a batch's are put off untried: a service that
+// does not answer takes some seconds each time.
+const maxCallbackFailures = 3
+
+// errNotTried is why a job was put off that was not tried.
+var errNotTried = errors.New("those before it failed; it was not tried")
+
+// callbacks tells of all grants and ended waits of a batch, and hands on what its writes left free.
+func (c *Consumer) callbacks(ctx context.Context, batch []Write) (failures []failure) {
+	if c.Callbacks == nil {
+		return nil
+	}
+	inARow := 0
+	for i, w := range batch {
+		if w.Poison != nil {
+			continue
 		}
-		done = c.fail(ctx, w.Lock, ended.Want, code, cause) && done
+		for _, j := range c.jobs(w) {
+			err := errNotTried
+			if inARow < maxCallbackFailures || c.Backlog == nil {
+				err = safely(func() error { return c.tryFirst(ctx, j, w.After) })
+			}
+			switch {
+			case err != nil:
+				inARow++
+				failures = append(failures, failure{j, i, err})
+			case j.Kind != JobSettle:
+				inARow = 0
+			}
+		}
+	}
+	return failures
+}
+
+// jobs are the callbacks and the hand-off that follow from a write.
+func (c *Consumer) jobs(w Write) (list []Job) {
+	fail := func(h lock.Holder, code, cause string) {
+		list = append(list, Job{Kind: JobFail, Lock: w.Lock, Holder: h, Code: code, Cause: cause})
+	}
+	for _, ended := range w.Ended {
+		if ended.Until <= c.now().UnixMilli() {
+			fail(ended.Want, FailTimedOut, "the lock did not come free within wait_ms")
+		} else {
+			fail(ended.Want, FailCancelled, "the wait was cancelled")
+		}
+	}
+	for _, ch := range lock.Changes(w.Before, w.After) {
+		if ch.Kind != lock.LeaseAcquired && ch.Holder.Token != "" && !ch.Holder.Attempted { // the record of its grant was lost
+			fail(ch.Holder, FailLost, "the lease ended before it could be told")
+		}
 	}
 	for _, ch := range lock.ToTell(w.Before, w.After) {
-		done = c.tell(ctx, w, ch) && done
+		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Lease: ch.Lease, Holder: ch.Holder})
 	}
 	if lock.Unsettled(w.After) { // whoever wrote it died before it had handed on all there is
-		if err := c.Coordinator.Settle(ctx, w.Lock); err != nil {
-			c.Log.ErrorContext(ctx, "lock was not handed on", "lock", w.Lock, "error", err)
-			done = false
-		}
+		list = append(list, Job{Kind: JobSettle, Lock: w.Lock})
 	}
-	return done
+	return list
+}
+
+// tryFirst does a job of a write for the first time: a grant is told with what the write shows, which spares a read.
+func (c *Consumer) tryFirst(ctx context.Context, j Job, seen lock.Record) error {
+	if j.Kind == JobTell {
+		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Lease: j.Lease, Holder: j.Holder}, seen)
+	}
+	return c.do(ctx, j)
+}
+
+// settle grants a lock's waiters what is free.
+func (c *Consumer) settle(ctx context.Context, name string) error {
+	if err := c.Coordinator.Settle(ctx, name); err != nil {
+		c.reporter().fault(ctx, LockNotHandedOn, "lock was not handed on", slog.String("lock", name), slog.Any("error", err))
+		return err
+	}
+	c.settled(name)
+	return nil
 }
 
 // output is what a task gets of its lease.
@@ -197,44 +271,11 @@ type Executions interface {
 // Running implements [Executions]: an execution that Step Functions does not know is over.
 func (s *Services) Running(ctx context.Context, arn string) (bool, error) {
 	out, err := s.Tasks.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
-	if api, ok := errors.AsType[smithy.APIError](err); ok && (api.ErrorCode() == "ExecutionDoesNotExist" || api.ErrorCode() == "InvalidArn" || api.ErrorCode() == "ValidationException") {
+	if api, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains([]string{"ExecutionDoesNotExist", "InvalidArn", "ValidationException"}, api.ErrorCode()) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return out.Status == "RUNNING" || out.Status == "PENDING_REDRIVE", nil
-}
-
-// An ExecutionEvent is EventBridge's word that an execution's status changed.
-type ExecutionEvent struct {
-	Detail struct {
-		Execution string `json:"executionArn"`
-		Status    string `json:"status"`
-	} `json:"detail"`
-}
-
-// HandleExecution ends what belonged to an execution that is over.
-func (x *Expirer) HandleExecution(ctx context.Context, event ExecutionEvent) error {
-	d := event.Detail
-	if d.Status == "RUNNING" || d.Status == "" {
-		return nil
-	}
-	over := func(ctx context.Context) (bool, error) {
-		running, err := x.Executions.Running(ctx, d.Execution)
-		return !running, err
-	}
-	if err := x.Coordinator.EndExecution(ctx, d.Execution, over); err != nil {
-		x.Log.ErrorContext(ctx, "leases of an execution were not ended", "execution", d.Execution, "error", err)
-		return err
-	}
-	x.Log.LogAttrs(ctx, slog.LevelInfo, "execution ended", slog.String("execution", d.Execution), slog.String("status", d.Status))
-	return nil
-}
-
-func (c *Consumer) now() time.Time {
-	if c.Clock != nil {
-		return c.Clock()
-	}
-	return time.Now()
+	return out.Status == types.ExecutionStatusRunning || out.Status == types.ExecutionStatusPendingRedrive, nil
 }

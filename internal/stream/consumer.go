@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
@@ -64,8 +65,11 @@ const (
 // A Consumer handles batches of the stream. It is safe for concurrent use.
 type Consumer struct {
 	Bus        Bus
-	Timers     Timers // nil: no prompt expiry
-	DeadLetter DeadLetter
+	Timers     Timers     // nil: no prompt expiry
+	DeadLetter DeadLetter // nil: what cannot be handled is logged, and forgotten
+	// Backlog keeps what could not be done at once, so that nothing behind it in the stream waits. nil: its record comes again,
+	// and the records behind it wait.
+	Backlog Backlog
 
 	// Callbacks tell those who wait with a token, with the help of Coordinator; nil: nobody can wait so.
 	Callbacks   Callbacks
@@ -75,54 +79,41 @@ type Consumer struct {
 	Log     *slog.Logger
 	Metrics string           // CloudWatch namespace of the metrics that log records carry; empty: none
 	Clock   func() time.Time // nil: time.Now
+
+	mu      sync.Mutex
+	settles map[string]int // failures in a row to hand a lock on, without a Backlog
+	busAway time.Time      // until then the bus is not tried, with a Backlog
 }
 
-// Consume publishes a batch's events and sets its timers. It answers the sequence numbers of the writes that must come
-// again, in the batch's order: none when all is done. Within a lock nothing is published after something that failed.
+// Consume does what follows from a batch's writes: it sets timers, tells tasks that wait, and publishes events, in this order,
+// so that neither timers nor tasks wait for the bus. What fails is put off. It answers the sequence numbers of the writes that
+// must come again, in the batch's order: none when all is done or put off. Within a lock of a batch no event is published after
+// one that failed.
 func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string) {
+	work, cancel := working(ctx)
+	defer cancel()
 	bad := make([]bool, len(batch))
 	var offers []*offer
-	var timers []Timer
-	var timerOf []int // the write of each timer
-	for i, w := range batch {
-		if w.Poison != nil {
-			bad[i] = !c.bury(ctx, w)
+	for i := range batch {
+		list, err := c.events(work, batch[i])
+		if batch[i].Poison == nil && err != nil {
+			batch[i].Poison = err
+		}
+		if batch[i].Poison != nil {
+			bad[i] = !c.bury(ctx, batch[i])
 			continue
 		}
-		for _, e := range Events(w) {
-			c.measure(ctx, e)
-			offers = append(offers, &offer{write: i, entry: entry(e)})
-		}
-		if c.Timers == nil {
-			continue
-		}
-		for _, ch := range lock.Changes(w.Before, w.After) {
-			if ch.Kind == lock.LeaseAcquired && !endsWithin(batch[i+1:], w.Lock, ch) {
-				due := time.UnixMilli(ch.Holder.ExpiresAt).Add(c.Skew)
-				if ch.Holder.Execution != "" && !ch.Holder.Unclaimed { // to look whether it runs
-					due = time.UnixMilli(ch.Holder.CheckAt)
-				}
-				timers, timerOf = append(timers, Timer{w.Lock, ch.Lease, ch.Holder.Fence, due}), append(timerOf, i)
-			}
+		for _, e := range list {
+			offers = append(offers, &offer{write: i, entry: e})
 		}
 	}
-	if len(timers) > 0 {
-		for i, err := range c.Timers.Arm(ctx, timers) {
-			if err != nil {
-				c.Log.ErrorContext(ctx, "timer was not set", "lock", timers[i].Lock, "fence", timers[i].Fence, "error", err)
-				bad[timerOf[i]] = true
-			}
-		}
+	failures := c.arm(work, batch)
+	failures = append(failures, c.callbacks(work, batch)...)
+	for _, o := range c.publish(work, offers) {
+		failures = append(failures, failure{Job{Kind: JobPublish, Lock: o.entry.Lock, Event: o.entry}, o.write, o.err})
 	}
-	for _, o := range c.publish(ctx, offers) {
-		bad[o.write] = true
-	}
-	if c.Callbacks != nil {
-		for i, w := range batch {
-			if w.Poison == nil && !bad[i] && !c.callbacks(ctx, w) {
-				bad[i] = true
-			}
-		}
+	for _, i := range c.putOff(ctx, failures) {
+		bad[i] = true
 	}
 	for i, w := range batch {
 		if bad[i] {
@@ -131,6 +122,81 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	}
 	return failed
 }
+
+// events makes a write's events.
+func (c *Consumer) events(ctx context.Context, w Write) (list []Entry, err error) {
+	if w.Poison != nil {
+		return nil, w.Poison
+	}
+	err = safely(func() error {
+		for _, e := range Events(w) {
+			c.measure(ctx, e)
+			list = append(list, entry(e))
+		}
+		return nil
+	})
+	return list, err
+}
+
+// arm sets the timers of a batch's grants, and those of leases whose execution is to be looked at sooner or later than was known.
+func (c *Consumer) arm(ctx context.Context, batch []Write) (failures []failure) {
+	if c.Timers == nil {
+		return nil
+	}
+	var timers []Timer
+	var timerOf []int // the write of each timer
+	for i, w := range batch {
+		if w.Poison != nil {
+			continue
+		}
+		for _, ch := range timed(w) {
+			if !endsWithin(batch[i+1:], w.Lock, ch) {
+				timers, timerOf = append(timers, Timer{w.Lock, ch.Lease, ch.Holder.Fence, c.due(ch.Holder)}), append(timerOf, i)
+			}
+		}
+	}
+	if len(timers) == 0 {
+		return nil
+	}
+	for i, err := range c.Timers.Arm(ctx, timers) {
+		if err != nil {
+			t := timers[i]
+			c.reporter().fault(ctx, TimerFailed, "timer was not set", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.Any("error", err))
+			failures = append(failures, failure{Job{Kind: JobTimer, Lock: t.Lock, Timer: t}, timerOf[i], err})
+		}
+	}
+	return failures
+}
+
+// timed are the leases of a write that need a timer: new ones, and those whose overdue check somebody asked for again.
+func timed(w Write) (list []lock.Change) {
+	for _, ch := range lock.Changes(w.Before, w.After) {
+		if ch.Kind == lock.LeaseAcquired {
+			list = append(list, ch)
+		}
+	}
+	if w.After.Cause == lock.CauseRenew { // by the check itself, which sets the next timer
+		return list
+	}
+	for key, h := range w.After.Holders {
+		if before := w.Before.Holders[key]; before.Fence == h.Fence && before.CheckAt != h.CheckAt {
+			list = append(list, lock.Change{Kind: lock.LeaseAcquired, Lease: key, Holder: h})
+		}
+	}
+	return list
+}
+
+// due is when a lease's timer is to come: a skew past its expiry, or when its execution is to be looked at.
+func (c *Consumer) due(h lock.Holder) time.Time {
+	if h.Execution != "" && !h.Unclaimed {
+		return time.UnixMilli(h.CheckAt)
+	}
+	return time.UnixMilli(h.ExpiresAt).Add(c.Skew)
+}
+
+func (c *Consumer) reporter() reporter { return reporter{c.Log, c.Metrics, c.Clock} }
+
+func (c *Consumer) now() time.Time { return c.reporter().now() }
 
 // endsWithin tells whether a grant is over by the end of the batch: then it needs no timer. Locks that are held for less
 // than the stream's polling interval mostly cost none.
@@ -153,9 +219,14 @@ func (c *Consumer) measure(ctx context.Context, e events.Event) {
 			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
 }
 
+// bury puts a record that cannot be handled into the dead-letter queue. false: it must come again.
 func (c *Consumer) bury(ctx context.Context, w Write) bool {
-	err := c.DeadLetter.Bury(ctx, w)
-	c.Log.ErrorContext(ctx, "stream record cannot be read", "lock", w.Lock, "sequence", w.Sequence, "error", w.Poison, "dead_letter_error", err)
+	var err error
+	if c.DeadLetter != nil {
+		err = c.DeadLetter.Bury(ctx, w)
+	}
+	c.reporter().fault(ctx, RecordBuried, "stream record cannot be read", slog.String("lock", w.Lock), slog.String("sequence", w.Sequence),
+		slog.Any("error", w.Poison), slog.Any("dead_letter_error", err))
 	return err == nil
 }
 
@@ -164,29 +235,47 @@ type offer struct {
 	write int
 	entry Entry
 	puts  int
+	err   error // of the last try
 }
 
+const (
+	// putTimeout bounds one request to the bus, the SDK's own retries included.
+	putTimeout = 5 * time.Second
+	// busPause is for how long the bus is not tried after it took nothing, where there is a backlog.
+	busPause = 10 * time.Second
+)
+
+// errBusAway is why an event was not offered.
+var errBusAway = errors.New("the bus took nothing a moment ago; it was not tried")
+
 // publish offers events to the bus until all are taken, or some were offered too often; those, and all later ones of
-// their locks, it returns. No request has two events of one lock: a bus may take the second and refuse the first.
+// their locks, it returns. No request has two events of one lock: a bus may take the second and refuse the first. A bus that does
+// not answer in putTimeout is not tried again.
 func (c *Consumer) publish(ctx context.Context, todo []*offer) (failed []*offer) {
+	if len(todo) == 0 {
+		return nil
+	}
+	if c.busPaused() {
+		for _, o := range todo {
+			o.err = errBusAway
+		}
+		c.reporter().fault(ctx, EventPutOff, "events were not published", slog.Int("events", len(todo)), slog.Any("error", errBusAway))
+		return todo
+	}
+	all := len(todo)
 	stuck := map[string]bool{} // locks of which an event was given up
 	for delay := putDelay; len(todo) > 0; {
 		request, rest := nextRequest(todo, stuck)
 		if len(request) == 0 {
-			return append(failed, rest...)
+			failed = append(failed, rest...)
+			break
 		}
-		entries := make([]Entry, len(request))
-		for i, o := range request {
-			entries[i] = o.entry
-		}
+		refused, hung := c.put(ctx, request)
 		var again []*offer
-		for i, err := range c.Bus.Put(ctx, entries) {
-			if err == nil {
-				continue
-			}
-			o := request[i]
-			if o.puts++; o.puts == maxPuts || ctx.Err() != nil {
-				c.Log.ErrorContext(ctx, "event was not published", "lock", o.entry.Lock, "detail_type", o.entry.DetailType, "error", err)
+		for _, o := range refused {
+			if o.puts++; o.puts == maxPuts || hung || ctx.Err() != nil {
+				c.reporter().fault(ctx, EventPutOff, "event was not published", slog.String("lock", o.entry.Lock),
+					slog.String("detail_type", o.entry.DetailType), slog.Any("error", o.err))
 				stuck[o.entry.Lock] = true
 				failed = append(failed, o)
 				continue
@@ -194,12 +283,56 @@ func (c *Consumer) publish(ctx context.Context, todo []*offer) (failed []*offer)
 			again = append(again, o)
 		}
 		todo = merge(again, rest)
+		if hung {
+			failed = append(failed, todo...)
+			break
+		}
 		if len(again) > 0 {
 			pause(ctx, delay/2+rand.N(delay))
 			delay *= 2
 		}
 	}
+	for _, o := range failed {
+		if o.err == nil {
+			o.err = errors.New("an earlier event of its lock, or of its batch, was not published")
+		}
+	}
+	c.pauseBus(len(failed) == all)
 	return failed
+}
+
+// put offers one request, and returns what was refused. hung: the bus did not answer in time.
+func (c *Consumer) put(ctx context.Context, request []*offer) (refused []*offer, hung bool) {
+	entries := make([]Entry, len(request))
+	for i, o := range request {
+		entries[i] = o.entry
+	}
+	put, cancel := context.WithTimeout(ctx, putTimeout)
+	defer cancel()
+	for i, err := range c.Bus.Put(put, entries) {
+		if err != nil {
+			request[i].err = err
+			refused = append(refused, request[i])
+		}
+	}
+	return refused, len(refused) > 0 && put.Err() != nil
+}
+
+// busPaused tells whether the bus is not to be tried.
+func (c *Consumer) busPaused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Backlog != nil && c.now().Before(c.busAway)
+}
+
+// pauseBus remembers whether the bus took nothing.
+func (c *Consumer) pauseBus(tookNothing bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busAway = time.Time{}
+	if tookNothing {
+		c.busAway = c.now().Add(busPause)
+	}
 }
 
 // nextRequest takes from the queue the first event of each lock that is not stuck, up to the limits of one request.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -51,11 +52,7 @@ func (c *Consumer) HandleStream(decode Decoder) func(context.Context, streamEven
 const answerMargin = 2 * time.Second
 
 func withMargin(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-answerMargin))
+	return before(ctx, answerMargin)
 }
 
 // A streamEvent is an event of the stream whose records are read one by one, so that one that is broken spoils no other.
@@ -159,7 +156,8 @@ func attributes(image map[string]json.RawMessage) (map[string]types.AttributeVal
 	return item, nil
 }
 
-// Handle is the expire function: behind the timer queue, and behind the rule on executions.
+// Handle is the expire function: behind the timers' queue, and behind the rule on executions. An event of an execution that cannot
+// be handled now goes to the queue: Lambda would try an asynchronous event twice more, and then drop it.
 func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) {
 	var kind struct {
 		DetailType string `json:"detail-type"`
@@ -169,7 +167,7 @@ func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) 
 		if err := json.Unmarshal(raw, &event); err != nil {
 			return nil, err
 		}
-		return nil, x.HandleExecution(ctx, event)
+		return nil, x.handleOrPutOff(ctx, event)
 	}
 	var event lambdaevents.SQSEvent
 	if err := json.Unmarshal(raw, &event); err != nil {
@@ -178,22 +176,59 @@ func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) 
 	return x.HandleTimers(ctx, event)
 }
 
-// HandleTimers is the function behind the timer queue. It answers the messages that must come again, for an event source
-// mapping with ReportBatchItemFailures; what is no timer ends in the queue's dead-letter queue that way.
+func (x *Expirer) handleOrPutOff(ctx context.Context, event ExecutionEvent) error {
+	ctx, cancel := withMargin(ctx)
+	defer cancel()
+	work, done := working(ctx)
+	defer done()
+	err := x.HandleExecution(work, event)
+	if err == nil || x.Consumer == nil || x.Consumer.Backlog == nil {
+		return err
+	}
+	job := Job{Kind: JobEnd, Execution: event.Detail}
+	if len(x.Consumer.putOff(ctx, []failure{{job, 0, err}})) > 0 {
+		return err
+	}
+	return nil
+}
+
+// HandleTimers is the function behind the timers' queue: it does what timers do, and the jobs that were put off. What fails is put
+// off again, for longer each time. It answers the messages that must come again, for an event source mapping with
+// ReportBatchItemFailures: those that could not even be put off.
 func (x *Expirer) HandleTimers(ctx context.Context, event lambdaevents.SQSEvent) (lambdaevents.SQSEventResponse, error) {
 	ctx, cancel := withMargin(ctx)
 	defer cancel()
 	resp := lambdaevents.SQSEventResponse{BatchItemFailures: []lambdaevents.SQSBatchItemFailure{}}
+	var jobs []Job
+	var ids []string // of their messages
+	fail := func(id string) {
+		resp.BatchItemFailures = append(resp.BatchItemFailures, lambdaevents.SQSBatchItemFailure{ItemIdentifier: id})
+	}
 	for _, m := range event.Records {
-		t, err := readTimer(m.Body)
-		if err != nil {
-			x.Log.ErrorContext(ctx, "message is not a timer", "message_id", m.MessageId, "error", err)
-		} else {
-			err = x.Fire(ctx, t)
+		job, err := decodeJob(m.Body)
+		if err == nil {
+			jobs, ids = append(jobs, job), append(ids, m.MessageId)
+			continue
 		}
-		if err != nil {
-			resp.BatchItemFailures = append(resp.BatchItemFailures, lambdaevents.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
+		if !x.buryMessage(ctx, m.MessageId, m.Body, err) {
+			fail(m.MessageId)
 		}
 	}
+	for _, i := range x.do(ctx, jobs) {
+		fail(ids[i])
+	}
 	return resp, nil
+}
+
+// buryMessage puts a message that cannot be read into the dead-letter queue. false: the queue's own redrive has to.
+func (x *Expirer) buryMessage(ctx context.Context, id, body string, problem error) bool {
+	x.reporter().fault(ctx, RecordBuried, "message cannot be read", slog.String("message_id", id), slog.Any("error", problem))
+	if x.Consumer == nil || x.Consumer.DeadLetter == nil {
+		return false
+	}
+	err := x.Consumer.DeadLetter.Bury(ctx, Write{Sequence: id, Poison: fmt.Errorf("message of the timers' queue: %w", problem), Raw: []byte(body)})
+	if err != nil {
+		x.Log.ErrorContext(ctx, "message was not buried", "message_id", id, "error", err)
+	}
+	return err == nil
 }

@@ -78,7 +78,8 @@ func TestQueueArm(t *testing.T) {
 		requests++
 		for _, e := range in.Entries {
 			delays = append(delays, e.DelaySeconds)
-			timer, err := readTimer(e.MessageBody)
+			job, err := decodeJob(e.MessageBody)
+			timer := job.Timer
 			if err != nil || timer.Lock != "a" || timer.Lease != "k" || timer.Fence != 7 {
 				t.Errorf("message %s: %v", e.MessageBody, err)
 			}

@@ -31,6 +31,9 @@ const (
 	MaxTTL        = 7 * 24 * time.Hour // the most that a deployment may allow
 	DefaultMaxTTL = 24 * time.Hour     // the most that one allows which says nothing
 	DefaultTTL    = time.Minute
+	// DefaultCheck is the ttl_ms of a lease that belongs to an execution: how often to look whether that runs, should the event of
+	// its end be lost.
+	DefaultCheck = 15 * time.Minute
 
 	MinWait       = time.Second
 	MaxWait       = 15 * time.Minute     // of who polls: how long a place is kept without a poll

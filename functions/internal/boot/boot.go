@@ -7,10 +7,11 @@
 //	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for, from 60000 to 604800000 (7 days); default 86400000
 //	HOLDFAST_METRICS            the CloudWatch namespace of metrics; without it there are none
 //	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
-//	HOLDFAST_BUS                the event bus; required for the stream function
-//	HOLDFAST_TIMER_QUEUE_URL    the timers' queue; required for the expire function. Without it the stream function sets
-//	                            no timers, and leases that run out are told late
-//	HOLDFAST_DLQ_URL            where the stream function buries what it cannot read; required
+//	HOLDFAST_BUS                the event bus; required for the stream and expire functions
+//	HOLDFAST_TIMER_QUEUE_URL    the timers' queue, which also keeps what was put off; required for the expire function. Without
+//	                            it the stream function sets no timers, leases that run out are told late, and a record that
+//	                            cannot be handled now holds up those behind it
+//	HOLDFAST_DLQ_URL            where the stream and expire functions bury what they cannot handle; required for both
 //
 // and AWS_REGION and credentials as the SDK reads them.
 package boot

@@ -39,6 +39,8 @@ func timely(e *boot.Environment) aws.Config {
 	return cfg
 }
 
+// consumer is what both functions need to do what follows from a write: the stream function at first, the expire function later, if
+// it was put off.
 func consumer(e *boot.Environment) (*stream.Consumer, error) {
 	bus, err := e.Required("HOLDFAST_BUS", "name the event bus")
 	if err != nil {
@@ -53,28 +55,32 @@ func consumer(e *boot.Environment) (*stream.Consumer, error) {
 	c := &stream.Consumer{
 		Bus:        &stream.EventBridge{Client: eventbridge.NewFromConfig(cfg), Name: bus},
 		DeadLetter: &stream.Queue{Client: queues, URL: dlq}, Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Getenv("HOLDFAST_METRICS"),
+		Callbacks: &stream.Services{Tasks: sfn.NewFromConfig(cfg), Durable: lambda.NewFromConfig(cfg)},
 	}
 	if c.Coordinator, err = e.Coordinator(); err != nil {
 		return nil, err
 	}
-	c.Callbacks = &stream.Services{Tasks: sfn.NewFromConfig(cfg), Durable: lambda.NewFromConfig(cfg)}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
-		c.Timers = &stream.Queue{Client: queues, URL: url}
+		timers := &stream.Queue{Client: queues, URL: url}
+		c.Timers, c.Backlog = timers, timers
 	}
 	return c, nil
 }
 
+// checksPerSecond bounds DescribeExecution in one process of the expire function, of which its event source allows some ten: an account
+// has 10 to 15 a second, for everything in it.
+const checksPerSecond = 1
+
 func expirer(e *boot.Environment) (*stream.Expirer, error) {
-	url, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL")
-	if err != nil {
+	if _, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL"); err != nil {
 		return nil, err
 	}
-	coordinator, err := e.Coordinator()
+	c, err := consumer(e)
 	if err != nil {
 		return nil, err
 	}
 	return &stream.Expirer{
-		Coordinator: coordinator, Timers: &stream.Queue{Client: sqs.NewFromConfig(timely(e)), URL: url},
-		Executions: &stream.Services{Tasks: sfn.NewFromConfig(timely(e))}, Log: e.Log,
+		Coordinator: c.Coordinator, Timers: c.Timers, Executions: &stream.Services{Tasks: sfn.NewFromConfig(timely(e))}, Consumer: c,
+		ChecksPerSecond: checksPerSecond, Log: e.Log, Metrics: c.Metrics,
 	}, nil
 }

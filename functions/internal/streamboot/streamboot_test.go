@@ -24,6 +24,8 @@ func TestSettings(t *testing.T) {
 		{"consumer", "HOLDFAST_BUS", "", "HOLDFAST_BUS is not set"},
 		{"consumer", "HOLDFAST_DLQ_URL", "", "HOLDFAST_DLQ_URL is not set"},
 		{"consumer", "HOLDFAST_TIMER_QUEUE_URL", "", ""},
+		{"expirer", "HOLDFAST_BUS", "", "HOLDFAST_BUS is not set"},
+		{"expirer", "HOLDFAST_DLQ_URL", "", "HOLDFAST_DLQ_URL is not set"},
 		{"expirer", "HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
 		{"expirer", "HOLDFAST_TIMER_QUEUE_URL", "", "HOLDFAST_TIMER_QUEUE_URL is not set"},
 	} {
