@@ -81,11 +81,15 @@ func TestSharing(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
 		locks := infra.NewCoordinator(stack, "Locks", infra.Props{Code: code})
 		locks.LockRole("Partner", awsiam.NewAccountPrincipal(jsii.String("444455556666")), "partner:*")
+		locks.LockRole("Everyone", awsiam.NewOrganizationPrincipal(jsii.String("o-a1b2c3d4e5")), "shared:*")
+		arns := locks.ShareDirectLock("444455556666", "partner:*") // or "o-a1b2c3d4e5"
+		locks.ShareDirectRead("444455556666", "partner:*")
 		for range 2 { // saying it twice changes nothing
-			locks.ShareDirectLock("444455556666", "partner:*")
 			locks.ShareDirectLock("o-a1b2c3d4e5", "partner:*")
 		}
-		locks.ShareDirectRead("444455556666", "*")
+		if len(arns) != 3 {
+			t.Errorf("%d aliases", len(arns))
+		}
 		locks.ShareEvents("o-a1b2c3d4e5")
 		for _, bad := range []string{"", "44445555666", "o-", "arn:aws:iam::444455556666:root"} {
 			for _, said := range []string{panics(func() { locks.ShareDirectLock(bad, "*") }), panics(func() { locks.ShareEvents(bad) })} {
