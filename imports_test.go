@@ -24,8 +24,9 @@ var mayImport = map[string][]string{
 	"internal/scope":    {"internal/wire"},
 	"events":            {},
 
-	"internal/reach":     {},
-	"internal/supervise": {},
+	"internal/reach":       {},
+	"internal/reach/relay": {},
+	"internal/supervise":   {},
 
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/direct"
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
@@ -207,10 +208,22 @@ func TestUnreachableAsSetUp(t *testing.T) {
 		}
 		return lockclient.Config{Transport: functions}
 	}
+	tables := func(client *http.Client, provider aws.CredentialsProvider, endpoint string) lockclient.Config {
+		table, err := direct.New(t.Context(), direct.Config{Region: "eu-west-1", Credentials: provider, HTTPClient: client, Endpoint: endpoint, Table: "nosuch"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lockclient.Config{Transport: table}
+	}
 	for what, test := range map[string]struct {
 		cfg  lockclient.Config
 		says string
 	}{
+		"direct, no host":          {tables(nowhere, keys, ""), "there is no host nosuch.test"},
+		"direct, no authority":     {tables(nil, keys, server.URL), "authority"},
+		"direct, provider fails":   {tables(nowhere, none, ""), "aws sso login"},
+		"direct, no table":         {tables(nil, keys, dynamodbEndpoint(t)), "holdfast init"},
+		"direct, not DynamoDB":     {tables(server.Client(), keys, server.URL), "not as DynamoDB does"},
 		"http, no host":            {lockclient.Config{Endpoint: "http://nosuch.test", HTTPClient: nowhere}, "there is no host nosuch.test"},
 		"http, unknown authority":  {lockclient.Config{Endpoint: server.URL}, "authority"},
 		"http, no credentials":     {lockclient.Config{Endpoint: "http://nosuch.test", Region: "eu-west-1", Credentials: lockclient.EnvCredentials{}}, "AWS_ACCESS_KEY_ID"},

@@ -108,7 +108,7 @@ func readSuccess(body []byte, answer any) error {
 }
 
 func notCoordinator(status int, what string) error {
-	return &RefusedError{Status: status, Detail: what + ": there is no coordinator at this URL; check Config.Endpoint, which ends where /v1/locks begins"}
+	return &RefusedError{Status: status, Detail: fmt.Sprintf("there is no coordinator at this URL (%s); check Config.Endpoint, which ends where /v1/locks begins", what)}
 }
 
 // retry sends a request again while it brings no answer, as often as Config.Retries says.

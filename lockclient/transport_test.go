@@ -380,9 +380,14 @@ func TestTransportConfigsAreChecked(t *testing.T) {
 	if _, err := invoke.New(invoke.Config{AWS: aws.Config{Region: "r"}}); err == nil || !strings.Contains(err.Error(), "Config.Functions") {
 		t.Errorf("%v", err)
 	}
-	for _, cfg := range []direct.Config{{Endpoint: "x", Region: "r"}, {PoolSize: -1, Region: "r"}, {PoolSize: 1, HTTPClient: http.DefaultClient, Region: "r"}} {
+	for _, cfg := range []direct.Config{{Table: "qp", Region: "r"}, {Table: "my table", Region: "r"}, {Table: strings.Repeat("t", 256), Region: "r"}, {Endpoint: "x", Region: "r"}, {PoolSize: -1, Region: "r"}, {PoolSize: 1, HTTPClient: http.DefaultClient, Region: "r"}} {
 		if _, err := direct.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "direct: Config.") {
 			t.Errorf("%+v: %v", cfg, err)
+		}
+	}
+	for _, table := range []string{"", "tab", strings.Repeat("t", 255), "arn:aws:dynamodb:eu-west-1:123456789012:table/locks"} {
+		if err := (direct.Config{Table: table}).Validate(); err != nil {
+			t.Errorf("%q: %v", table, err)
 		}
 	}
 	if _, err := lockclient.New(lockclient.Config{Endpoint: "http://x", Transport: &direct.Table{}}); err == nil || !strings.Contains(err.Error(), "one or the other") {

@@ -48,6 +48,9 @@ type Config struct {
 
 var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:[^/\s]+:dynamodb:[^/\s]+:table/[A-Za-z0-9_.-]{3,255})$`)
 
+// ValidTable tells whether a text is the name or the ARN of a table.
+func ValidTable(name string) bool { return tableName.MatchString(name) }
+
 // A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
 type Store struct {
 	client *dynamodb.Client
@@ -59,7 +62,7 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Table == "" {
 		return nil, errors.New("dynamo: Config.Table is empty; name the lock table")
 	}
-	if !tableName.MatchString(cfg.Table) {
+	if !ValidTable(cfg.Table) {
 		return nil, fmt.Errorf("dynamo: Config.Table %q is no table name; give 3 to 255 letters, digits, '_', '-' and '.', or the table's ARN", cfg.Table)
 	}
 	if u, err := url.Parse(cfg.Endpoint); cfg.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/reach"
+	"github.com/holdfast-lock/holdfast/internal/reach/relay"
 )
 
 func post(t *testing.T, ctx context.Context, c *reach.Client, url string) (*http.Response, error) {
@@ -81,76 +82,6 @@ func TestAnswerThatIsNoRedirect(t *testing.T) {
 	}
 }
 
-// A relay forwards connections to a server, until it is cut: connections opened before are then open still, and swallow
-// every byte; new ones work.
-type relay struct {
-	net.Listener
-	mu   sync.Mutex
-	open []*atomic.Bool // whether each swallows
-}
-
-func newRelay(t *testing.T, to string) *relay {
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{Listener: l}
-	var work sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	t.Cleanup(func() { _ = l.Close(); cancel(); work.Wait() })
-	work.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(ctx, "tcp", to)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			swallow := new(atomic.Bool)
-			r.mu.Lock()
-			r.open = append(r.open, swallow)
-			r.mu.Unlock()
-			context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
-			work.Go(func() { forward(out, in, swallow) })
-			work.Go(func() { forward(in, out, swallow) })
-		}
-	})
-	return r
-}
-
-func forward(to, from net.Conn, swallow *atomic.Bool) {
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !swallow.Load() {
-			_, _ = to.Write(buf[:n])
-		}
-		if err != nil {
-			if !swallow.Load() {
-				_ = to.Close()
-			}
-			return
-		}
-	}
-}
-
-func (r *relay) cut() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range r.open {
-		s.Store(true)
-	}
-}
-
-func (r *relay) connections() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.open)
-}
-
 // A request that timed out leaves its connection to no other: neither over HTTP/2, where many share one, nor over HTTP/1.1,
 // where idle ones wait. What is in flight on a new connection meanwhile is not disturbed by others' time-outs.
 func TestConnectionsAfterATimeOut(t *testing.T) {
@@ -161,7 +92,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 			server.EnableHTTP2 = version == "HTTP/2.0"
 			server.StartTLS()
 			defer server.Close()
-			r := newRelay(t, server.Listener.Addr().String())
+			r := relay.New(t, server.Listener.Addr().String())
 			c := reach.New(server.Client())
 			defer c.CloseIdleConnections()
 			url := "https://" + r.Addr().String()
@@ -187,7 +118,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 			if all(t.Context()) != 0 {
 				t.Fatal("the first requests failed")
 			}
-			r.cut()
+			r.Cut()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			if n := all(ctx); n == 0 || version == "HTTP/2.0" && n != 4 { // over HTTP/1.1 some may have opened new ones
@@ -196,9 +127,9 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 			if n := all(t.Context()); n != 0 { // on a dead connection these would hang
 				t.Errorf("%d requests after the time-out failed", n)
 			}
-			before := r.connections()
-			if n := all(t.Context()); n != 0 || version == "HTTP/2.0" && r.connections() != before {
-				t.Errorf("%d failed; %d connections, then %d", n, before, r.connections())
+			before := r.Connections()
+			if n := all(t.Context()); n != 0 || version == "HTTP/2.0" && r.Connections() != before {
+				t.Errorf("%d failed; %d connections, then %d", n, before, r.Connections())
 			}
 		})
 	}

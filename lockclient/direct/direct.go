@@ -36,7 +36,7 @@ const DefaultTable = "distributed-locks"
 // Config is which table a client uses, and how. The zero value is the table distributed-locks, with the region and
 // credentials that the AWS SDK finds in the environment.
 type Config struct {
-	// Table is the lock table's name. Empty: distributed-locks.
+	// Table is the lock table's name or ARN. Empty: distributed-locks.
 	Table string
 	// Region is the table's. Empty: what the SDK finds (AWS_REGION, the profile).
 	Region string
@@ -56,6 +56,8 @@ type Config struct {
 func (c Config) Validate() error {
 	u, err := url.Parse(c.Endpoint)
 	switch {
+	case c.Table != "" && !dynamo.ValidTable(c.Table):
+		return fmt.Errorf("direct: Config.Table is %q; give 3 to 255 letters, digits, '_', '-' and '.', or the table's ARN", c.Table)
 	case c.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https"):
 		return fmt.Errorf("direct: Config.Endpoint is %q; give a URL like http://127.0.0.1:8000", c.Endpoint)
 	case c.PoolSize < 0:
