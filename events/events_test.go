@@ -136,6 +136,72 @@ func TestDecodeIsTolerantOfNewerAndStrictOfForeign(t *testing.T) {
 	}
 }
 
+// What has no version, lock or fence is somebody else's; the least of each is ours.
+func TestDecodeWantsTheEssentials(t *testing.T) {
+	for detail, ours := range map[string]bool{
+		`{"version":1,"lock":"a","fence":1}`:  true,
+		`{"version":0,"lock":"a","fence":1}`:  false,
+		`{"version":-1,"lock":"a","fence":1}`: false,
+		`{"version":1,"lock":"","fence":1}`:   false,
+		`{"version":1,"lock":"a","fence":0}`:  false,
+		`{"version":1,"lock":"a","fence":-1}`: false,
+		`{"lock":"a","fence":1}`:              false,
+		`{"version":1,"fence":1}`:             false,
+		`{"version":1,"lock":"a"}`:            false,
+	} {
+		for _, detailType := range []string{events.TypeAcquired, events.TypeReleased, events.TypeExpired, events.TypeForceReleased} {
+			e, err := events.Decode(detailType, []byte(detail))
+			if (err == nil) != ours || err == nil && e.DetailType() != detailType || err != nil && !strings.Contains(err.Error(), "events: "+detailType+": ") {
+				t.Errorf("%s %s: %+v, %v", detailType, detail, e, err)
+			}
+		}
+	}
+	_, err := events.Decode("lock acquired", []byte(`{"version":1,"lock":"a","fence":1}`))
+	if err == nil || err.Error() != `events: detail-type "lock acquired" is not known to this version` {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestID(t *testing.T) {
+	for detailType, want := range map[string]string{
+		events.TypeAcquired: "a:b/5/acquired", events.TypeReleased: "a:b/5/released", events.TypeExpired: "a:b/5/expired", events.TypeForceReleased: "a:b/5/force-released",
+	} {
+		if got := events.ID("a:b", 5, detailType); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestTime(t *testing.T) {
+	at := events.At(1772366400123)
+	if data, err := json.Marshal(at); err != nil || string(data) != `"2026-03-01T12:00:00.123Z"` {
+		t.Errorf("%s, %v", data, err)
+	}
+	var read events.Time
+	if err := json.Unmarshal([]byte(`"2026-03-01T13:00:00.123+01:00"`), &read); err != nil || !read.Equal(at.Time) {
+		t.Errorf("%v, %v", read, err)
+	}
+	if data, _ := json.Marshal(read); string(data) != `"2026-03-01T12:00:00.123Z"` {
+		t.Errorf("in another zone: %s", data)
+	}
+	if err := json.Unmarshal([]byte(`"noon"`), &read); err == nil {
+		t.Error("accepted")
+	}
+}
+
+// A text that people wrote arrives as they wrote it: line breaks, joiners, and what HTML would escape.
+func TestTextsArriveAsWritten(t *testing.T) {
+	forced := events.ForceReleased{Lease: lease, End: end, Reason: "Revert <x>\n\n\t& \u200dmore"}
+	data, err := json.Marshal(forced)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := events.Decode(events.TypeForceReleased, data)
+	if err != nil || e.(events.ForceReleased).Reason != forced.Reason {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 func TestPrefixes(t *testing.T) {
 	for name, want := range map[string][]string{
 		"a": {"a"}, "a:b": {"a", "a:b"}, "a:b:c": {"a", "a:b", "a:b:c"}, "a::b": {"a", "a:", "a::b"}, ":a": {":a"}, "a:": {"a", "a:"},
