@@ -15,6 +15,9 @@ EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 
+# What takes seconds each, as it waits for real time or builds programs: make test runs them, make quick does not.
+SLOW     := ^(TestExec.*|TestMakeRun)$$
+
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
@@ -29,8 +32,12 @@ run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
-	@scripts/figures.sh go test -v -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/stream ./lockclient
+	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/stream ./lockclient
 	@go test -C scripts/outside ./...
+
+quick: go-version ## The inner loop, in less than a minute: vet, and the quick tests of what changed, with DynamoDB Local
+	@go vet ./...
+	@scripts/with-dynamodb.sh go test -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SLOW)' ./...
 
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
@@ -47,7 +54,7 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
 	@rm -rf dist
 	@for arch in $(ARCHES); do for f in $(FUNCTIONS); do \
-	  out=dist/$$arch/$$f; mkdir -p $$out; \
+	  echo "building $$f for $$arch" >&2; out=dist/$$arch/$$f; mkdir -p $$out; \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid=' -o $$out/bootstrap ./functions/$$f; \
 	  go run ./scripts/zip $$out/bootstrap $$out.zip; \
 	done; done
@@ -57,6 +64,9 @@ build: go-version ## Build the functions as reproducible zips in dist/, for arm6
 HOST_ARCH  := $(shell go env GOARCH)
 HOST_NAME  := $(if $(filter arm64,$(HOST_ARCH)),arm64,x86_64)
 
+python:
+	@. scripts/cloud/python.sh
+
 node:
 	@command -v node >/dev/null || { echo "Node.js is missing: the CDK needs version 20 or later (https://nodejs.org)"; exit 1; }
 
@@ -65,6 +75,7 @@ infra-test: go-version node ## Test the CDK construct and its template
 
 synth: go-version node ## Synthesise the CDK stack for this machine into dist/cdk
 	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
+	@echo "synthesising the CDK stack" >&2
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
@@ -74,7 +85,7 @@ SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300
   MetricNamespace=Mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
 # What parity.py and cfn-lint check is in Python, the rest in JavaScript. W3005: the CDK has a state machine depend on its role twice.
-templates: synth ## Validate templates and state machines with AWS's validators and cdk-nag; compare SAM with the CDK
+templates: go-version node python synth ## Validate templates and state machines with AWS's validators and cdk-nag; compare SAM with the CDK
 	@npm ci --prefix scripts/templates --silent --no-audit --no-fund
 	@rm -rf dist/templates && mkdir -p dist/templates
 	@cd infra && out=$$(go test -count=1 -run '^TestVariants$$' . -args -templates $(CURDIR)/dist/templates 2>&1) || { echo "$$out"; exit 1; }
@@ -89,19 +100,21 @@ templates: synth ## Validate templates and state machines with AWS's validators 
 	@node scripts/templates/asl.js examples/stepfunctions/*.asl.json $$(grep -l AWS::StepFunctions::StateMachine dist/templates/*.json)
 	@node scripts/templates/nag.js dist/cdk/Holdfast.template.json
 
-cloud: synth ## Run the CDK stack on this machine, and print how to reach it
+# What is missing is said before anything is built.
+cloud: go-version node python synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh
 
 # The same stack with the example state machines in it.
-synth-examples: go-version node
+synth-examples: go-version node python
 	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
 	@mkdir -p dist/work && CGO_ENABLED=0 GOOS=linux go build -trimpath -o dist/work/bootstrap ./examples/stepfunctions/work
+	@echo "synthesising the CDK stack with the examples" >&2
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-examples \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)","examples":"$(CURDIR)/examples/stepfunctions","work":"$(CURDIR)/dist/work"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
 e2e: synth-examples ## Prove the CDK stack end to end, on this machine, with authorisation enforced
 	@cd infra && go vet -tags cloud ./e2e
-	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh scripts/figures.sh go test -C infra -v -count=1 -tags cloud ./e2e
+	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
 
 sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; sets up Docker and SAM if missing
 	@trap 'scripts/sam-local.sh stop' EXIT; scripts/sam-local.sh setup; scripts/with-dynamodb.sh scripts/sam-cycle.sh
@@ -117,7 +130,7 @@ bench: go-version ## Compare with bare DynamoDB and another library; time handle
 	@scripts/with-dynamodb.sh go run -C scripts/outside ./handoff
 
 stress: go-version ## Race processes for one lock, kill holders, time expiries
-	@scripts/with-dynamodb.sh scripts/figures.sh go test -v -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/stream
+	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/stream
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
@@ -140,4 +153,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node run test lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore mutants fuzz fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore mutants fuzz fmt generate clean

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -86,12 +87,31 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 		if err := c.checkEndpoint(); err != nil {
 			return nil, err
 		}
-		cfg.Endpoint = c.Endpoint
+		cfg.Endpoint, cfg.HTTPClient = c.Endpoint, c.httpClient()
 		if err := c.sign(ctx, &cfg); err != nil {
 			return nil, err
 		}
 	}
 	return lockclient.New(cfg)
+}
+
+// httpClient reaches names under .localhost on this machine (RFC 6761), where not every resolver knows them; nil for others.
+func (c *connection) httpClient() *http.Client {
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || !strings.HasSuffix(u.Hostname(), ".localhost") {
+		return nil
+	}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			_, port, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+		},
+		IdleConnTimeout: time.Minute,
+	}
+	return &http.Client{Transport: transport}
 }
 
 // checkEndpoint says what is wrong with --endpoint, before anything else is made of it.

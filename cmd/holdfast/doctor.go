@@ -81,7 +81,7 @@ func (c examination) service(ctx context.Context) (list []finding) {
 	if err := c.checkEndpoint(); err != nil {
 		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
 	}
-	cfg := lockclient.Config{Endpoint: c.Endpoint, RequestTimeout: c.Timeout, Retries: -1}
+	cfg := lockclient.Config{Endpoint: c.Endpoint, HTTPClient: c.httpClient(), RequestTimeout: c.Timeout, Retries: -1}
 	switch err := c.sign(ctx, &cfg); {
 	case err != nil:
 		return append(list, bad("credentials", "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION", err))

@@ -279,3 +279,14 @@ func TestParseDuration(t *testing.T) {
 		}
 	}
 }
+
+// Names under .localhost are this machine's, whatever its resolver knows: those of the local cloud.
+func TestNamesUnderLocalhost(t *testing.T) {
+	s := newService(t)
+	endpoint := strings.Replace(s.url, "127.0.0.1", "abc.execute-api.localhost", 1)
+	for _, command := range []string{"status a", "doctor"} {
+		if code, out, errs := call(t.Context(), append(strings.Fields(command), "--sign=never", "--endpoint", endpoint)...); code != 0 {
+			t.Errorf("%s: %d: %s%s", command, code, out, errs)
+		}
+	}
+}

@@ -3,6 +3,7 @@
 # HOLDFAST_CLOUD_OUTPUTS; without a command, prints how to reach the stack, and waits.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+echo "deploying the stack" >&2
 HOLDFAST_CLOUD_OUTPUTS=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py "${HOLDFAST_CLOUD_ASSEMBLY:-dist/cdk}" Holdfast)
 export HOLDFAST_CLOUD_OUTPUTS
 if [ $# -gt 0 ]; then
@@ -24,12 +25,20 @@ bus       $(value BusName)
 table     $(value TableName)
 AWS APIs  $AWS_ENDPOINT_URL (key test, secret test)
 
-Names under .localhost may not resolve for programs other than curl: add "127.0.0.1 ${host%:*}" to /etc/hosts for lockclient.
+Take a lock, from another shell in this folder (programs with lockclient need "127.0.0.1 ${host%:*}" in /etc/hosts):
 
-A signed request (older curls sign a ":" in the path wrong, so this lock has none; SDKs and lockclient do it right):
+export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 HOLDFAST_ENDPOINT=$endpoint
+go run ./cmd/holdfast exec deploy:prod -- sleep 5
+go run ./cmd/holdfast status deploy:prod
+
+The same signed by curl (older ones sign a ":" in the path wrong, so this lock has none):
 
 curl --aws-sigv4 aws:amz:us-east-1:execute-api --user test:test -H 'Host: $host' -H 'Content-Type: application/json' \\
   $AWS_ENDPOINT_URL/v1/locks/deploy-prod/acquire -d '{"owner":"me","ttl_ms":60000}'
+
+Events, as a rule on the bus sends them to a queue, until Ctrl-C:
+
+AWS_ENDPOINT_URL=$AWS_ENDPOINT_URL $HOLDFAST_CLOUD_PYTHON scripts/cloud/events.py $(value BusName)
 
 EOF
 trap 'kill $! 2>/dev/null; exit' TERM INT

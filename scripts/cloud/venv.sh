@@ -1,9 +1,7 @@
 # Sourced: makes the Python environment of requirements.txt, once, and exports HOLDFAST_CLOUD_PYTHON. Needs Python 3.10 or later
 # with venv.
 requirements=$(dirname "${BASH_SOURCE[0]}")/requirements.txt
-command -v python3 >/dev/null || { echo "venv: python3 is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
-python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
-  { echo "venv: needs Python 3.10 or later with venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/cloud-$(sha256sum "$requirements" | cut -c1-12)
 if [ ! -f "$venv/complete" ]; then
   echo "venv: fetching the local cloud and template tools" >&2
