@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,7 +169,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 		return errors.Join(acquiring.Err(), r.conn.close(ctx, r.client))
 	}
 	self, err := os.Executable()
-	if err != nil {
+	if err = cmp.Or(err, lease.Err()); err != nil { // starting took longer than the lease lasts
 		return errors.Join(err, r.conn.close(ctx, r.client))
 	}
 	outcome, err := supervise.Run(supervise.Config{

@@ -66,7 +66,10 @@ type Outcome struct {
 // started. It may be called once at a time in a process, which must have no other children.
 func Run(cfg Config) (Outcome, error) {
 	if over(cfg.Lease) {
-		return Outcome{Stopped: Lost}, nil
+		if cfg.Notify != nil {
+			cfg.Notify(Notice{Stopping: Lost})
+		}
+		return Outcome{Code: -1, Stopped: Lost}, nil
 	}
 	if err := adopt(); err != nil {
 		return Outcome{}, err
@@ -190,6 +193,9 @@ func (s *supervisor) run(reports <-chan report) (Outcome, error) {
 			case r.Event == eventFailed:
 				return Outcome{}, fmt.Errorf("%s", r.Error)
 			case r.Event == eventEnded:
+				if r.Reason != "" {
+					s.stopping(r.Reason)
+				}
 				return s.outcome(r), nil
 			}
 			s.hear(r)
@@ -311,8 +317,8 @@ func (s *supervisor) takeTerminal() {
 // outcome is what the last report says.
 func (s *supervisor) outcome(last report) Outcome {
 	o := Outcome{Code: -1, Stopped: s.stopped, Left: last.Processes, HadTerminal: s.hasTerminal}
-	if last.Reason == Unguarded || o.Stopped == "" {
-		o.Stopped = last.Reason
+	if last.Reason == Unguarded {
+		o.Stopped = Unguarded
 	}
 	if last.Status != nil {
 		o.Code, o.Signal = last.Status.Code, last.Status.Signal
