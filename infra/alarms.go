@@ -42,6 +42,29 @@ func (c *Coordinator) deadLetters() awscloudwatch.Metric {
 
 func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
 
+// A Fault is a metric of the stream and expire functions that counts what could not be done: told, handed on, ended, or was given up.
+type Fault struct {
+	Alarm, Metric, Description string
+	Minutes                    float64 // of the last five in which it must have happened
+	Expire                     bool    // it only happens with the expire function, and so with timers
+}
+
+// Faults are all of these metrics. Each has an alarm.
+var Faults = []Fault{
+	{"CallbackUndeliverable", "callback_undeliverable", "A task can never be told of its lock: list its state machine in StateMachines, or its function in DurableFunctions", 1, false},
+	{"CallbackFailed", "callback_failed", "Tasks cannot be told of their locks; it is tried again: see the stream function's log", 3, false},
+	{"EventPutOff", "event_put_off", "The event bus does not take events; they are kept and sent later: see the stream function's log", 3, false},
+	{"LockNotHandedOn", "lock_not_handed_on", "A lock cannot be handed on to its waiters: see the log for its name", 1, false},
+	{"RecordBuried", "record_buried", "A stream record cannot be read: look at the dead-letter queue", 1, false},
+	{"WorkGivenUp", "work_given_up", "An event, a callback or a hand-off was tried for a day, or can never succeed: look at the dead-letter queue", 1, true},
+	{"TimerFailed", "timer_failed", "Timers cannot be set, or what they do fails; it is tried again: see the logs of stream and expire", 3, true},
+	{"ExecutionUnknown", "execution_unknown", "DescribeExecution fails; leases of executions may stay: check the expire function's permission", 3, true},
+	{"ExecutionChecksLate", "execution_checks_delayed", "Checks of executions wait for their turn, since DescribeExecution is called as often as allowed: raise ttl_ms of leases with an execution", 5, true},
+	{"ExecutionEndFailed", "execution_end_failed", "Leases of executions that ended are not ended; it is tried again: see the expire function's log", 3, true},
+	{"ExecutionEndMissed", "execution_end_missed", "The event of an execution's end never came; a check found it: look at the rule on executions and its dead letters", 1, true},
+	{"GrantToldLate", "grant_told_late", "A check found a task that nobody had told of its lock, and told it: the stream function failed or lost records", 1, true},
+}
+
 // alarms are for what a person must look at. Contention is an answer, and never alarms.
 func (c *Coordinator) alarms() {
 	if c.API != nil {
@@ -56,6 +79,21 @@ func (c *Coordinator) alarms() {
 	c.alarm("DeadLetters", "Something could not be read or handled: look at the dead-letter queue", c.deadLetters(), 1, 1)
 	c.alarm("ClockGuard", "A coordinator's clock is wrong: more than 2 s off always shows, 1 s or less never; it grants nothing until it is right",
 		c.metric("clock_guard", "Sum"), 1, 1)
+	for _, f := range Faults {
+		if c.Timers != nil || !f.Expire {
+			c.alarm(f.Alarm, f.Description, c.metric(f.Metric, "Sum"), 1, f.Minutes)
+		}
+	}
+	const undelivered = "What was given up could not be put into the dead-letter queue either: see Lambda's metrics of the function"
+	c.alarm("UndeliveredStream", undelivered, c.lambdaMetric("stream", "DestinationDeliveryFailures", "Sum"), 1, 1)
+	if c.rule != nil {
+		c.alarm("UndeliveredExpire", undelivered, c.lambdaMetric("expire", "DestinationDeliveryFailures", "Sum"), 1, 1)
+		c.alarm("ExecutionsEndLost", "The event of an execution's end reached neither the expire function nor the dead-letter queue; a check ends its leases later",
+			awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+				Namespace: jsii.String("AWS/Events"), MetricName: jsii.String("InvocationsFailedToBeSentToDlq"), Statistic: jsii.String("Sum"),
+				DimensionsMap: &map[string]*string{"RuleName": c.rule.RuleName()}, Period: minute(),
+			}), 1, 1)
+	}
 	if c.Timers != nil {
 		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90"), 10_000, 3)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/aws/jsii-runtime-go"
 
 	"github.com/holdfast-lock/holdfast/infra"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // code is a directory with something in place of each function's zip: templates don't depend on what is in it.
@@ -174,6 +175,41 @@ func TestContentionNeverAlarms(t *testing.T) {
 			t.Errorf("alarm on %s", name)
 		}
 	}
+}
+
+// Every metric by which the functions say that something could not be done has an alarm.
+func TestFaultsAlarm(t *testing.T) {
+	var alarmed, counted []string
+	for _, a := range synth(t, with(infra.Props{})).of("AWS::CloudWatch::Alarm") {
+		alarmed = append(alarmed, fmt.Sprint(a.Properties["MetricName"]))
+	}
+	for _, f := range infra.Faults {
+		counted = append(counted, fmt.Sprint(f.Metric, f.Minutes))
+		if !slices.Contains(alarmed, f.Metric) {
+			t.Errorf("no alarm looks at %s", f.Metric)
+		}
+	}
+	for _, f := range stream.Faults() {
+		if !slices.Contains(counted, fmt.Sprint(f.Metric, f.Minutes)) {
+			t.Errorf("the stream and expire functions count %s, which has no alarm after %d minutes", f.Metric, f.Minutes)
+		}
+	}
+	doc, err := os.ReadFile("../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}}).Alarms {
+		id = regexp.MustCompile(`^(Errors|Throttles|Undelivered).*`).ReplaceAllString(id, "$1…")
+		if !strings.Contains(string(doc), id) {
+			t.Errorf("docs/deploy.md says nothing about the alarm %s", id)
+		}
+	}
+}
+
+func synthesised(t *testing.T, props infra.Props) (c *infra.Coordinator) {
+	t.Helper()
+	props.Code = code(t)
+	return infra.NewCoordinator(awscdk.NewStack(newApp(), jsii.String("Test"), nil), "Locks", props)
 }
 
 func TestProps(t *testing.T) {
