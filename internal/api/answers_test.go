@@ -90,6 +90,9 @@ func TestAnswersBeforeTheDeadline(t *testing.T) {
 		if took := time.Since(start); took != 9750*time.Millisecond || err == nil || !strings.Contains(err.Error(), "store_unavailable") {
 			t.Errorf("%v after %v", err, took)
 		}
+		if latency := s.records()[0]["latency_ms"]; latency != 9750.0 {
+			t.Errorf("latency_ms is %v", latency)
+		}
 	})
 }
 
