@@ -13,9 +13,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,28 +180,27 @@ func try(t target, diff string, limit time.Duration, equivalent map[mutant]bool)
 		return result{}, err
 	}
 	r := result{seen: map[mutant]bool{}, whole: whole}
-	sources := map[string]source{}
+	sources := map[string][]string{} // the lines of each file
 	for _, f := range out {
-		src, ok := sources[f.file]
-		if !ok {
-			if src, err = parse(filepath.Join(t.pkg, f.file)); err != nil {
+		path := filepath.Join(t.pkg, f.file)
+		if sources[path] == nil {
+			data, err := os.ReadFile(path)
+			if err != nil {
 				return result{}, err
 			}
-			sources[f.file] = src
+			sources[path] = strings.Split(string(data), "\n")
 		}
-		m := src.mutant(f.kind, f.line, f.column)
+		m := mutantAt(sources[path], f, path)
 		switch f.status {
 		case "KILLED":
 			r.killed++
 		case "TIMED OUT":
 			r.timedOut++
 		case "LIVED", "NOT COVERED":
-			switch {
-			case f.status == "NOT COVERED" && !src.inFunction(f.line): // gremlins does not try constants and variables of the package
-			case equivalent[m]:
+			if equivalent[m] {
 				r.equivalent++
 				r.seen[m] = true
-			default:
+			} else {
 				r.survivors = append(r.survivors, m)
 			}
 		}
@@ -229,10 +225,16 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // fixed words, and a revision of the caller's
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
-	cmd.Env = os.Environ()
-	if t.skip != "" {
-		cmd.Env = append(cmd.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -skip="+t.skip))
+	dir, err := shim()
+	if err != nil {
+		return nil, false, err
 	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	flags := os.Getenv("GOFLAGS") + " -vet=off"
+	if t.skip != "" {
+		flags += " -skip=" + t.skip
+	}
+	cmd.Env = append(os.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"), "GOFLAGS="+strings.TrimSpace(flags))
 	text, err := cmd.CombinedOutput()
 	if err != nil && ctx.Err() == nil {
 		return nil, false, fmt.Errorf("gremlins: %w\n%s", err, text)
@@ -247,40 +249,36 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	return list, ctx.Err() == nil, nil
 }
 
-// A source is a file that was mutated.
-type source struct {
-	name  string
-	lines []string
-	funcs [][2]int // first and last line of each function
-}
+// coverAll is a go command that adds to each coverage profile that the whole of every file is covered. Gremlins leaves out
+// what the profile lacks, and Go's profiles lack the conditions of case clauses, constants and variables.
+const coverAll = `#!/usr/bin/env bash
+set -uo pipefail
+"%s" "$@" || exit
+while [ $# -gt 1 ]; do
+  if [ "$1" = -coverprofile ]; then
+    sed -nE 's/^(.*\.go):.*/\1/p' "$2" | sort -u | sed 's/$/:1.1,1000000.1 1 1/' >"$2.all"
+    cat "$2.all" >>"$2"
+  fi
+  shift
+done
+`
 
-func parse(path string) (source, error) {
-	data, err := os.ReadFile(path)
+// shim makes a folder with coverAll in it.
+func shim() (string, error) {
+	real, err := exec.LookPath("go")
 	if err != nil {
-		return source{}, err
+		return "", err
 	}
-	s := source{name: path, lines: strings.Split(string(data), "\n")}
-	set := token.NewFileSet()
-	file, err := parser.ParseFile(set, path, data, 0)
+	dir, err := os.MkdirTemp("", "mutants")
 	if err != nil {
-		return source{}, err
+		return "", err
 	}
-	ast.Inspect(file, func(n ast.Node) bool {
-		switch n.(type) {
-		case *ast.FuncDecl, *ast.FuncLit:
-			s.funcs = append(s.funcs, [2]int{set.Position(n.Pos()).Line, set.Position(n.End()).Line})
-		}
-		return true
-	})
-	return s, nil
+	return dir, os.WriteFile(filepath.Join(dir, "go"), fmt.Appendf(nil, coverAll, real), 0o700) //nolint:gosec // it is a command
 }
 
-func (s source) inFunction(line int) bool {
-	return slices.ContainsFunc(s.funcs, func(f [2]int) bool { return f[0] <= line && line <= f[1] })
-}
-
-func (s source) mutant(kind string, line, column int) mutant {
-	text := s.lines[line-1]
+// mutantAt finds the source line of a mutant.
+func mutantAt(lines []string, f found, path string) mutant {
+	text := lines[f.line-1]
 	trimmed := strings.TrimSpace(text)
-	return mutant{file: s.name, kind: kind, text: trimmed, column: column - strings.Index(text, trimmed)}
+	return mutant{file: path, kind: f.kind, text: trimmed, column: f.column - strings.Index(text, trimmed)}
 }
