@@ -145,7 +145,6 @@ type Client struct {
 	retryDelay time.Duration
 	owner      string // empty: of each invocation
 	now        func() reading
-	closeIdle  func() // of an HTTP client of its own; else nil
 
 	life context.Context // ends when the client is closed
 	end  context.CancelCauseFunc
@@ -166,10 +165,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.transport == nil {
-		t := newHTTPTransport(cfg)
-		if c.transport = t; cfg.HTTPClient == nil {
-			c.closeIdle = t.client.CloseIdleConnections
-		}
+		c.transport = newHTTPTransport(cfg)
 	}
 	return c, nil
 }

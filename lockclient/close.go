@@ -59,8 +59,8 @@ func (c *Client) Close(ctx context.Context) error {
 			err = fmt.Errorf("lockclient: close: %w", ctx.Err())
 		}
 	}
-	if c.closeIdle != nil {
-		c.closeIdle()
+	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
 	}
 	return err
 }

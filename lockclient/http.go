@@ -44,6 +44,9 @@ func newHTTPTransport(cfg Config) *httpTransport {
 	return t
 }
 
+// CloseIdleConnections is for a client that is closed.
+func (t *httpTransport) CloseIdleConnections() { t.client.CloseIdleConnections() }
+
 // EnvCredentials are those of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, which
 // is where Lambda puts a function's. They spare a function the SDK's configuration package, which is larger than this client.
 type EnvCredentials struct{}

@@ -14,7 +14,8 @@ import (
 )
 
 // A Transport carries requests to a coordinator, and its answers back. [New] makes one for HTTP; packages invoke and direct
-// have others. It must be safe for use by any number of goroutines.
+// have others. It must be safe for use by any number of goroutines. If it has a method CloseIdleConnections, closing the
+// client calls it.
 type Transport interface {
 	// RoundTrip sends a request once. Its error means that there is no answer, and that nobody knows whether the request
 	// was carried out: the client sends it again, unless the error is or wraps a [*RefusedError].

@@ -54,6 +54,7 @@ func ValidTable(name string) bool { return tableName.MatchString(name) }
 // A Store is a [lock.Store] on one table. It is safe for use by any number of goroutines.
 type Store struct {
 	client *dynamodb.Client
+	http   *reach.Client
 	table  string
 }
 
@@ -87,11 +88,12 @@ func New(cfg Config) (*Store, error) {
 		}
 		base = &c
 	}
+	connections := reach.New(base)
 	client := dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = &clockClient{base: reach.New(base), clock: cfg.Clock}
+		o.HTTPClient = &clockClient{base: connections, clock: cfg.Clock}
 		o.Credentials = markedCredentials{reach.NewCredentials(o.Credentials)}
 		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS is not for us
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
@@ -107,8 +109,11 @@ func New(cfg Config) (*Store, error) {
 		// TLS protects the body already, and the check logs a warning for every condition that fails.
 		o.DisableValidateResponseChecksum = true
 	})
-	return &Store{client: client, table: cfg.Table}, nil
+	return &Store{client: client, http: connections, table: cfg.Table}, nil
 }
+
+// CloseIdleConnections closes the connections to DynamoDB that are not in use.
+func (s *Store) CloseIdleConnections() { s.http.CloseIdleConnections() }
 
 // Get implements [lock.Store] with one strongly consistent GetItem.
 func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {

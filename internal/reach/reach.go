@@ -31,6 +31,7 @@ type Client struct {
 
 	mu      sync.Mutex
 	current *http.Client
+	own     bool // current's connections are this client's alone
 }
 
 // New makes a client over base, which is an [*http.Client], the SDK's buildable client, another Doer, or nil for connections
@@ -38,21 +39,22 @@ type Client struct {
 // idle connections, if it can.
 func New(base Doer) *Client {
 	var c http.Client
+	own := true
 	switch b := base.(type) {
 	case nil:
 		c.Transport = ownTransport()
 	case *http.Client:
-		c = *b
+		c, own = *b, false
 	case interface { // the SDK's buildable client
 		GetTransport() *http.Transport
 		GetTimeout() time.Duration
 	}:
 		c.Transport, c.Timeout = b.GetTransport(), b.GetTimeout()
 	default:
-		c.Transport = roundTripper{b}
+		c.Transport, own = roundTripper{b}, false
 	}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Client{current: &c}
+	return &Client{current: &c, own: own}
 }
 
 type roundTripper struct{ Doer }
@@ -100,8 +102,14 @@ func (c *Client) Do(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections closes the connections that are not in use.
-func (c *Client) CloseIdleConnections() { c.client().CloseIdleConnections() }
+// CloseIdleConnections closes the connections that are not in use, but not those of a client that was given.
+func (c *Client) CloseIdleConnections() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own {
+		c.current.CloseIdleConnections()
+	}
+}
 
 func (c *Client) client() *http.Client {
 	c.mu.Lock()
@@ -126,13 +134,13 @@ func (c *Client) afterFailure(used *http.Client, err error) {
 		fresh := *used
 		switch t := used.Transport.(type) {
 		case nil:
-			fresh.Transport = ownTransport()
+			fresh.Transport, c.own = ownTransport(), true
 		case *http.Transport:
 			clone := t.Clone()
 			if clone.IdleConnTimeout == 0 { // so that this one's connections end by themselves when it is replaced in its turn
 				clone.IdleConnTimeout = 90 * time.Second
 			}
-			fresh.Transport = clone
+			fresh.Transport, c.own = clone, true
 		}
 		c.current = &fresh
 	}

@@ -122,6 +122,9 @@ func New(ctx context.Context, cfg Config) (*Table, error) {
 // be repeated, and changes nothing that is there; a table of another shape is an error that says how it differs.
 func (t *Table) CreateTable(ctx context.Context) error { return t.store.CreateTable(ctx) }
 
+// CloseIdleConnections closes the connections to DynamoDB that are not in use; a client does so when it is closed.
+func (t *Table) CloseIdleConnections() { t.store.CloseIdleConnections() }
+
 var _ lockclient.Transport = (*Table)(nil)
 
 // onlyErrors keeps the coordinator's record of every request out of a client's log.

@@ -46,6 +46,7 @@ type Config struct {
 // A Transport is a [lockclient.Transport]. It is safe for use by any number of goroutines.
 type Transport struct {
 	client    *lambda.Client
+	http      *reach.Client
 	functions map[string]string
 }
 
@@ -58,14 +59,16 @@ func New(cfg Config) (*Transport, error) {
 	case f == Functions{}:
 		return nil, errors.New("invoke: Config.Functions is empty; name the coordinator's functions")
 	}
+	connections := reach.New(cfg.AWS.HTTPClient)
 	return &Transport{
+		http: connections,
 		client: lambda.NewFromConfig(cfg.AWS, func(o *lambda.Options) {
 			if cfg.Endpoint != "" {
 				o.BaseEndpoint = &cfg.Endpoint
 			}
 			o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{}
 			o.ClientLogMode &= aws.LogRetries | aws.LogDeprecatedUsage
-			o.HTTPClient = reach.New(o.HTTPClient)
+			o.HTTPClient = connections
 			if o.Credentials != nil || cfg.Endpoint == "" {
 				o.Credentials = reach.NewCredentials(o.Credentials)
 			}
@@ -184,5 +187,8 @@ var fixes = map[string]string{
 func refused(format string, args ...any) error {
 	return &lockclient.RefusedError{Detail: fmt.Sprintf(format, args...)}
 }
+
+// CloseIdleConnections closes the connections to Lambda that are not in use; a client does so when it is closed.
+func (t *Transport) CloseIdleConnections() { t.http.CloseIdleConnections() }
 
 var _ lockclient.Transport = (*Transport)(nil)
