@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -41,10 +43,16 @@ func (s *Store) diagnose(action string, err error) *lock.StoreError {
 	if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorCode() != unknownCode {
 		return s.refused(action, e.ErrorCode(), e.ErrorMessage())
 	}
-	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.HTTPStatusCode() != 0 {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.HTTPStatusCode() != 0 && !cutOff(err) {
 		return s.strange(action, e.Response.Response)
 	}
 	return s.unanswered(action, err)
+}
+
+// cutOff tells of an answer whose end did not come.
+func cutOff(err error) bool {
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // unknownCode is the SDK's code of an error answer that has none.

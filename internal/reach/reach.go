@@ -169,7 +169,7 @@ func redirected(from *url.URL, to string) error {
 		target = u.Scheme + "://" + u.Host
 	}
 	return &Refusal{
-		Fix: "redirects are not followed, since the request holds a secret; if that is the right host, name it as the endpoint",
-		Err: fmt.Errorf("%s redirects to %s", from.Host, target),
+		Fix: fmt.Sprintf("%s redirects to %s, and redirects are not followed, since the request may hold a secret; if that is the right host, name it as the endpoint", from.Host, target),
+		Err: errors.New("the request was redirected"),
 	}
 }
