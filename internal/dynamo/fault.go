@@ -97,6 +97,10 @@ func (s *Store) invalid(action, message string) *lock.StoreError {
 	lower := strings.ToLower(message)
 	aboutKeys := []string{"schema", "missing the key", "key element", "type mismatch for key", "conditions on the keys", "key condition"}
 	switch {
+	case strings.Contains(lower, "size has exceeded") || strings.Contains(lower, "size to update has exceeded") || strings.Contains(lower, "request size"):
+		return &lock.StoreError{
+			Kind: lock.ErrLockFull, What: "the lock's item would be larger than DynamoDB's 400 KB", Fix: "use less metadata, or a lock of fewer permits",
+		}
 	case slices.ContainsFunc(aboutKeys, func(words string) bool { return strings.Contains(lower, words) }):
 		return misconfigured(fmt.Sprintf("table %q has another key schema", s.table),
 			"a lock table has the partition key pk (string) and the sort key sk (string); use a table of its own")
@@ -113,7 +117,8 @@ func (s *Store) canceled(action string, reasons []types.CancellationReason) *loc
 		switch code := aws.ToString(r.Code); code {
 		case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
 		default:
-			if f := s.refused(action, code, aws.ToString(r.Message)); f.Kind == lock.ErrMisconfigured || worst.Kind == lock.ErrThrottled {
+			f := s.refused(action, code, aws.ToString(r.Message))
+			if f.Kind == lock.ErrMisconfigured || worst.Kind == lock.ErrThrottled {
 				worst = f
 			}
 		}

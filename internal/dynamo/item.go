@@ -115,6 +115,7 @@ func waiterKey(name string, ticket int64) item {
 func waiterItem(name string, w lock.Waiter) item {
 	it := waiterKey(name, w.Ticket)
 	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Lease)), holderItem(w.Want), num(w.Until)
+	it[attrTTL] = num(w.Until/1000 + retention) // for one whose lock's row was purged
 	return it
 }
 

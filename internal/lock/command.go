@@ -207,7 +207,7 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 			{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()},
 			{Test: LeaseClaimed, Lease: key}, // to claim a grant is more than to move its expiry: see claimed
 			{Test: FreeBy, N: expiry},
-			{Test: NobodyWaiting}, // a waiter's record carries no native TTL, and this writes one
+			{Test: NobodyWaiting}, // a row must outlast its waiters, and this writes a native TTL without knowing them
 			{Test: FenceBelow, N: u.unseenFence(now)},
 		},
 		Effect: Extend{Lease: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
@@ -244,12 +244,13 @@ func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by strin
 func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMicro() + 1 }
 
 // swap makes from into to, if from is still what is stored. Rev alone would not prove that: a row that was purged and
-// made anew counts from 1 again, but its fence has grown. FreeAt, Capacity and the native TTL follow from to.
+// made anew counts from 1 again, but its fence has grown. FreeAt, Capacity and the native TTL follow from to. A row with waiters
+// is kept for a retention after the last of them loses its place, so that one whose waiters all died goes in the end.
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
 	to.FreeAt, to.Capacity = freeAt(to.Holders), to.capacity()
-	stamp := Stamp{Cause: cause, By: by, Reason: reason}
-	if to.Waiting == 0 {
-		stamp.TTL = u.purgeAt(now, to.FreeAt, to.Fence)
+	stamp := Stamp{Cause: cause, By: by, Reason: reason, TTL: u.purgeAt(now, max(to.FreeAt, to.lastUntil()), to.Fence)}
+	if unseen := to.Waiting > int64(len(to.Queue)); unseen && from.Waiting > 0 { // the row outlasts those as it did
+		stamp.TTL = max(stamp.TTL, from.TTL)
 	}
 	return Command{
 		Kind:   Swap,

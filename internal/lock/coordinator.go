@@ -249,10 +249,16 @@ func (c *Coordinator) Depart(ctx context.Context, name string, lease LeaseKey, e
 }
 
 // ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
-// first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged].
+// first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged]. Where the hand-off
+// to waiters cannot be written, the leases end without it, and the waiters are left to the next write.
 func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Holder, error) {
 	op := &forcing{rules: c.rules, req: req}
-	if _, err := c.look(ctx, req.Lock, op); err != nil {
+	_, err := c.look(ctx, req.Lock, op)
+	if errors.Is(err, ErrMisconfigured) || errors.Is(err, ErrLockFull) || errors.Is(err, ErrThrottled) {
+		op.alone = true
+		_, err = c.look(ctx, req.Lock, op)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if op.sent == nil {

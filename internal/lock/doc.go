@@ -110,8 +110,8 @@ explore_test.go removes each clause of each guard and has it caught.
  9. Whoever ends a holder, or meets one that is over, hands on: settle in every next; NobodyWaiting in every fast command, so
     that none of them acts over the heads of waiters. What one write cannot move, Coordinator.Settle does next, or the
     stream's consumer.
- 10. Enqueueing is idempotent: acquisition.next finds a repeat's place, and keeps it. A row with waiters has no native TTL:
-    swap. A waiter believes only an answer of the coordinator's own, or a callback sent while its lease is stored.
+ 10. Enqueueing is idempotent: acquisition.next finds a repeat's place, and keeps it. A row outlasts its waiters' places by a
+    retention: swap. A waiter believes only an answer of the coordinator's own, or a callback sent while its lease is stored.
  11. Contention is an answer: ErrLockHeld and ErrLeaseLost are no faults.
  12. Attributes that this version doesn't know are kept: swaps write what differs, holder by holder.
 */

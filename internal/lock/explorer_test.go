@@ -675,12 +675,8 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
 	}
-	if after.Waiting > 0 {
-		if after.TTL != 0 {
-			x.fail("purge: native TTL is %d while %d wait", after.TTL, after.Waiting)
-		}
-	} else if safe := max(after.FreeAt, after.Fence/1000)/1000 + x.retention; after.TTL < safe {
-		x.fail("purge: native TTL is %d, but fences only grow if it is %d", after.TTL, safe)
+	if safe := max(after.FreeAt, after.Fence/1000, after.lastUntil())/1000 + x.retention; after.TTL < safe {
+		x.fail("purge: native TTL is %d, but fences only grow, and waiters only keep their places, if it is %d", after.TTL, safe)
 	}
 	x.checkQueue(before, after, m.op, mine, read)
 	x.checkChanges(before, after, m.op, mine)

@@ -65,7 +65,12 @@ func (o acquisition) want() Holder {
 	}
 }
 
-func (o acquisition) waiters(Record) int { return MaxQueue } // it may be anywhere in it
+func (o acquisition) waiters(Record) int {
+	if o.req.Wait == 0 && o.req.Token == "" {
+		return queueHead // it has no place; it only helps to settle
+	}
+	return MaxQueue // it may be anywhere in it
+}
 
 func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	if h, mine := r.Holders[o.key]; mine {
@@ -127,7 +132,11 @@ func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error)
 	if !added && !claims {
 		return nil, nil
 	}
-	c := o.rules.swap(now, r, r.withHolder(o.key, h), cause, o.req.Principal, "")
+	to := r.withHolder(o.key, h)
+	if err := grows(r, to); err != nil {
+		return nil, err
+	}
+	c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
 	return &c, nil
 }
 
@@ -175,6 +184,10 @@ func (o acquisition) refusal(now time.Time, r Record) error {
 		return &CapacityError{Capacity: r.capacity()}
 	case o.req.Wait > 0 && r.waits(o.key) < 0 && r.Waiting >= MaxQueue:
 		return ErrQueueFull
+	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.want()):
+		if err := r.room(o.want()); err != nil {
+			return err
+		}
 	}
 	return o.rules.held(now, r, o.key)
 }
@@ -473,9 +486,15 @@ type forcing struct {
 	rules Rules
 	req   ForceReleaseRequest
 	sent  *Become // what was last tried, to know it again if its reply was lost
+	alone bool    // leave the queue as it is: a write that touched it could not be made
 }
 
-func (o *forcing) waiters(Record) int { return queueHead }
+func (o *forcing) waiters(Record) int {
+	if o.alone {
+		return 0
+	}
+	return queueHead
+}
 
 func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 	if o.sent != nil && r.Retired == o.sent.To.Retired {

@@ -83,8 +83,10 @@ func (u Rules) advance(now time.Time, r Record) Record {
 	return to
 }
 
-// fits tells whether want's permits are free, whatever the queue.
-func (r Record) fits(want Holder) bool {
+// fits tells whether want's permits are free, and there is room for it, whatever the queue.
+func (r Record) fits(want Holder) bool { return r.hasPermits(want) && r.room(want) == nil }
+
+func (r Record) hasPermits(want Holder) bool {
 	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
 }
 
@@ -132,8 +134,10 @@ func (h Holder) withToken(token string) (Holder, bool) {
 }
 
 // Unsettled tells whether a write may have left waiters that fit: its queue may go on beyond what it moved or saw. Whoever
-// made it goes on; if that died, somebody else must.
-func Unsettled(r Record) bool { return r.Waiting > 0 && permits(r.Holders) < r.Capacity }
+// made it goes on; if that died, somebody else must. Where the head of the queue is known, it tells.
+func Unsettled(r Record) bool {
+	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Want))
+}
 
 // settling does nothing but settle.
 type settling struct{ rules Rules }
@@ -151,6 +155,14 @@ func (o settling) next(now time.Time, r Record) (*Command, error) {
 	}
 	c := o.rules.swap(now, r, to, cause, "", "")
 	return &c, nil
+}
+
+// lastUntil is when the last of the waiters that are known loses its place; 0 with none.
+func (r Record) lastUntil() (at int64) {
+	for _, w := range r.Queue {
+		at = max(at, w.Until)
+	}
+	return at
 }
 
 // waits finds a lease's place among the waiters that are known; -1: none.

@@ -1,0 +1,115 @@
+package dynamo_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// write stores a record as it is given, over from.
+func write(t *testing.T, s *dynamo.Store, name string, from, to lock.Record) error {
+	t.Helper()
+	_, err := s.Apply(t.Context(), name, lock.Command{
+		Kind: lock.Swap, Absent: from.Rev == 0, Guard: []lock.Clause{{Test: lock.RevIs, N: from.Rev}},
+		Effect: lock.Become{From: from, To: to}, Stamp: lock.Stamp{Cause: lock.CauseAcquire, By: to.By, Reason: to.Reason, TTL: 4_000_000_000},
+	})
+	return err
+}
+
+// The largest record that package lock allows fits an item of DynamoDB's, and one that does not fit is refused as that.
+func TestLargestRecord(t *testing.T) {
+	s := newStore(t)
+	const ms = 1_800_000_000_123
+	holder := func(i, token int) lock.Holder {
+		return lock.Holder{
+			Owner: strings.Repeat("o", 256), Principal: strings.Repeat("p", 700), Metadata: strings.Repeat("m", lock.MaxMetadata), Token: strings.Repeat("t", token),
+			Permits: 1, Capacity: 100, Fence: ms*1000 + int64(i), AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms, TTL: 604_800_123, CheckAt: ms, Unclaimed: true, Attempted: true,
+		}
+	}
+	record := func(token int) lock.Record {
+		r := lock.Record{
+			Capacity: 100, Fence: ms * 1000, By: strings.Repeat("b", 700), Reason: strings.Repeat("r", 512), NextTicket: ms,
+			Retired: lock.Retired{Lease: lock.KeyOf("s", "x"), Fence: ms * 1000, At: ms, Cause: lock.CauseForceRelease}, Holders: map[lock.LeaseKey]lock.Holder{},
+		}
+		for i := range 99 {
+			r.Holders[lock.KeyOf("s", fmt.Sprint(i))] = holder(i, token)
+		}
+		return r
+	}
+	token := (lock.MaxRecordBytes - int(record(0).Bytes())) / 99
+	if r := record(token); r.Bytes() > lock.MaxRecordBytes || r.Bytes() < lock.MaxRecordBytes-99 {
+		t.Fatalf("the largest record has %d bytes", r.Bytes())
+	}
+	if err := write(t, s, strings.Repeat("n", 255), lock.Record{}, record(token)); err != nil {
+		t.Errorf("the largest record: %v", err)
+	}
+	if err := write(t, s, "s", lock.Record{}, record(token+200)); !errors.Is(err, lock.ErrLockFull) {
+		t.Errorf("too large: %v", err)
+	}
+	r := record(0)
+	if err := write(t, s, "w", lock.Record{}, r); err != nil {
+		t.Fatal(err)
+	}
+	r.Rev = 1
+	to := record(token + 200)
+	to.Waiting, to.Queue = 1, []lock.Waiter{{Ticket: 1, Lease: "l", Until: ms}}
+	for key, h := range to.Holders { // new grants, so that they are written whole
+		h.Fence += ms
+		to.Holders[key] = h
+	}
+	if err := write(t, s, "w", r, to); !errors.Is(err, lock.ErrLockFull) {
+		t.Errorf("too large, in a transaction: %v", err)
+	}
+}
+
+// The largest hand-off fits a transaction and its expressions: a semaphore whose 100 holders are all over, and whose waiters
+// have tokens and executions, half of them gone.
+func TestLargestHandOff(t *testing.T) {
+	s := newStore(t)
+	c, err := lock.New(lock.Config{Store: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	r := lock.Record{Capacity: 100, Fence: now.Add(-time.Hour).UnixMicro(), Holders: map[lock.LeaseKey]lock.Holder{}}
+	for i := range 100 {
+		r.Holders[lock.KeyOf("s", fmt.Sprint("h", i))] = lock.Holder{Permits: 1, Capacity: 100, Fence: int64(i + 1), ExpiresAt: now.Add(-time.Minute).UnixMilli()}
+	}
+	if err := write(t, s, "s", lock.Record{}, r); err != nil {
+		t.Fatal(err)
+	}
+	for r.Waiting < 120 { // as many as one transaction puts
+		r.Rev++
+		to := r
+		for range 40 {
+			to.Waiting++
+			until := now.Add(time.Hour)
+			if to.Waiting%2 == 0 {
+				until = now.Add(-time.Hour)
+			}
+			n := fmt.Sprint(to.Waiting)
+			to.Queue = append(to.Queue, lock.Waiter{Ticket: to.Waiting, Lease: lock.KeyOf("s", n), Until: until.UnixMilli(), Want: lock.Holder{
+				Owner: strings.Repeat("o", 256), Permits: 1, Capacity: 100, TTL: 60_000, Token: n + strings.Repeat("t", 2000), Execution: "arn:aws:states:::execution:m:" + n,
+			}})
+		}
+		to.NextTicket = to.Waiting
+		if err := write(t, s, "s", r, to); err != nil {
+			t.Fatal(err)
+		}
+		r = to
+	}
+	for range 3 {
+		if err := c.Settle(t.Context(), "s"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reply, err := s.Get(t.Context(), "s")
+	if err != nil || len(reply.After.Holders) != 60 || reply.After.Waiting != 0 {
+		t.Errorf("%d holders, %d wait, %v", len(reply.After.Holders), reply.After.Waiting, err)
+	}
+}
