@@ -123,6 +123,12 @@ deploy: go-version node ## Deploy to the AWS account of your credentials, with t
 	@$(MAKE) -s build ARCHES=arm64
 	@cd infra && npx --yes aws-cdk@$(CDK_CLI) deploy -c code=$(CURDIR)/dist/arm64 $(CDK_ARGS)
 
+release: go-version ## Commit and tag a release of both modules: VERSION=v1.2.3
+	@scripts/release.sh "$(VERSION)"
+
+release-check: go-version node ## Release what is committed in a clone, and use it as a user does: go get, go install, synthesis
+	@scripts/release-check.sh
+
 bench: go-version ## Compare with bare DynamoDB and another library; time handlers and cold starts
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
@@ -153,4 +159,4 @@ generate: go-version ## Write generated files anew
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy bench stress explore mutants fuzz fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench stress explore mutants fuzz fmt generate clean

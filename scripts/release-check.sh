@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# release-check.sh: releases what is committed in a clone, and uses both modules as a user does: go get, go install, and a synthesis
+# whose functions are built from the module. Git's insteadOf puts the clone in the place of the public repository.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tmp=$(mktemp -d)
+module=github.com/holdfast-lock/holdfast
+version=v0.0.1-check.$(date +%s)
+cache=$(go env GOMODCACHE)
+
+clean() {
+  for dir in "$cache/$module@$version" "$cache/$module/infra@$version"; do
+    if [ -d "$dir" ]; then chmod -R u+w "$dir" && rm -rf "$dir"; fi
+  done
+  rm -f "$cache/cache/download/$module/@v/$version".* "$cache/cache/download/$module/infra/@v/$version".*
+  for info in $(grep -l "$module\$" "$cache"/cache/vcs/*.info 2>/dev/null); do rm -rf "${info%.info}" "${info%.info}".*; done
+  rm -rf "$tmp"
+}
+trap clean EXIT
+
+git clone -q --no-hardlinks . "$tmp/repo"
+export GIT_AUTHOR_NAME=check GIT_AUTHOR_EMAIL=check@localhost GIT_COMMITTER_NAME=check GIT_COMMITTER_EMAIL=check@localhost
+(cd "$tmp/repo" && scripts/release.sh "$version" >/dev/null)
+
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$tmp/repo.insteadOf" GIT_CONFIG_VALUE_0="https://$module"
+export GOPRIVATE=$module GOWORK=off GOBIN=$tmp/bin
+mkdir "$tmp/app" && cd "$tmp/app"
+case $(go env GOARCH) in arm64) arch=ARM64 ;; *) arch=X86 ;; esac # what may be in the build cache already
+cat >main.go <<EOF
+package main
+
+import (
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/jsii-runtime-go"
+	"$module/infra"
+	"$module/lockclient"
+)
+
+func main() {
+	defer jsii.Close()
+	_ = lockclient.Options{}
+	app := awscdk.NewApp(nil)
+	stack := awscdk.NewStack(app, jsii.String("App"), nil)
+	infra.NewCoordinator(stack, "Locks", infra.Props{Architecture: infra.$arch})
+	app.Synth(nil)
+}
+EOF
+go mod init example.com/app 2>/dev/null
+go get "$module/infra@$version" "$module@$version" 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
+go mod tidy 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
+for m in "$module" "$module/infra"; do
+  got=$(go list -m -f '{{.Version}}{{if .Replace}} replaced{{end}}' "$m")
+  [ "$got" = "$version" ] || { echo "release-check: the app uses $m $got, not $version" >&2; exit 1; }
+done
+CDK_OUTDIR=$tmp/out go run . 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
+functions=$(grep -c '"Type": "AWS::Lambda::Function"' "$tmp/out/App.template.json")
+[ "$functions" = 7 ] || { echo "release-check: $functions functions in the app's template" >&2; exit 1; }
+go install "$module/cmd/holdfast@$version" 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
+"$tmp/bin/holdfast" --help >/dev/null
+echo "release-check: go get of both modules, a synthesis with $functions functions, and go install work"

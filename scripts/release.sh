@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# release.sh VERSION: commits and tags a release of both modules. A module that another one requires is looked up by its version, and
+# the replace that serves development is ignored then: so infra/go.mod requires the released version.
+set -euo pipefail
+cd "$(git rev-parse --show-toplevel)"
+version=${1:-}
+[[ $version =~ ^v[01]\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] ||
+  { echo "release: give a version, such as v0.3.0; from v2 on the module paths must change first" >&2; exit 1; }
+[ -z "$(git status --porcelain)" ] || { echo "release: there are changes that are not committed" >&2; exit 1; }
+for tag in "$version" "infra/$version"; do
+  ! git rev-parse -q --verify "refs/tags/$tag" >/dev/null || { echo "release: the tag $tag exists" >&2; exit 1; }
+done
+go -C infra mod edit -require="github.com/holdfast-lock/holdfast@$version"
+git commit -q -m "Release $version" -- infra/go.mod
+git tag -a -m "holdfast $version" "$version"
+git tag -a -m "holdfast/infra $version" "infra/$version"
+echo "release: tagged $version and infra/$version; publish with: git push --atomic origin HEAD $version infra/$version"
