@@ -71,6 +71,7 @@ type tasks struct {
 	fake        *fakeTasks
 	writes      []Write
 	fired       []Timer
+	lost        []Write // writes that the stream lost
 }
 
 func newTasks(t *testing.T) *tasks {

@@ -97,3 +97,27 @@ func TestServices(t *testing.T) {
 		t.Errorf("an execution that does not exist: %v, %v", running, err)
 	}
 }
+
+// What Step Functions says of an execution, and what it means: only one that is surely over is over.
+func TestRunning(t *testing.T) {
+	s, f := newServices(t)
+	for status, want := range map[string]bool{
+		"RUNNING": true, "PENDING_REDRIVE": true, "SUCCEEDED": false, "FAILED": false, "TIMED_OUT": false, "ABORTED": false,
+	} {
+		f.body = `{"status":"` + status + `"}`
+		if running, err := s.Running(t.Context(), "arn"); running != want || err != nil {
+			t.Errorf("%s: %v, %v", status, running, err)
+		}
+	}
+	s.Tasks = sfn.New(s.Tasks.Options(), func(o *sfn.Options) { o.Retryer = aws.NopRetryer{} })
+	f.status = 400
+	for code, over := range map[string]bool{
+		"ExecutionDoesNotExist": true, "InvalidArn": true, "ValidationException": true, "AccessDeniedException": false, "ThrottlingException": false, "KmsAccessDeniedException": false,
+	} {
+		f.code = code
+		running, err := s.Running(t.Context(), "arn")
+		if running || (err == nil) != over {
+			t.Errorf("%s: %v, %v", code, running, err)
+		}
+	}
+}

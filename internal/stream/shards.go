@@ -47,24 +47,11 @@ func (p *Poller) Run(ctx context.Context) {
 	shards := map[string]*shard{}
 	first := true
 	for ctx.Err() == nil {
-		arn, err := p.stream(ctx)
-		if err == nil {
-			err = p.discover(ctx, arn, shards, first)
-		}
-		if err == nil {
-			for id, s := range shards {
-				if parent := shards[s.parent]; s.done || parent != nil && !parent.done {
-					continue
-				}
-				if err = p.poll(ctx, arn, id, s); err != nil {
-					break
-				}
-			}
-			if first && err == nil {
-				first = false
-				if p.started != nil {
-					close(p.started)
-				}
+		err := p.round(ctx, shards, first)
+		if first && err == nil {
+			first = false
+			if p.started != nil {
+				close(p.started)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
@@ -72,6 +59,26 @@ func (p *Poller) Run(ctx context.Context) {
 		}
 		pause(ctx, every)
 	}
+}
+
+// round looks at every shard once whose parent is read to its end.
+func (p *Poller) round(ctx context.Context, shards map[string]*shard, first bool) error {
+	arn, err := p.stream(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.discover(ctx, arn, shards, first); err != nil {
+		return err
+	}
+	for id, s := range shards {
+		if parent := shards[s.parent]; s.done || parent != nil && !parent.done {
+			continue
+		}
+		if err := p.poll(ctx, arn, id, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *Poller) stream(ctx context.Context) (string, error) {
