@@ -103,6 +103,7 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 			bad[i] = !c.bury(ctx, batch[i])
 			continue
 		}
+		c.audit(work, batch[i])
 		for _, e := range list {
 			offers = append(offers, &offer{write: i, entry: e})
 		}
@@ -136,6 +137,14 @@ func (c *Consumer) events(ctx context.Context, w Write) (list []Entry, err error
 		return nil
 	})
 	return list, err
+}
+
+// audit logs what an operator did to a lock that is no change of a lease, and so no event.
+func (c *Consumer) audit(ctx context.Context, w Write) {
+	if w.After.Cause == lock.CauseRepair {
+		c.Log.LogAttrs(ctx, slog.LevelWarn, "lock repaired", slog.String("lock", w.Lock), slog.String("by", w.After.By), slog.String("reason", w.After.Reason),
+			slog.Int64("fence_before", w.Before.Fence), slog.Int64("fence_after", w.After.Fence))
+	}
 }
 
 // arm sets the timers of a batch's grants, and those of leases whose execution is to be looked at sooner or later than was known.

@@ -610,3 +610,22 @@ func TestPollerFaults(t *testing.T) {
 		t.Errorf("iterators %v", f.types["0"])
 	}
 }
+
+// A repair changes no lease and makes no event; the log tells who did it, and why.
+func TestRepairIsLogged(t *testing.T) {
+	r := newRig()
+	log := logged(&r.Consumer)
+	before, after := record(lock.CauseRelease, 9), record(lock.CauseRepair)
+	before.Holders, after.Fence, after.By, after.Reason = nil, 5, "arn:operator", "clock"
+	if failed := r.Consume(t.Context(), []Write{{Lock: "a", Sequence: "1", Before: before, After: after}}); failed != nil || len(r.bus.taken) != 0 {
+		t.Errorf("failed %v, events %v", failed, r.bus.taken)
+	}
+	if want := `"level":"WARN","msg":"lock repaired","lock":"a","by":"arn:operator","reason":"clock","fence_before":9,"fence_after":5}`; !strings.Contains(log.String(), want) {
+		t.Errorf("log %s", log)
+	}
+	log.Reset()
+	r.Consume(t.Context(), []Write{grant(2, "a", 10)})
+	if log.Len() != 0 {
+		t.Errorf("log %s", log)
+	}
+}

@@ -87,16 +87,16 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 // that was never told.
 func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
 	about := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
+	req := lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence}
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution waits for its turn", about...)
-		return x.reporter().now().Add(checkDelay + rand.N(checkDelay)), nil
+		return x.Coordinator.Checked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
 	}
 	running, err := x.Executions.Running(ctx, bound.Execution)
 	if err != nil {
 		x.reporter().fault(ctx, ExecutionUnknown, "execution cannot be looked at", append(about, slog.Any("error", err))...)
 		return time.Time{}, err
 	}
-	req := lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence}
 	if running {
 		if err := x.tellUntold(ctx, t, bound.Holder); err != nil {
 			return time.Time{}, err

@@ -141,6 +141,9 @@ func TestRateOfChecks(t *testing.T) {
 	w.fired = nil
 	before := w.now
 	check(19)
+	if at := storedA(w).Holders[w.dueTimer().Lease].CheckAt; at != w.fired[0].Due.UnixMilli() {
+		t.Errorf("the check is noted for %d", at)
+	}
 	if due := w.fired[0].Due.Sub(w.now); due < checkDelay || due >= 2*checkDelay || counted(log, ExecutionChecksLate) != 1 {
 		t.Errorf("put off for %v, log %s", due, log)
 	}
@@ -157,6 +160,42 @@ func TestRateOfChecks(t *testing.T) {
 	if x.mayCheck() {
 		t.Error("and no more")
 	}
+}
+
+// Both signals of an execution's end are lost: the event, and the timer's message. Whoever is refused asks for the check again, and
+// the lock passes on; while the execution runs, asking so changes nothing.
+func TestBothSignalsLost(t *testing.T) {
+	w := newTasks(t)
+	x, _, _ := w.expirer()
+	w.fake.execs["arn:one"] = true
+	w.waits("one", bound)
+	w.waits("two", func(r *lock.AcquireRequest) { r.Wait = 1000 * time.Hour })
+	w.deliver(3)
+	refused := func() {
+		t.Helper()
+		_, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "visitor", TTL: time.Second, Capacity: 1, Permits: 1})
+		if !errors.Is(err, lock.ErrLockHeld) {
+			t.Fatal(err)
+		}
+		w.deliver(3)
+	}
+	for hour := range 3 {
+		w.fired = nil // the message is lost
+		w.now = w.now.Add(time.Hour)
+		if hour == 2 {
+			delete(w.fake.execs, "arn:one")
+		}
+		refused()
+		refused()
+		if len(w.fired) != 1 || !w.fired[0].Due.Equal(w.now) {
+			t.Fatalf("hour %d: timers %v", hour, w.fired)
+		}
+		if err := x.Fire(t.Context(), w.fired[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.deliver(3)
+	w.want("two", "one's token ok", "two's token ok")
 }
 
 // A check that cannot ask, or finds an execution over, is counted.
