@@ -27,8 +27,8 @@ go-version:
 
 # Built and then run, since go run answers Ctrl-C with an error.
 run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT, RUN_ARGS='--min-ttl 100ms' for shorter TTLs than AWS has
-	@go build -o .bin/holdfast ./cmd/holdfast
-	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/holdfast dev --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
+	@go build -tags memory -o .bin/run ./scripts/run
+	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/run --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
@@ -44,6 +44,7 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@go vet ./...
 	@go vet -tags stress ./cmd/holdfast ./internal/stream
 	@go vet -tags samlocal ./lockclient
+	@go vet -tags memory ./scripts/run ./internal/local
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go vet -C scripts/outside ./... && go -C scripts/outside mod tidy -diff

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -136,18 +137,18 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 		conn connection
 		says string
 	}{
-		{devCmd{Listen: "256.0.0.1:1", ListenHint: "make run LISTEN=HOST:PORT"}, connection{}, "choose another address with make run LISTEN=HOST:PORT"},
-		{devCmd{Listen: "", ListenHint: "--listen HOST:PORT"}, connection{}, "with --listen HOST:PORT"},
-		{devCmd{Listen: ":7420"}, connection{}, "add --allow-remote"},
-		{devCmd{Listen: "0.0.0.0:0"}, connection{}, "0.0.0.0:0 serves anyone who can reach this machine"},
-		{devCmd{Listen: "[::]:0"}, connection{}, "add --allow-remote"},
-		{devCmd{Listen: taken, ListenHint: "--listen HOST:PORT"}, connection{}, "address already in use; choose another address with --listen"},
-		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
-		{devCmd{Listen: "127.0.0.1:0"}, connection{Table: "locks"}, "need --region or --dynamodb-endpoint"},
-		{devCmd{Listen: "127.0.0.1:0", CreateTable: true}, connection{}, "need --region or --dynamodb-endpoint"},
-		{devCmd{Listen: "127.0.0.1:0"}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "locks"}, "check the endpoint"},
-		{devCmd{Listen: "127.0.0.1:0", MinTTL: time.Microsecond}, connection{}, "--min-ttl is 1µs; give 1ms to 1m0s"},
-		{devCmd{Listen: "127.0.0.1:0", MinTTL: time.Hour}, connection{}, "--min-ttl is 1h0m0s"},
+		{devCmd{Options: local.Options{Listen: "256.0.0.1:1", ListenHint: "make run LISTEN=HOST:PORT"}}, connection{}, "choose another address with make run LISTEN=HOST:PORT"},
+		{devCmd{Options: local.Options{Listen: "", ListenHint: "--listen HOST:PORT"}}, connection{}, "with --listen HOST:PORT"},
+		{devCmd{Options: local.Options{Listen: ":7420"}}, connection{}, "add --allow-remote"},
+		{devCmd{Options: local.Options{Listen: "0.0.0.0:0"}}, connection{}, "0.0.0.0:0 serves anyone who can reach this machine"},
+		{devCmd{Options: local.Options{Listen: "[::]:0"}}, connection{}, "add --allow-remote"},
+		{devCmd{Options: local.Options{Listen: taken, ListenHint: "--listen HOST:PORT"}}, connection{}, "address already in use; choose another address with --listen"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0"}}, connection{DynamodbEndpoint: "127.0.0.1:1"}, "give a URL"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0"}}, connection{Table: "locks"}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0"}, CreateTable: true}, connection{}, "need --region or --dynamodb-endpoint"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0"}}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "locks"}, "check the endpoint"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MinTTL: time.Microsecond}}, connection{}, "--min-ttl is 1µs; give 1ms to 1m0s"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MinTTL: time.Hour}}, connection{}, "--min-ttl is 1h0m0s"},
 	} {
 		test.d.MinTTL = cmp.Or(test.d.MinTTL, time.Second)
 		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
@@ -181,7 +182,7 @@ func TestDevMinTTL(t *testing.T) {
 		status  int
 		differs bool
 	}{{time.Second, 999, 400, false}, {time.Second, 1000, 200, false}, {100 * time.Millisecond, 100, 200, true}, {100 * time.Millisecond, 99, 400, true}} {
-		url, greeting := startDev(t, devCmd{MinTTL: test.least}, connection{})
+		url, greeting := startDev(t, devCmd{Options: local.Options{MinTTL: test.least}}, connection{})
 		resp, err := http.Post(url+"/v1/locks/a/acquire", "application/json", strings.NewReader(fmt.Sprintf(`{"ttl_ms":%d}`, test.ttl)))
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +197,7 @@ func TestDevMinTTL(t *testing.T) {
 
 // Web pages cannot use the coordinator of their reader's machine.
 func TestDevRefusesWebPages(t *testing.T) {
-	url, _ := startDev(t, devCmd{AllowHost: []string{"holdfast"}}, connection{})
+	url, _ := startDev(t, devCmd{Options: local.Options{AllowHost: []string{"holdfast"}}}, connection{})
 	for host, status := range map[string]int{"": 200, "holdfast:1": 200, "evil.example:7420": 400} {
 		for _, path := range []string{"/v1/locks/a", "/v1/events?prefix=%"} {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, http.NoBody)
@@ -286,7 +287,7 @@ func TestMakeRun(t *testing.T) {
 	cmd, out := run("LISTEN=127.0.0.1:0")
 	<-out.written
 	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(out.String())
-	if address == "" || strings.Contains(out.String(), "--min-ttl") {
+	if address == "" || !strings.Contains(out.String(), "in memory") || strings.Contains(out.String(), "--min-ttl") {
 		t.Errorf("it printed %s", out)
 	}
 	second, refused := run("LISTEN=" + address)
@@ -319,6 +320,19 @@ func TestMakeHelp(t *testing.T) {
 	for _, target := range targets {
 		if !regexp.MustCompile(`(?m)^  ` + regexp.QuoteMeta(target[1]) + ` `).Match(out) {
 			t.Errorf("make help does not list %s", target[1])
+		}
+	}
+}
+
+// What make run compiles has nothing of the AWS SDK, whose clients take as long to compile as all the rest.
+func TestMakeRunCompilesNoSDK(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-tags", "memory", "-deps", "../../scripts/run").Output()
+	if err != nil || !strings.Contains(string(out), "internal/local\n") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for line := range strings.SplitSeq(string(out), "\n") {
+		if strings.Contains(line, "aws-sdk-go-v2") || strings.Contains(line, "smithy") {
+			t.Errorf("it compiles %s", line)
 		}
 	}
 }

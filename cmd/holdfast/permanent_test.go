@@ -60,7 +60,7 @@ func TestPermanentFailures(t *testing.T) {
 		{what: "wrong key schema", table: true, status: 400, body: fault("ValidationException", "The provided key element does not match the schema"), says: []string{"another key schema", "pk"}},
 		{what: "no permission on the table", table: true, status: 400, body: fault("AccessDeniedException", "no"), says: []string{"not allowed", "allow this role dynamodb:"}},
 		{what: "expired credentials for the table", table: true, status: 400, body: fault("ExpiredTokenException", "expired"), says: []string{"credentials", "renew"}},
-		{what: "a table's host that does not exist", table: true, url: "http://nosuch.invalid:1", says: []string{"nosuch.invalid", "does not resolve"}},
+		{what: "a table's host that does not exist", table: true, url: "http://nosuch.invalid:1", says: []string{"there is no host nosuch.invalid", "check the endpoint"}},
 		{what: "a table's TLS", table: true, secure: true, says: []string{"certificate"}},
 		{what: "the coordinator's table", status: 500, body: `{"code":"misconfigured","detail":"table \"x\" does not exist; create it with holdfast init"}`, says: []string{"does not exist", "holdfast init"}},
 		{what: "no permission", status: 403, body: `{"message":"User: arn:aws:iam::1:user/x is not authorized to perform: execute-api:Invoke on resource: ` + strings.Repeat("x", 300) + `"}`, says: []string{"not authorized", "execute-api:Invoke on this route"}},

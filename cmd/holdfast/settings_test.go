@@ -32,7 +32,7 @@ var commandLines = map[string][]string{
 	"repair":        {"repair", "a", "--reason=r"},
 	"version":       {"version"},
 	"completion":    {"completion"},
-	"guard":         {"guard", "--grace=1s"},
+	"guard":         {"guard", "3"},
 }
 
 // with puts flags into a command line, before or after the command's name.

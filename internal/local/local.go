@@ -1,0 +1,179 @@
+// Package local is the whole coordinator in one process: the API, the events and the timers, over a store in memory or another.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// Options are the flags of the process.
+type Options struct {
+	Listen      string        `placeholder:"HOST:PORT" default:"127.0.0.1:7420" help:"Address to serve HTTP on; port 0 takes a free one."`
+	AllowRemote bool          `help:"Listen beyond this machine too, where anyone may use the locks: there is no authentication."`
+	AllowHost   []string      `placeholder:"NAME" help:"A name, beside localhost, by which clients call this process; others are refused, since a web page could use them."`
+	MinTTL      time.Duration `name:"min-ttl" placeholder:"TIME" default:"100ms" help:"The shortest TTL that is accepted; 1s in AWS."`
+	ListenHint  string        `hidden:"" env:"HOLDFAST_LISTEN_HINT" default:"--listen HOST:PORT"` // how to choose an address
+}
+
+// purgeEvery is how often the memory store forgets what native TTL would.
+const purgeEvery = time.Minute
+
+// Check says which flag is wrong, and how to put it right.
+func (o *Options) Check() error {
+	host, _, err := net.SplitHostPort(o.Listen)
+	if err != nil || o.Listen == "" {
+		return fmt.Errorf("the address is %q; give HOST and PORT, such as 127.0.0.1:7420, with %s", o.Listen, o.ListenHint)
+	}
+	if host == "" && !o.AllowRemote {
+		return o.remote()
+	}
+	if o.MinTTL < time.Millisecond || o.MinTTL > wire.DefaultTTL {
+		return fmt.Errorf("--min-ttl is %v; give 1ms to %v", o.MinTTL, wire.DefaultTTL)
+	}
+	return nil
+}
+
+// remote refuses to listen beyond this machine.
+func (o *Options) remote() error {
+	return fmt.Errorf("%s serves anyone who can reach this machine, and there is no authentication; if that is meant, add --allow-remote", o.Listen)
+}
+
+// Run serves until ctx ends. It says on out how the coordinator is reacheo.
+func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *slog.Logger) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	rules := lock.Rules{Skew: lock.DefaultSkew}
+	coordinator, err := lock.New(lock.Config{Store: backend.Store, Rules: rules})
+	if err != nil {
+		return err
+	}
+	a, err := api.New(api.Config{Coordinator: coordinator, Log: log, MinTTL: o.MinTTL})
+	if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %s; choose another address with %s", o.Listen, why(err), o.ListenHint)
+	}
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		if !o.AllowRemote {
+			return errors.Join(o.remote(), listener.Close())
+		}
+		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", o.Listen)
+	}
+	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
+	timers := stream.NewLocalTimers(expirer.Fire)
+	defer timers.Close()
+	expirer.Timers = timers
+	live := newHub(log)
+	consumer := &stream.Consumer{Bus: live, Timers: timers, DeadLetter: logDeadLetter{}, Skew: rules.Skew, Log: log}
+	var work sync.WaitGroup
+	defer work.Wait()
+	workCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	work.Go(func() { backend.Follow(workCtx, consumer.Consume, log) })
+
+	serving := gateway.New(a, log)
+	serving.Events = live
+	server := &http.Server{
+		Handler: gateway.Guard{Next: serving, Hosts: o.AllowHost}, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: gateway.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	server.RegisterOnShutdown(live.close)
+	o.greet(out, "http://"+listener.Addr().String(), backend.Name)
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateway.Timeout)
+	defer cancel()
+	err = server.Shutdown(stopCtx)
+	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+// logDeadLetter is what becomes of a stream record that cannot be read: the consumer has logged it.
+type logDeadLetter struct{}
+
+func (logDeadLetter) Bury(context.Context, stream.Write) error { return nil }
+
+// A Backend is where locks are kept, and how their changes are followed.
+type Backend struct {
+	Store  lock.Store
+	Name   string
+	Follow func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger)
+}
+
+// Memory is a backend that forgets everything with the process.
+func Memory() Backend {
+	feed := newChanges()
+	memory := &lock.Memory{Changed: feed.add}
+	return Backend{
+		Store: memory, Name: "in memory: stopping forgets all locks",
+		Follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, _ *slog.Logger) {
+			var purging sync.WaitGroup
+			defer purging.Wait()
+			purging.Go(func() {
+				purge := time.NewTicker(purgeEvery)
+				defer purge.Stop()
+				for {
+					select {
+					case now := <-purge.C:
+						memory.Purge(now)
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+			feed.run(ctx, consume)
+		},
+	}
+}
+
+// greet prints lines that work as they are pasted, and again: a lease's secret is used once.
+func (o *Options) greet(out io.Writer, url, engine string) {
+	_, _ = fmt.Fprintf(out, `holdfast dev: %s
+Locks are kept %s. Try:
+
+lease=my-secret-lease-$$-${try:=1}
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/acquire -d '{"lease":"'$lease'","owner":"me","ttl_ms":60000}'
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/renew   -d '{"lease":"'$lease'"}'
+curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/release -d '{"lease":"'$lease'"}'; try=$((try+1))
+
+Events, live: curl -N '%[1]s/v1/events?prefix=deploy:'
+
+`, url, engine)
+	if o.MinTTL < wire.MinTTL {
+		_, _ = fmt.Fprintf(out, "TTLs from %v are accepted here, and from %v in AWS: --min-ttl %[2]v makes it the same.\n\n", o.MinTTL, wire.MinTTL)
+	}
+}
+
+// why is a failure to listen in a few words, such as "address already in use".
+func why(err error) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	return err.Error()
+}

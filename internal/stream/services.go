@@ -1,0 +1,82 @@
+//go:build !memory
+
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	lambdatypes "github.com/aws/aws-sdk-go-v2/service/lambda/types"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// Services are [Callbacks] of Step Functions and of Lambda's durable functions. Their clients must not retry by themselves: a
+// retry of an attempt that was carried out looks like a dead task.
+type Services struct {
+	Tasks   *sfn.Client
+	Durable *lambda.Client
+}
+
+// once sends one attempt.
+func once(o *sfn.Options)           { o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{} }
+func onceDurable(o *lambda.Options) { o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{} }
+
+// Succeed implements [Callbacks].
+func (s *Services) Succeed(ctx context.Context, token string, output []byte) error {
+	if id, durable := strings.CutPrefix(token, wire.DurablePrefix); durable {
+		_, err := s.Durable.SendDurableExecutionCallbackSuccess(ctx, &lambda.SendDurableExecutionCallbackSuccessInput{CallbackId: &id, Result: output}, onceDurable)
+		return gone(err)
+	}
+	_, err := s.Tasks.SendTaskSuccess(ctx, &sfn.SendTaskSuccessInput{
+		TaskToken: aws.String(strings.TrimPrefix(token, wire.TaskPrefix)), Output: aws.String(string(output)),
+	}, once)
+	return gone(err)
+}
+
+// Fail implements [Callbacks].
+func (s *Services) Fail(ctx context.Context, token, code, cause string) error {
+	if id, durable := strings.CutPrefix(token, wire.DurablePrefix); durable {
+		_, err := s.Durable.SendDurableExecutionCallbackFailure(ctx, &lambda.SendDurableExecutionCallbackFailureInput{
+			CallbackId: &id, Error: &lambdatypes.ErrorObject{ErrorType: &code, ErrorMessage: &cause},
+		}, onceDurable)
+		return gone(err)
+	}
+	_, err := s.Tasks.SendTaskFailure(ctx, &sfn.SendTaskFailureInput{
+		TaskToken: aws.String(strings.TrimPrefix(token, wire.TaskPrefix)), Error: &code, Cause: &cause,
+	}, once)
+	return gone(err)
+}
+
+// gone tells the errors apart that say that nobody waits.
+func gone(err error) error {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		switch api.ErrorCode() {
+		case "TaskTimedOut", "TaskDoesNotExist", "InvalidToken", "CallbackTimeoutException", "ResourceNotFoundException":
+			return fmt.Errorf("%w: %w", ErrTaskGone, err)
+		case "AccessDeniedException", "InvalidParameterValueException", "ValidationException", "InvalidOutput", "KmsAccessDeniedException":
+			return fmt.Errorf("%w; list the state machine in StateMachines, or the function in DurableFunctions: %w", ErrUndeliverable, err)
+		}
+	}
+	return err
+}
+
+// Running implements [Executions]: an execution that Step Functions does not know is over.
+func (s *Services) Running(ctx context.Context, arn string) (bool, error) {
+	out, err := s.Tasks.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
+	if api, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains([]string{"ExecutionDoesNotExist", "InvalidArn", "ValidationException"}, api.ErrorCode()) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return out.Status == types.ExecutionStatusRunning || out.Status == types.ExecutionStatusPendingRedrive, nil
+}
