@@ -7,7 +7,8 @@
 //	locks.Expire("report:daily") // the lease that anyone has on it runs out now
 //
 // It is the real coordinator and the real client, with the network between them replaced. It works inside a testing/synctest
-// bubble, where leases run out in no time at all.
+// bubble, where leases run out in no time at all. A client that waits is woken when the lock changes hands, and asks every
+// few seconds otherwise.
 package locktest
 
 import (
@@ -37,11 +38,13 @@ type Coordinator struct {
 	t         testing.TB
 	transport lockclient.Transport
 	admin     *lockclient.Client
+	changes   changes
 
 	mu       sync.Mutex
 	ahead    time.Duration
 	faults   []fault
 	requests map[string]int
+	told     map[string]bool // by lease: a waiter that was told that the lock is held
 }
 
 // A fault is what happens to the next requests of an operation.
@@ -55,8 +58,8 @@ type fault struct {
 // New makes a coordinator with no locks. It checks nothing at the end of the test; its clients are closed there.
 func New(t testing.TB) *Coordinator {
 	t.Helper()
-	c := &Coordinator{t: t, requests: map[string]int{}}
-	coordinator, err := lock.New(lock.Config{Store: &lock.Memory{}, Clock: c.now})
+	c := &Coordinator{t: t, requests: map[string]int{}, told: map[string]bool{}}
+	coordinator, err := lock.New(lock.Config{Store: &lock.Memory{Changed: c.changes.wrote}, Clock: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +81,15 @@ func (c *Coordinator) now() time.Time {
 	return time.Now().Add(c.ahead)
 }
 
-// Client makes a client that holds locks as owner. It is closed when the test ends.
-func (c *Coordinator) Client(owner string) *lockclient.Client {
+// Client makes a client that holds locks as owner. It is closed when the test ends. Its pauses between tries are short; change
+// alters them, or anything else of its configuration.
+func (c *Coordinator) Client(owner string, change ...func(*lockclient.Config)) *lockclient.Client {
 	c.t.Helper()
-	client, err := lockclient.New(lockclient.Config{Transport: c, Owner: owner, RetryDelay: 20 * time.Millisecond})
+	cfg := lockclient.Config{Transport: c, Owner: owner, RetryDelay: 20 * time.Millisecond}
+	for _, f := range change {
+		f(&cfg)
+	}
+	client, err := lockclient.New(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -95,8 +103,7 @@ func (c *Coordinator) RoundTrip(ctx context.Context, r lockclient.Request) (lock
 	if f != nil && !f.after {
 		return lockclient.Response{}, f.err
 	}
-	// Whoever serves a request knows nothing of its sender's context.
-	resp, err := c.transport.RoundTrip(context.WithoutCancel(ctx), r)
+	resp, err := c.serve(ctx, r)
 	if f != nil {
 		return lockclient.Response{}, f.err
 	}
@@ -176,8 +183,9 @@ func (c *Coordinator) Steal(name, owner string) int64 {
 // Advance moves the coordinator's clock on; clients' stand. So leases that are not renewed run out.
 func (c *Coordinator) Advance(d time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.ahead += d
+	c.mu.Unlock()
+	c.changes.all()
 }
 
 // Holder is who holds a lock; empty: nobody.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,5 +71,97 @@ func TestControls(t *testing.T) {
 		if _, err = c.TryAcquire(t.Context(), "d", lockclient.Options{}); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// Waiting for minutes takes few requests, and what is waited for is heard of at once: a release, an expiry, a clock moved on.
+func TestWaitingIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locks := locktest.New(t)
+		me, others := locks.Client("me"), locks.Client("others")
+		for what, test := range map[string]struct {
+			opts     lockclient.Options
+			free     func(*lockclient.Lease)
+			at, late time.Duration
+		}{
+			"release":    {lockclient.Options{}, func(l *lockclient.Lease) { _ = l.Release(t.Context()) }, 7 * time.Minute, 100 * time.Millisecond},
+			"expiry":     {lockclient.Options{TTL: 7 * time.Minute, ManualRenew: true}, func(*lockclient.Lease) {}, 7 * time.Minute, 400 * time.Millisecond},
+			"clock":      {lockclient.Options{TTL: time.Hour, ManualRenew: true}, func(*lockclient.Lease) { locks.Advance(2 * time.Hour) }, 7 * time.Minute, 400 * time.Millisecond},
+			"forced out": {lockclient.Options{}, func(l *lockclient.Lease) { locks.Expire(l.Name()) }, 7 * time.Minute, 100 * time.Millisecond},
+		} {
+			name := strings.ReplaceAll(what, " ", "-")
+			held, err := others.Acquire(t.Context(), name, test.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, start, told := locks.Requests("acquire"), time.Now(), 0
+			time.AfterFunc(test.at, func() { test.free(held) })
+			var first time.Duration
+			l, err := me.Acquire(t.Context(), name, lockclient.Options{OnWait: func(*lockclient.HeldError) {
+				if told++; told == 1 {
+					first = time.Since(start)
+				}
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			took, requests := time.Since(start), locks.Requests("acquire")-before
+			if took < test.at || took > test.at+test.late || requests > 300 || told < 1 || first != 0 {
+				t.Errorf("%s: %v after %d requests; told %d times, first after %v", what, took, requests, told, first)
+			}
+			if err := l.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Many waiters take their turns without a storm of requests.
+func TestManyWaitersAreQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locks := locktest.New(t)
+		var work sync.WaitGroup
+		const clients = 20
+		for range clients {
+			c := locks.Client("one of many")
+			work.Go(func() {
+				err := c.Do(t.Context(), "a", lockclient.Options{}, func(context.Context, *lockclient.Lease) error {
+					time.Sleep(20 * time.Second)
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		start := time.Now()
+		work.Wait()
+		if took, n := time.Since(start), locks.Requests("acquire"); took > clients*21*time.Second || n > 5000 {
+			t.Errorf("%v, %d requests", took, n)
+		}
+	})
+}
+
+// A request that is kept ends with its sender's context; TryAcquire is never kept; a client may ask at its own pace.
+func TestWaitingEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locks := locktest.New(t)
+		held, err := locks.Client("other").Acquire(t.Context(), "a", lockclient.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		me := locks.Client("me", func(c *lockclient.Config) { c.RetryDelay = 10 * time.Second })
+		start := time.Now()
+		_, err = me.Acquire(t.Context(), "a", lockclient.Options{Wait: 90 * time.Second})
+		if took := time.Since(start); !errors.Is(err, lockclient.ErrHeld) || took != 90*time.Second || locks.Requests("acquire") > 50 {
+			t.Errorf("%v after %v, %d requests", err, took, locks.Requests("acquire"))
+		}
+		start = time.Now()
+		for range 3 {
+			if _, err = me.TryAcquire(t.Context(), "a", lockclient.Options{}); !errors.Is(err, lockclient.ErrHeld) || time.Since(start) != 0 {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+		}
+		_ = held.Release(t.Context())
 	})
 }
