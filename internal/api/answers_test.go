@@ -217,6 +217,41 @@ func TestWhatIsMeasured(t *testing.T) {
 	}
 }
 
+// Who asked is recorded with every write: the caller over HTTP, nobody for a direct invocation.
+func TestWhoAskedIsRecorded(t *testing.T) {
+	const alice = "arn:aws:iam::123456789012:user/alice"
+	s := newSystem(t)
+	by := func(what, want string) {
+		t.Helper()
+		s.now = s.now.Add(time.Second)
+		if r, err := s.store.Get(t.Context(), "a"); err != nil || r.After.By != want {
+			t.Errorf("%s: by %q, %v", what, r.After.By, err)
+		}
+	}
+	lease := `"lease":"` + secret + `"`
+	s.call("acquire", "a", `{`+lease+`}`)
+	by("acquire", alice)
+	s.invokeAs(ownFunction, "renew", `{"name":"a",`+lease+`}`)
+	by("direct renew", "")
+	s.call("renew", "a", `{`+lease+`,"ttl_ms":90000,"metadata":{"n":1}}`)
+	by("renew", alice)
+	r, _ := s.store.Get(t.Context(), "a")
+	for _, h := range r.After.Holders {
+		if h.TTL != 90000 || h.Metadata != `{"n":1}` || h.Principal != alice {
+			t.Errorf("renewed to %+v", h)
+		}
+	}
+	s.invokeAs(ownFunction, "release", `{"name":"a",`+lease+`}`)
+	by("direct release", "")
+	s.call("acquire", "a", `{"lease":"`+secret+`1"}`)
+	s.call("release", "a", `{"lease":"`+secret+`1"}`)
+	by("release", alice)
+	s.invokeAs(ownFunction, "acquire", `{"name":"a"}`)
+	by("direct acquire", "")
+	s.call("force-release", "a", `{"reason":"stuck"}`)
+	by("force-release", alice)
+}
+
 // What a lease has left is what is told; what ended has nothing left.
 func TestRemaining(t *testing.T) {
 	s := newSystem(t)
