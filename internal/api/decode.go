@@ -128,7 +128,7 @@ func loneSurrogate(raw []byte) string {
 
 // escape is the code unit of a \u escape that text begins with, or 0.
 func escape(text []byte) rune {
-	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+	if !bytes.HasPrefix(text, []byte(`\u`)) {
 		return 0
 	}
 	n, _ := strconv.ParseUint(string(text[2:6]), 16, 16)
@@ -164,9 +164,7 @@ func (o *object) str(field string) (s string, present bool) {
 		o.fail(field, "%s is %s; it must be a string", field, kind(raw))
 		return "", false
 	}
-	if err := json.Unmarshal(raw, &s); err != nil {
-		o.fail(field, "%s is not a valid string: %v", field, err)
-	}
+	_ = json.Unmarshal(raw, &s) // which it is
 	return s, true
 }
 
@@ -215,62 +213,43 @@ func (o *object) metadata() (compact string, present bool) {
 		o.fail("metadata", "metadata is %d bytes long; at most %d are allowed", len(raw), wire.MaxMetadata)
 		return "", false
 	}
-	if problem := checkNesting(raw); problem != "" {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber() // a number of any size is one
+	if problem := checkNesting(d, 0); problem != "" {
 		o.fail("metadata", "metadata %s", problem)
 		return "", false
 	}
 	var b bytes.Buffer
-	if err := json.Compact(&b, raw); err != nil {
-		o.fail("metadata", "metadata is not JSON: %v", err)
-	}
+	_ = json.Compact(&b, raw) // which is JSON
 	return b.String(), true
 }
 
-// checkNesting walks a value that is known to be JSON.
-func checkNesting(raw json.RawMessage) string {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	type level struct {
-		keys map[string]bool // nil in an array
-		next bool            // a key comes next
+// checkNesting walks the next value, which is known to be JSON and is in depth others.
+func checkNesting(d *json.Decoder, depth int) string {
+	t, _ := d.Token()
+	begin, nested := t.(json.Delim)
+	if !nested {
+		return ""
 	}
-	var levels []level
-	for {
-		t, err := d.Token()
-		if err != nil {
-			return ""
-		}
-		switch t {
-		case json.Delim('{'):
-			levels = append(levels, level{keys: map[string]bool{}, next: true})
-		case json.Delim('['):
-			levels = append(levels, level{})
-		case json.Delim('}'), json.Delim(']'):
-			levels = levels[:len(levels)-1]
-			if n := len(levels); n > 0 && levels[n-1].keys != nil {
-				levels[n-1].next = true
-			}
-			continue
-		default:
-			n := len(levels) - 1
-			if n < 0 || levels[n].keys == nil {
-				continue
-			}
-			if !levels[n].next {
-				levels[n].next = true
-				continue
-			}
+	if depth == wire.MaxMetadataDepth {
+		return fmt.Sprintf("is nested deeper than %d levels", wire.MaxMetadataDepth)
+	}
+	keys := map[string]bool{}
+	for d.More() {
+		if begin == '{' {
+			t, _ := d.Token()
 			key, _ := t.(string)
-			if levels[n].keys[key] {
-				return fmt.Sprintf("has the key %q twice; send it once", key)
+			if keys[key] {
+				return fmt.Sprintf("has the key %q twice; send it once", brief([]byte(key)))
 			}
-			levels[n].keys[key], levels[n].next = true, false
-			continue
+			keys[key] = true
 		}
-		if len(levels) > wire.MaxMetadataDepth {
-			return fmt.Sprintf("is nested deeper than %d levels", wire.MaxMetadataDepth)
+		if problem := checkNesting(d, depth+1); problem != "" {
+			return problem
 		}
 	}
+	_, _ = d.Token() // its end
+	return ""
 }
 
 // done says what is wrong with the object: the first field that is, or one that nobody took.

@@ -57,6 +57,8 @@ func TestBodies(t *testing.T) {
 		{`{"metadata":{"a":[1,{"b":1,"c":"b","b":2}]}}`, "metadata", `has the key "b" twice`},
 		{`{"metadata":{"a":{},"a":1}}`, "metadata", `has the key "a" twice`},
 		{`{"metadata":{"a":[],"a":1}}`, "metadata", `has the key "a" twice`},
+		{`{"metadata":{"a":1e400,"b":{"c":1e400},"a":2}}`, "metadata", `has the key "a" twice`},
+		{`{"metadata":{"` + long[:500] + `":1,"` + long[:500] + `":1}}`, "metadata", `has the key "` + brief + `" twice`},
 		{`{"metadata":{"a":1,"\u0061":1}}`, "metadata", `has the key "a" twice`},
 	} {
 		s := newSystem(t)

@@ -161,6 +161,8 @@ func TestTextsThatAreRefused(t *testing.T) {
 		{"acquire", `{"owner":"\ud83d\u0041"}`, "owner", `\ud83d`},
 		{"acquire", `{"owner":"\ud83d\\ude00"}`, "owner", `\ud83d`},
 		{"acquire", `{"owner":"\ud83d\n"}`, "owner", `\ud83d`},
+		{"acquire", `{"owner":"\ud83dxude00"}`, "owner", `\ud83d`},
+		{"acquire", `{"owner":"\ud83d\tde00de00"}`, "owner", `\ud83d`},
 		{"acquire", `{"owner":"\ude00\ud83d"}`, "owner", `\ude00`},
 		{"acquire", `{"metadata":{"a":["\udfff"]}}`, "metadata", `\udfff`},
 		{"acquire", `{"metadata":{"\ud800":1}}`, "metadata", `\ud800`},

@@ -225,12 +225,12 @@ func TestLimits(t *testing.T) {
 	got := []any{
 		wire.MaxName, wire.MinLease, wire.MaxLease, wire.MaxOwner, wire.MaxMetadata, wire.MaxMetadataDepth, wire.MaxCapacity, wire.MaxReason,
 		wire.MaxBody, wire.MaxToken, wire.MaxExecution, wire.MaxPage, wire.DefaultPage,
-		wire.MinTTL, wire.MaxTTL, wire.DefaultMaxTTL, wire.DefaultTTL, wire.MinWait, wire.MaxWait, wire.MaxTokenWait,
+		wire.MinTTL, wire.MaxTTL, wire.DefaultMaxTTL, wire.DefaultTTL, wire.DefaultCheck, wire.MinWait, wire.MaxWait, wire.MaxTokenWait,
 	}
 	want := []any{
 		255, 16, 128, 256, 2048, 8, 100, 512,
 		16384, 2048, 256, 100, 50,
-		time.Second, 168 * time.Hour, 24 * time.Hour, time.Minute, time.Second, 15 * time.Minute, 366 * 24 * time.Hour,
+		time.Second, 168 * time.Hour, 24 * time.Hour, time.Minute, 15 * time.Minute, time.Second, 15 * time.Minute, 366 * 24 * time.Hour,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("limits\n%v, want\n%v", got, want)
