@@ -16,7 +16,7 @@ OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 
 # What takes seconds each, as it waits for real time or builds programs: make test runs them, make quick does not.
-SLOW     := ^(TestExec.*|TestMakeRun)$$
+SLOW     := ^(TestExec.*|TestMakeRun|TestTransports|TestStreamOfDynamoDBLocal|TestProperty|TestSuite|TestRequestsPerHandOff|TestLostReplyOfEveryOperation|TestSilentEngine|TestUnreachableAsSetUp)$$
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16

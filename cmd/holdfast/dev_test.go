@@ -25,6 +25,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/local"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -58,7 +59,7 @@ const minDevTTL = 100 * time.Millisecond
 func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	t.Helper()
 	out := newOutput()
-	d.Listen, d.MinTTL, d.stdout = "127.0.0.1:0", cmp.Or(d.MinTTL, minDevTTL), out
+	d.Listen, d.MinTTL, d.MaxTTL, d.stdout = "127.0.0.1:0", cmp.Or(d.MinTTL, minDevTTL), cmp.Or(d.MaxTTL, wire.DefaultMaxTTL), out
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler), &conn) }()
@@ -149,8 +150,10 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 		{devCmd{Options: local.Options{Listen: "127.0.0.1:0"}}, connection{DynamodbEndpoint: "http://127.0.0.1:1", Table: "locks"}, "check the endpoint"},
 		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MinTTL: time.Microsecond}}, connection{}, "--min-ttl is 1µs; give 1ms to 1m0s"},
 		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MinTTL: time.Hour}}, connection{}, "--min-ttl is 1h0m0s"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MaxTTL: time.Second}}, connection{}, "--max-ttl is 1s; give 1m0s to 168h0m0s"},
+		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MaxTTL: 169 * time.Hour}}, connection{}, "--max-ttl is 169h0m0s"},
 	} {
-		test.d.MinTTL = cmp.Or(test.d.MinTTL, time.Second)
+		test.d.MinTTL, test.d.MaxTTL = cmp.Or(test.d.MinTTL, time.Second), cmp.Or(test.d.MaxTTL, wire.DefaultMaxTTL)
 		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%+v: %v", test, err)
 		}
@@ -174,15 +177,19 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// dev accepts the TTLs of AWS with --min-ttl 1s, and says where its own floor differs.
-func TestDevMinTTL(t *testing.T) {
+// dev accepts the TTLs of AWS with --min-ttl 1s, and says where its own floor differs; and longer ones with --max-ttl.
+func TestDevTTLs(t *testing.T) {
+	const day = 24 * time.Hour
 	for _, test := range []struct {
-		least   time.Duration
-		ttl     int
-		status  int
-		differs bool
-	}{{time.Second, 999, 400, false}, {time.Second, 1000, 200, false}, {100 * time.Millisecond, 100, 200, true}, {100 * time.Millisecond, 99, 400, true}} {
-		url, greeting := startDev(t, devCmd{Options: local.Options{MinTTL: test.least}}, connection{})
+		least, most time.Duration
+		ttl         int64
+		status      int
+		differs     bool
+	}{
+		{time.Second, day, 999, 400, false}, {time.Second, day, 1000, 200, false}, {100 * time.Millisecond, day, 100, 200, true}, {100 * time.Millisecond, day, 99, 400, true},
+		{time.Second, 7 * day, (7 * day).Milliseconds(), 200, false}, {time.Second, day, day.Milliseconds() + 1, 400, false},
+	} {
+		url, greeting := startDev(t, devCmd{Options: local.Options{MinTTL: test.least, MaxTTL: test.most}}, connection{})
 		resp, err := http.Post(url+"/v1/locks/a/acquire", "application/json", strings.NewReader(fmt.Sprintf(`{"ttl_ms":%d}`, test.ttl)))
 		if err != nil {
 			t.Fatal(err)

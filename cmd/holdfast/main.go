@@ -18,6 +18,7 @@ import (
 	kongcompletion "github.com/jotaen/kong-completion"
 	"golang.org/x/term"
 
+	"github.com/holdfast-lock/holdfast/internal/duration"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -146,7 +147,7 @@ func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
 	parser := kong.Must(c, append(options,
 		kong.Name("holdfast"), kong.Description(description), kong.Vars{"version": version()}, kong.Writers(s.out, s.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration.Decode)),
 	)...)
 	kongcompletion.Register(parser)
 	return parser

@@ -168,12 +168,12 @@ func newEvent(r *http.Request, route string, params map[string]string, body []by
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
 	now := time.Now().UTC()
 	e := events.APIGatewayV2HTTPRequest{
-		Version: "2.0", RouteKey: route, RawPath: r.URL.EscapedPath(), RawQueryString: r.URL.RawQuery, Headers: headers,
+		Version: "2.0", RouteKey: route, RawPath: rawPath(r.URL), RawQueryString: r.URL.RawQuery, Headers: headers,
 		QueryStringParameters: query, PathParameters: params, Body: string(body),
 		RequestContext: events.APIGatewayV2HTTPRequestContext{
 			RouteKey: route, Stage: "$default", RequestID: id, Time: now.Format("02/Jan/2006:15:04:05 -0700"), TimeEpoch: now.UnixMilli(),
 			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{
-				Method: r.Method, Path: r.URL.EscapedPath(), Protocol: r.Proto, SourceIP: ip, UserAgent: r.UserAgent(),
+				Method: r.Method, Path: rawPath(r.URL), Protocol: r.Proto, SourceIP: ip, UserAgent: r.UserAgent(),
 			},
 		},
 	}
@@ -181,6 +181,15 @@ func newEvent(r *http.Request, route string, params map[string]string, body []by
 		e.Body, e.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
 	}
 	return e
+}
+
+// rawPath is a path as API Gateway hands it on: decoded, but for percent signs.
+func rawPath(u *url.URL) string {
+	path, err := url.PathUnescape(strings.ReplaceAll(u.EscapedPath(), "%25", "%2525"))
+	if err != nil {
+		return u.EscapedPath()
+	}
+	return path
 }
 
 func isText(contentType string) bool {

@@ -27,6 +27,18 @@ func newGateway(t *testing.T) http.Handler {
 	return gateway.New(a, log)
 }
 
+// Paths are handed on as API Gateway does it.
+func TestRawPath(t *testing.T) {
+	for path, want := range map[string]string{
+		"/v1/locks/a": "/v1/locks/a", "/v1/locks/deploy%3Aprod": "/v1/locks/deploy:prod", "/v1/locks/a%2Bb+c": "/v1/locks/a+b+c",
+		"/v1/locks/deploy%253Aprod": "/v1/locks/deploy%253Aprod", "/v1/locks/a%2Fb": "/v1/locks/a/b",
+	} {
+		if got := gateway.RawPath(httptest.NewRequest("GET", path, http.NoBody).URL); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	g := newGateway(t)
 	for _, test := range []struct {

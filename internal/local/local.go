@@ -26,6 +26,7 @@ type Options struct {
 	AllowRemote bool          `help:"Listen beyond this machine too, where anyone may use the locks: there is no authentication."`
 	AllowHost   []string      `placeholder:"NAME" help:"A name, beside localhost, by which clients call this process; others are refused, since a web page could use them."`
 	MinTTL      time.Duration `name:"min-ttl" placeholder:"TIME" default:"100ms" help:"The shortest TTL that is accepted; 1s in AWS."`
+	MaxTTL      time.Duration `name:"max-ttl" placeholder:"TIME" default:"24h" help:"The longest TTL that is accepted, up to 168h; 24h in AWS, unless the deployment says otherwise."`
 	ListenHint  string        `hidden:"" env:"HOLDFAST_LISTEN_HINT" default:"--listen HOST:PORT"` // how to choose an address
 }
 
@@ -43,6 +44,9 @@ func (o *Options) Check() error {
 	}
 	if o.MinTTL < time.Millisecond || o.MinTTL > wire.DefaultTTL {
 		return fmt.Errorf("--min-ttl is %v; give 1ms to %v", o.MinTTL, wire.DefaultTTL)
+	}
+	if o.MaxTTL < wire.DefaultTTL || o.MaxTTL > wire.MaxTTL {
+		return fmt.Errorf("--max-ttl is %v; give %v to %v", o.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
 	return nil
 }
@@ -62,7 +66,7 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	if err != nil {
 		return err
 	}
-	a, err := api.New(api.Config{Coordinator: coordinator, Log: log, MinTTL: o.MinTTL})
+	a, err := api.New(api.Config{Coordinator: coordinator, Log: log, MinTTL: o.MinTTL, MaxTTL: o.MaxTTL})
 	if err != nil {
 		return err
 	}

@@ -8,16 +8,20 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/holdfast-lock/holdfast/internal/duration"
 	"github.com/holdfast-lock/holdfast/internal/local"
 )
 
 func main() {
 	var options local.Options
-	kong.Parse(&options, kong.Name("make run"), kong.Description("Runs the whole coordinator in one process, in memory. holdfast dev keeps locks in DynamoDB too."))
+	kong.Parse(&options, kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration.Decode)), kong.Name("make run"),
+		kong.Description("Runs the whole coordinator in one process, in memory. holdfast dev keeps locks in DynamoDB too."))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := options.Run(ctx, local.Memory(), os.Stdout, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {

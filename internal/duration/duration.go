@@ -1,4 +1,5 @@
-package main
+// Package duration reads durations on command lines.
+package duration
 
 import (
 	"fmt"
@@ -12,8 +13,8 @@ import (
 // inDays matches a duration whose first unit is days.
 var inDays = regexp.MustCompile(`^([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)d(.*)$`)
 
-// parseDuration is [time.ParseDuration] that also understands days of 24 hours, as the first unit: 7d, 1d12h.
-func parseDuration(text string) (time.Duration, error) {
+// Parse is [time.ParseDuration] that also understands days of 24 hours, as the first unit: 7d, 1d12h.
+func Parse(text string) (time.Duration, error) {
 	parts := inDays.FindStringSubmatch(text)
 	if parts == nil {
 		return time.ParseDuration(text)
@@ -40,13 +41,13 @@ func parseDuration(text string) (time.Duration, error) {
 	return total, nil
 }
 
-// decodeDuration is [kong.MapperFunc] of every duration.
-func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
+// Decode is [kong.MapperFunc] of every duration.
+func Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	var text string
 	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
 		return err
 	}
-	d, err := parseDuration(text)
+	d, err := Parse(text)
 	if err != nil {
 		return fmt.Errorf("%q is not a duration; give a number with a unit of ms, s, m, h or d, like 90s, 1h30m or 7d", text)
 	}

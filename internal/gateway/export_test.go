@@ -1,0 +1,4 @@
+package gateway
+
+// RawPath is rawPath, for tests.
+var RawPath = rawPath
