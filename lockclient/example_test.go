@@ -234,3 +234,15 @@ func Example_migration() {
 	_ = lease.Release(ctx)
 	// Output: <nil> <nil>
 }
+
+// Any text can be made a lock's name.
+func ExampleEscapeName() {
+	name, err := lockclient.EscapeName("refs/heads/größe")
+	fmt.Println(name, err)
+
+	text, err := lockclient.UnescapeName(name)
+	fmt.Println(text, err)
+	// Output:
+	// refs=2Fheads=2Fgr=C3=B6=C3=9Fe <nil>
+	// refs/heads/größe <nil>
+}

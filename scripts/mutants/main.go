@@ -37,7 +37,8 @@ var targets = []target{
 	{"internal/api", ""},
 	{"internal/stream", "^TestOutbox$"},
 	{"internal/dynamo", ""},
-	{"lockclient", "^TestCyclesLeakNothing$"},
+	{"internal/reach", ""},
+	{"lockclient", "^(TestCyclesLeakNothing|TestTransports|TestDeadConnections|TestUnreachableAsSetUp|TestCloseThroughAThrottle)$"},
 }
 
 // operators are gremlins' kinds of mutants beyond its defaults.
