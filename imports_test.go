@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
 	"lockclient/fencing":  {},
 	"internal/inprocess":  {"lockclient", "internal/api", "internal/wire"},
-	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock", "internal/reach"},
+	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock", "internal/reach", "internal/wire"},
 	"lockclient/locktest": {"lockclient", "internal/inprocess", "internal/api", "internal/lock", "internal/wire"},
 }
 
