@@ -47,6 +47,9 @@ func synth() (err error) {
 	if err != nil {
 		return err
 	}
+	if props.AlarmTopic == nil {
+		awscdk.Annotations_Of(stack).AddInfo(jsii.String("the alarms notify nobody; -c alarmTopic=ARN names an SNS topic for them"))
+	}
 	examples := context["examples"]
 	if examples != "" {
 		props.StateMachines = append(props.StateMachines, exampleMachines)

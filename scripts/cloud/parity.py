@@ -67,7 +67,8 @@ def resolve(template, parameters):
         return {k: x for k, x in ((k, go(x)) for k, x in v.items()) if x is not NOTHING}
 
     kept = {k: r for k, r in template["Resources"].items() if "Condition" not in r or holds({"Condition": r["Condition"]})}
-    return {"Resources": {k: {a: b for a, b in go(r).items() if a != "Condition"} for k, r in kept.items()}}
+    outputs = [k for k, o in template.get("Outputs", {}).items() if "Condition" not in o or holds({"Condition": o["Condition"]})]
+    return {"Resources": {k: {a: b for a, b in go(r).items() if a != "Condition"} for k, r in kept.items()}, "Outputs": sorted(outputs)}
 
 
 def short(logical):
@@ -166,7 +167,10 @@ def differences(a, b, where=""):
 
 
 cdk_template = json.load(open(sys.argv[2]))
-ours, theirs = system(sam(sys.argv[1], dict(a.split("=", 1) for a in sys.argv[3:]))), system(cdk_template)
+sam_template = sam(sys.argv[1], dict(a.split("=", 1) for a in sys.argv[3:]))
+ours, theirs = system(sam_template), system(cdk_template)
+if "Outputs" in cdk_template:  # the app's; the construct alone has none
+    ours["Outputs"], theirs["Outputs"] = sam_template["Outputs"], sorted(cdk_template["Outputs"])
 failed, allowed = False, {}
 for where, a, b in differences(ours, theirs):
     reason = next((why for pattern, why in ALLOWED.items() if re.search(pattern, where)), None)
