@@ -163,6 +163,8 @@ func (p Props) validate() error {
 		return errors.New("infra: Props.ImportedTable is set, and so is Table or DeletionProtection: those are for a table of this stack; leave them out")
 	case p.ImportedTable != nil && p.ImportedTable.TableStreamArn() == nil:
 		return errors.New("infra: Props.ImportedTable has no stream; import it by Table_FromTableAttributes with TableStreamArn")
+	case p.Key != nil && strings.Contains(*p.Key.KeyArn(), ":alias/"):
+		return errors.New("infra: Props.Key is an alias: a policy on an alias allows nothing; give the key itself")
 	case p.NoAPI && (p.RequestsPerSecond > 0 || p.Burst > 0):
 		return errors.New("infra: Props.NoAPI is set, and so is RequestsPerSecond or Burst: those are limits of the API; leave them out")
 	case p.MetricNamespace != "" && !regexp.MustCompile(`^[A-Za-z0-9/_.#-]{1,255}$`).MatchString(p.MetricNamespace):

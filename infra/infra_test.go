@@ -282,6 +282,7 @@ func TestBadProps(t *testing.T) {
 		{"ImportedTable", infra.Props{ImportedTable: imported(stream), DeletionProtection: true}},
 		{"ImportedTable", infra.Props{ImportedTable: imported(nil)}},
 		{"MetricNamespace", infra.Props{MetricNamespace: `a"b`}},
+		{"Key", infra.Props{Key: awskms.Alias_FromAliasName(awscdk.NewStack(nil, nil, nil), jsii.String("Key"), jsii.String("alias/locks"))}},
 		{"StateMachines", infra.Props{StateMachines: []string{"a,b"}}},
 		{"StateMachines", infra.Props{StateMachines: []string{"a*b"}}},
 		{"DurableFunctions", infra.Props{DurableFunctions: []string{""}}},
