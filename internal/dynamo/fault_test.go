@@ -288,3 +288,62 @@ func TestCorruptItem(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// One write of a coordinator whose clock is a year ahead closes no lock: it is taken back, with its fencing token. Where its reply
+// was lost, so that nobody knows of it, the next one says what to do, and a repair opens the lock.
+func TestClockFarAheadClosesNoLock(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		s := newSetup(t)
+		const ahead = 365 * 24 * time.Hour
+		wrong, err := lock.New(lock.Config{Store: s.store, Clock: func() time.Time { return time.Now().Add(ahead) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := s.acquire(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s.wire.after = func(n int, resp *http.Response) (*http.Response, error) {
+			if lost {
+				cancel() // the coordinator is killed
+				_ = resp.Body.Close()
+				return nil, &lostReply{}
+			}
+			return dated(ahead)(n, resp)
+		}
+		if _, err := wrong.Acquire(ctx, lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1}); err == nil {
+			t.Fatal("granted")
+		}
+		s.wire.reset()
+		later := func(by time.Duration) *lock.Coordinator {
+			c, err := lock.New(lock.Config{Store: s.store, Clock: func() time.Time { return time.Now().Add(by) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		right := later(0)
+		if lost {
+			if _, err := right.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "f", Reason: "wrong clock"}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
+			if !errors.Is(err, lock.ErrMisconfigured) || !strings.Contains(err.Error(), "holdfast repair") {
+				t.Errorf("before a repair: %v", err)
+			}
+			if _, err := right.Repair(t.Context(), lock.RepairRequest{Lock: "f", Reason: "wrong clock"}); err != nil {
+				t.Fatal(err)
+			}
+			right = later(2*lock.MaxClockOffset + time.Second)
+		}
+		got, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
+		if err != nil || got.Holder.Fence <= first.Holder.Fence || time.UnixMicro(got.Holder.Fence).After(time.Now().Add(2*lock.MaxFenceLead)) {
+			t.Errorf("reply lost: %v: %+v, %v", lost, got, err)
+		}
+	}
+}
