@@ -262,6 +262,9 @@ func TestWaitingOverHTTP(t *testing.T) {
 	if p.Code != wire.LockHeld || p.Position != 1 || p.Waiting != 1 || p.Holders[0].Owner != "first" || !strings.Contains(p.Detail, "place 1 of 1") {
 		t.Errorf("%+v", p)
 	}
+	if p := s.problem(s.call("acquire", "a", `{"wait_ms":1000}`)); p.Field != "lease" || !strings.Contains(p.Detail, "with wait_ms choose it yourself") {
+		t.Errorf("a place that nobody could come back to: %+v", p)
+	}
 	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 1 || !strings.Contains(p.Detail, "send wait_ms to join") {
 		t.Errorf("%+v", p)
 	}

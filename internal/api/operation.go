@@ -102,6 +102,9 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	}
 	if n, given := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), most.Milliseconds(), " milliseconds"); given {
 		req.Wait = time.Duration(n) * time.Millisecond
+		if !ownLease {
+			c.fields.fail("lease", "lease is missing; with wait_ms choose it yourself, since the place in the queue is kept, and the grant found, by the same lease")
+		}
 	}
 	if execution, given := c.fields.str("execution"); given {
 		req.Execution = execution
