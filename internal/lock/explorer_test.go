@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -17,6 +18,11 @@ import (
 // anew for every delivery. A client that crashes is one that never acts again, which is a prefix of some other run;
 // one that is paused acts late. Timers come due at any time. Rows are purged when native TTL allows.
 //
+// A client may be an execution: it believes that its lease lasts until the execution ends, which may happen at any time, and is
+// told to a coordinator later or never. A client may be a task that waits with a token: it believes when it was called back,
+// which may be tried at any time while its grant is stored, several times; a task that was told, or is gone, is not there for a
+// later callback.
+//
 // States are kept as 64-bit hashes, so a state may be taken for another one with a chance of about n²/2^65: 1 in 10^5
 // for ten million states.
 
@@ -25,13 +31,20 @@ type world struct {
 	name       string
 	clients    int
 	capacity   int64
-	leases     int   // lease secrets that a client uses, one after the other
-	sends      int   // requests that a client sends
-	duplicates int   // extra deliveries in a run
-	timers     int   // expiry timers
-	forces     int   // force-releases by an operator
-	ttl        int64 // of every lease
-	wait       int64 // how long an acquire keeps a place in the queue; 0: there is no queue
+	capacities [maxClients]int64 // of each client, where they differ
+	permits    [maxClients]int64 // that each client wants; 0: 1
+	bound      uint8             // bit per client that is an execution
+	tokens     uint8             // bit per client that is an execution's task, and waits with a token
+	attempts   int               // tries of callbacks
+	departs    int               // words of an execution's end that arrive
+	renewals   bool              // waiters may claim their grants by a renewal
+	leases     int               // lease secrets that a client uses, one after the other
+	sends      int               // requests that a client sends
+	duplicates int               // extra deliveries in a run
+	timers     int               // expiry timers
+	forces     int               // force-releases by an operator
+	ttl        int64             // of every lease
+	wait       int64             // how long an acquire keeps a place in the queue; 0: there is no queue
 	retention  int64
 	horizon    uint8 // last tick
 
@@ -41,9 +54,14 @@ type world struct {
 	believeInReply bool  // clients count a lease from when the answer came, not from when they asked
 	believeRelease bool  // clients still believe while they release
 	answerWholeTTL bool  // a repeated acquire is answered with the whole TTL
+	attemptsForget bool  // every attempt of a callback counts as the first
 }
 
-const tick = time.Second
+// tick is the unit of a world's times. An unclaimed grant lasts one.
+const tick = ClaimTime
+
+// forever is until when an execution believes, if it does not end before.
+const forever = 63
 
 type opKind uint8
 
@@ -53,10 +71,13 @@ const (
 	opRelease
 	opExpire
 	opForce
+	opDepart  // an execution's end
+	opAttempt // a callback
+	opEnd     // of a lease whose task is gone
 )
 
 func (k opKind) String() string {
-	return [...]string{"", "acquire", "renew", "release", "expire", "force-release"}[k]
+	return [...]string{"", "acquire", "renew", "release", "expire", "force-release", "depart", "attempt", "end"}[k]
 }
 
 type stage uint8
@@ -130,6 +151,9 @@ type state struct {
 	duplicates uint8
 	timers     uint8
 	forces     uint8
+	attempts   uint8
+	departs    uint8
+	ended      uint8  // bit per client whose execution is over
 	forced     uint8  // bit per client whose lease an operator ended: its belief is the operator's doing
 	record     uint32 // interned
 	fence      int64  // the highest ever stored, over purges
@@ -150,6 +174,10 @@ type explorer struct {
 	firsts      map[firstKey]uint32    // the optimistic command of an operation
 	decided     map[decideKey]decision // what an operation does next
 	probed      map[[2]uint32]string   // record, tick -> liveness violation
+	forcings    map[[2]uint32]uint32   // record, tick -> command
+	checked     map[checkKey]bool      // writes that were held against the rules
+	sizes       [maxClients + 1]terms  // what each client asks for; the last one is a newcomer
+	shown       time.Time              // when progress was last shown
 	trace       []step                 // the path walked
 	found       string                 // the violation, with its trace
 	transitions int
@@ -170,6 +198,22 @@ type firstKey struct {
 type decision struct {
 	cmd    uint32
 	answer verdict
+	first  bool // of an attempt: none was before
+}
+
+// checkKey is all that the checks of a write depend on.
+type checkKey struct {
+	before, after uint32
+	op            opKind
+	client, lease uint8
+	read, now     uint8
+	fence         int64
+}
+
+// terms is what a client asks for.
+type terms struct {
+	capacity, permits int64
+	execution, token  string
 }
 
 func explore(w world, limit int) *explorer {
@@ -178,9 +222,23 @@ func explore(w world, limit int) *explorer {
 		rules:    Rules{Skew: time.Duration(1+w.skew) * tick, Retention: time.Duration(w.retention) * tick},
 		recordID: map[string]uint32{}, cmdID: map[string]uint32{}, applied: map[[2]uint32]uint32{},
 		firsts: map[firstKey]uint32{}, decided: map[decideKey]decision{}, probed: map[[2]uint32]string{},
+		forcings: map[[2]uint32]uint32{}, checked: map[checkKey]bool{}, shown: time.Now(),
 	}
-	x.internRecord(Record{})
-	x.checkLive(1, Record{})
+	for i := range x.sizes {
+		x.sizes[i] = terms{capacity: w.capacity, permits: 1}
+		if i == maxClients {
+			continue
+		}
+		t := &x.sizes[i]
+		t.capacity, t.permits = cmp.Or(w.capacities[i], t.capacity), cmp.Or(w.permits[i], t.permits)
+		if w.bound&(1<<i) != 0 {
+			t.execution = fmt.Sprintf("execution %d", i)
+		}
+		if w.tokens&(1<<i) != 0 {
+			t.token = fmt.Sprintf("token %d", i)
+		}
+	}
+	x.checkLive(1, x.internRecord(Record{}))
 	x.visit(state{now: 1})
 	return x
 }
@@ -193,12 +251,15 @@ func (s *state) hash() uint64 {
 		h = hi ^ lo ^ bits.RotateLeft64(v, 23)
 	}
 	mix(uint64(s.now)<<32 | uint64(s.duplicates)<<24 | uint64(s.timers)<<16 | uint64(s.forces)<<8 | uint64(s.forced))
-	mix(uint64(s.record)<<32 | uint64(s.now))
+	mix(uint64(s.record)<<32 | uint64(s.attempts)<<16 | uint64(s.departs)<<8 | uint64(s.ended))
 	mix(uint64(s.fence))
 	for _, c := range s.clients {
 		mix(uint64(c.phase)<<24 | uint64(c.lease)<<16 | uint64(c.until)<<8 | uint64(c.sends))
 	}
 	for _, m := range s.messages {
+		if m == 0 {
+			break // the rest is empty
+		}
 		mix(uint64(m))
 	}
 	hi, lo := bits.Mul64(h, 0xa0761d6478bd642f)
@@ -269,17 +330,26 @@ func key(client, lease uint8) LeaseKey { return LeaseKey([]byte{'A' + client, '0
 
 func parseKey(k LeaseKey) (client, lease uint8) { return k[0] - 'A', k[1] - '0' }
 
-func (x *explorer) operation(m message, r Record) operation {
-	k, ttl := key(m.client, m.lease), time.Duration(x.ttl)*tick
+func (x *explorer) operation(m message, r Record) decider {
+	k, ttl, t := key(m.client, m.lease), time.Duration(x.ttl)*tick, x.sizes[m.client]
+	grant := ExpireRequest{Lease: k, Fence: r.Holders[k].Fence}
 	switch m.op {
 	case opAcquire:
-		return acquisition{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity, Permits: 1, Wait: time.Duration(x.wait) * tick}}
+		return acquisition{x.rules, k, AcquireRequest{
+			TTL: ttl, Capacity: t.capacity, Permits: t.permits, Wait: time.Duration(x.wait) * tick, Execution: t.execution, Token: t.token,
+		}}
 	case opRenew:
 		return renewal{x.rules, k, RenewRequest{TTL: ttl}}
 	case opRelease:
 		return releasing{x.rules, k, ReleaseRequest{}}
 	case opExpire:
-		return expiring{x.rules, ExpireRequest{Lease: k, Fence: r.Holders[k].Fence}}
+		return expiring{x.rules, grant}
+	case opDepart:
+		return departing{x.rules, k, t.execution}
+	case opAttempt:
+		return &marking{rules: x.rules, req: grant, attempt: true, token: r.Holders[k].Token}
+	case opEnd:
+		return ending{x.rules, grant, "", r.Holders[k].Token}
 	}
 	return nil
 }
@@ -306,7 +376,7 @@ func (x *explorer) first(m message) uint32 {
 	memo := firstKey{m.op, m.client, m.lease, m.read}
 	id, known := x.firsts[memo]
 	if !known {
-		id = x.internCommand(x.operation(m, Record{}).first(x.clock(m.read)))
+		id = x.internCommand(x.operation(m, Record{}).(operation).first(x.clock(m.read)))
 		x.firsts[memo] = id
 	}
 	return id
@@ -318,7 +388,11 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 	d, known := x.decided[memo]
 	if !known {
 		r := x.records[record]
-		cmd, err := x.operation(m, r).next(x.clock(at), r)
+		op := x.operation(m, r)
+		cmd, err := op.next(x.clock(at), r)
+		if mark, ok := op.(*marking); ok {
+			d.first = mark.first && err == nil
+		}
 		switch {
 		case cmd != nil:
 			d.cmd = x.internCommand(*cmd)
@@ -347,6 +421,16 @@ func (x *explorer) fail(format string, args ...any) {
 
 func (x *explorer) done() bool { return x.found != "" || x.limit != 0 && x.visited.n >= x.limit }
 
+// progressEvery is how often a walk shows that it goes on.
+const progressEvery = 5 * time.Second
+
+func (x *explorer) progress() {
+	if x.visited.n&0x3fff == 0 && time.Since(x.shown) > progressEvery {
+		x.shown = time.Now()
+		fmt.Printf("explorer: %d states of %q so far\n", x.visited.n, x.name)
+	}
+}
+
 func (x *explorer) visit(s state) {
 	// A lease that its client can no longer prove is over for it.
 	for i := range x.clients {
@@ -355,22 +439,31 @@ func (x *explorer) visit(s state) {
 		}
 	}
 	for i, p := range s.messages {
-		if m := p.unpack(); m.stage == reply && !s.matters(m) {
+		if p == 0 {
+			continue
+		}
+		if m := p.unpack(); m.stage == reply && !x.matters(&s, m) {
 			s.messages[i] = 0
 		}
 	}
-	slices.SortFunc(s.messages[:], func(a, b packed) int { return cmp.Compare(b, a) })
+	for i := 1; i < len(s.messages); i++ { // in descending order
+		for j := i; j > 0 && s.messages[j] > s.messages[j-1]; j-- {
+			s.messages[j], s.messages[j-1] = s.messages[j-1], s.messages[j]
+		}
+	}
 	if x.done() || !x.visited.add(s.hash()) {
 		return
 	}
-	believers := int64(0)
+	x.progress()
+	believed, most := int64(0), int64(math.MaxInt64)
 	for i, c := range s.clients[:x.clients] {
 		if believes := c.phase == phaseHolding || x.believeRelease && c.phase == phaseReleasing && c.until > s.now; believes && s.forced&(1<<i) == 0 {
-			believers++
+			believed += x.sizes[i].permits
+			most = min(most, x.sizes[i].capacity)
 		}
 	}
-	if believers > x.capacity {
-		x.fail("exclusion: %d clients believe they hold one of %d permits", believers, x.capacity)
+	if believed > most {
+		x.fail("exclusion: clients believe they hold %d of %d permits", believed, most)
 		return
 	}
 	x.moves(s)
@@ -378,15 +471,17 @@ func (x *explorer) visit(s state) {
 
 // matters tells whether an answer can still change what its client does. If not now, then never: a client goes through
 // the phases of a lease in one direction.
-func (s *state) matters(m message) bool {
+func (x *explorer) matters(s *state, m message) bool {
 	c := s.clients[m.client]
 	switch {
-	case m.lease != c.lease || m.answer == held:
+	case m.lease != c.lease || m.answer == held || s.ended&(1<<m.client) != 0:
 		return false
+	case m.op == opAcquire && m.answer == ok && x.tokens&(1<<m.client) != 0:
+		return false // the task waits for its callback
 	case m.op == opAcquire && m.answer == ok:
 		return m.until > s.now && (c.phase == phaseAcquiring || c.phase == phaseHolding)
 	case m.op == opRenew && m.answer == ok:
-		return m.until > s.now && c.phase == phaseHolding
+		return m.until > s.now && (c.phase == phaseHolding || x.renewals && c.phase == phaseAcquiring)
 	case m.op == opAcquire:
 		return c.phase == phaseAcquiring
 	case m.op == opRenew:
@@ -466,14 +561,84 @@ func (x *explorer) moves(s state) {
 			}
 		}
 	}
+	for i := range uint8(x.clients) {
+		x.executionMoves(s, i)
+	}
+	if int(s.attempts) < x.attempts {
+		for k, h := range r.Holders {
+			if h.Token != "" {
+				client, lease := parseKey(k)
+				t := s
+				t.attempts++
+				x.look(t, "a callback is tried", message{op: opAttempt, client: client, lease: lease, read: s.now})
+			}
+		}
+	}
 	if int(s.forces) < x.forces && len(r.Holders) > 0 {
-		cmd, _ := (&forcing{rules: x.rules}).next(x.clock(s.now), r)
-		m := message{stage: write, op: opForce, read: s.now, cmd: x.internCommand(*cmd)}
+		m := message{stage: write, op: opForce, read: s.now, cmd: x.force(s.now, s.record)}
 		t := s
 		t.forces++
 		t.put(m)
 		x.step(t, "an operator forces", m)
 	}
+}
+
+// executionMoves ends an execution, and has its end heard of.
+func (x *explorer) executionMoves(s state, i uint8) {
+	if x.bound&(1<<i) == 0 || s.clients[i].lease == 0 {
+		return
+	}
+	if s.ended&(1<<i) == 0 {
+		t := s
+		t.ended |= 1 << i
+		t.clients[i].phase, t.clients[i].until = phaseIdle, 0
+		x.step(t, fmt.Sprintf("execution %d ends", i), message{})
+	} else if int(s.departs) < x.departs {
+		t := s
+		t.departs++
+		x.look(t, "the end of an execution is heard of", message{op: opDepart, client: i, lease: s.clients[i].lease, read: s.now})
+	}
+}
+
+// look has a coordinator read the record, and decide on it.
+func (x *explorer) look(s state, what string, m message) {
+	d := x.decide(m, m.read, s.record)
+	if d.answer != 0 {
+		if m.op == opAttempt && d.answer == ok { // it was tried before
+			x.callBack(s, m, d.first || x.attemptsForget)
+		}
+		return
+	}
+	m.stage, m.cmd = write, d.cmd
+	if d.first {
+		m.until = 1
+	}
+	s.put(m)
+	x.step(s, what, m)
+}
+
+// callBack sends a task its lease. A task that was told already, or went away, is not there: then its lease is ended, if
+// nobody can have been told.
+func (x *explorer) callBack(s state, m message, first bool) {
+	c := &s.clients[m.client]
+	if c.phase == phaseAcquiring && c.lease == m.lease {
+		c.phase, c.until = phaseHolding, forever
+		x.step(s, "the task is called back", m)
+	} else if first {
+		x.look(s, "the task is gone", message{op: opEnd, client: m.client, lease: m.lease, read: s.now})
+	}
+}
+
+// force is an operator's command.
+func (x *explorer) force(now uint8, record uint32) uint32 {
+	memo := [2]uint32{record, uint32(now)}
+	id, known := x.forcings[memo]
+	if !known {
+		cmd, _ := (&forcing{rules: x.rules}).next(x.clock(now), x.records[record])
+		id = x.internCommand(*cmd)
+		x.forcings[memo] = id
+	}
+	return id
 }
 
 func (x *explorer) messages(s state) (n int) {
@@ -485,7 +650,7 @@ func (x *explorer) messages(s state) (n int) {
 
 func (x *explorer) clientMoves(s state, i uint8) {
 	c := s.clients[i]
-	if int(c.sends) >= x.sends {
+	if int(c.sends) >= x.sends || s.ended&(1<<i) != 0 {
 		return
 	}
 	send := func(op opKind, lease uint8, change func(*clientState)) {
@@ -506,6 +671,9 @@ func (x *explorer) clientMoves(s state, i uint8) {
 		}
 	case phaseAcquiring:
 		send(opAcquire, c.lease, func(*clientState) {})
+		if x.renewals {
+			send(opRenew, c.lease, func(*clientState) {})
+		}
 		send(opRelease, c.lease, func(c *clientState) { c.phase = phaseIdle }) // gives up
 	case phaseHolding:
 		send(opRenew, c.lease, func(*clientState) {})
@@ -560,9 +728,9 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 	n := m
 	if applied {
 		after := x.records[next]
-		x.checkWrite(s, m, before, after)
+		x.checkWrite(s, m, next)
 		x.become(&t, m, next)
-		n.stage, n.answer = reply, ok
+		n.stage, n.answer, n.until = reply, ok, 0
 		if _, mine := after.Holders[key(m.client, m.lease)]; m.op == opAcquire && !mine {
 			n.answer = held // it has a place in the queue, or helped others to theirs
 		}
@@ -576,10 +744,16 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 			n.stage, n.answer = reply, d.answer
 			x.answer(&n, s, before)
 		} else {
-			n.cmd = d.cmd
+			n.cmd, n.until = d.cmd, 0
+			if d.first {
+				n.until = 1
+			}
 		}
 	}
-	if n.op == opExpire && n.stage == reply {
+	if n.op >= opExpire && n.stage == reply {
+		if n.op == opAttempt && n.answer == ok {
+			x.callBack(t, n, applied && m.until == 1 || x.attemptsForget)
+		}
 		n = message{}
 	}
 	if n.stage != 0 {
@@ -621,7 +795,10 @@ func (x *explorer) answer(n *message, s state, r Record) {
 	if remaining <= 0 {
 		n.answer = lost
 	}
-	n.until = n.sent + uint8(max(remaining, 0)/tick.Milliseconds())
+	n.until = n.sent + uint8(min(max(remaining, 0)/tick.Milliseconds(), forever-int64(n.sent)))
+	if x.bound&(1<<n.client) != 0 && n.answer == ok {
+		n.until = forever // it lives as long as the execution
+	}
 	n.read, n.offset = 0, 0
 }
 
@@ -629,7 +806,7 @@ func (x *explorer) answer(n *message, s state, r Record) {
 func (x *explorer) receive(t state, m message) {
 	c := &t.clients[m.client]
 	if x.believeInReply {
-		m.until += t.now - m.sent
+		m.until = min(m.until+t.now-m.sent, forever)
 	}
 	if m.answer == ok && m.op != opRelease {
 		c.phase, c.until = phaseHolding, max(c.until, m.until)
@@ -640,9 +817,18 @@ func (x *explorer) receive(t state, m message) {
 }
 
 // checkWrite holds a write that was applied against the rules.
-func (x *explorer) checkWrite(s state, m message, before, after Record) {
-	read := x.clock(m.read).UnixMilli()
+func (x *explorer) checkWrite(s state, m message, next uint32) {
 	mine := key(m.client, m.lease)
+	before, after := x.records[s.record], x.records[next]
+	if c := s.clients[m.client]; m.op == opEnd && c.phase == phaseHolding && c.lease == m.lease && s.forced&(1<<m.client) == 0 && after.Holders[mine].Fence != before.Holders[mine].Fence {
+		x.fail("callbacks: the lease of %v was ended, and its task is at work", mine)
+	}
+	memo := checkKey{s.record, next, m.op, m.client, m.lease, m.read, s.now, s.fence}
+	if x.checked[memo] {
+		return
+	}
+	x.checked[memo] = true
+	read := x.clock(m.read).UnixMilli()
 	for k, h := range after.Holders {
 		if before.Holders[k].Fence == h.Fence {
 			continue
@@ -650,7 +836,7 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 		if h.Fence <= s.fence {
 			x.fail("fence: %v got %d after %d was granted", k, h.Fence, s.fence)
 		}
-		if _, was := before.Holders[k]; was || before.Retired.Lease == k {
+		if _, was := before.Holders[k]; was || before.Retired.Lease == k && before.Retired.Cause != CauseTaskGone {
 			x.fail("rule 1: %v is over, and was granted again", k)
 		}
 	}
@@ -665,22 +851,31 @@ func (x *explorer) checkWrite(s state, m message, before, after Record) {
 		switch {
 		case still && now.ExpiresAt < h.ExpiresAt:
 			x.fail("rule 4: the lease of %v was shortened", k)
-		case !still && m.op != opForce && (k != mine || m.op != opRelease) && h.ExpiresAt > read-tick.Milliseconds():
+		case !still && m.op != opForce && (k != mine || m.op != opRelease && m.op != opDepart && m.op != opEnd) && h.ExpiresAt > read-tick.Milliseconds():
 			x.fail("%v ended the lease of %v, which is live", m.op, k)
 		}
 	}
-	if permits(after.Holders) > after.Capacity {
-		x.fail("%d permits of %d are granted", permits(after.Holders), after.Capacity)
+	for k, h := range after.Holders {
+		if permits(after.Holders) > h.Capacity {
+			x.fail("%d permits are granted, and %v asked for %d in all", permits(after.Holders), k, h.Capacity)
+		}
+		if h.Execution != "" && !h.Unclaimed && h.ExpiresAt < h.AcquiredAt+(ExecutionLife-tick).Milliseconds() {
+			x.fail("executions: the lease of %v ends before its execution", k)
+		}
+	}
+	if len(after.Holders) > 0 && after.Capacity != after.capacity() {
+		x.fail("the capacity is %d, the holders say %d", after.Capacity, after.capacity())
 	}
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
 	}
-	if safe := max(after.FreeAt, after.Fence/1000, after.lastUntil())/1000 + x.retention; after.TTL < safe {
+	safe := max(after.FreeAt, after.Fence/1000, after.lastUntil())/1000 + int64(x.rules.Retention/time.Second)
+	if after.TTL < safe {
 		x.fail("purge: native TTL is %d, but fences only grow, and waiters only keep their places, if it is %d", after.TTL, safe)
 	}
 	x.checkQueue(before, after, m.op, mine, read)
 	x.checkChanges(before, after, m.op, mine)
-	x.checkLive(s.now, after)
+	x.checkLive(s.now, next)
 }
 
 // checkQueue holds a write against the rules of the queue: turns are taken in the order of tickets, nobody who comes later is
@@ -701,7 +896,7 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 		if i := slices.IndexFunc(after.Queue, func(o Waiter) bool { return o.Lease == w.Lease }); after.Queue[i].Ticket != w.Ticket {
 			x.fail("queue: %v waits twice", w.Lease)
 		}
-		if i := before.waits(w.Lease); i >= 0 && before.Queue[i].Ticket != w.Ticket {
+		if i := before.waits(w.Lease); i >= 0 && before.Queue[i].Ticket != w.Ticket && before.Queue[i].Until > read {
 			x.fail("queue: %v lost its place", w.Lease)
 		}
 	}
@@ -714,7 +909,7 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 			x.fail("queue: %v was granted before its turn", w.Lease)
 		case stays:
 			passed = true
-		case !got && w.Until > read && (op != opRelease || w.Lease != mine):
+		case !got && w.Until > read && (op != opRelease && op != opDepart || w.Lease != mine):
 			x.fail("queue: %v vanished", w.Lease)
 		}
 	}
@@ -723,7 +918,7 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 			x.fail("queue: %v came later and was granted first", k)
 		}
 	}
-	if len(after.Queue) > 0 && permits(after.Holders)+after.Queue[0].Want.Permits <= after.Capacity {
+	if len(after.Queue) > 0 && after.fits(after.Queue[0].Want) {
 		x.fail("queue: the lock lies idle while %v waits", after.Queue[0].Lease)
 	}
 }
@@ -748,7 +943,7 @@ func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) 
 			want = ""
 		case op == opForce:
 			want = LeaseForceReleased
-		case op == opRelease && mine == k:
+		case (op == opRelease || op == opDepart || op == opEnd) && mine == k:
 			want = LeaseReleased
 		}
 		if ended[k] != want {
@@ -759,6 +954,9 @@ func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) 
 
 // checkAnswer holds an answer given without a write against the record it was read from.
 func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
+	if m.op > opExpire {
+		return
+	}
 	mine := key(m.client, m.lease)
 	h, is := r.Holders[mine]
 	live := is && h.ExpiresAt > x.clock(m.read).UnixMilli()
@@ -774,8 +972,8 @@ func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
 }
 
 // checkLive makes sure that if nothing more is delivered, a newcomer gets the lock a TTL and two skews from now.
-func (x *explorer) checkLive(now uint8, r Record) {
-	memo := [2]uint32{x.internRecord(r), uint32(now)}
+func (x *explorer) checkLive(now uint8, record uint32) {
+	memo := [2]uint32{record, uint32(now)}
 	problem, known := x.probed[memo]
 	if !known {
 		problem = x.probe(now+uint8(x.ttl+x.wait)+2, memo[0])
@@ -787,6 +985,9 @@ func (x *explorer) checkLive(now uint8, r Record) {
 }
 
 func (x *explorer) probe(at uint8, record uint32) string {
+	if r := x.records[record]; x.bound != 0 && (len(r.Holders) > 0 || len(r.Queue) > 0) {
+		return "" // an execution may hold for as long as it runs
+	}
 	m := message{op: opAcquire, client: maxClients, lease: 1}
 	m.read = at
 	cmd := x.first(m)
