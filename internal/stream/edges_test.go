@@ -9,16 +9,20 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
+	streamtypes "github.com/aws/aws-sdk-go-v2/service/dynamodbstreams/types"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 
 	"github.com/holdfast-lock/holdfast/events"
@@ -628,4 +632,174 @@ func TestRepairIsLogged(t *testing.T) {
 	if log.Len() != 0 {
 		t.Errorf("log %s", log)
 	}
+}
+
+// Records of the stream, and what is read of them.
+func TestReadRecord(t *testing.T) {
+	const keys = `"Keys":{"pk":{"S":"a"},"sk":{"S":"lock"}},"SequenceNumber":"7"`
+	const ended = `"Keys":{"pk":{"S":"a"},"sk":{"S":"ended#1"}},"SequenceNumber":"7"`
+	decode := Decoder{
+		Record: func(image map[string]types.AttributeValue) (r lock.Record, err error) {
+			if image == nil {
+				return lock.Record{}, nil
+			}
+			switch v := image["by"].(type) {
+			case *types.AttributeValueMemberS:
+				return lock.Record{Rev: 1, By: v.Value}, nil
+			case *types.AttributeValueMemberN:
+				return lock.Record{Rev: 1, By: "N" + v.Value}, nil
+			case *types.AttributeValueMemberM:
+				return lock.Record{Rev: 1, By: "M" + v.Value["x"].(*types.AttributeValueMemberS).Value}, nil
+			case *types.AttributeValueMemberNULL:
+				return lock.Record{Rev: 1, By: "null"}, nil
+			}
+			return lock.Record{}, errors.New("no by")
+		},
+		Ended: func(image map[string]types.AttributeValue) (lock.Waiter, error) {
+			if image["ticket"] == nil {
+				return lock.Waiter{}, errors.New("no ticket")
+			}
+			return lock.Waiter{Ticket: 3}, nil
+		},
+	}
+	for _, test := range []struct{ record, want string }{
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"S":"x"}}}}`, "a 7 | x"},
+		{`{"dynamodb":{` + keys + `,"OldImage":{"by":{"N":"1"}}}}`, "a 7 N1 |"},
+		{`{"dynamodb":{` + keys + `,"OldImage":{"by":{"M":{"x":{"S":"y"}}}},"NewImage":{"by":{"BOOL":true}}}}`, "a 7 My | null"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"SS":["x"]}}}}`, "a 7 | null"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"M":{"x":{"N":"1"}}}}}}`, "7 panic"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"other":{"S":"x"}}}}`, "a 7 new image: no by"},
+		{`{"dynamodb":{` + keys + `,"OldImage":{"other":{"S":"x"}},"NewImage":{"by":{"S":"x"}}}}`, "a 7 old image: no by"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":7}}}`, `a 7 new image: attribute "by"`},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"M":{"x":7}}}}}`, `a 7 new image: attribute "x"`},
+		{`{"dynamodb":{` + keys + `}}`, "a 7 |"},
+		{`{"dynamodb":{` + ended + `,"NewImage":{"ticket":{"N":"3"}}}}`, "a 7 ended 3"},
+		{`{"dynamodb":{` + ended + `,"NewImage":{"other":{"N":"3"}}}}`, "a 7 no ticket"},
+		{`{"dynamodb":{` + ended + `,"NewImage":{"ticket":3}}}`, `a 7 attribute "ticket"`},
+		{`{"dynamodb":{` + ended + `,"OldImage":{"ticket":{"N":"3"}}}}`, "nothing"}, // it was removed
+		{`{"dynamodb":{"Keys":{"pk":{"S":"a"},"sk":{"S":"wait#1"}},"NewImage":{"by":{"S":"x"}}}}`, "nothing"},
+		{`{"dynamodb":{"Keys":{"pk":{"S":"a"},"sk":{"N":"1"}},"SequenceNumber":"7"}}`, "7 keys: pk or sk is missing"},
+		{`{"dynamodb":{"Keys":{"sk":{"S":"lock"}},"SequenceNumber":"7"}}`, "7 keys: pk or sk is missing"},
+		{`{"dynamodb":{"Keys":{"pk":7,"sk":{"S":"lock"}},"SequenceNumber":"7"}}`, `7 keys: attribute "pk"`},
+		{`{"dynamodb":{"Keys":7,"SequenceNumber":"7"}}`, "7 json"},
+		{`{"dynamodb":7}`, "json"},
+		{`7`, "json"},
+	} {
+		w, ok := readSafely(json.RawMessage(test.record), decode)
+		got := "nothing"
+		switch {
+		case ok && w.Poison != nil:
+			got = strings.Join(strings.Fields(fmt.Sprint(w.Lock, " ", w.Sequence, " ", w.Poison)), " ")
+		case ok && w.Ended != nil:
+			got = fmt.Sprint(w.Lock, " ", w.Sequence, " ended ", w.Ended[0].Ticket)
+		case ok:
+			got = strings.Join(strings.Fields(fmt.Sprint(w.Lock, " ", w.Sequence, " ", w.Before.By, " | ", w.After.By)), " ")
+		}
+		if !strings.HasPrefix(got, test.want) || ok && string(w.Raw) != test.record {
+			t.Errorf("%s: %s, want %s", test.record, got, test.want)
+		}
+	}
+}
+
+// The stream client's values become the table client's, those of no lock's record null.
+func TestFromStream(t *testing.T) {
+	if fromStream(nil) != nil {
+		t.Error("an image out of none")
+	}
+	got := fromStream(map[string]streamtypes.AttributeValue{
+		"s": &streamtypes.AttributeValueMemberS{Value: "x"}, "n": &streamtypes.AttributeValueMemberN{Value: "1"}, "b": &streamtypes.AttributeValueMemberBOOL{Value: true},
+		"m": &streamtypes.AttributeValueMemberM{Value: map[string]streamtypes.AttributeValue{"s": &streamtypes.AttributeValueMemberS{Value: "y"}}},
+	})
+	want := map[string]types.AttributeValue{
+		"s": &types.AttributeValueMemberS{Value: "x"}, "n": &types.AttributeValueMemberN{Value: "1"}, "b": &types.AttributeValueMemberNULL{Value: true},
+		"m": &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{"s": &types.AttributeValueMemberS{Value: "y"}}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// The poller goes on after faults until its context ends, and says when it is ready.
+func TestPollerRuns(t *testing.T) {
+	f := &fakeStreams{shards: []fakeShard{{id: "0"}}, fail: map[string]string{"DescribeTable": "InternalServerError"}}
+	ctx, cancel := context.WithCancel(t.Context())
+	p, _ := newPoller(t, f, func(batch []Write) []string {
+		if batch[0].Lock == "a" {
+			cancel()
+		}
+		return nil
+	})
+	var log bytes.Buffer
+	p.Log, p.Every, p.started = slog.New(slog.NewJSONHandler(&log, nil)), time.Microsecond, make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	<-p.started
+	f.mu.Lock()
+	f.shards[0].records = []string{"a"}
+	f.mu.Unlock()
+	running.Wait()
+	if n := strings.Count(log.String(), "stream cannot be read"); n != 1 {
+		t.Errorf("log %s", &log)
+	}
+}
+
+// What a task is told of its lease: all that is public of it, and no secret.
+func TestOutput(t *testing.T) {
+	h := record(lock.CauseAcquire, 7).Holders[leaseKey(7)]
+	const plain = `{"lock":"a","fence":7,"owner":"o7","acquired_at":"1970-01-01T00:00:01.000Z","expires_at":"1970-01-01T00:00:05.000Z","ttl_ms":4000,"permits":1`
+	if got := string(output("a", h)); got != plain+"}" {
+		t.Errorf("%s", got)
+	}
+	h.Metadata, h.Token, h.Principal = `{"n":1}`, "task:x", "arn:p"
+	if got := string(output("a", h)); got != plain+`,"metadata":{"n":1}}` {
+		t.Errorf("%s", got)
+	}
+}
+
+// A table without a stream cannot be polled.
+func TestTableWithoutAStream(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+		fmt.Fprint(w, `{"Table":{}}`)
+	}))
+	defer server.Close()
+	client := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	defer client.CloseIdleConnections()
+	p := &Poller{Table: "locks", Tables: dynamodb.New(dynamodb.Options{
+		Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), HTTPClient: client, BaseEndpoint: &server.URL,
+	})}
+	if _, err := p.stream(t.Context()); err == nil || err.Error() != "the table has no stream" {
+		t.Error(err)
+	}
+}
+
+// Timers in process that were armed are set off in their order, the due ones at once, and Close waits for those that run.
+func TestLocalTimersThatAreDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, at := time.Now(), []time.Duration{}
+		var l *LocalTimers
+		l = NewLocalTimers(func(ctx context.Context, timer Timer) error {
+			l.mu.Lock()
+			at = append(at, time.Since(start))
+			l.mu.Unlock()
+			if timer.Lock == "slow" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			if timer.Lock == "again" && len(at) < 4 {
+				return errReset
+			}
+			return nil
+		})
+		if errs := l.Arm(t.Context(), []Timer{{Lock: "past", Due: start.Add(-time.Hour)}, {Lock: "again", Due: start.Add(time.Second)}}); errs != nil {
+			t.Error(errs)
+		}
+		time.Sleep(10 * time.Second)
+		if want := []time.Duration{minHop, time.Second, 2 * time.Second, 3 * time.Second}; !slices.Equal(at, want) {
+			t.Errorf("fired at %v, want %v", at, want)
+		}
+		l.Arm(t.Context(), []Timer{{Lock: "slow", Due: time.Now()}})
+		time.Sleep(time.Second)
+		l.Close() // ends its context; it is not set again
+	})
 }

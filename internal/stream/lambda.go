@@ -37,7 +37,7 @@ func (c *Consumer) HandleStream(decode Decoder) func(context.Context, streamEven
 		defer cancel()
 		var batch []Write
 		for _, raw := range event.Records {
-			if w, ok := readRecord(raw, decode); ok {
+			if w, ok := readSafely(raw, decode); ok {
 				batch = append(batch, w)
 			}
 		}
@@ -62,6 +62,27 @@ type streamEvent struct {
 	Records []json.RawMessage `json:"Records"`
 }
 
+// readSafely reads one record; one that makes reading panic is poison. false: it is not about a lock's record.
+func readSafely(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
+	err := safely(func() error {
+		w, ok = readRecord(raw, decode)
+		return nil
+	})
+	if err != nil {
+		return Write{Raw: raw, Sequence: sequenceOf(raw), Poison: err}, true
+	}
+	return w, ok
+}
+
+// sequenceOf finds a record's place in the stream, even if the rest of it cannot be read; else it is empty.
+func sequenceOf(raw json.RawMessage) string {
+	var place struct {
+		Change struct{ SequenceNumber string } `json:"dynamodb"`
+	}
+	_ = json.Unmarshal(raw, &place)
+	return place.Change.SequenceNumber
+}
+
 // readRecord reads one record; false if it is not about a lock's record.
 func readRecord(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
 	w.Raw = raw
@@ -74,12 +95,7 @@ func readRecord(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
 		} `json:"dynamodb"`
 	}
 	if w.Poison = json.Unmarshal(raw, &record); w.Poison != nil {
-		// What is no record at all still has a place in the stream.
-		var place struct {
-			Change struct{ SequenceNumber string } `json:"dynamodb"`
-		}
-		_ = json.Unmarshal(raw, &place)
-		w.Sequence = place.Change.SequenceNumber
+		w.Sequence = sequenceOf(raw)
 		return w, true
 	}
 	w.Sequence = record.Change.SequenceNumber
