@@ -6,8 +6,11 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // A setting that is missing or wrong is named.
@@ -39,5 +42,37 @@ func TestSettings(t *testing.T) {
 		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s with %s=%q: %v", test.what, test.set, test.to, err)
 		}
+	}
+}
+
+// What is built has all of its parts: with the queue of timers a backlog as well, without it neither.
+func TestParts(t *testing.T) {
+	settings := map[string]string{
+		"HOLDFAST_TABLE": "locks", "HOLDFAST_BUS": "bus", "HOLDFAST_TIMER_QUEUE_URL": "https://sqs/timers", "HOLDFAST_DLQ_URL": "https://sqs/dlq", "HOLDFAST_METRICS": "Holdfast/x",
+	}
+	e := &boot.Environment{
+		AWS: aws.Config{Region: "eu-west-1", HTTPClient: awshttp.NewBuildableClient()}, Log: slog.New(slog.DiscardHandler), Getenv: func(name string) string { return settings[name] },
+	}
+	x, err := expirer(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := x.Consumer
+	if x.ChecksPerSecond != checksPerSecond || x.Metrics != "Holdfast/x" || x.Coordinator == nil || x.Executions == nil || x.Timers == nil || x.Log == nil {
+		t.Errorf("expirer %+v", x)
+	}
+	if c.Metrics != "Holdfast/x" || c.Skew != lock.DefaultSkew || c.Coordinator != x.Coordinator || c.Callbacks == nil || c.Bus == nil || c.Log == nil {
+		t.Errorf("consumer %+v", c)
+	}
+	queue, ok := c.Backlog.(*stream.Queue)
+	if dead, _ := c.DeadLetter.(*stream.Queue); !ok || queue.URL != "https://sqs/timers" || c.Timers != stream.Timers(queue) || x.Timers != c.Timers || dead == nil || dead.URL != "https://sqs/dlq" {
+		t.Errorf("queues %v, %v, %v", c.Backlog, c.Timers, c.DeadLetter)
+	}
+	if client, ok := timely(e).HTTPClient.(*awshttp.BuildableClient); !ok || client.GetTimeout() != attemptTimeout {
+		t.Errorf("an attempt may take for ever: %v", timely(e).HTTPClient)
+	}
+	settings["HOLDFAST_TIMER_QUEUE_URL"] = ""
+	if c, err := consumer(e); err != nil || c.Timers != nil || c.Backlog != nil {
+		t.Errorf("without a queue: %v, %v, %v", c.Timers, c.Backlog, err)
 	}
 }
