@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -82,7 +83,7 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		cfg.Transport = table
+		cfg.Transport = tableTransport{table}
 	default:
 		if err := c.checkEndpoint(); err != nil {
 			return nil, err
@@ -135,7 +136,7 @@ func (c *connection) direct(ctx context.Context) (*direct.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return direct.New(ctx, direct.Config{Table: c.Table, Region: sdk.Region, Endpoint: c.DynamodbEndpoint, Credentials: sdk.Credentials})
+	return direct.New(ctx, direct.Config{Table: c.Table, Region: sdk.Region, Endpoint: c.DynamodbEndpoint, Credentials: sdk.Credentials, Log: slog.New(errorLog{})})
 }
 
 // sign adds what requests are signed with.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fatih/color"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
@@ -132,6 +133,9 @@ var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 // message is an error for a person: in the words of the command line, and without the package that it came from.
 func message(err error) string {
 	text := err.Error()
+	if fault, ok := errors.AsType[*lock.StoreError](err); ok && !isClients(err) {
+		text = storeFault{fault}.Error()
+	}
 	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "dynamo: ", "lock: ", "api: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
@@ -143,6 +147,12 @@ func message(err error) string {
 		}
 		return "-" + strings.ToLower(wordBegins.ReplaceAllString(field, "-$0"))
 	})
+}
+
+// isClients tells whether an error is lockclient's, and has its words.
+func isClients(err error) bool {
+	_, ok := errors.AsType[*lockclient.OpError](err)
+	return ok || errors.Is(err, lockclient.ErrUnavailable)
 }
 
 // why is an outage in a few words, such as "connection refused".

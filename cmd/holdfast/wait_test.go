@@ -257,6 +257,24 @@ func TestNoWaitEnds(t *testing.T) {
 	}
 }
 
+// A table that cannot be reached is told in the same words as a coordinator, by every command.
+func TestTableUnreachable(t *testing.T) {
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("HOLDFAST_ENDPOINT", "")
+	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
+	for _, args := range []string{
+		"acquire a --no-wait", "exec a --no-wait -- true", "status a", "ls", "renew a", "release a", "force-release a --reason x", "doctor", "init", "dev --listen 127.0.0.1:0",
+	} {
+		code, out, errs := call(t.Context(), append([]string{"--table=locks", "--dynamodb-endpoint=http://127.0.0.1:1"}, strings.Fields(args)...)...)
+		if said := out + errs; code != exitFailed || !strings.Contains(said, "connection refused; check the endpoint") && !strings.Contains(said, "connection refused\n") ||
+			strings.Contains(said, "RequestID") || strings.Contains(said, "operation error") || strings.Contains(said, "503") {
+			t.Errorf("%s: %d: %s", args, code, said)
+		}
+	}
+}
+
 // --no-wait joins no queue.
 func TestNoWaitDoesNotQueue(t *testing.T) {
 	s := newService(t)

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/direct"
+)
+
+// A tableTransport is a table as a coordinator that says why it is unavailable. A coordinator keeps that for its log, since its
+// callers are others; here they are the same.
+type tableTransport struct{ *direct.Table }
+
+// RoundTrip implements [lockclient.Transport].
+func (t tableTransport) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
+	var logged error
+	resp, err := t.Table.RoundTrip(context.WithValue(ctx, loggedKey{}, &logged), r)
+	if fault, ok := errors.AsType[*lock.StoreError](logged); ok && errors.Is(fault.Kind, lock.ErrUnavailable) {
+		return lockclient.Response{}, storeFault{fault}
+	}
+	return resp, err
+}
+
+type loggedKey struct{}
+
+// errorLog is a log's handler that gives the error of a request back to its caller, by the context.
+type errorLog struct{}
+
+func (errorLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
+
+func (errorLog) Handle(ctx context.Context, r slog.Record) error {
+	logged, ok := ctx.Value(loggedKey{}).(*error)
+	if !ok {
+		return nil
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok {
+			*logged = err
+		}
+		return true
+	})
+	return nil
+}
+
+func (l errorLog) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l errorLog) WithGroup(string) slog.Handler      { return l }
+
+// A storeFault words a store's failure for a person, without the layers of the SDK that it came through.
+type storeFault struct{ *lock.StoreError }
+
+func (f storeFault) Error() string {
+	text := f.What
+	if f.Err != nil && errors.Is(f.Kind, lock.ErrUnavailable) { // others have said it all
+		text += ": " + why(f.Err)
+	}
+	if f.Fix != "" {
+		text += fmt.Sprintf("; %s", f.Fix)
+	}
+	return text
+}
