@@ -197,10 +197,9 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 		return exit(exitLost)
 	case outcome.Stopped == supervise.Unguarded:
 		r.say("failed", "the guard process was killed; the command and its processes were killed as well")
-	case lease.Err() == nil:
-		r.keep(lease, acquired.Add(r.AtLeast))
 	}
 	over := lease.Err()
+	kept := over == nil && !r.keep(lease, acquired.Add(r.AtLeast))
 	released := r.conn.close(ctx, r.client)
 	switch {
 	case over != nil, errors.Is(released, lockclient.ErrLost):
@@ -208,6 +207,8 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 		return exit(exitLost)
 	case released != nil: // the command's outcome counts; the lock comes free by itself
 		r.say("not_released", message(released))
+	case kept:
+		r.say("kept", fmt.Sprintf("%s stays held until %s (--at-least)", r.Name, acquired.Add(r.AtLeast).Local().Format("15:04:05")))
 	default:
 		r.say("released", "released "+r.Name)
 	}
@@ -234,21 +235,25 @@ func (r *execution) renewal(err error, proved time.Time) {
 	r.say("renewed", fmt.Sprintf("renewal works again; the lease of %s is proved until %s", r.Name, until), "proved_until", proved.UTC())
 }
 
-// keep waits until the lock was held for as long as it was asked for, or a signal asks to end.
-func (r *execution) keep(lease *lockclient.Lease, until time.Time) {
+// keep waits until the lock was held for as long as it was asked for, and answers whether it was. A signal ends the wait; the
+// lease then runs out by itself, since its MinHold is not over.
+func (r *execution) keep(lease *lockclient.Lease, until time.Time) bool {
 	left := time.Until(until)
 	if left <= 0 {
-		return
+		return true
 	}
 	r.say("keeping", fmt.Sprintf("the command has ended; keeping %s until %s (--at-least)", r.Name, until.Local().Format("15:04:05")))
 	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-lease.Context().Done():
+		return true
+	case <-lease.Context().Done(): // the command is done; the next one may begin
+		return true
 	case <-r.orphaned:
 	case <-r.signals:
 	}
+	return false
 }
 
 // notice says what happens to the command.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
@@ -100,9 +104,10 @@ func exitOf(err error) int {
 
 // A life is a command under exec that starts another process, whose common end a pipe tells.
 type life struct {
-	cmd    *exec.Cmd
-	stderr *bytes.Buffer
-	dead   chan time.Time // when the last of its processes was gone
+	service *service
+	cmd     *exec.Cmd
+	stderr  *bytes.Buffer
+	dead    chan time.Time // when the last of its processes was gone
 }
 
 // Scripts that hold the named pipe open, start another process, say that they run, and go on for ever.
@@ -113,12 +118,23 @@ const (
 
 func startExec(t *testing.T, s *service, name, script string, flags ...string) *life {
 	t.Helper()
+	return startExecBy(t, s, nil, name, script, flags...)
+}
+
+// startExecBy starts a command under exec by another command.
+func startExecBy(t *testing.T, s *service, by []string, name, script string, flags ...string) *life {
+	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "alive")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := append([]string{"exec", name}, flags...)
-	l := &life{cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1)}
+	l := &life{service: s, cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1)}
+	if len(by) > 0 {
+		env := l.cmd.Env
+		l.cmd = exec.CommandContext(t.Context(), by[0], append(by[1:], l.cmd.Args...)...)
+		l.cmd.Env = env
+	}
 	l.cmd.Stderr = l.stderr
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -130,9 +146,14 @@ func startExec(t *testing.T, s *service, name, script string, flags ...string) *
 	up := make(chan bool)
 	go func() {
 		defer func() { _ = pipe.Close() }()
+		lines := bufio.NewReader(pipe)
+		said := true
+		for range strings.Count(script, "echo up") {
+			_, err := lines.ReadString('\n')
+			said = said && err == nil
+		}
+		up <- said
 		buf := make([]byte, 16)
-		n, _ := pipe.Read(buf)
-		up <- n > 0
 		for {
 			if n, err := pipe.Read(buf); n == 0 || err != nil {
 				l.dead <- time.Now()
@@ -165,6 +186,13 @@ func (s *service) expiry(t *testing.T, name string) time.Time {
 		t.Fatalf("status %+v, %v", status, err)
 	}
 	return time.UnixMilli(status.Holders[0].ExpiresAt)
+}
+
+func (l *life) signal(t *testing.T, n syscall.Signal) {
+	t.Helper()
+	if err := l.cmd.Process.Signal(n); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (s *service) force(t *testing.T, name string) {
@@ -274,12 +302,199 @@ func TestExecDeaths(t *testing.T) {
 					return took[min(len(took)*percent/100, len(took)-1)].Round(100 * time.Microsecond)
 				}
 				fmt.Printf("exec: %s: p50 %v, p99 %v, max %v over %d runs, no process left\n", name, at(50), at(99), at(100), len(took))
-				if (name == "cut off" || name == "holdfast stopped") && at(100) > 0 {
+				if execStrict && (name == "cut off" || name == "holdfast stopped") && at(100) > 0 {
 					t.Errorf("a command lived %v into the time when another may hold the lock", at(100))
 				}
 			})
 		})
 	}
+}
+
+// escaping starts processes that leave the command's process group.
+const escaping = `exec 3>"$1"
+timeout 1000 sh -c 'echo up >&3; sleep 1000; :' &
+setsid sh -c 'echo up >&3; sleep 1000; :' &
+setsid sh -c 'trap "" TERM; echo up >&3; while :; do sleep 1000; done' &
+nohup sh -c 'echo up >&3; sleep 1000; :' >/dev/null 2>&1 &
+bash -m -c 'sleep 1000 & echo up >&3; wait' &
+echo 1000 | xargs -P 2 -n 1 sh -c 'echo up >&3; sleep "$0"; :' &
+sh -c 'setsid sh -c "(echo up >&3; sleep 1000; :) & exit" & exit'
+echo up >&3; wait`
+
+// Nor does anything that left the command's process group.
+func TestExecEscapes(t *testing.T) {
+	for name, test := range map[string]struct {
+		do   func(t *testing.T, s *service, l *life)
+		code int
+	}{
+		"forced out": {func(t *testing.T, s *service, _ *life) { s.force(t, "a") }, exitLost},
+		"cut off":    {func(_ *testing.T, s *service, _ *life) { s.cut.Store(true) }, exitLost},
+		"cancelled":  {func(t *testing.T, _ *service, l *life) { l.signal(t, syscall.SIGTERM) }, 128 + int(syscall.SIGTERM)},
+		"killed":     {func(t *testing.T, _ *service, l *life) { l.signal(t, syscall.SIGKILL) }, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newService(t)
+			l := startExec(t, s, "a", escaping, "--ttl=3s", "--grace=100ms")
+			test.do(t, s, l)
+			l.died(t)
+			if code := exitOf(l.cmd.Wait()); code != test.code {
+				t.Errorf("exit code %d: %s", code, l.stderr)
+			}
+		})
+	}
+}
+
+// A failing renewal is told at once, with the time until which the lease is proved; the loss once.
+func TestExecTellsOfAnOutage(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms")
+	s.cut.Store(true)
+	l.died(t)
+	if code := exitOf(l.cmd.Wait()); code != exitLost {
+		t.Errorf("exit code %d", code)
+	}
+	text := l.stderr.String()
+	failing, stopping := strings.Index(text, "renewal is failing; the lease of a is proved until "), strings.Index(text, "stopping the command")
+	if failing < 0 || stopping < failing || strings.Count(text, "renewal is failing") != 1 || strings.Count(text, "\n") != 3 {
+		t.Errorf("told %q", text)
+	}
+	forced := startExec(t, newService(t), "a", obedient, "--ttl=1s")
+	forced.service.force(t, "a")
+	forced.died(t)
+	_ = forced.cmd.Wait()
+	if text := forced.stderr.String(); strings.Count(text, "the lock is lost") != 1 || strings.Count(text, "\n") != 2 {
+		t.Errorf("told %q", text)
+	}
+}
+
+// Nothing waits for a coordinator that is not there, when it is not to wait.
+func TestExecNoWaitWithoutCoordinator(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close()
+	out, err := holdfast(t, server.URL, "exec", "a", "--no-wait", "--timeout=100ms", "--", "echo", "ran").CombinedOutput()
+	if exitOf(err) != exitFailed || !strings.Contains(string(out), "refused") || strings.Contains(string(out), "ran\n") {
+		t.Errorf("exit code %d: %s", exitOf(err), out)
+	}
+}
+
+// The lock is kept for as long as was asked for, also when a signal ends the wait.
+func TestExecAtLeast(t *testing.T) {
+	s := newService(t)
+	start := time.Now()
+	if out, err := holdfast(t, s.url, "exec", "a", "--at-least=300ms", "--", "true").CombinedOutput(); err != nil || time.Since(start) < 300*time.Millisecond {
+		t.Errorf("%v after %v: %s", err, time.Since(start), out)
+	}
+	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || len(status.Holders) > 0 {
+		t.Errorf("afterwards %+v, %v", status, err)
+	}
+	cmd := holdfast(t, s.url, "exec", "b", "--at-least=1h", "--", "sh", "-c", "exit 3")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "keeping b until"); {
+	}
+	if code := exitOf(holdfast(t, s.url, "exec", "b", "--no-wait", "--", "true").Run()); code != exitHeld {
+		t.Errorf("another host: exit code %d", code)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	rest, _ := io.ReadAll(stderr)
+	if code := exitOf(cmd.Wait()); code != 3 || !strings.Contains(string(rest), "b stays held until") {
+		t.Errorf("exit code %d: %s", code, rest)
+	}
+	if left := time.Until(s.expiry(t, "b")); left < 59*time.Minute {
+		t.Errorf("the lock is held for another %v", left)
+	}
+}
+
+// With --with-parent, a job whose shell was killed ends.
+func TestExecWithParent(t *testing.T) {
+	s := newService(t)
+	l := startExecBy(t, s, []string{"sh", "-c", `"$@"; :`, "sh"}, "a", stubborn, "--with-parent", "--ttl=1s")
+	l.signal(t, syscall.SIGKILL) // the shell alone
+	l.died(t)
+	_ = l.cmd.Wait()
+}
+
+func TestParentGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var parent atomic.Int64
+		parent.Store(7)
+		gone := parentGone(ctx, func() int { return int(parent.Load()) }, time.Second)
+		time.Sleep(time.Hour)
+		select {
+		case <-gone:
+			t.Error("the parent is there")
+		default:
+		}
+		at := time.Now()
+		parent.Store(1)
+		if <-gone; time.Since(at) > time.Second {
+			t.Errorf("noticed after %v", time.Since(at))
+		}
+		never := parentGone(ctx, func() int { return 1 }, time.Second)
+		cancel()
+		synctest.Wait() // it ends with ctx
+		select {
+		case <-never:
+			t.Error("the parent is there")
+		default:
+		}
+	})
+}
+
+func TestExecGrace(t *testing.T) {
+	for _, test := range []struct {
+		ttl, grace, want time.Duration // grace of -1: not given
+		ok               bool
+	}{
+		{time.Minute, -1, 5 * time.Second, true},
+		{30 * time.Second, -1, 5 * time.Second, true},
+		{12 * time.Second, -1, 2 * time.Second, true},
+		{time.Second, -1, time.Second / 6, true},
+		{time.Minute, 0, 0, true},
+		{time.Minute, 10 * time.Second, 10 * time.Second, true},
+		{time.Minute, 10*time.Second + 1, 0, false},
+		{time.Minute, -2, 0, false},
+	} {
+		c := execCmd{taking: taking{TTL: test.ttl}, Command: []string{"true"}}
+		if test.grace != -1 {
+			c.Grace = &test.grace
+		}
+		if err := c.check(); (err == nil) != test.ok || test.ok && c.grace() != test.want {
+			t.Errorf("--ttl %v --grace %v: %v, %v", test.ttl, test.grace, c.grace(), err)
+		}
+	}
+}
+
+// Notices come in order, and nobody waits for a reader that is not there.
+func TestNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		n := newNotices(&streams{err: w})
+		for i := range 100 { // more than are kept
+			n.say("x", fmt.Sprint(i))
+		}
+		start := time.Now()
+		n.drain(time.Second)
+		n.flush()
+		n.flush()
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("waited %v for a reader", took)
+		}
+		lines := bufio.NewScanner(r)
+		for i := range 60 {
+			if !lines.Scan() || lines.Text() != fmt.Sprintf("holdfast: %d", i) {
+				t.Fatalf("line %d is %q", i, lines.Text())
+			}
+		}
+		_ = r.Close()
+	})
 }
 
 // The command's exit code, its lock and its fence go through, and the lock comes free.
@@ -299,6 +514,11 @@ func TestExec(t *testing.T) {
 		{[]string{"exec", "a b", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--metadata", "[]", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--wait", "1s", "--no-wait", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--grace", "10s", "--", "true"}, 0, ""},
+		{[]string{"exec", "a", "--grace", "10001ms", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--grace=-1s", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--at-least=-1s", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--ttl", "0", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--", "echo", "--no-wait"}, 0, "--no-wait\n"},
 	} {
 		cmd := holdfast(t, s.url, test.args...)

@@ -2,4 +2,7 @@
 
 package main
 
-const execRuns = 100
+const (
+	execRuns   = 100
+	execStrict = true
+)

@@ -18,10 +18,9 @@ type order struct {
 
 // start is the command.
 type start struct {
-	Path       string        `json:"path"`
-	Args       []string      `json:"args"` // with the command's name
-	Grace      time.Duration `json:"grace"`
-	Foreground bool          `json:"foreground"` // give the terminal on standard input to the command
+	Path  string        `json:"path"`
+	Args  []string      `json:"args"` // with the command's name
+	Grace time.Duration `json:"grace"`
 }
 
 // An event is what a report of the guard is about.

@@ -74,6 +74,9 @@ func Run(cfg Config) (Outcome, error) {
 	if err := adopt(); err != nil {
 		return Outcome{}, err
 	}
+	// A child that Ctrl-Z stops between fork and exec would block this process, which waits for its exec. (The command itself is
+	// started in the background of the terminal, where Ctrl-Z does not reach it.)
+	signal.Ignore(syscall.SIGTSTP)
 	conn, cmd, err := startGuard(cfg)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("starting the guard: %w", err)
@@ -82,19 +85,16 @@ func Run(cfg Config) (Outcome, error) {
 	tty := controllingTerminal()
 	defer tty.close()
 	s := &supervisor{
-		cfg: cfg, send: func(o order) { send(conn, o) }, now: now, terminal: tty, controlled: func() bool { return false },
+		cfg: cfg, send: func(o order) { send(conn, o) }, now: now, terminal: tty,
 		killGuard: func() { _ = cmd.Process.Kill() },
 	}
-	if !signal.Ignored(syscall.SIGTSTP) { // else no shell controls us
-		stops := make(chan os.Signal, 4)
-		defer signal.Stop(stops)
-		signal.Notify(stops, syscall.SIGTSTP, syscall.SIGCONT)
-		s.stops = stops
-		s.controlled = controlled
-		s.suspend = func() {
-			suspend()
-			signal.Notify(stops, syscall.SIGTSTP)
-		}
+	stops := make(chan os.Signal, 4)
+	signal.Notify(stops, syscall.SIGTSTP, syscall.SIGCONT)
+	defer signal.Stop(stops)
+	s.stops, s.controlled = stops, controlled
+	s.suspend = func() {
+		suspend()
+		signal.Notify(stops, syscall.SIGTSTP)
 	}
 	outcome, err := s.run(receive[report](conn))
 	_ = conn.Close()
@@ -146,6 +146,7 @@ type foreground interface {
 	is() bool            // there is one
 	isInput() bool       // it is standard input and output
 	ours() bool          // our process group is its foreground
+	of(group int) bool   // that process group is its foreground
 	give(group int) bool // make a process group the foreground
 	take()               // make ours the foreground
 }
@@ -177,9 +178,7 @@ const guardPatience = 2 * time.Second
 
 func (s *supervisor) run(reports <-chan report) (Outcome, error) {
 	s.wantsTerminal = s.terminal.isInput()
-	given := s.wantsTerminal && s.terminal.ours()
-	s.send(order{Start: &start{s.cfg.Path, s.cfg.Args, s.cfg.Grace, given}, Until: s.until()})
-	s.hasTerminal = given
+	s.send(order{Start: &start{s.cfg.Path, s.cfg.Args, s.cfg.Grace}, Until: s.until()})
 	defer s.takeTerminal()
 	tick := time.NewTicker(max(min(s.cfg.CheckEvery, lookEvery), time.Millisecond))
 	defer tick.Stop()
@@ -231,6 +230,7 @@ func (s *supervisor) hear(r report) {
 	switch r.Event {
 	case eventStarted:
 		s.command = r.PID
+		s.giveTerminal()
 	case eventStopping:
 		s.stopping(r.Reason)
 	case eventDenied:
@@ -282,7 +282,7 @@ func (s *supervisor) commandStopped(by syscall.Signal) {
 	asksForTerminal := by == syscall.SIGTTIN || by == syscall.SIGTTOU
 	s.wantsTerminal = s.wantsTerminal || asksForTerminal
 	switch {
-	case asksForTerminal && s.terminal.ours():
+	case asksForTerminal && (s.terminal.ours() || s.terminal.of(s.command)): // it asked just before it got it
 		s.resume()
 	case s.controlled() && (s.asked || s.terminal.is()):
 		s.takeTerminal()
@@ -300,10 +300,15 @@ func (s *supervisor) resume() {
 	if s.command == 0 {
 		return
 	}
+	s.giveTerminal()
+	s.send(order{Resume: true})
+}
+
+// giveTerminal makes the command's process group the terminal's foreground, if it wants that and ours is.
+func (s *supervisor) giveTerminal() {
 	if s.wantsTerminal && s.terminal.ours() {
 		s.hasTerminal = s.terminal.give(s.command)
 	}
-	s.send(order{Resume: true})
 }
 
 // takeTerminal makes our process group the terminal's foreground again, if the command's is.

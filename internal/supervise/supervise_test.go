@@ -43,16 +43,20 @@ type fakeTerminal struct {
 	s            *supervised
 	there, input bool
 	foreground   bool // is ours
+	given        bool // to the command
 	refuses      bool
 }
 
 func (t *fakeTerminal) is() bool      { return t.there }
 func (t *fakeTerminal) isInput() bool { return t.input }
 func (t *fakeTerminal) ours() bool    { return t.foreground }
-func (t *fakeTerminal) take()         { t.s.note("take"); t.foreground = true }
+func (t *fakeTerminal) of(group int) bool {
+	return group == 42 && t.given
+}
+func (t *fakeTerminal) take() { t.s.note("take"); t.foreground, t.given = true, false }
 func (t *fakeTerminal) give(group int) bool {
 	t.s.note("give %d", group)
-	t.foreground = t.refuses
+	t.foreground, t.given = t.refuses, !t.refuses
 	return !t.refuses
 }
 
@@ -104,7 +108,7 @@ func (s *supervised) order(o order) {
 	s.mu.Unlock()
 	switch {
 	case o.Start != nil:
-		s.note("start %s %v, grace %v, foreground %v", o.Start.Path, o.Start.Args, o.Start.Grace, o.Start.Foreground)
+		s.note("start %s %v, grace %v", o.Start.Path, o.Start.Args, o.Start.Grace)
 	case o.Stop != "":
 		s.note("stop %s", o.Stop)
 	case o.Signal != 0:
@@ -159,7 +163,7 @@ func (s *supervised) end(code int, n syscall.Signal) {
 func TestSupervisorTellsOfRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startSupervised(nil)
-		s.want(t, "start /bin/x [x y], grace 5s, foreground false")
+		s.want(t, "start /bin/x [x y], grace 5s")
 		if s.until != testLease {
 			t.Errorf("the lease ends at %v", s.until)
 		}
@@ -319,15 +323,16 @@ func TestSupervisorJobControl(t *testing.T) {
 		log     string
 		has     bool // the command has the terminal in the end
 	}{
-		"Ctrl-Z in the foreground":             {foreground, false, syscall.SIGTSTP, true, "take, notice suspended, suspend, give 42, resume", true},
-		"SIGSTOP in the foreground":            {foreground, false, syscall.SIGSTOP, true, "take, notice suspended, suspend, give 42, resume", true},
-		"reads the terminal in the background": {background, false, syscall.SIGTTIN, false, "notice suspended, suspend, resume", false},
-		"reads the terminal in a pipeline":     {inPipeline, false, syscall.SIGTTIN, false, "give 42, resume", true},
-		"writes to the terminal in a pipeline": {inPipeline, false, syscall.SIGTTOU, false, "give 42, resume", true},
-		"Ctrl-Z in a pipeline":                 {inPipeline, true, syscall.SIGTSTP, false, "notice suspended, suspend, resume", false},
-		"no shell controls us":                 {noJobControl, false, syscall.SIGTSTP, true, "resume", true},
-		"stopped by somebody, no terminal":     {fromCron, false, syscall.SIGSTOP, false, "", false},
-		"SIGTSTP, no terminal":                 {fromCron, true, syscall.SIGTSTP, false, "resume", false},
+		"Ctrl-Z in the foreground":                {foreground, false, syscall.SIGTSTP, true, "take, notice suspended, suspend, give 42, resume", true},
+		"SIGSTOP in the foreground":               {foreground, false, syscall.SIGSTOP, true, "take, notice suspended, suspend, give 42, resume", true},
+		"reads the terminal in the background":    {background, false, syscall.SIGTTIN, false, "notice suspended, suspend, resume", false},
+		"reads the terminal in a pipeline":        {inPipeline, false, syscall.SIGTTIN, false, "give 42, resume", true},
+		"writes to the terminal in a pipeline":    {inPipeline, false, syscall.SIGTTOU, false, "give 42, resume", true},
+		"Ctrl-Z in a pipeline":                    {inPipeline, true, syscall.SIGTSTP, false, "notice suspended, suspend, resume", false},
+		"read the terminal just before it got it": {foreground, false, syscall.SIGTTIN, true, "resume", true},
+		"no shell controls us":                    {noJobControl, false, syscall.SIGTSTP, true, "resume", true},
+		"stopped by somebody, no terminal":        {fromCron, false, syscall.SIGSTOP, false, "", false},
+		"SIGTSTP, no terminal":                    {fromCron, true, syscall.SIGTSTP, false, "resume", false},
 		"SIGTSTP, a shell but no terminal": {func(s *supervised) { s.shell = true }, true, syscall.SIGTSTP, false,
 			"notice suspended, suspend, resume", false},
 		"SIGSTOP, a shell but no terminal": {func(s *supervised) { s.shell = true }, false, syscall.SIGSTOP, false, "", false},
@@ -335,11 +340,9 @@ func TestSupervisorJobControl(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := startSupervised(test.prepare)
-				s.want(t, fmt.Sprintf("start /bin/x [x y], grace 5s, foreground %v", test.started))
-				if test.started {
-					s.terminal.foreground = false
-				}
+				s.taken()
 				s.reports <- report{Event: eventStarted, PID: 42}
+				s.want(t, map[bool]string{true: "give 42", false: ""}[test.started])
 				if test.asked {
 					s.stops <- syscall.SIGTSTP
 					s.want(t, "signal stopped")
@@ -373,6 +376,7 @@ func TestSupervisorJobControl(t *testing.T) {
 		s.want(t, "")
 		s.terminal.refuses = true
 		s.reports <- report{Event: eventStarted, PID: 42}
+		s.want(t, "give 42")
 		s.stops <- syscall.SIGCONT
 		s.want(t, "give 42, resume")
 		s.end(0, 0)

@@ -39,12 +39,14 @@ func (t terminal) isInput() bool {
 }
 
 // ours tells whether our process group is the foreground: in the background the terminal is not ours to give.
-func (t terminal) ours() bool {
+func (t terminal) ours() bool { return t.of(unix.Getpgrp()) }
+
+func (t terminal) of(group int) bool {
 	if !t.is() {
 		return false
 	}
-	group, err := unix.IoctlGetInt(int(t.file.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
+	foreground, err := unix.IoctlGetInt(int(t.file.Fd()), unix.TIOCGPGRP)
+	return err == nil && foreground == group
 }
 
 func (t terminal) give(group int) bool {

@@ -46,7 +46,7 @@ func startTree(s start, inTime bool) (*processTree, error) {
 		return nil, err
 	}
 	pid, err := startProcess(s, &syscall.SysProcAttr{
-		Setpgid: true, Foreground: s.Foreground, Ctty: 0,
+		Setpgid:   true,
 		Pdeathsig: syscall.SIGTERM, // if the guard and the supervisor are both killed
 	})
 	if err != nil {

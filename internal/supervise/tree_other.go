@@ -31,7 +31,7 @@ func startTree(s start, inTime bool) (*processTree, error) {
 	if !inTime {
 		return nil, errTooLate
 	}
-	pid, err := startProcess(s, &syscall.SysProcAttr{Setpgid: true, Foreground: s.Foreground, Ctty: 0})
+	pid, err := startProcess(s, &syscall.SysProcAttr{Setpgid: true})
 	if err != nil {
 		return nil, err
 	}
