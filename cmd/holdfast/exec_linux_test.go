@@ -143,7 +143,7 @@ func TestExecJobControl(t *testing.T) {
 			{"$holdfast exec a -- $up\n", "up42"}, {ctrlZ, "Stopped"}, {"fg\n", "re42"}, {ctrlC, "released a"}, {"echo code $?\n", "code 130"},
 		},
 		"in the background, and back": {
-			{"$holdfast exec a -- cat &\n", "acquired a"}, {"", "stopped; the lease of a is not renewed"}, {"jobs\n", "Stopped"},
+			{"set -b; $holdfast exec a -- cat &\n", "acquired a"}, {"", "stopped; the lease of a is not renewed"}, {"", "Stopped"},
 			{"fg\n", "cat"}, {"one\n", "one\r\n"}, {"", "one"}, {ctrlZ, "Stopped"}, {"fg\n", "cat"}, {ctrlD, "released a"},
 		},
 		"stopped, resumed in the background": {
