@@ -219,7 +219,7 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	args := append([]string{"tool", "-modfile=tools.mod", "gremlins", "unleash", "./" + t.pkg, "--timeout-coefficient", "30"}, operators...)
+	args := append([]string{"tool", "-modfile=tools.mod", "gremlins", "unleash", "./" + t.pkg, "--timeout-coefficient", "5"}, operators...)
 	if diff != "" {
 		args = append(args, "--diff", diff)
 	}
