@@ -45,10 +45,21 @@ always: keep clocks synchronised. Lambda's are.
 
 # Waiting
 
-An acquire may join the lock's queue; see queue.go. A waiter's grant is part of the very write that frees the lock for it. One
-that polls has [ClaimTime] to come for it, and then its TTL; one with a token is told by a callback. A lease may belong to an
-execution of a state machine instead of lasting a TTL: it ends with that, by [Coordinator.EndExecution], or by a timer that
-finds it over.
+An acquire may join the lock's queue; see queue.go. The write that frees the lock also grants it to the waiters at the head of the
+queue. A waiter that polls has [ClaimTime] to claim its grant, by a repeated acquire or by a renewal; the lease then lasts its
+whole TTL. A waiter with a token is told by a callback.
+
+A lease may belong to an execution of a state machine instead of lasting a TTL. It ends with the execution, by
+[Coordinator.EndExecution], or by a timer that checks whether the execution runs. If the word of the end and the timer are both
+lost, the next acquire that is refused asks for the check again, [RecheckAfter] after it was due: a write with [CauseCheck], for
+which the stream's consumer sets a timer. A check also finds grants whose callback nobody tried.
+
+# Capacity
+
+A holder remembers the capacity that it asked for. The lock's capacity is the smallest one of its holders', and a newcomer is
+granted only what fits both that and its own. So a capacity may be changed while the lock is in use: callers that wait are queued and
+granted as before, and as long as holders with both capacities are there, no more is held than the smaller one allows. A newcomer
+that does not wait and names another capacity than the present one gets [ErrCapacityMismatch].
 
 # Failures
 
@@ -74,8 +85,16 @@ What each party sees, and why that is safe:
 	holder killed           | -                                 | passes on after expiry + skew     | nobody renews
 	clock steps forward, or | store_unavailable beyond 2 s      | a free lock may be granted to     | a blind write needs a lock without holders;
 	  back, at a coordinator|                                   | nobody, for its TTL at most       | others follow a reply that was judged
+	                        |                                   | ; the grant and fence are taken    | the store's reply proved it before anybody
+	                        |                                   | back                              | was told of the grant
 	clock went back         | a fence one higher than the last  | -                                 | a proposal that is too small fails its
 	                        |                                   |                                   | guard, and is made from the record
+	a wrong clock's reply   | store_unavailable                 | closed: its fence is ahead of     | no grant is made with such a fence;
+	  lost, or it died      |                                   | time, until Coordinator.Repair    | Repair keeps what can have been told
+	both signals of the end | lock_held                         | checked again for the next caller | the check asks the execution's service
+	  of an execution lost  |                                   | that is refused                   |
+	callback never tried    | the task waits                    | held by its execution; the check  | a callback is tried under the lease and its
+	                        |                                   | tells it                          | fence, and Attempted is stored before
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | it sends the same request again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's lease runs out on its
 	                        |                                   |                                   | own clock before anyone else's
@@ -95,9 +114,10 @@ What each party sees, and why that is safe:
 # Rules
 
 The design's rules, and where they are kept; explorer_test.go walks every interleaving of small worlds against them, and
-explore_test.go removes each clause of each guard and has it caught.
+explore_test.go removes each clause of each guard and has it caught. rules_test.go has a quick test of each rule.
 
- 1. A lease past its expiry is over: LeaseOutlives in renew and release, FreeBy and NotRetired in take.
+ 1. A lease past its expiry is over: LeaseOutlives in renew and release, FreeBy and NotRetired in take. The lease of an execution
+    lasts as long as that, however its grant was claimed: LeaseClaimed in renew, and claimed.
  2. A repeated acquire gives the same lease and what is left: acquisition.next, Coordinator.lease.
  3. A repeated release succeeds while remembered: releasing.next.
  4. A renewal never shortens and never prunes: FreeBy in renew, renewal.next.
