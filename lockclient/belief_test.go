@@ -366,3 +366,66 @@ func TestHeartbeatOfAnAdoptedLease(t *testing.T) {
 		})
 	}
 }
+
+// A renewal that was under way when the process was frozen past the deadline proves nothing, though no timer has run yet;
+// neither does one that was under way when the lease was released.
+func TestRenewalOfALeaseThatEndedMeanwhile(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		f := &frozen{start: time.Now()}
+		lockclient.SetClock(c, f.now)
+		l := w.acquire(c, lockclient.Options{TTL: 30 * time.Second, ManualRenew: true})
+		expires := l.ExpiresAt()
+		w.breakWith(nil, func(op string, _ int, resp *http.Response) (*http.Response, error) {
+			if op == "renew" {
+				f.move(31*time.Second, 31*time.Second)
+			}
+			return resp, nil
+		})
+		wantIs(t, l.Renew(t.Context()), lockclient.ErrLost, lockclient.ErrRenew)
+		if !l.ExpiresAt().Equal(expires) {
+			t.Errorf("revived until %v", l.ExpiresAt())
+		}
+		_ = l.Release(t.Context())
+		_ = c.Close(t.Context())
+	})
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		l := w.acquire(c, lockclient.Options{TTL: 30 * time.Second, ManualRenew: true})
+		w.breakWith(nil, slowly("renew", 2*time.Second))
+		renewed := make(chan error)
+		go func() { renewed <- l.Renew(t.Context()) }()
+		time.Sleep(time.Second)
+		if err := l.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wantIs(t, <-renewed, lockclient.ErrLost, lockclient.ErrRenew)
+		_ = c.Close(t.Context())
+	})
+}
+
+// An owner is text of any script, with emoji and joiners; not what commands a terminal.
+func TestOwnerIsText(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		for _, owner := range []string{"\U0001F468\u200d\U0001F4BB on call", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "a\u00a0b"} {
+			c := w.client()
+			l := w.acquire(c, lockclient.Options{Owner: owner})
+			if s, err := c.Status(t.Context(), "a"); err != nil || s.Holders[0].Owner != owner {
+				t.Errorf("%+v, %v", s, err)
+			}
+			if err := l.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := w.client().TryAcquire(t.Context(), "a", lockclient.Options{Owner: "a\x1b[2Jb"})
+		refused, ok := errors.AsType[*lockclient.RefusedError](err)
+		if !ok || refused.Field != "owner" {
+			t.Errorf("%v", err)
+		}
+	})
+	for _, owner := range []string{"a\u009bb", strings.Repeat("o", 257)} {
+		if err := (lockclient.Config{Endpoint: "http://a", Owner: owner}).Validate(); err == nil || !strings.Contains(err.Error(), "Config.Owner") {
+			t.Errorf("%q: %v", owner, err)
+		}
+	}
+}

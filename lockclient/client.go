@@ -60,17 +60,19 @@ func (c Config) Validate() error {
 		return fmt.Errorf("lockclient: Config.RequestTimeout is %v; give a time above 0, or 0 for 5 s", c.RequestTimeout)
 	case c.RetryDelay < 0:
 		return fmt.Errorf("lockclient: Config.RetryDelay is %v; give a time above 0, or 0 for 1 s", c.RetryDelay)
-	case len(c.Owner) > wire.MaxOwner:
-		return fmt.Errorf("lockclient: Config.Owner is %d bytes long; at most %d are allowed", len(c.Owner), wire.MaxOwner)
+	}
+	if problem := wire.CheckText(c.Owner, wire.MaxOwner, false); problem != "" {
+		return fmt.Errorf("lockclient: Config.Owner %s", problem)
 	}
 	return nil
 }
 
 // Options say how a lock is taken. The zero value waits as long as the context lasts, with a TTL of 60 s.
 type Options struct {
-	// TTL is how long the lease lasts without a renewal, 1 s to 24 h. Zero: 60 s; but within a Lambda invocation what is
-	// left of the context, which Lambda ends with the invocation, and about a second, and then nothing renews it: a
-	// function that was killed cannot hold a lock for longer than it could have run.
+	// TTL is how long the lease lasts without a renewal, 1 s to as much as the deployment allows: 24 h unless it sets another,
+	// 7 days at most. Zero: 60 s; but within a Lambda invocation what is left of the context, which Lambda ends with the
+	// invocation, and about a second, and then nothing renews it: a function that was killed cannot hold a lock for longer
+	// than it could have run.
 	TTL time.Duration
 	// Heartbeat is how often the lease is renewed in the background, less than the TTL. Zero: a third of the TTL.
 	Heartbeat time.Duration
