@@ -267,7 +267,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// newTalker listens, and greets whoever connects.
+// newTalker listens, and greets each client that says something.
 func newTalker(t *testing.T, greeting string) string {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -281,8 +281,12 @@ func newTalker(t *testing.T, greeting string) string {
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, greeting)
-			work.Go(func() { _, _ = io.Copy(io.Discard, c); _ = c.Close() })
+			work.Go(func() {
+				_, _ = c.Read(make([]byte, 1)) // what comes before the request is no answer to it
+				_, _ = io.WriteString(c, greeting)
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			})
 		}
 	})
 	return l.Addr().String()
