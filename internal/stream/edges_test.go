@@ -290,7 +290,7 @@ func TestQueuePutOff(t *testing.T) {
 	refuse := ""
 	q := newQueue(func(r *http.Request) (*http.Response, error) {
 		var in struct {
-			Entries []struct{ Id, MessageBody string }
+			Entries []struct{ MessageBody string }
 		}
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 			t.Error(err)
@@ -361,14 +361,17 @@ func (f *fakeStreams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	target := r.Header.Get("X-Amz-Target")
 	target = target[strings.LastIndex(target, ".")+1:]
 	var in struct {
-		ShardId, ShardIteratorType, SequenceNumber, ShardIterator, ExclusiveStartShardId string
+		ShardID               string `json:"ShardId"`
+		ExclusiveStartShardID string `json:"ExclusiveStartShardId"`
+
+		ShardIteratorType, SequenceNumber, ShardIterator string
 	}
 	_ = json.NewDecoder(r.Body).Decode(&in)
 	if code := f.fail[target]; code != "" {
 		delete(f.fail, target)
 		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 		w.WriteHeader(400)
-		fmt.Fprintf(w, `{"__type":%q,"message":"no"}`, code)
+		_, _ = fmt.Fprintf(w, `{"__type":%q,"message":"no"}`, code)
 		return
 	}
 	var out any
@@ -379,7 +382,7 @@ func (f *fakeStreams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var list []any
 		last := ""
 		for _, s := range f.shards {
-			if f.page > 0 && (in.ExclusiveStartShardId != "" && s.id <= in.ExclusiveStartShardId || len(list) == f.page) {
+			if f.page > 0 && (in.ExclusiveStartShardID != "" && s.id <= in.ExclusiveStartShardID || len(list) == f.page) {
 				continue
 			}
 			shard := map[string]any{"ShardId": s.id}
@@ -394,15 +397,15 @@ func (f *fakeStreams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		out = map[string]any{"StreamDescription": description}
 	case "GetShardIterator":
-		f.types[in.ShardId] = append(f.types[in.ShardId], in.ShardIteratorType)
+		f.types[in.ShardID] = append(f.types[in.ShardID], in.ShardIteratorType)
 		at := "0"
 		switch in.ShardIteratorType {
 		case "AFTER_SEQUENCE_NUMBER":
 			at = fmt.Sprint(f.sequence(in.SequenceNumber) + 1)
 		case "LATEST":
-			at = fmt.Sprint(len(f.shard(in.ShardId).records))
+			at = fmt.Sprint(len(f.shard(in.ShardID).records))
 		}
-		out = map[string]any{"ShardIterator": in.ShardId + "/" + at}
+		out = map[string]any{"ShardIterator": in.ShardID + "/" + at}
 	case "GetRecords":
 		out = f.records(in.ShardIterator)
 	}
@@ -760,7 +763,7 @@ func TestOutput(t *testing.T) {
 func TestTableWithoutAStream(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
-		fmt.Fprint(w, `{"Table":{}}`)
+		_, _ = fmt.Fprint(w, `{"Table":{}}`)
 	}))
 	defer server.Close()
 	client := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
