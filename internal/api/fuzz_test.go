@@ -85,7 +85,7 @@ func FuzzAcquireBody(f *testing.F) {
 // textBars are the characters that no owner has, loneSurrogate a half of a pair without the other (as far as the fuzzer's bodies
 // go: no backslash before it).
 var (
-	textBars      = regexp.MustCompile("[\\x00-\\x1f\\x7f-\\x{9f}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]")
+	textBars      = regexp.MustCompile(`[\x00-\x1f\x7f-\x{9f}\x{2028}-\x{202e}\x{2066}-\x{2069}]`)
 	loneSurrogate = regexp.MustCompile(`^"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"$`)
 )
 
