@@ -245,3 +245,22 @@ func TestForceRelease(t *testing.T) {
 		t.Errorf("record %+v", r)
 	}
 }
+
+// Who waits with another capacity is granted at once what fits both.
+func TestAnotherCapacityWithRoom(t *testing.T) {
+	k := newKit(t)
+	k.must("a", of(3, 1))
+	if p := k.waits("b", of(5, 2)); p != 0 || k.record().Capacity != 3 {
+		t.Errorf("place %d, capacity %d", p, k.record().Capacity)
+	}
+}
+
+// A release that meets a lease that is over tells that one as expired.
+func TestChangesOfARelease(t *testing.T) {
+	before := Record{Rev: 1, Holders: map[LeaseKey]Holder{"a": {Fence: 1}, "over": {Fence: 2}}}
+	after := Record{Rev: 2, Cause: CauseRelease, Retired: Retired{Lease: "a", Fence: 1}, Holders: map[LeaseKey]Holder{"new": {Fence: 3}}}
+	want := []Change{{LeaseReleased, "a", Holder{Fence: 1}}, {LeaseExpired, "over", Holder{Fence: 2}}, {LeaseAcquired, "new", Holder{Fence: 3}}}
+	if got := Changes(before, after); !slices.Equal(got, want) {
+		t.Errorf("changes %+v, want %+v", got, want)
+	}
+}
