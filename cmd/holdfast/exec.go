@@ -64,10 +64,22 @@ func (c *execCmd) check() error {
 	return nil
 }
 
+// cutDashes takes the -- off the command. Without it, what looks like a flag is a flag misspelt.
+func (c *execCmd) cutDashes() error {
+	switch {
+	case len(c.Command) == 0:
+	case c.Command[0] == "--":
+		c.Command = c.Command[1:]
+	case strings.HasPrefix(c.Command[0], "-"):
+		return fmt.Errorf("there is no flag %s; the command comes after --", c.Command[0])
+	}
+	return nil
+}
+
 // Run runs the command under the lock.
 func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	if len(c.Command) > 0 && c.Command[0] == "--" {
-		c.Command = c.Command[1:]
+	if err := c.cutDashes(); err != nil {
+		return err
 	}
 	opts, err := c.options()
 	if err == nil {

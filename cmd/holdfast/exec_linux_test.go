@@ -94,7 +94,7 @@ func (sh *shell) read() {
 // expect waits until a text comes up on the screen, after what was expected before.
 func (sh *shell) expect(text string) {
 	sh.t.Helper()
-	patience := time.AfterFunc(20*time.Second, func() { // a test that hangs says where
+	patience := time.AfterFunc(2*time.Minute, func() { // a test that hangs says where
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
 		sh.expired = true

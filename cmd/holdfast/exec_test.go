@@ -514,6 +514,7 @@ func TestExec(t *testing.T) {
 		{[]string{"exec", "a b", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--metadata", "[]", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--wait", "1s", "--no-wait", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "a", "--tll", "5s", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--grace", "10s", "--", "true"}, 0, ""},
 		{[]string{"exec", "a", "--grace", "10001ms", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--grace=-1s", "--", "true"}, exitFailed, ""},
