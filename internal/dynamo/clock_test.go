@@ -18,17 +18,17 @@ func TestProvenOffset(t *testing.T) {
 			0, lock.MaxClockError - 1, lock.MaxClockError, lock.MaxClockError + 1, 1500 * time.Millisecond, 1999 * time.Millisecond,
 			lock.MaxClockOffset, lock.MaxClockOffset + 1, 2999 * time.Millisecond, time.Hour,
 		} {
-			for _, sign := range []time.Duration{1, -1} {
+			for _, signed := range []time.Duration{off, -off} {
 				read := second.Add(at) // true time
 				date := read.UTC().Format(http.TimeFormat)
-				ours := read.Add(sign * off)
+				ours := read.Add(signed)
 				got := provenOffset(ours, ours, date)
 				found := got.Abs() > lock.MaxClockError
-				if got*sign < 0 || got.Abs() > off {
-					t.Errorf("read at .%09d, %v off: proved %v", at, sign*off, got)
+				if got != 0 && (got > 0) != (signed > 0) || got.Abs() > off {
+					t.Errorf("read at .%09d, %v off: proved %v", at, signed, got)
 				}
 				if off > lock.MaxClockOffset && !found || off <= lock.MaxClockError && found {
-					t.Errorf("read at .%09d, %v off: proved %v, so found: %v", at, sign*off, got, found)
+					t.Errorf("read at .%09d, %v off: proved %v, so found: %v", at, signed, got, found)
 				}
 			}
 		}

@@ -118,7 +118,7 @@ func (s *Store) canceled(action string, reasons []types.CancellationReason) *loc
 		case "", "None", "ConditionalCheckFailed", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
 		default:
 			f := s.refused(action, code, aws.ToString(r.Message))
-			if f.Kind == lock.ErrMisconfigured || worst.Kind == lock.ErrThrottled {
+			if errors.Is(f, lock.ErrMisconfigured) || errors.Is(worst, lock.ErrThrottled) {
 				worst = f
 			}
 		}

@@ -191,7 +191,7 @@ func canceled(codes ...string) string {
 // moves is a command that takes a transaction.
 func moves() lock.Command {
 	from := lock.Record{Rev: 4, Fence: 9, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Lease: "l", Want: lock.Holder{Permits: 1}}}}
-	to := lock.Record{Fence: 10, Holders: map[lock.LeaseKey]lock.Holder{"l": {Permits: 1, Fence: 10}}}
+	to := lock.Record{Fence: 10, Waiting: 1, Queue: []lock.Waiter{{Ticket: 2, Lease: "m"}}, Holders: map[lock.LeaseKey]lock.Holder{"l": {Permits: 1, Fence: 10}}}
 	return lock.Command{
 		Kind: lock.Swap, Guard: []lock.Clause{{Test: lock.RevIs, N: 4}, {Test: lock.FenceIs, N: 9}}, Effect: lock.Become{From: from, To: to},
 		Stamp: lock.Stamp{Cause: lock.CauseRelease, By: "me", TTL: 77},

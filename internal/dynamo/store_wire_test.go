@@ -126,10 +126,10 @@ func TestItemsThatAreNoLocks(t *testing.T) {
 		} {
 			s, _ := scripted(t, body)
 			var err error
-			switch {
-			case call == "Get":
+			switch call {
+			case "Get":
 				_, err = s.Get(t.Context(), "a")
-			case call == "List":
+			case "List":
 				_, err = s.List(t.Context(), lock.ListQuery{Limit: 1})
 			default:
 				_, err = s.Apply(t.Context(), "a", lock.Command{Effect: lock.End{Lease: "l"}})

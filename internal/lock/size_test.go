@@ -206,7 +206,7 @@ func TestForceReleaseGetsThrough(t *testing.T) {
 		}
 		f.err, f.writes = &StoreError{Kind: kind}, 0
 		ended, err := c.ForceRelease(t.Context(), ForceReleaseRequest{Lock: "s", Reason: "stuck"})
-		if kind == ErrUnavailable {
+		if errors.Is(kind, ErrUnavailable) {
 			if !errors.Is(err, kind) || f.writes != 1 {
 				t.Errorf("%v: error %v after %d writes", kind, err, f.writes)
 			}
