@@ -201,19 +201,19 @@ func TestOutageOnATerminal(t *testing.T) {
 // A command that waits for an answer says so once, after a while.
 func TestSlowAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
-		s := &streams{out: &b, err: &b}
+		b := newOutput()
+		s := &streams{out: b, err: b}
 		answered := s.slow("status")
 		time.Sleep(patience - 1)
 		synctest.Wait()
-		if b.Len() > 0 {
-			t.Errorf("too early: %q", &b)
+		if b.String() != "" {
+			t.Errorf("too early: %q", b.String())
 		}
 		time.Sleep(10 * time.Second)
 		answered()
 		answered()
 		if b.String() != "holdfast: coordinator unreachable, trying: no answer yet to status\n" {
-			t.Errorf("%q", &b)
+			t.Errorf("%q", b.String())
 		}
 	})
 }

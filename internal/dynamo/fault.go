@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -150,8 +151,14 @@ func (s *Store) unanswered(action string, err error) *lock.StoreError {
 	if refusal, ok := errors.AsType[*reach.Refusal](err); ok {
 		return misconfigured("DynamoDB cannot be reached for "+action, refusal.Fix)
 	}
+	who := "DynamoDB"
+	if sent, ok := errors.AsType[*url.Error](err); ok {
+		if u, bad := url.Parse(sent.URL); bad == nil && u.Host != "" {
+			who += " at " + u.Host
+		}
+	}
 	return &lock.StoreError{
-		Kind: lock.ErrUnavailable, What: "DynamoDB did not answer " + action,
+		Kind: lock.ErrUnavailable, What: who + " did not answer " + action,
 		Fix: "check the endpoint, the region and the network",
 	}
 }
