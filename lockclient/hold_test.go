@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -216,36 +217,47 @@ func TestSetMetadata(t *testing.T) {
 func TestOnRenewal(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
-		var told []string
+		var list []string
+		var mu sync.Mutex // the renewals' goroutine tells, and time alone orders it with the test
+		tell := func(what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			list = append(list, what)
+		}
+		told := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			was := list
+			list = nil
+			return was
+		}
 		start := time.Now()
 		l := w.acquire(c, lockclient.Options{TTL: 60 * time.Second, OnRenewal: func(err error, proved time.Time) {
 			if err != nil {
 				wantIs(t, err, lockclient.ErrUnavailable)
 			}
-			told = append(told, fmt.Sprintf("%t at %v until %v", err == nil, time.Since(start).Round(time.Second), proved.Sub(start).Round(time.Second)))
+			tell(fmt.Sprintf("%t at %v until %v", err == nil, time.Since(start).Round(time.Second), proved.Sub(start).Round(time.Second)))
 		}})
 		time.AfterFunc(30*time.Second, func() { w.breakWith(cutAll, nil) })
 		time.AfterFunc(59*time.Second, func() { w.breakWith(nil, nil) })
 		time.Sleep(100 * time.Second)
-		if len(told) != 2 || told[0] != "false at 40s until 1m20s" || !strings.HasPrefix(told[1], "true at ") {
-			t.Errorf("told %q", told)
+		if got := told(); len(got) != 2 || got[0] != "false at 40s until 1m20s" || !strings.HasPrefix(got[1], "true at ") {
+			t.Errorf("told %q", got)
 		}
-		told = nil
 		w.breakWith(hangs, nil)
 		<-l.Context().Done()
 		wantIs(t, context.Cause(l.Context()), lockclient.ErrLost)
-		if len(told) != 1 || !strings.HasPrefix(told[0], "false at") {
-			t.Errorf("told %q", told)
+		if got := told(); len(got) != 1 || !strings.HasPrefix(got[0], "false at") {
+			t.Errorf("told %q", got)
 		}
 		w.breakWith(nil, nil)
-		told = nil
-		l = w.acquire(c, lockclient.Options{TTL: 9 * time.Second, OnRenewal: func(err error, _ time.Time) { told = append(told, fmt.Sprint(err)) }})
+		l = w.acquire(c, lockclient.Options{TTL: 9 * time.Second, OnRenewal: func(err error, _ time.Time) { tell(fmt.Sprint(err)) }})
 		time.Sleep(10 * time.Second)
 		if _, err := c.ForceRelease(t.Context(), "a", "test", 0); err != nil {
 			t.Fatal(err)
 		}
 		<-l.Context().Done()
-		l = w.acquire(c, lockclient.Options{TTL: 9 * time.Second, OnRenewal: func(err error, _ time.Time) { told = append(told, fmt.Sprint(err)) }})
+		l = w.acquire(c, lockclient.Options{TTL: 9 * time.Second, OnRenewal: func(err error, _ time.Time) { tell(fmt.Sprint(err)) }})
 		w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
 			if op == "renew" {
 				return hangs(op, n, r)
@@ -253,8 +265,9 @@ func TestOnRenewal(t *testing.T) {
 			return nil, nil
 		}, nil)
 		time.Sleep(3500 * time.Millisecond) // a renewal is under way
-		if err := l.Release(t.Context()); err != nil || len(told) != 0 {
-			t.Errorf("neither a loss nor a release is to be told: %q, %v", told, err)
+		err := l.Release(t.Context())
+		if got := told(); err != nil || len(got) != 0 {
+			t.Errorf("neither a loss nor a release is to be told: %q, %v", got, err)
 		}
 		_ = c.Close(t.Context())
 	})

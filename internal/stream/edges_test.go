@@ -784,12 +784,13 @@ func TestLocalTimersThatAreDue(t *testing.T) {
 		l = NewLocalTimers(func(ctx context.Context, timer Timer) error {
 			l.mu.Lock()
 			at = append(at, time.Since(start))
+			times := len(at)
 			l.mu.Unlock()
 			if timer.Lock == "slow" {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			if timer.Lock == "again" && len(at) < 4 {
+			if timer.Lock == "again" && times < 4 {
 				return errReset
 			}
 			return nil
@@ -798,9 +799,11 @@ func TestLocalTimersThatAreDue(t *testing.T) {
 			t.Error(errs)
 		}
 		time.Sleep(10 * time.Second)
+		l.mu.Lock()
 		if want := []time.Duration{minHop, time.Second, 2 * time.Second, 3 * time.Second}; !slices.Equal(at, want) {
 			t.Errorf("fired at %v, want %v", at, want)
 		}
+		l.mu.Unlock()
 		l.Arm(t.Context(), []Timer{{Lock: "slow", Due: time.Now()}})
 		time.Sleep(time.Second)
 		l.Close() // ends its context; it is not set again

@@ -100,6 +100,13 @@ func (s *supervised) want(t *testing.T, log string) {
 	}
 }
 
+// told is until when the lease lasts, as the guard was told last.
+func (s *supervised) told() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until
+}
+
 func (s *supervised) order(o order) {
 	s.mu.Lock()
 	if o.Until != 0 {
@@ -164,8 +171,8 @@ func TestSupervisorTellsOfRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startSupervised(nil)
 		s.want(t, "start /bin/x [x y], grace 5s")
-		if s.until != testLease {
-			t.Errorf("the lease ends at %v", s.until)
+		if until := s.told(); until != testLease {
+			t.Errorf("the lease ends at %v", until)
 		}
 		for range 10 {
 			time.Sleep(20 * time.Second)
@@ -174,8 +181,8 @@ func TestSupervisorTellsOfRenewals(t *testing.T) {
 			renewed := time.Since(s.start)
 			time.Sleep(time.Second)
 			synctest.Wait()
-			if s.until != renewed+testLease {
-				t.Errorf("after %v the guard knows of %v", renewed, s.until)
+			if until := s.told(); until != renewed+testLease {
+				t.Errorf("after %v the guard knows of %v", renewed, until)
 			}
 		}
 		s.end(3, 0)
@@ -218,11 +225,11 @@ func TestSupervisorStops(t *testing.T) {
 					s.lease.mu.Lock()
 					s.lease.until = time.Now()
 					s.lease.mu.Unlock()
-					was := s.until
+					was := s.told()
 					time.Sleep(2 * time.Second)
 					synctest.Wait()
-					if s.until != was {
-						t.Errorf("the guard was told of %v", s.until)
+					if until := s.told(); until != was {
+						t.Errorf("the guard was told of %v", until)
 					}
 				}
 				s.reports <- report{Event: eventEnded, Status: &status{Signal: syscall.SIGTERM}, Processes: []Process{{1, "sudo"}}}
