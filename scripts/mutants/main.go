@@ -219,19 +219,19 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	args := append([]string{"tool", "-modfile=tools.mod", "gremlins", "unleash", "./" + t.pkg, "--timeout-coefficient", "5"}, operators...)
-	if diff != "" {
-		args = append(args, "--diff", diff)
-	}
-	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // fixed words, and a revision of the caller's
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 30 * time.Second
-	dir, err := shim()
+	dir, err := prepare(ctx)
 	if err != nil {
 		return nil, false, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	flags := os.Getenv("GOFLAGS") + " -vet=off"
+	args := append([]string{"unleash", "./" + t.pkg, "--timeout-coefficient", "10"}, operators...)
+	if diff != "" {
+		args = append(args, "--diff", diff)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "gremlins"), args...) //nolint:gosec // fixed words, and a revision of the caller's
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 30 * time.Second
+	flags := os.Getenv("GOFLAGS") + " -vet=off -count=1" // a cached run would make the time-out too short
 	if t.skip != "" {
 		flags += " -skip=" + t.skip
 	}
@@ -264,8 +264,8 @@ while [ $# -gt 1 ]; do
 done
 `
 
-// shim makes a folder with coverAll in it.
-func shim() (string, error) {
+// prepare makes a folder with gremlins, and with coverAll as its go command.
+func prepare(ctx context.Context) (string, error) {
 	real, err := exec.LookPath("go")
 	if err != nil {
 		return "", err
@@ -273,6 +273,11 @@ func shim() (string, error) {
 	dir, err := os.MkdirTemp("", "mutants")
 	if err != nil {
 		return "", err
+	}
+	build := exec.CommandContext(ctx, real, "build", "-modfile=tools.mod", "-o", dir, "github.com/go-gremlins/gremlins/cmd/gremlins") //nolint:gosec // fixed words
+	if out, err := build.CombinedOutput(); err != nil {
+		_ = os.RemoveAll(dir)
+		return "", fmt.Errorf("building gremlins: %w\n%s", err, out)
 	}
 	return dir, os.WriteFile(filepath.Join(dir, "go"), fmt.Appendf(nil, coverAll, real), 0o700) //nolint:gosec // it is a command
 }
