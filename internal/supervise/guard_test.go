@@ -366,15 +366,15 @@ func TestGuardWaitsForTheUnkillable(t *testing.T) {
 			at := 10*time.Second + time.Duration(n)*20*time.Second
 			g.at(at, func() { g.orders <- order{Until: at + testLease} })
 		}
+		over := 10*time.Second + 179*20*time.Second + testLease
+		if at := <-g.done; at < over || at > over+lookEvery {
+			t.Errorf("gave up after %v, the lease was over after %v", at, over)
+		}
 		if kills := len(g.log); kills < 3000 || kills > 4000 {
 			t.Errorf("%d signals in an hour", kills)
 		}
 		if g.polls > 5000 {
 			t.Errorf("looked %d times in an hour", g.polls)
-		}
-		over := 10*time.Second + 179*20*time.Second + testLease
-		if at := <-g.done; at < over || at > over+lookEvery {
-			t.Errorf("gave up after %v, the lease was over after %v", at, over)
 		}
 		if last := g.reports[len(g.reports)-1]; last.Event != eventEnded || len(last.Processes) != 1 || last.Processes[0].Name != "nfs" {
 			t.Errorf("last report %+v", last)
