@@ -117,6 +117,7 @@ func TestName(t *testing.T) {
 	}{
 		{[]string{"name", "feature/x y"}, 0, "feature=2Fx=20y\n"},
 		{[]string{"name", "--decode", "feature=2Fx=20y"}, 0, "feature/x y\n"},
+		{[]string{"name", "caf\xe9"}, 0, "caf=E9\n"},
 		{[]string{"name", "--json", "a/b"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
 		{[]string{"name", "--json", "--decode", "a=2Fb"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
 		{[]string{"name", ""}, exitFailed, "empty"},

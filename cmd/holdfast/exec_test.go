@@ -521,6 +521,7 @@ func TestExec(t *testing.T) {
 		{[]string{"exec", "a", "--at-least=-1s", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--ttl", "0", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--", "echo", "--no-wait"}, 0, "--no-wait\n"},
+		{[]string{"exec", "a", "--", "printf", "%s", "not UTF-8: \xff\xfe <\u2028>&", ""}, 0, "not UTF-8: \xff\xfe <\u2028>&"},
 	} {
 		cmd := holdfast(t, s.url, test.args...)
 		var errs bytes.Buffer

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,9 +149,34 @@ func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
 		kong.Name("holdfast"), kong.Description(description), kong.Vars{"version": version()}, kong.Writers(s.out, s.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration.Decode)),
+		kong.KindMapper(reflect.String, textMapper(func(text string) string { return text })), kong.NamedMapper("path", textMapper(kong.ExpandPath)),
 	)...)
+	ignoreEmptyVariables(parser.Model)
 	kongcompletion.Register(parser)
 	return parser
+}
+
+// textMapper sets a text byte for byte. Kong's own mapper passes texts through JSON, which replaces bytes that are not UTF-8: a
+// command would get other arguments than those that were given.
+func textMapper(expand func(string) string) kong.MapperFunc {
+	return func(ctx *kong.DecodeContext, target reflect.Value) error {
+		token, err := ctx.Scan.PopValue("string")
+		if err != nil {
+			return err
+		}
+		target.SetString(expand(fmt.Sprint(token.Value)))
+		return nil
+	}
+}
+
+// ignoreEmptyVariables treats an environment variable that is empty as one that is not set, as AWS's tools do.
+func ignoreEmptyVariables(model *kong.Application) {
+	_ = kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			flag.Tag.Envs = slices.DeleteFunc(slices.Clone(flag.Tag.Envs), func(name string) bool { return os.Getenv(name) == "" })
+		}
+		return next(nil)
+	})
 }
 
 // An exit is an exit code with nothing more to say.

@@ -94,8 +94,9 @@ func TestEveryCommandTakesEverySetting(t *testing.T) {
 				if line == nil {
 					t.Fatal("the test does not know the command")
 				}
+				line = give(t, line, settings)
 				var c cli
-				_, err := newTestParser(&c).Parse(give(t, line, settings))
+				_, err := newTestParser(&c).Parse(line)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -202,6 +203,35 @@ func TestHelpAndVersion(t *testing.T) {
 	for _, args := range []string{"version", "--version"} {
 		if code, out, errs := call(t.Context(), args); code != 0 || out != version()+"\n" || errs != "" {
 			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
+		}
+	}
+}
+
+// An environment variable that is empty counts as one that is not set.
+func TestEmptyVariables(t *testing.T) {
+	parser := newParser(new(cli), &streams{out: io.Discard, err: io.Discard})
+	_ = kong.Visit(parser.Model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			for _, name := range flag.Envs {
+				t.Setenv(name, "")
+			}
+		}
+		return next(nil)
+	})
+	for command, line := range commandLines {
+		var c cli
+		if _, err := newParser(&c, &streams{out: io.Discard, err: io.Discard}).Parse(line); err != nil || c.Timeout != 5*time.Second || c.Sign != "auto" || c.JSON {
+			t.Errorf("%s: %v: %+v", command, err, c.connection)
+		}
+	}
+}
+
+// A lease file may have any name that the system allows, and one below ~.
+func TestLeaseFileNames(t *testing.T) {
+	for text, want := range map[string]string{"/a/caf\xe9": "/a/caf\xe9", "~/a": kong.ExpandPath("~/a")} {
+		var c cli
+		if _, err := newParser(&c, &streams{out: io.Discard, err: io.Discard}).Parse([]string{"acquire", "a", "--lease-file", text}); err != nil || c.Acquire.LeaseFile != want {
+			t.Errorf("%q: %q, %v", text, c.Acquire.LeaseFile, err)
 		}
 	}
 }

@@ -16,11 +16,27 @@ type order struct {
 	Resume bool           `json:"resume,omitempty"` // continue the stopped command
 }
 
-// start is the command.
+// start is the command. Its texts are bytes: JSON's strings cannot hold what is not UTF-8, such as the name of a file may be.
 type start struct {
-	Path  string        `json:"path"`
-	Args  []string      `json:"args"` // with the command's name
+	Path  []byte        `json:"path"`
+	Args  [][]byte      `json:"args"` // with the command's name
 	Grace time.Duration `json:"grace"`
+}
+
+func newStart(path string, args []string, grace time.Duration) *start {
+	s := &start{Path: []byte(path), Grace: grace}
+	for _, arg := range args {
+		s.Args = append(s.Args, []byte(arg))
+	}
+	return s
+}
+
+func (s *start) args() []string {
+	args := make([]string, len(s.Args))
+	for i, arg := range s.Args {
+		args[i] = string(arg)
+	}
+	return args
 }
 
 // An event is what a report of the guard is about.

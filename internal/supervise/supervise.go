@@ -178,7 +178,7 @@ const guardPatience = 2 * time.Second
 
 func (s *supervisor) run(reports <-chan report) (Outcome, error) {
 	s.wantsTerminal = s.terminal.isInput()
-	s.send(order{Start: &start{s.cfg.Path, s.cfg.Args, s.cfg.Grace}, Until: s.until()})
+	s.send(order{Start: newStart(s.cfg.Path, s.cfg.Args, s.cfg.Grace), Until: s.until()})
 	defer s.takeTerminal()
 	tick := time.NewTicker(max(min(s.cfg.CheckEvery, lookEvery), time.Millisecond))
 	defer tick.Stop()

@@ -115,7 +115,7 @@ func (s *supervised) order(o order) {
 	s.mu.Unlock()
 	switch {
 	case o.Start != nil:
-		s.note("start %s %v, grace %v", o.Start.Path, o.Start.Args, o.Start.Grace)
+		s.note("start %s %s, grace %v", o.Start.Path, o.Start.Args, o.Start.Grace)
 	case o.Stop != "":
 		s.note("stop %s", o.Stop)
 	case o.Signal != 0:
