@@ -3,6 +3,7 @@ package lockclient
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,7 +54,11 @@ func (e *OpError) Error() string {
 	if e.Lock == "" {
 		return fmt.Sprintf("lockclient: %v: %v", e.Op, e.Err)
 	}
-	return fmt.Sprintf("lockclient: %v: %s: %v", e.Op, e.Lock, e.Err)
+	name := e.Lock
+	if wire.CheckName(name) != "" { // it may have a line's end in it, or anything else
+		name = strconv.Quote(name)
+	}
+	return fmt.Sprintf("lockclient: %v: %s: %v", e.Op, name, e.Err)
 }
 
 // Unwrap gives the operation and the cause.

@@ -50,7 +50,7 @@ func UnescapeName(name string) (string, error) {
 		i += 2
 	}
 	if again, err := EscapeName(text.String()); err != nil || again != name {
-		return "", refused("name", "name %q is not as EscapeName writes it", name)
+		return "", refused("name", "name %q is not as EscapeName writes it: = and two upper-case hexadecimal digits only for bytes other than A-Z a-z 0-9 . _ : @ -", name)
 	}
 	return text.String(), nil
 }

@@ -73,3 +73,12 @@ func FuzzEscapeName(f *testing.F) {
 		}
 	})
 }
+
+// A name that is none may have anything in it, such as a line's end: an error quotes it.
+func TestErrorsQuoteWhatIsNoName(t *testing.T) {
+	for name, want := range map[string]string{"a:b": "status: a:b: lock is held", "a\nb": `status: "a\nb": lock is held`, "a b\xff": `status: "a b\xff": lock is held`} {
+		if text := (&lockclient.OpError{Op: lockclient.ErrStatus, Lock: name, Err: lockclient.ErrHeld}).Error(); text != "lockclient: "+want {
+			t.Errorf("%q: %s", name, text)
+		}
+	}
+}

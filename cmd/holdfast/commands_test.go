@@ -120,9 +120,10 @@ func TestName(t *testing.T) {
 		{[]string{"name", "caf\xe9"}, 0, "caf=E9\n"},
 		{[]string{"name", "--json", "a/b"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
 		{[]string{"name", "--json", "--decode", "a=2Fb"}, 0, `{"name":"a=2Fb","text":"a/b"}` + "\n"},
-		{[]string{"name", ""}, exitFailed, "empty"},
+		{[]string{"name", ""}, exitFailed, "holdfast: there is no lock name for an empty text"},
 		{[]string{"name", strings.Repeat("/", 100)}, exitFailed, "300 bytes"},
-		{[]string{"name", "--decode", "a=2"}, exitFailed, "not as"},
+		{[]string{"name", "--decode", "a=2"}, exitFailed, "holdfast: name \"a=2\" is not as"},
+		{[]string{"name", "--decode", "a=2f"}, exitFailed, "upper-case"},
 	} {
 		code, out, errs := call(t.Context(), test.args...)
 		if code != test.code || test.code == 0 && out != test.says || !strings.Contains(out+errs, test.says) {
@@ -217,11 +218,13 @@ func TestErrorsAreInTheCommandsWords(t *testing.T) {
 		t.Errorf("found %d texts", n)
 	}
 	for text, want := range map[string]string{
-		"lockclient: Config.Owner is 300 bytes long": "--owner is 300 bytes long",
-		"Options.TTL is 0s":                          "--ttl is 0s",
-		"check Config.RequestTimeout":                "check --timeout",
-		"direct: Config.Table is \"qp\"":             "--table is \"qp\"",
-		"Config.DynamodbEndpoint":                    "--dynamodb-endpoint",
+		"lockclient: Config.Owner is 300 bytes long":   "--owner is 300 bytes long",
+		"Options.TTL is 0s":                            "--ttl is 0s",
+		"check Config.RequestTimeout":                  "check --timeout",
+		"direct: Config.Table is \"qp\"":               "--table is \"qp\"",
+		"Config.DynamodbEndpoint":                      "--dynamodb-endpoint",
+		"acquire failed: a: context deadline exceeded": "acquire failed: a: no answer in time",
+		"coordinator is unavailable: it did not answer in time: context deadline exceeded":                       "coordinator is unavailable: it did not answer in time",
 		`Post "http://127.0.0.1:1/v1/locks/x/acquire": dial tcp 127.0.0.1:1: connect: connection refused`:        "http://127.0.0.1:1: connection refused",
 		`Post "http://[::1]:1/v1/locks/x/acquire": dial tcp [::1]:1: connect: connection refused`:                "http://[::1]:1: connection refused",
 		`Get "https://no.invalid/p/v1/locks/a": dial tcp: lookup no.invalid on 10.0.0.1:53: no such host`:        "https://no.invalid/p: no such host",

@@ -27,7 +27,7 @@ type connection struct {
 	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; by default the region's."`
 	Region           string        `env:"HOLDFAST_REGION" placeholder:"REGION" help:"AWS region; by default the endpoint's, AWS_REGION or the profile's."`
 	Sign             string        `env:"HOLDFAST_SIGN" enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto does not for a loopback address."`
-	Timeout          time.Duration `env:"HOLDFAST_TIMEOUT" placeholder:"TIME" default:"5s" help:"How long one try of a request may take."`
+	Timeout          time.Duration `env:"HOLDFAST_TIMEOUT" placeholder:"TIME" default:"5s" help:"How long one try of a request may take; by default 5s."`
 	Owner            string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"Who holds the lock, for others to see; by default host and process."`
 
 	given map[string]bool // the flags on the command line, by name
@@ -121,8 +121,11 @@ func (c *connection) checkEndpoint() error {
 	if err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
 		return nil
 	}
-	if strings.Contains(c.Endpoint, "://") || strings.ContainsAny(c.Endpoint, " \t\n") {
+	if strings.Contains(c.Endpoint, ":/") || strings.ContainsAny(c.Endpoint, " \t\n") {
 		return fmt.Errorf("--endpoint is %q; give a URL like https://ID.execute-api.REGION.amazonaws.com or http://127.0.0.1:7420", c.Endpoint)
+	}
+	if port := strings.TrimPrefix(c.Endpoint, ":"); port != "" && strings.Trim(port, "0123456789") == "" {
+		return fmt.Errorf("--endpoint is %q, which has no scheme and no host; give http://127.0.0.1:%s", c.Endpoint, port)
 	}
 	scheme := "https"
 	if u, err := url.Parse("http://" + c.Endpoint); err == nil && (isLoopback(u.Hostname()) || u.Port() != "") {
@@ -153,7 +156,7 @@ func (c *connection) sign(ctx context.Context, cfg *lockclient.Config) error {
 		return err
 	}
 	if sdk.Region == "" {
-		return fmt.Errorf("requests to %s are signed for a region, and none is set; give --region, or set AWS_REGION", c.Endpoint)
+		return fmt.Errorf("requests to %s are signed for a region, and none is set; give --region, or set AWS_REGION; for a coordinator that takes unsigned requests, such as holdfast dev on another machine, give --sign never", c.Endpoint)
 	}
 	cfg.Region, cfg.Credentials = sdk.Region, sdk.Credentials
 	return nil

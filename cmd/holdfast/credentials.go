@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
 )
 
 // awsConfig is the SDK's configuration, for a region, or for an engine on this machine that takes any credentials.
@@ -15,7 +16,7 @@ func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error)
 	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 		return aws.Config{}, fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", endpoint)
 	}
-	var options []func(*config.LoadOptions) error
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})} // what fails is in the error
 	if region != "" {
 		options = append(options, config.WithRegion(region))
 	}

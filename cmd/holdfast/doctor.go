@@ -85,8 +85,10 @@ func (c examination) service(ctx context.Context) (list []finding) {
 	switch err := c.sign(ctx, &cfg); {
 	case err != nil:
 		return append(list, bad("credentials", "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION", err))
+	case cfg.Credentials == nil && c.Sign == "never":
+		list = append(list, finding{"credentials", true, "requests are not signed, because of --sign never", ""})
 	case cfg.Credentials == nil:
-		list = append(list, finding{"credentials", true, "requests go unsigned, as a coordinator on this machine takes them", ""})
+		list = append(list, finding{"credentials", true, "requests are not signed: a coordinator on this machine takes them so", ""})
 	default:
 		f := checkCredentials(ctx, cfg.Credentials)
 		if list = append(list, f); !f.OK {

@@ -59,7 +59,7 @@ func (c *execCmd) check() error {
 	case c.grace() > most:
 		return fmt.Errorf("--grace is %v; with --ttl %v it is at most %v, a sixth; give that, or --ttl %v", *c.Grace, c.TTL, most, *c.Grace*graceShare)
 	case c.AtLeast < 0:
-		return fmt.Errorf("--at-least is %v; give a time above 0", c.AtLeast)
+		return fmt.Errorf("--at-least is %v; give a time above 0, or 0 for none", c.AtLeast)
 	}
 	return nil
 }
@@ -118,6 +118,13 @@ func (c *connection) close(ctx context.Context, client *lockclient.Client) error
 	return client.Close(ctx)
 }
 
+// giveUp closes the client after acquiring has failed, and answers that failure. Nothing is known to be held then, so a failure
+// to close tells no more: a grant that was not heard of runs out by itself.
+func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, failed error) error {
+	_ = c.close(ctx, client)
+	return failed
+}
+
 // endings are the signals that end a command, except for those that are ignored, as nohup has it.
 func endings() (list []os.Signal) {
 	for _, n := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
@@ -173,7 +180,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 	}()
 	lease, err := r.take(acquiring, r.client, opts, r.s)
 	if err != nil {
-		return errors.Join(err, r.conn.close(ctx, r.client))
+		return r.conn.giveUp(ctx, r.client, err)
 	}
 	acquired := time.Now()
 	r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())

@@ -17,7 +17,7 @@ import (
 // taking are the flags that say how a lock is taken.
 type taking struct {
 	Name     string         `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
-	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal."`
+	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal; by default 60s."`
 	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; without it, for ever."`
 	NoWait   bool           `help:"Do not wait."`
 	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
@@ -35,9 +35,9 @@ func (t *taking) options() (lockclient.Options, error) {
 		return o, errors.New("--wait and --no-wait are both given; give one")
 	case t.Wait != nil && *t.Wait <= 0:
 		return o, fmt.Errorf("--wait is %v; give a time above 0, or --no-wait", *t.Wait)
-	case t.Capacity < 1:
+	case t.Capacity < 1 || t.Capacity > wire.MaxCapacity:
 		return o, fmt.Errorf("--capacity is %d; give 1 to %d", t.Capacity, wire.MaxCapacity)
-	case t.Permits < 1:
+	case t.Permits < 1 || t.Permits > t.Capacity:
 		return o, fmt.Errorf("--permits is %d; give 1 to the capacity, which is %d", t.Permits, t.Capacity)
 	}
 	if t.Wait != nil {
@@ -121,7 +121,7 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	opts.ManualRenew = true
 	lease, err := c.take(ctx, client, opts, s)
 	if err != nil {
-		return errors.Join(err, conn.close(ctx, client))
+		return conn.giveUp(ctx, client, err)
 	}
 	r := leaseResult{c.Name, lease.Secret(), lease.Fence(), lease.ExpiresAt().UTC()}
 	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)

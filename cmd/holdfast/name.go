@@ -1,6 +1,10 @@
 package main
 
-import "github.com/holdfast-lock/holdfast/lockclient"
+import (
+	"errors"
+
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
 
 // nameCmd makes names of texts that are none, such as paths and the names of branches.
 type nameCmd struct {
@@ -20,7 +24,7 @@ func (c *nameCmd) Run(s *streams) error {
 	if c.Decode {
 		text, err := lockclient.UnescapeName(c.Text)
 		if err != nil {
-			return err
+			return withoutRequest(err)
 		}
 		if s.outTTY {
 			text = printable(text)
@@ -29,7 +33,15 @@ func (c *nameCmd) Run(s *streams) error {
 	}
 	name, err := lockclient.EscapeName(c.Text)
 	if err != nil {
-		return err
+		return withoutRequest(err)
 	}
 	return s.result(map[string]any{"name": name, "text": c.Text}, name)
+}
+
+// withoutRequest is a refusal without the words "request is refused": name sends no request.
+func withoutRequest(err error) error {
+	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok {
+		return errors.New(refused.Detail)
+	}
+	return err
 }

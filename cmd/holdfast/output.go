@@ -122,11 +122,14 @@ var inGo = regexp.MustCompile(`\b(?:Config|Options)\.([A-Z]\w*)`)
 
 // flagsOf has the flags that set what lockclient calls otherwise.
 var flagsOf = map[string]string{
-	"TTL": "--ttl", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+	"TTL": "--ttl", "MinHold": "--at-least", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
 // inNet matches how net/http says which request failed, and net where.
 var inNet = regexp.MustCompile(`\b(?:Get|Post) "(https?://[^"]*?)(?:/v1/locks[^"]*)?": (?:dial tcp(?: \S+)?: )?(?:lookup \S+(?: on \S+)?: )?(?:connect: )?`)
+
+// inContext is how Go words a time-out.
+var inContext = strings.NewReplacer("it did not answer in time: context deadline exceeded", "it did not answer in time", "context deadline exceeded", "no answer in time")
 
 var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 
@@ -139,7 +142,7 @@ func message(err error) string {
 	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "dynamo: ", "lock: ", "api: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
-	text = inNet.ReplaceAllString(text, "$1: ")
+	text = inContext.Replace(inNet.ReplaceAllString(text, "$1: "))
 	return inGo.ReplaceAllStringFunc(text, func(name string) string {
 		field := inGo.FindStringSubmatch(name)[1]
 		if flag, ok := flagsOf[field]; ok {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -98,5 +99,17 @@ func TestPermanentFailures(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Missing credentials are one notice: the SDK's own log stays out of it.
+func TestMissingCredentialsAreOneNotice(t *testing.T) {
+	metadata, _ := answer(t, false, http.StatusForbidden, "")
+	cmd := holdfast(t, "https://abc.execute-api.eu-west-1.amazonaws.com", "status", "a")
+	cmd.Env = append(slices.DeleteFunc(cmd.Environ(), func(v string) bool { return strings.HasPrefix(v, "AWS_") }),
+		"HOME="+t.TempDir(), "AWS_EC2_METADATA_SERVICE_ENDPOINT="+metadata)
+	out, err := cmd.CombinedOutput()
+	if exitOf(err) != exitFailed || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "set AWS_PROFILE") {
+		t.Errorf("exit code %d: %s", exitOf(err), out)
 	}
 }

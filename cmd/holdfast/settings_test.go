@@ -261,7 +261,11 @@ func TestBadValues(t *testing.T) {
 		"acquire a --capacity 0":                       "--capacity is 0; give 1 to 100",
 		"acquire a --permits 0":                        "--permits is 0",
 		"acquire a --permits 2":                        "--permits is 2; give 1 to the capacity, which is 1",
-		"acquire a --capacity 101":                     "--capacity is 101; give 1 to 100",
+		"acquire a --permits 2 --json":                 "which is 1\",",
+		"acquire a --capacity 101":                     "--capacity is 101; give 1 to 100\n",
+		"exec a --at-least 8d -- true":                 "--at-least is 192h0m0s; give a time up to 168h0m0s",
+		"exec a --at-least=-1s -- true":                "--at-least is -1s; give a time above 0, or 0 for none",
+		"status a --region= --endpoint http://host:80": "--region, or set AWS_REGION; for a coordinator that takes unsigned requests, such as holdfast dev on another machine, give --sign never",
 		"status a --timeout 0":                         "--timeout is 0s",
 		"acquire a --ttl soon":                         `"soon" is not a duration; give a number with a unit of ms, s, m, h or d`,
 		"status a --sign x":                            "--sign",
@@ -282,8 +286,13 @@ func TestEndpointWithoutAScheme(t *testing.T) {
 		"coordinator.internal:8080":                 "give http://coordinator.internal:8080",
 		"abc.execute-api.eu-west-1.amazonaws.com":   "give https://abc.execute-api.eu-west-1.amazonaws.com",
 		"abc.execute-api.eu-west-1.amazonaws.com/v": "give https://abc.execute-api.eu-west-1.amazonaws.com/v",
-		"ftp://x": "give a URL like",
-		"http://": "give a URL like",
+		"7420":                  "no host; give http://127.0.0.1:7420",
+		":7420":                 "no host; give http://127.0.0.1:7420",
+		"http:/127.0.0.1:7420":  "give a URL like",
+		"https:/127.0.0.1:7420": "give a URL like",
+		"7420a":                 "has no scheme; give https://7420a",
+		"ftp://x":               "give a URL like",
+		"http://":               "give a URL like",
 	} {
 		for _, command := range []string{"status a", "doctor"} {
 			code, out, errs := call(t.Context(), append(strings.Fields(command), "--endpoint", endpoint)...)

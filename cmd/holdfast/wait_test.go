@@ -250,11 +250,20 @@ func TestNoWaitEnds(t *testing.T) {
 		for _, command := range []string{"acquire", "exec"} {
 			line := append(commandLines[command][:2:2], "--no-wait", "--endpoint", endpoint, "--timeout", "20ms")
 			code, _, errs := call(t.Context(), append(line, commandLines[command][2:]...)...)
-			if code != exitFailed || !strings.Contains(errs, "unavailable") {
+			if code != exitFailed || !strings.Contains(errs, "unavailable") || !everyLineNamesTheProgram(errs) || strings.Contains(errs, "deadline") {
 				t.Errorf("%s %s: %d: %s", command, endpoint, code, errs)
 			}
 		}
 	}
+}
+
+func everyLineNamesTheProgram(text string) bool {
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "holdfast: ") {
+			return false
+		}
+	}
+	return true
 }
 
 // A table that cannot be reached is told in the same words as a coordinator, by every command.
