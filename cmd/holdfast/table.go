@@ -22,6 +22,9 @@ func (t tableTransport) RoundTrip(ctx context.Context, r lockclient.Request) (lo
 	if fault, ok := errors.AsType[*lock.StoreError](logged); ok && errors.Is(fault.Kind, lock.ErrUnavailable) {
 		return lockclient.Response{}, storeFault{fault}
 	}
+	if errors.Is(logged, context.DeadlineExceeded) { // its tries, which the SDK repeats, took all the time
+		return lockclient.Response{}, fmt.Errorf("DynamoDB: %w", context.DeadlineExceeded)
+	}
 	return resp, err
 }
 

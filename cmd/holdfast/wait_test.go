@@ -284,6 +284,27 @@ func TestTableUnreachable(t *testing.T) {
 	}
 }
 
+// A table whose engine hangs is told as that.
+func TestTableHangs(t *testing.T) {
+	t.Setenv("HOLDFAST_ENDPOINT", "")
+	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
+	release := make(chan bool)
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	defer hanging.Close()
+	defer close(release)
+	for _, args := range []string{"acquire a --wait 100ms", "exec a --wait 100ms -- true"} {
+		code, _, errs := call(t.Context(), append([]string{"--table=locks", "--dynamodb-endpoint=" + hanging.URL, "--timeout=10ms"}, strings.Fields(args)...)...)
+		if code != exitFailed || !strings.Contains(errs, "unavailable: DynamoDB: no answer in time\n") && !strings.Contains(errs, "unavailable: it did not answer in time\n") {
+			t.Errorf("%s: %d: %s", args, code, errs)
+		}
+	}
+}
+
 // --no-wait joins no queue.
 func TestNoWaitDoesNotQueue(t *testing.T) {
 	s := newService(t)
