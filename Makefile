@@ -48,6 +48,7 @@ lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go vet -C scripts/outside ./... && go -C scripts/outside mod tidy -diff
+	@cd infra && test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
 	@go mod tidy -diff && go -C infra mod tidy -diff
 	@go mod verify >/dev/null

@@ -57,12 +57,12 @@ func TestGrantsThatCannotBe(t *testing.T) {
 	unknown := awscdk.NewStack(app, jsii.String("Unknown"), nil)
 	locks = infra.NewCoordinator(unknown, "Locks", infra.Props{Code: code(t)})
 	locks.GrantLock(awsiam.Role_FromRoleArn(unknown, jsii.String("Role"), jsii.String("arn:aws:iam::444455556666:role/deployer"), nil), "*")
-	said := ""
+	var said strings.Builder
 	for _, w := range *assertions.Annotations_FromStack(unknown).FindWarning(jsii.String("*"), assertions.Match_AnyValue()) {
-		said += fmt.Sprintln(w.Entry.Data)
+		said.WriteString(fmt.Sprintln(w.Entry.Data))
 	}
-	if !strings.Contains(said, "account 444455556666") {
-		t.Errorf("where the account is not known, the warnings are %s", said)
+	if !strings.Contains(said.String(), "account 444455556666") {
+		t.Errorf("where the account is not known, the warnings are %s", said.String())
 	}
 
 	silent := infra.NewCoordinator(awscdk.NewStack(app, jsii.String("Silent"), nil), "Locks", infra.Props{Code: code(t), NoAPI: true})

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"encoding/json"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -197,9 +198,7 @@ func (c *Coordinator) function(f function) {
 	if f.request {
 		environment["HOLDFAST_MAX_TTL_MS"] = jsii.String(strconv.Itoa(int(*c.props.MaxTTL.ToMilliseconds(nil))))
 	}
-	for name, value := range f.environment {
-		environment[name] = value
-	}
+	maps.Copy(environment, f.environment)
 	code, copied := c.code(f.name)
 	defer copied()
 	props := &awslambda.FunctionProps{

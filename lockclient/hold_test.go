@@ -305,7 +305,10 @@ func TestCloseThroughAThrottle(t *testing.T) {
 			t.Errorf("%v, %v, %+v; %d at a time", err, listErr, page, most.Load())
 		}
 		left := 0
-		for range w.client().List(t.Context(), "a:", false) {
+		for _, err := range w.client().List(t.Context(), "a:", false) {
+			if err != nil {
+				t.Fatal(err)
+			}
 			left++
 		}
 		if took := time.Since(start); left != 0 || took > 20*time.Second {

@@ -210,11 +210,11 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 		r.say("left_running", fmt.Sprintf("these processes could not be ended and may run on without the lock: %v", list(outcome.Left)),
 			"processes", outcome.Left)
 	}
-	switch {
-	case outcome.Stopped == supervise.Lost || outcome.Stopped == supervise.Expiring:
+	switch outcome.Stopped {
+	case supervise.Lost, supervise.Expiring:
 		_ = r.conn.close(ctx, r.client)
 		return exit(exitLost)
-	case outcome.Stopped == supervise.Unguarded:
+	case supervise.Unguarded:
 		r.say("failed", "the guard process was killed; the command and its processes were killed as well")
 	}
 	over := lease.Err()

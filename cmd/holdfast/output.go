@@ -121,7 +121,7 @@ func (s *streams) paint(text string, attrs ...color.Attribute) string {
 var inGo = regexp.MustCompile(`\b(?:Config|Options)\.([A-Z]\w*)`)
 
 // flagsOf has the flags that set what lockclient calls otherwise.
-var flagsOf = map[string]string{
+var flagsOf = map[string]string{ //nolint:gosec // names, no credentials
 	"TTL": "--ttl", "MinHold": "--at-least", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 

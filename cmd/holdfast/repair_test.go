@@ -59,7 +59,7 @@ func TestRepair(t *testing.T) {
 		t.Fatalf("%q, %v", out, err)
 	}
 	reply, err := store.Get(t.Context(), name)
-	if r := reply.After; err != nil || r.Cause != lock.CauseRepair || r.By != "me" || r.Reason != "a clock was a year ahead" || time.UnixMicro(r.Fence).Sub(time.Now()) > lock.MaxFenceLead+time.Minute {
+	if r := reply.After; err != nil || r.Cause != lock.CauseRepair || r.By != "me" || r.Reason != "a clock was a year ahead" || time.Until(time.UnixMicro(r.Fence)) > lock.MaxFenceLead+time.Minute {
 		t.Errorf("record %+v, %v", r, err)
 	}
 	if err := (&repairCmd{Name: name, Reason: "r"}).Run(t.Context(), &streams{}, &connection{}); err == nil || !strings.Contains(err.Error(), "--table") {

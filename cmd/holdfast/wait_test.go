@@ -151,7 +151,7 @@ func TestWaitingInAPipe(t *testing.T) {
 		time.Sleep(patience - 1)
 		w.silence()
 		said("")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.silence()
 		said("holdfast: coordinator unreachable, trying: no answer yet\n")
 		w.silence()

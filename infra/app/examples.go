@@ -36,11 +36,12 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 		"${AcquireFunction}", *functions["acquire"], "${ReleaseFunction}", *functions["release"], "${WorkFunction}", *worker.FunctionArn(),
 	)
 	name := func(s string) string {
-		out := strings.TrimSuffix(exampleMachines, "*")
+		var out strings.Builder
+		out.WriteString(strings.TrimSuffix(exampleMachines, "*"))
 		for word := range strings.SplitSeq(s, "-") {
-			out += strings.ToUpper(word[:1]) + word[1:]
+			out.WriteString(strings.ToUpper(word[:1]) + word[1:])
 		}
-		return out
+		return out.String()
 	}
 	for _, f := range files {
 		text, err := os.ReadFile(f)

@@ -92,7 +92,7 @@ func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
 		return "", false
 	}
 	for name, values := range query {
-		problem := ""
+		var problem string
 		switch {
 		case name != "prefix":
 			problem = "is no parameter of this route; the only one is prefix"

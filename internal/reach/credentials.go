@@ -24,7 +24,8 @@ func NewCredentials(provider aws.CredentialsProvider) *Credentials {
 
 // Retrieve implements [aws.CredentialsProvider].
 func (c *Credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	creds, err := aws.Credentials{}, error(errors.New("no AWS credentials are configured"))
+	var creds aws.Credentials
+	err := errors.New("no AWS credentials are configured")
 	if c.provider != nil {
 		creds, err = c.provider.Retrieve(ctx)
 	}

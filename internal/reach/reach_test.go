@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/reach/relay"
 )
 
-func post(t *testing.T, ctx context.Context, c *reach.Client, url string) (*http.Response, error) {
+func post(ctx context.Context, t *testing.T, c *reach.Client, url string) (*http.Response, error) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(`{"lease":"secret-of-a-lease"}`))
 	if err != nil {
@@ -45,7 +45,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		follows := server.Client()
 		follows.CheckRedirect = func(*http.Request, []*http.Request) error { return nil }
 		for name, c := range map[string]*reach.Client{"own": reach.New(nil), "given": reach.New(follows), "sdk": reach.New(buildable{follows.Transport.(*http.Transport)})} {
-			_, err := post(t, t.Context(), c, server.URL)
+			_, err := post(t.Context(), t, c, server.URL)
 			refusal, ok := errors.AsType[*reach.Refusal](err)
 			if !ok || !strings.Contains(err.Error(), other.URL) || strings.Contains(err.Error(), "of-the-redirect") || refusal.Fix == "" {
 				t.Errorf("%d with %s client: %v", status, name, err)
@@ -77,7 +77,7 @@ func TestAnswerThatIsNoRedirect(t *testing.T) {
 	defer server.Close()
 	c := reach.New(nil)
 	defer c.CloseIdleConnections()
-	if resp, err := post(t, t.Context(), c, server.URL); err != nil || resp.StatusCode != 304 {
+	if resp, err := post(t.Context(), t, c, server.URL); err != nil || resp.StatusCode != 304 {
 		t.Errorf("%v, %v", resp, err)
 	}
 }
@@ -101,7 +101,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 				var n atomic.Int32
 				for range 4 {
 					wg.Go(func() {
-						resp, err := post(t, ctx, c, url)
+						resp, err := post(ctx, t, c, url)
 						if err != nil {
 							n.Add(1)
 							return
@@ -154,7 +154,7 @@ func TestBodyThatHangs(t *testing.T) {
 	from := func(path string, most time.Duration) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), most)
 		defer cancel()
-		resp, err := post(t, ctx, c, server.URL+path)
+		resp, err := post(ctx, t, c, server.URL+path)
 		if err != nil {
 			return "", err
 		}
@@ -190,7 +190,7 @@ func TestCancelledRequestKeepsConnections(t *testing.T) {
 	c := reach.New(server.Client())
 	defer c.CloseIdleConnections()
 	read := func() string {
-		resp, err := post(t, t.Context(), c, server.URL)
+		resp, err := post(t.Context(), t, c, server.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestCancelledRequestKeepsConnections(t *testing.T) {
 	first := read()
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(10*time.Millisecond, cancel)
-	if _, err := post(t, ctx, c, server.URL+"/hang"); !errors.Is(err, context.Canceled) {
+	if _, err := post(ctx, t, c, server.URL+"/hang"); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if again := read(); again != first {
@@ -258,7 +258,7 @@ func TestRefusals(t *testing.T) {
 		"not TLS":             {reach.New(nil), "https://" + talksFirst, "does not speak TLS"},
 		"client certificates": {reach.New(&http.Client{Transport: trusting(strict)}), strict.URL, "refuses the TLS connection"},
 	} {
-		_, err := post(t, t.Context(), test.client, test.url)
+		_, err := post(t.Context(), t, test.client, test.url)
 		refusal, lasting := errors.AsType[*reach.Refusal](err)
 		if err == nil || lasting != (test.says != "") || lasting && !strings.Contains(refusal.Fix, test.says) {
 			t.Errorf("%s: %v", what, err)
@@ -303,11 +303,11 @@ func TestOutageAfterAnAnswer(t *testing.T) {
 		}
 		return (&net.Dialer{}).DialContext(ctx, network, server.Listener.Addr().String())
 	})
-	if _, err := post(t, t.Context(), c, "http://a.test"); err != nil {
+	if _, err := post(t.Context(), t, c, "http://a.test"); err != nil {
 		t.Fatal(err)
 	}
 	gone.Store(true)
-	_, err := post(t, t.Context(), c, "http://a.test")
+	_, err := post(t.Context(), t, c, "http://a.test")
 	if _, lasting := errors.AsType[*reach.Refusal](err); err == nil || lasting {
 		t.Errorf("%v", err)
 	}

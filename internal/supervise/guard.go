@@ -73,7 +73,7 @@ func Guard(fd int) error {
 		return nil
 	case err != nil:
 		send(conn, report{Event: eventFailed, Error: err.Error()})
-		return nil
+		return nil //nolint:nilerr // exec is told, and reports it
 	}
 	g := &guard{tree: tree, grace: first.Start.Grace, now: now, until: first.Until, report: func(r report) { send(conn, r) }}
 	send(conn, report{Event: eventStarted, PID: tree.main})

@@ -164,20 +164,21 @@ func (g *guarded) check(t *testing.T, ended time.Duration, signals, reports stri
 	}
 	var texts []string
 	for _, r := range g.reports {
-		text := string(r.Event)
+		var text strings.Builder
+		text.WriteString(string(r.Event))
 		if r.Reason != "" {
-			text += " " + string(r.Reason)
+			text.WriteString(" " + string(r.Reason))
 		}
 		if r.Signal != 0 {
-			text += " " + r.Signal.String()
+			text.WriteString(" " + r.Signal.String())
 		}
 		if r.Status != nil {
-			text += fmt.Sprintf(" %d/%d", r.Status.Code, r.Status.Signal)
+			fmt.Fprintf(&text, " %d/%d", r.Status.Code, r.Status.Signal)
 		}
 		for _, p := range r.Processes {
-			text += " " + p.String()
+			text.WriteString(" " + p.String())
 		}
-		texts = append(texts, text)
+		texts = append(texts, text.String())
 	}
 	if got := strings.Join(texts, ", "); got != reports {
 		t.Errorf("reports:\n  got  %s\n  want %s", got, reports)

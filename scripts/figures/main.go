@@ -118,7 +118,7 @@ func (v *viewer) line(line string) {
 		if v.log[e.Package] == nil {
 			v.log[e.Package] = &strings.Builder{}
 		}
-		v.log[e.Package].WriteString(e.Output)
+		_, _ = v.log[e.Package].WriteString(e.Output)
 		if figure.MatchString(e.Output) || e.Action == "build-output" {
 			v.print(e.Output)
 		}
