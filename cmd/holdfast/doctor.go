@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -74,7 +75,7 @@ func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error
 }
 
 func bad(check, fix string, err error) finding {
-	return finding{Check: check, Detail: message(err), Fix: fix}
+	return finding{Check: check, Detail: strings.TrimSuffix(message(err), "; "+fix), Fix: fix}
 }
 
 func (c examination) service(ctx context.Context) (list []finding) {
@@ -148,6 +149,9 @@ func checkPlus(ctx context.Context, client *lockclient.Client, name string) find
 	status, err := client.Status(ctx, name)
 	if err == nil && status.Lock != name {
 		err = fmt.Errorf("it arrives as %s", status.Lock)
+	}
+	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden { // the other lock was allowed
+		return finding{"names", true, fmt.Sprintf("not checked whether a name with a + gets through: the credentials may not see %s", name), ""}
 	}
 	if err != nil {
 		return finding{"names", false, fmt.Sprintf("the name %s, with a +, does not get through: %s", name, message(err)),

@@ -40,6 +40,9 @@ func (s *streams) describe(status lockclient.Status) string {
 		state = s.paint("held", color.FgYellow)
 	}
 	fmt.Fprintf(&b, "%s is %s", s.paint(printable(status.Lock), color.Bold), state)
+	if !status.Locked && status.Fence > 0 {
+		fmt.Fprintf(&b, ", last held with fence %d", status.Fence)
+	}
 	if status.Capacity > 1 {
 		fmt.Fprintf(&b, ", %d of %d permits are free", status.Available, status.Capacity)
 	}
