@@ -90,6 +90,9 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	}
 	path, err := exec.LookPath(c.Command[0]) // before the lock is taken
 	if err != nil {
+		if failed, ok := errors.AsType[*exec.Error](err); ok { // without the name again
+			err = failed.Err
+		}
 		s.notice("failed", fmt.Sprintf("cannot run %s: %v", c.Command[0], err), "lock", c.Name)
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 			return exit(exitMissing)
@@ -198,7 +201,11 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 		Signals: r.signals, Orphaned: r.orphaned, Notify: func(n supervise.Notice) { r.notice(n, lease) },
 	})
 	if err != nil {
-		r.say("failed", fmt.Sprintf("cannot run %s: %v", r.path, err))
+		text := fmt.Sprintf("cannot run %s: %v", r.path, err)
+		if strings.HasSuffix(text, syscall.ENOEXEC.Error()) {
+			text += "; if it is a script, let it begin with a line such as #!/bin/sh"
+		}
+		r.say("failed", text)
 		return errors.Join(exit(exitCannot), r.conn.close(ctx, r.client))
 	}
 	return r.finish(ctx, lease, acquired, outcome)
@@ -217,8 +224,12 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	case supervise.Unguarded:
 		r.say("failed", "the guard process was killed; the command and its processes were killed as well")
 	}
-	over := lease.Err()
-	kept := over == nil && !r.keep(lease, acquired.Add(r.AtLeast))
+	over, least := lease.Err(), acquired.Add(r.AtLeast)
+	kept := over == nil && !r.keep(lease, least)
+	until := lease.ExpiresAt()
+	if until.Before(least) {
+		until = least
+	}
 	released := r.conn.close(ctx, r.client)
 	switch {
 	case over != nil, errors.Is(released, lockclient.ErrLost):
@@ -227,7 +238,7 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	case released != nil: // the command's outcome counts; the lock comes free by itself
 		r.say("not_released", message(released))
 	case kept:
-		r.say("kept", fmt.Sprintf("%s stays held until %s (--at-least)", r.Name, acquired.Add(r.AtLeast).Local().Format("15:04:05")))
+		r.say("kept", fmt.Sprintf("%s stays held until its lease runs out at %s (--at-least)", r.Name, until.Local().Format("15:04:05")), "expires_at", until.UTC())
 	default:
 		r.say("released", "released "+r.Name)
 	}

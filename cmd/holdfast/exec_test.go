@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -388,26 +389,58 @@ func TestExecAtLeast(t *testing.T) {
 	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || len(status.Holders) > 0 {
 		t.Errorf("afterwards %+v, %v", status, err)
 	}
-	cmd := holdfast(t, s.url, "exec", "b", "--at-least=1h", "--", "sh", "-c", "exit 3")
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
+	for name, flags := range map[string][]string{"b": {"--at-least=1h"}, "c": {"--at-least=1m", "--ttl=1h"}} {
+		cmd := holdfast(t, s.url, append(append([]string{"exec", name, "--json"}, flags...), "--", "sh", "-c", "exit 3")...)
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() && !strings.Contains(lines.Text(), "keeping "+name+" until") {
+		}
+		if code := exitOf(holdfast(t, s.url, "exec", name, "--no-wait", "--", "true").Run()); code != exitHeld {
+			t.Errorf("another host: exit code %d", code)
+		}
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		var kept struct {
+			Message string    `json:"message"`
+			Expires time.Time `json:"expires_at"`
+		}
+		for lines.Scan() && !strings.Contains(kept.Message, name+" stays held until its lease runs out at") {
+			_ = json.Unmarshal(lines.Bytes(), &kept)
+		}
+		if code := exitOf(cmd.Wait()); code != 3 {
+			t.Errorf("exit code %d", code)
+		}
+		if expiry := s.expiry(t, name); time.Until(expiry) < 59*time.Minute || expiry.Sub(kept.Expires).Abs() > 10*time.Second {
+			t.Errorf("%v: held until %v, and %q says %v", flags, expiry, kept.Message, kept.Expires)
+		}
+	}
+}
+
+// What cannot be run is told once, and with few descriptors exec works as well.
+func TestExecCannotRun(t *testing.T) {
+	s := newService(t)
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("echo ran\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	for command, says := range map[string]string{
+		script:                     "exec format error; if it is a script, let it begin with a line such as #!/bin/sh\n",
+		"./holdfast-no-such":       "cannot run ./holdfast-no-such: stat ./holdfast-no-such: no such file or directory\n",
+		"holdfast-no-such-command": "cannot run holdfast-no-such-command: executable file not found in $PATH\n",
+	} {
+		if out, err := holdfast(t, s.url, "exec", "a", "--", command).CombinedOutput(); err == nil || !strings.HasSuffix(string(out), says) {
+			t.Errorf("%s: %v: %s", command, err, out)
+		}
 	}
-	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "keeping b until"); {
-	}
-	if code := exitOf(holdfast(t, s.url, "exec", "b", "--no-wait", "--", "true").Run()); code != exitHeld {
-		t.Errorf("another host: exit code %d", code)
-	}
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	rest, _ := io.ReadAll(stderr)
-	if code := exitOf(cmd.Wait()); code != 3 || !strings.Contains(string(rest), "b stays held until") {
-		t.Errorf("exit code %d: %s", code, rest)
-	}
-	if left := time.Until(s.expiry(t, "b")); left < 59*time.Minute {
-		t.Errorf("the lock is held for another %v", left)
+	cmd := holdfast(t, s.url, "exec", "a", "--", "echo", "ran")
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `ulimit -n 32; exec "$0" "$@"`}, cmd.Args...)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "ran\n") {
+		t.Errorf("32 descriptors: %v: %s", err, out)
 	}
 }
 

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -125,6 +126,10 @@ func startGuard(cfg Config) (*os.File, *exec.Cmd, error) {
 	defer func() { _ = unix.Close(pair[1]) }()
 	syscall.CloseOnExec(pair[1])
 	theirs, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, minControlFD) // inherited by number
+	if errors.Is(err, unix.EINVAL) {
+		// So many descriptors are not allowed (ulimit -n).
+		theirs, err = unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, 3)
+	}
 	if err != nil {
 		_ = ours.Close()
 		return nil, nil, err
