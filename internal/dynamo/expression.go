@@ -133,7 +133,13 @@ func (e *expression) effect(effect lock.Effect) {
 			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.num(0)))
 		}
 	case lock.Extend:
-		e.extend(f.Lease, f.ExpiresAt, f.RenewedAt, f.TTL, f.Metadata)
+		h := e.holder(f.Lease)
+		e.assignNum(h+"."+e.name(attrExpiresAt), f.ExpiresAt)
+		e.assignNum(h+"."+e.name(attrRenewedAt), f.RenewedAt)
+		e.assignNum(h+"."+e.name(attrTTLms), f.TTL)
+		if f.Metadata != nil {
+			e.metadata(f.Lease, *f.Metadata)
+		}
 		e.assignNum(e.name(attrFreeAt), f.ExpiresAt)
 	case lock.End:
 		e.assign(e.name(attrRetired), str(string(f.Lease)))
@@ -149,17 +155,12 @@ func (e *expression) effect(effect lock.Effect) {
 	}
 }
 
-func (e *expression) extend(k lock.LeaseKey, expiresAt, renewedAt, ttl int64, metadata *string) {
-	h := e.holder(k)
-	e.assignNum(h+"."+e.name(attrExpiresAt), expiresAt)
-	e.assignNum(h+"."+e.name(attrRenewedAt), renewedAt)
-	e.assignNum(h+"."+e.name(attrTTLms), ttl)
-	switch {
-	case metadata == nil:
-	case *metadata == "":
-		e.remove = append(e.remove, h+"."+e.name(attrMetadata))
-	default:
-		e.assign(h+"."+e.name(attrMetadata), str(*metadata))
+func (e *expression) metadata(k lock.LeaseKey, metadata string) {
+	path := e.holder(k) + "." + e.name(attrMetadata)
+	if metadata == "" {
+		e.remove = append(e.remove, path)
+	} else {
+		e.assign(path, str(metadata))
 	}
 }
 
@@ -194,15 +195,15 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 			e.assign(e.holder(k), holderItem(h))
 			continue
 		}
-		if was == h {
-			continue
+		if was.Metadata != h.Metadata {
+			e.metadata(k, h.Metadata)
 		}
-		e.extend(k, h.ExpiresAt, h.RenewedAt, h.TTL, &h.Metadata)
 		if was.Token != h.Token {
 			e.assign(e.holder(k)+"."+e.name(attrToken), str(h.Token))
 		}
 		for attr, n := range map[string][2]int64{
-			attrUnclaimed: {flag(was.Unclaimed), flag(h.Unclaimed)}, attrAttempted: {flag(was.Attempted), flag(h.Attempted)}, attrCheckAt: {was.CheckAt, h.CheckAt},
+			attrExpiresAt: {was.ExpiresAt, h.ExpiresAt}, attrRenewedAt: {was.RenewedAt, h.RenewedAt}, attrTTLms: {was.TTL, h.TTL},
+			attrUnclaimed: {flag(was.Unclaimed), flag(h.Unclaimed)}, attrAttempted: {attempted(was), attempted(h)}, attrCheckAt: {was.CheckAt, h.CheckAt},
 		} {
 			switch {
 			case n[0] == n[1]: // and no alias: one that nothing uses is refused

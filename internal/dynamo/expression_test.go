@@ -2,18 +2,24 @@ package dynamo
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The longest update, all holders of the largest semaphore out and as many waiters in as one write moves, is within DynamoDB's
-// limit for an expression.
+// The longest updates are within DynamoDB's limit for an expression: holders of the largest semaphore out, as many waiters in as one
+// write moves, and as many overdue checks of the others asked for again as one write asks for.
 func TestLongestExpression(t *testing.T) {
 	from := lock.Record{Rev: 1, Holders: map[lock.LeaseKey]lock.Holder{}}
 	to := lock.Record{Holders: map[lock.LeaseKey]lock.Holder{}, Retired: lock.Retired{Lease: "r"}}
 	for i := range 100 {
-		from.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Holder{Fence: 1}
+		from.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Holder{Fence: 1, CheckAt: 1, TTL: 60_000, ExpiresAt: 3}
+	}
+	for i := range 10 {
+		to.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Holder{Fence: 1, CheckAt: 2, TTL: 60_000, ExpiresAt: 3}
 	}
 	for i := range 40 {
 		to.Holders[lock.KeyOf("to", fmt.Sprint(i))] = lock.Holder{Fence: 2}
@@ -23,5 +29,57 @@ func TestLongestExpression(t *testing.T) {
 	})
 	if n := len(*u.UpdateExpression); n > 4096 {
 		t.Errorf("it has %d bytes; DynamoDB takes 4096", n)
+	}
+}
+
+// Of a holder that stays, what changed is written and nothing else.
+func TestChangesOfAHolder(t *testing.T) {
+	was := lock.Holder{Fence: 1, ExpiresAt: 1, RenewedAt: 2, TTL: 3, Metadata: "{}", Token: "t", CheckAt: 4}
+	for want, change := range map[string]func(*lock.Holder){
+		"":                     func(*lock.Holder) {},
+		"#expires_at = :v0":    func(h *lock.Holder) { h.ExpiresAt = 9 },
+		"#renewed_at = :v0":    func(h *lock.Holder) { h.RenewedAt = 9 },
+		"#ttl_ms = :v0":        func(h *lock.Holder) { h.TTL = 9 },
+		"#metadata = :v0":      func(h *lock.Holder) { h.Metadata = "{ }" },
+		"REMOVE #metadata":     func(h *lock.Holder) { h.Metadata = "" },
+		"#token = :v0":         func(h *lock.Holder) { h.Token = "u" },
+		"#check_at = :v0":      func(h *lock.Holder) { h.CheckAt = 9 },
+		"#attempted = :v0 (1)": func(h *lock.Holder) { h.Attempted = true },
+		"#attempted = :v0 (2)": func(h *lock.Holder) { h.Known = true },
+		"#attempted = :v0 (3)": func(h *lock.Holder) { h.Attempted, h.Known = true, true },
+		"REMOVE #check_at":     func(h *lock.Holder) { h.CheckAt = 0 },
+		"#unclaimed = :v0 (1)": func(h *lock.Holder) { h.Unclaimed = true },
+	} {
+		h := was
+		change(&h)
+		e := &expression{names: map[string]string{}, values: item{}, number: map[int64]string{}}
+		e.becomeHolders(lock.Record{Holders: map[lock.LeaseKey]lock.Holder{"k": was}}, lock.Record{Holders: map[lock.LeaseKey]lock.Holder{"k": h}})
+		got := strings.Join(e.set, ", ")
+		if len(e.remove) > 0 {
+			got = "REMOVE " + strings.Join(e.remove, ", ")
+		}
+		got = strings.ReplaceAll(got, "#holders.#lease.", "")
+		if text, number, ok := strings.Cut(want, " ("); ok {
+			want, got = text, strings.TrimSpace(got)
+			if v, _ := e.values[":v0"].(*types.AttributeValueMemberN); v == nil || v.Value+")" != number {
+				t.Errorf("%s: value %v, want (%s", want, e.values, number)
+			}
+		}
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// The attribute of attempts tells two things, and a holder is read as it was written.
+func TestAttemptsAreReadAsWritten(t *testing.T) {
+	for n, h := range []lock.Holder{{}, {Attempted: true}, {Known: true}, {Attempted: true, Known: true}} {
+		m := holderItem(h).(*types.AttributeValueMemberM).Value
+		if v, ok := m[attrAttempted].(*types.AttributeValueMemberN); ok != (n > 0) || ok && v.Value != fmt.Sprint(n) {
+			t.Errorf("%+v is written as %v", h, m[attrAttempted])
+		}
+		if got, err := decodeHolder(m); err != nil || got != h {
+			t.Errorf("%+v is read as %+v, %v", h, got, err)
+		}
 	}
 }

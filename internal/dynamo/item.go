@@ -41,7 +41,7 @@ const (
 	attrMetadata   = "metadata"
 	attrUnclaimed  = "unclaimed" // 1, or not there
 	attrToken      = "token"
-	attrAttempted  = "attempted" // 1, or not there
+	attrAttempted  = "attempted" // 1 for Attempted and 2 for Known, added, or not there; older versions only ask whether it is there
 	attrExecution  = "execution"
 	attrCheckAt    = "check_at"
 
@@ -81,13 +81,15 @@ func holderItem(h lock.Holder) types.AttributeValue {
 			m[attr] = str(s)
 		}
 	}
-	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: flag(h.Attempted), attrCheckAt: h.CheckAt, attrCapacity: h.Capacity} {
+	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: attempted(h), attrCheckAt: h.CheckAt, attrCapacity: h.Capacity} {
 		if n != 0 {
 			m[attr] = num(n)
 		}
 	}
 	return &types.AttributeValueMemberM{Value: m}
 }
+
+func attempted(h lock.Holder) int64 { return flag(h.Attempted) + 2*flag(h.Known) }
 
 func flag(b bool) int64 {
 	if b {
@@ -102,7 +104,7 @@ func decodeHolder(m item) (lock.Holder, error) {
 		Owner: h.str(attrOwner), Principal: h.str(attrPrincipal), Permits: h.num(attrPermits), Fence: h.num(attrFence),
 		AcquiredAt: h.num(attrAcquiredAt), RenewedAt: h.num(attrRenewedAt), ExpiresAt: h.num(attrExpiresAt),
 		TTL: h.num(attrTTLms), Metadata: h.str(attrMetadata), Unclaimed: h.num(attrUnclaimed) != 0, Token: h.str(attrToken),
-		Attempted: h.num(attrAttempted) != 0, Execution: h.str(attrExecution), CheckAt: h.num(attrCheckAt),
+		Attempted: h.num(attrAttempted)&1 != 0, Known: h.num(attrAttempted)&2 != 0, Execution: h.str(attrExecution), CheckAt: h.num(attrCheckAt),
 		Capacity: h.num(attrCapacity),
 	}
 	return out, h.err

@@ -249,7 +249,11 @@ func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMic
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
 	to.FreeAt, to.Capacity = freeAt(to.Holders), to.capacity()
 	stamp := Stamp{Cause: cause, By: by, Reason: reason, TTL: u.purgeAt(now, max(to.FreeAt, to.lastUntil()), to.Fence)}
-	if unseen := to.Waiting > int64(len(to.Queue)); unseen && from.Waiting > 0 { // the row outlasts those as it did
+	unseen := to.Waiting > int64(len(to.Queue)) && from.Waiting > 0
+	switch {
+	case unseen && from.TTL == 0: // by an older version, which never purges a row with waiters
+		stamp.TTL = 0
+	case unseen: // the row outlasts those as it did
 		stamp.TTL = max(stamp.TTL, from.TTL)
 	}
 	return Command{

@@ -89,12 +89,16 @@ What each party sees, and why that is safe:
 	                        |                                   | back                              | was told of the grant
 	clock went back         | a fence one higher than the last  | -                                 | a proposal that is too small fails its
 	                        |                                   |                                   | guard, and is made from the record
-	a wrong clock's reply   | store_unavailable                 | closed: its fence is ahead of     | no grant is made with such a fence;
-	  lost, or it died      |                                   | time, until Coordinator.Repair    | Repair keeps what can have been told
+	a wrong clock's reply   | store_unavailable                 | closed: its fence is ahead of     | no grant is made or told with such a
+	  lost, or it died      |                                   | time, until Coordinator.Repair    | fence; Repair keeps what can have been
+	                        |                                   |                                   | told
 	both signals of the end | lock_held                         | checked again for the next caller | the check asks the execution's service
 	  of an execution lost  |                                   | that is refused                   |
 	callback never tried    | the task waits                    | held by its execution; the check  | a callback is tried under the lease and its
 	                        |                                   | tells it                          | fence, and Attempted is stored before
+	callback tried twice at | a task is told once               | held                              | only the first attempt may end a lease,
+	  once                  |                                   |                                   | and not once Known is stored, by a later
+	                        |                                   |                                   | attempt or for a caller
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | it sends the same request again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's lease runs out on its
 	                        |                                   |                                   | own clock before anyone else's
@@ -121,8 +125,9 @@ explore_test.go removes each clause of each guard and has it caught. rules_test.
  2. A repeated acquire gives the same lease and what is left: acquisition.next, Coordinator.lease.
  3. A repeated release succeeds while remembered: releasing.next.
  4. A renewal never shortens and never prunes: FreeBy in renew, renewal.next.
- 5. A provably wrong clock grants nothing: Coordinator.judge, checkClock and undo. The explorer's clocks are within the
-    allowance; what lies beyond is tested in package dynamo (TestClockGuard, TestClockAheadDisplacesNobody).
+ 5. A provably wrong clock grants nothing: Coordinator.judge, checkClock and undo; and no other coordinator tells what it
+    granted: doubt. The explorer's clocks are within the allowance; what lies beyond is tested in package dynamo (TestClockGuard,
+    TestClockAheadDisplacesNobody).
  6. No sequence of lost, repeated and late requests exceeds the capacity, repeats a fence, or holds a lock for longer than
     a TTL and two skews.
  7. A failed guard is read for "already mine" first: the first lines of every next.

@@ -101,7 +101,7 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		to.Fence = h.Fence
 	case joins && o.req.Wait > 0 && to.Waiting < MaxQueue:
 		to = o.enqueue(now, to)
-	case !kept && !overdue && !changesHolders(r, to):
+	case !kept && !overdue && !changesHolders(r, to) && !o.clears(r, to):
 		return nil, o.refusal(now, to)
 	}
 	cause := CauseEnqueue
@@ -115,10 +115,19 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
+// clears tells whether a write is worth it that grants nothing: everyone who was seen in the queue went away, and only others that
+// were not seen bar this request. Without it, a queue that all have left could bar those for ever who do not join it.
+func (o acquisition) clears(from, to Record) bool {
+	return len(to.Queue) == 0 && to.Waiting > 0 && to.Waiting < from.Waiting && to.hasPermits(o.want())
+}
+
 // repeat decides on a request whose lease holds already.
 func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error) {
 	if h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
+	}
+	if err := o.rules.doubt(now, h); err != nil {
+		return nil, err
 	}
 	cause := CauseRenew // nobody else goes
 	claims := h.Unclaimed
@@ -129,7 +138,9 @@ func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error)
 	if added { // its task was tried again, and waits with another token: tell that one too
 		cause = CauseAcquire
 	}
-	if !added && !claims {
+	learns := o.req.Token == "" && h.single() && !h.Known
+	h.Known = h.Known || learns
+	if !added && !claims && !learns {
 		return nil, nil
 	}
 	to := r.withHolder(o.key, h)
@@ -149,7 +160,9 @@ func (o acquisition) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 	}
 	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
 	if o.req.Token == "" {
-		kept = w.Until < now.Add(o.req.Wait/2).UnixMilli() // half of the time is left to lost polls and other clocks
+		learns := w.Want.single() && !w.Want.Known
+		w.Want.Known = w.Want.Known || learns
+		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // half of the time is left to lost polls and other clocks
 	} else {
 		w.Want, kept = w.Want.withToken(o.req.Token)
 	}
@@ -216,6 +229,21 @@ func fenceError(now time.Time, fence int64) error {
 	}
 }
 
+// doubt refuses to tell a lease that a coordinator with a wrong clock granted: that one tells nobody, and may be about to take it
+// back, with its fencing token.
+func (u Rules) doubt(now time.Time, h Holder) error {
+	if err := fenceError(now, h.Fence); err != nil {
+		return err
+	}
+	if ahead := time.Duration(h.AcquiredAt-now.UnixMilli()) * time.Millisecond; ahead > u.Skew {
+		return &StoreError{
+			Kind: ErrUnavailable, What: "the lease was granted " + ahead.String() + " ahead of now: two coordinators' clocks disagree",
+			Fix: "send the same request again; and see that the coordinators' clocks are synchronised",
+		}
+	}
+	return nil
+}
+
 // blind tells whether the request can be granted by a single write to the record, unseen.
 func (o acquisition) blind() bool { return o.req.Token == "" && o.req.Execution == "" }
 
@@ -277,18 +305,22 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	if !held || h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
+	if err := o.rules.doubt(now, h); err != nil {
+		return nil, err
+	}
 	ttl := h.TTL
 	if o.req.TTL != 0 {
 		ttl = o.req.TTL.Milliseconds()
 	}
 	expiry := now.UnixMilli() + ttl
-	if expiry <= h.ExpiresAt && !h.Unclaimed && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
+	learns := h.single() && !h.Known
+	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
 		return nil, nil // lasts longer already, as after a late duplicate
 	}
 	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
 		return &c, nil
 	}
-	h.RenewedAt = now.UnixMilli()
+	h.RenewedAt, h.Known = now.UnixMilli(), h.Known || learns
 	if h.Unclaimed {
 		h = claimed(h, now)
 	}
@@ -406,6 +438,9 @@ func (o ending) next(now time.Time, r Record) (*Command, error) {
 	if !held || h.Fence != o.req.Fence || h.Token != o.token {
 		return nil, nil // gone, or somebody else waits for it
 	}
+	if h.Known || h.RenewedAt != h.AcquiredAt {
+		return nil, nil // somebody may be at work under it
+	}
 	to := o.rules.settle(now, r.withoutHolder(o.req.Lease))
 	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
 	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
@@ -464,12 +499,17 @@ func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	if o.attempt && h.Token != o.token {
 		return nil, ErrSuperseded
 	}
-	if o.attempt && h.Attempted || !o.attempt && h.CheckAt >= o.checked {
+	switch {
+	case !o.attempt && h.CheckAt < o.checked:
+		h.CheckAt = o.checked
+	case o.attempt && !h.Attempted:
+		o.first = h.single() && !h.Known // otherwise somebody else may know of the lease
+		h.Attempted = true
+	case o.attempt && h.single() && !h.Known: // the first attempt may be under way still, and come after this one
+		h.Known = true
+	default:
 		return nil, nil
 	}
-	o.first = !o.attempt || h.single() // otherwise somebody else may know of the lease
-	h.Attempted = h.Attempted || o.attempt
-	h.CheckAt = max(h.CheckAt, o.checked)
 	c := o.rules.swap(now, r, r.withHolder(o.req.Lease, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
 	return &c, nil
 }

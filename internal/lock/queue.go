@@ -31,6 +31,9 @@ const (
 	queueHead = 32
 	// maxMoves is how many waiters one write moves, so that it fits a transaction of 100 items; the rest is for further writes.
 	maxMoves = 40
+	// maxRechecks is how many overdue checks one write asks for again, so that it fits an expression of 4 KB; the rest is for the
+	// next caller that is refused.
+	maxRechecks = 10
 	// maxTokens is how many callbacks one waiter may have: a task that is tried again waits with another.
 	maxTokens = 3
 )
@@ -94,15 +97,16 @@ func (r Record) hasPermits(want Holder) bool {
 // at [RecheckAfter] ago or longer, and the stream's consumer sets a timer for that. It tells whether there was one. Without it, an
 // execution whose end event and whose timer were both lost would bar everyone for ever.
 func (u Rules) recheck(now time.Time, r Record) (to Record, overdue bool) {
-	ms := now.UnixMilli()
+	ms, asked := now.UnixMilli(), 0
 	to = r
-	for key, h := range r.Holders {
-		if h.Execution != "" && !h.Unclaimed && h.CheckAt <= ms-RecheckAfter.Milliseconds() {
-			h.CheckAt = ms
-			to, overdue = to.withHolder(key, h), true
+	for _, key := range byFence(r.Holders) {
+		h := r.Holders[key]
+		if h.Execution != "" && !h.Unclaimed && h.CheckAt <= ms-RecheckAfter.Milliseconds() && asked < maxRechecks {
+			h.CheckAt, asked = ms, asked+1
+			to = to.withHolder(key, h)
 		}
 	}
-	return to, overdue
+	return to, asked > 0
 }
 
 // claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.

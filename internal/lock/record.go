@@ -84,9 +84,11 @@ type Holder struct {
 	// TTL from when the waiter comes.
 	Unclaimed bool
 	// Token is the callback's of a task that waits to be told of the grant, or several tokens, see Tokens. Attempted says that a
-	// callback was tried since the last token was added.
+	// callback was tried since the last token was added. Known says that somebody may know of the lease whom the first attempt to
+	// tell its only token did not tell: a later attempt did, or a caller asked for the lease without the token.
 	Token     string
 	Attempted bool
+	Known     bool
 	// Execution, if not empty, is the state machine's execution that the lease belongs to: it lives as long. CheckAt is when
 	// to look whether that still runs.
 	Execution string

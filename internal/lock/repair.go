@@ -19,8 +19,9 @@ func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
 	if before.Capacity != 0 {
 		to.Capacity = before.Capacity
 	}
-	if _, held := before.Holders[key]; !held {
-		to.Retired = Retired{Lease: key, Fence: after.Holders[key].Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	_, held := before.Holders[key]
+	if h, granted := after.Holders[key]; granted && !held {
+		to.Retired = Retired{Lease: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
 	}
 	return u.swap(now, after, to, CauseRelease, after.By, "undone: granted under a wrong clock")
 }

@@ -413,6 +413,57 @@ func TestRule5Undo(t *testing.T) {
 	}
 }
 
+// A lease that a coordinator with a wrong clock granted is told by no other: it may be taken back at any time, and its fencing token
+// with it.
+func TestRule5DoubtfulLeasesAreNotTold(t *testing.T) {
+	for _, c := range []struct {
+		ahead time.Duration
+		want  error
+	}{
+		{skew, nil}, {skew + ms, ErrUnavailable}, {time.Minute, ErrUnavailable},
+		{MaxFenceLead, ErrUnavailable}, {MaxFenceLead + ms, ErrMisconfigured}, {365 * 24 * time.Hour, ErrMisconfigured},
+	} {
+		k := newKit(t)
+		truth := k.time
+		k.pass(c.ahead)
+		k.must("a") // and the reply was lost
+		k.time = truth
+		_, err := k.acquire("a")
+		k.want(err, c.want)
+		_, err = k.renew("a", ttl)
+		k.want(err, c.want)
+		if c.want != nil && k.record().Rev != 1 {
+			t.Errorf("%v ahead: it was written: %+v", c.ahead, k.record())
+		}
+		k.want(k.release("a"), nil)
+	}
+	// A permit with such a token beside it is renewed as ever.
+	k := newKit(t)
+	k.must("a", of(2, 1))
+	k.must("b", of(2, 1))
+	r := k.record()
+	b := r.Holders[KeyOf(lockName, "b")]
+	b.Fence = k.time.Add(24 * time.Hour).UnixMicro()
+	k.store.records[lockName] = Record{Rev: r.Rev, Fence: b.Fence, Capacity: 2, FreeAt: r.FreeAt, Holders: map[LeaseKey]Holder{KeyOf(lockName, "a"): r.Holders[KeyOf(lockName, "a")], KeyOf(lockName, "b"): b}}
+	k.pass(time.Second)
+	if _, err := k.renew("a", ttl); err != nil {
+		t.Error(err)
+	}
+	_, err := k.renew("b", ttl)
+	k.want(err, ErrMisconfigured)
+}
+
+// What is undone and granted nobody spends no secret.
+func TestRule5UndoOfAWriteThatGrantedNothing(t *testing.T) {
+	u, now := Rules{}.withDefaults(), time.Unix(1_800_000_000, 0)
+	held := map[LeaseKey]Holder{"x": {Fence: 5, ExpiresAt: now.Add(time.Hour).UnixMilli()}}
+	last := Retired{Lease: "last", Fence: 4, At: 1, Cause: CauseRelease}
+	before, after := Record{Rev: 7, Fence: 5, Capacity: 1, Holders: held, Retired: last}, Record{Rev: 8, Fence: 5, Capacity: 1, Holders: held, Retired: last}
+	if next := u.undo(now, "a", before, after).Next(after); next.Retired != last {
+		t.Errorf("undone: %+v", next)
+	}
+}
+
 // A grant with waiters is not undone by a swap that could not have seen them.
 func TestRule5UndoLeavesQueuesAlone(t *testing.T) {
 	k := newKit(t)
@@ -786,6 +837,72 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 	}
 }
 
+// A task that a later attempt told keeps its lease, if the first attempt comes after it and finds nobody: the first one may have been
+// under way for long. The same if somebody else asked for the lease.
+func TestRule10TheFirstAttemptComesLate(t *testing.T) {
+	for name, learn := range map[string]func(*kit, ExpireRequest) error{
+		"a second attempt": func(k *kit, req ExpireRequest) error {
+			first, err := k.Attempt(t.Context(), req, "t", k.record())
+			if first {
+				t.Error("a second attempt is the first")
+			}
+			return err
+		},
+		"a poll":            func(k *kit, _ ExpireRequest) error { _, err := k.acquire("a"); return err },
+		"a poll that waits": func(k *kit, _ ExpireRequest) error { _, err := k.acquire("a", placeFor(time.Hour)); return err },
+		"a renewal":         func(k *kit, _ ExpireRequest) error { k.pass(ms); _, err := k.renew("a", ttl); return err },
+		"a shorter renewal": func(k *kit, _ ExpireRequest) error { _, err := k.renew("a", time.Second); return err },
+	} {
+		for _, execution := range []string{"", "x"} {
+			k := newKit(t)
+			k.must("a", withToken("t"), boundTo(execution))
+			req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
+			if first, err := k.Attempt(t.Context(), req, "t", k.record()); !first || err != nil {
+				t.Errorf("%s: first %v, %v", name, first, err)
+			}
+			k.want(learn(k, req), nil)
+			k.want(learn(k, req), nil)
+			rev := k.record().Rev
+			k.want(k.End(t.Context(), req, "t", "task gone"), nil)
+			if k.record().Rev != rev || k.holder("a").Fence != req.Fence {
+				t.Errorf("%s, execution %q: the lease was ended: %+v", name, execution, k.record())
+			}
+		}
+	}
+	// What was learned is written once.
+	k := newKit(t)
+	k.must("a", withToken("t"))
+	k.must("a")
+	writes := len(k.store.applied)
+	k.must("a")
+	if n := len(k.store.applied) - writes; n != 1 || k.store.applied[writes].Kind != Take || !k.holder("a").Known {
+		t.Errorf("%d writes, %+v", n, k.holder("a"))
+	}
+}
+
+// A caller that polls for a task's place may find the grant: the task's lease is not only the task's, either.
+func TestRule10PollsAfterToken(t *testing.T) {
+	k := newKit(t)
+	k.must("a")
+	k.waits("b", withToken("t"))
+	until := k.record().Queue[0].Until
+	k.waits("b")
+	if w := k.record().Queue[0]; !w.Want.Known || w.Until < until || w.Want.Token != "t" {
+		t.Errorf("waiter %+v", w)
+	}
+	rev := k.record().Rev
+	k.waits("b")
+	if k.record().Rev != rev {
+		t.Error("a second poll was written")
+	}
+	k.want(k.release("a"), nil)
+	h := k.holder("b")
+	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "b"), Fence: h.Fence}
+	if first, err := k.Attempt(t.Context(), req, h.Token, k.record()); first || err != nil || !k.holder("b").Attempted {
+		t.Errorf("first %v, %v", first, err)
+	}
+}
+
 func TestRule10Claims(t *testing.T) {
 	for name, claim := range map[string]func(*kit) error{
 		"poll":        func(k *kit) error { _, err := k.acquire("b", placeFor(time.Hour)); return err },
@@ -885,5 +1002,31 @@ func TestRule12OthersAreLeftAlone(t *testing.T) {
 	}
 	if after.Holders[KeyOf(lockName, "a")].Metadata != `{"a":1}` {
 		t.Errorf("metadata %q", after.Holders[KeyOf(lockName, "a")].Metadata)
+	}
+}
+
+// One write asks for some of the overdue checks again, the oldest first, and the next caller that is refused for more.
+func TestOverdueChecksAreAskedForInTurn(t *testing.T) {
+	k := newKit(t)
+	const n = 2*maxRechecks + 1
+	for i := range n {
+		k.must(fmt.Sprint(i), of(n, 1), boundTo("x"))
+		k.pass(ms)
+	}
+	k.pass(ttl + RecheckAfter)
+	for _, want := range []int{maxRechecks, 2 * maxRechecks, n, n} {
+		_, err := k.acquire("other", of(n, 1))
+		k.want(err, ErrLockHeld)
+		asked := 0
+		for i := range n {
+			if again := k.holder(fmt.Sprint(i)).CheckAt == k.time.UnixMilli(); again != (i < want) {
+				t.Errorf("check of %d: %v after %d", i, again, want)
+			} else if again {
+				asked++
+			}
+		}
+		if asked != want {
+			t.Errorf("%d are asked for, want %d", asked, want)
+		}
 	}
 }

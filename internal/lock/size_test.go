@@ -308,3 +308,52 @@ func TestRowsOfWaitersGo(t *testing.T) {
 		t.Error("the row stays")
 	}
 }
+
+// An older version stores no native TTL in a row with waiters. A write that does not see all of them leaves it so.
+func TestRowsOfAnOlderVersionStayWithTheirWaiters(t *testing.T) {
+	k := newKit(t)
+	k.must("a")
+	k.waits("w", placeFor(72*time.Hour))
+	r := k.record()
+	r.TTL = 0
+	k.store.records[lockName] = r
+	k.pass(time.Second)
+	if _, err := k.renew("a", ttl); err != nil || k.record().TTL != 0 {
+		t.Errorf("after a renewal, which sees no waiter: native TTL %d, %v", k.record().TTL, err)
+	}
+	k.waits("x")
+	if want := time.Unix(1_800_000_000, 0).Add(72*time.Hour + DefaultRetention).Unix(); k.record().TTL != want {
+		t.Errorf("after a write that sees all: native TTL %d, want %d", k.record().TTL, want)
+	}
+}
+
+// A queue that all have left bars nobody for ever, however long it is: who does not join it clears away what it sees of it.
+func TestADeadQueueIsClearedAway(t *testing.T) {
+	for _, n := range []int{queueHead, queueHead + 1, 3*queueHead + 1, MaxQueue} {
+		k := newKit(t)
+		r := Record{Rev: 1, Fence: 1, Capacity: 1, Waiting: int64(n), NextTicket: int64(n)}
+		for i := range n {
+			r.Queue = append(r.Queue, Waiter{Ticket: int64(i + 1), Lease: LeaseKey(fmt.Sprint(i)), Want: Holder{Permits: 1, Capacity: 1}, Until: 1})
+		}
+		k.store.records = map[string]Record{lockName: r}
+		if _, err := k.acquire("a"); err != nil {
+			k.want(err, ErrLockHeld)
+			_, err = k.acquire("a")
+			k.want(err, nil)
+		}
+		k.holds([]string{"a"}, nil)
+	}
+	// Under a holder that leaves no room, nothing is written for it.
+	k := newKit(t)
+	k.must("a", lasting(time.Hour))
+	for i := range queueHead + 1 {
+		k.waits(fmt.Sprint(i), placeFor(time.Second))
+	}
+	k.pass(time.Minute)
+	rev := k.record().Rev
+	_, err := k.acquire("b")
+	k.want(err, ErrLockHeld)
+	if k.record().Rev != rev {
+		t.Error("a refused caller wrote")
+	}
+}

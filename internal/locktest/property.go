@@ -80,7 +80,7 @@ func holder() *rapid.Generator[lock.Holder] {
 			Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"),
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"),
 			ExpiresAt: small.Draw(t, "expires_at"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"),
-			Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Token: text.Draw(t, "token"), Attempted: rapid.Bool().Draw(t, "attempted"),
+			Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Token: text.Draw(t, "token"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"),
 			Execution: text.Draw(t, "execution"), CheckAt: small.Draw(t, "check_at"), Capacity: small.Draw(t, "capacity"),
 		}
 	})
@@ -145,7 +145,7 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			if held && to.Holders[key].Fence == h.Fence { // a changed lease keeps what only its grant sets
 				n := to.Holders[key]
 				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, n.Metadata
-				h.Unclaimed, h.Attempted, h.CheckAt = n.Unclaimed, n.Attempted, n.CheckAt
+				h.Unclaimed, h.Attempted, h.Known, h.CheckAt = n.Unclaimed, n.Attempted, n.Known, n.CheckAt
 				to.Holders[key] = h
 			}
 		}

@@ -279,14 +279,24 @@ var queueSuite = map[string]func(*fixture){
 		}
 		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: h.Fence}
 		seen := f.record()
-		for _, want := range []bool{true, false} {
+		attempt := func(want bool) {
+			f.t.Helper()
 			if first, err := f.Attempt(f.t.Context(), req, h.Token, seen); first != want || err != nil {
 				f.t.Errorf("attempt: %v, %v", first, err)
 			}
 		}
+		attempt(true)
 		f.must(nil, f.End(f.t.Context(), req, h.Token, "its task is gone"))
 		f.holds()
 		f.must(nil, f.End(f.t.Context(), req, h.Token, "again"))
+		f.waits("b", other)
+		h = f.record().Holders[lock.KeyOf(f.name, "b")]
+		req.Fence, seen = h.Fence, f.record()
+		attempt(true)
+		attempt(false)
+		f.must(nil, f.End(f.t.Context(), req, h.Token, "the other attempt may have told it"))
+		f.holds("b")
+		f.must(f.release("b"))
 		_, err := f.Attempt(f.t.Context(), req, h.Token, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},

@@ -46,7 +46,7 @@ func (c *Consumer) teller() teller { return teller{c.Callbacks, c.Coordinator, c
 // That it is about to be tried is stored first, under the lease and its fence. So when nobody waits any more:
 //
 //   - on the first attempt ever, with the only token there ever was, nobody can have been told: the task is dead, and its
-//     lease is ended at once;
+//     lease is ended at once, if no second attempt was begun since and nobody else asked for the lease;
 //   - on a later one, an earlier attempt may have succeeded and its answer been lost, or this process died after it: the task
 //     may be at work under the lock. Nothing is ended; the lease's TTL, or its execution's end, decides. The same if the task
 //     was tried again and so has several tokens: all are told, and nobody knows whose is whose.

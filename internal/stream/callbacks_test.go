@@ -354,3 +354,29 @@ func TestExecutionsLeases(t *testing.T) {
 	w.deliver(5)
 	w.want("three", "one's token ok", "two's token ok", "three's token ok")
 }
+
+// Two may tell one grant at the same time: a job may come twice, and a check may find it untold. The first to note its attempt may be the
+// last to send it, and then finds nobody, since the other has told the task: the task keeps its lease.
+func TestTwoTellOneGrant(t *testing.T) {
+	w := newTasks(t)
+	w.waits("one")
+	batch := w.writes
+	w.writes = nil
+	late := false
+	w.fake.before = func(string) error {
+		if late {
+			return nil
+		}
+		late = true
+		w.fake.mu.Unlock() // the first waits here, while the second does all of its work
+		defer w.fake.mu.Lock()
+		if failed := w.consumer.Consume(t.Context(), batch); len(failed) > 0 {
+			t.Errorf("failed %v", failed)
+		}
+		return nil
+	}
+	if failed := w.consumer.Consume(t.Context(), batch); len(failed) > 0 {
+		t.Errorf("failed %v", failed)
+	}
+	w.want("one", "one's token ok")
+}
