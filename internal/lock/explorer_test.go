@@ -54,7 +54,7 @@ type world struct {
 	believeInReply bool  // clients count a lease from when the answer came, not from when they asked
 	believeRelease bool  // clients still believe while they release
 	answerWholeTTL bool  // a repeated acquire is answered with the whole TTL
-	attemptsForget bool  // every attempt of a callback counts as the first
+	attemptsForget bool  // every attempt of a callback counts as the first, and as the only one
 }
 
 // tick is the unit of a world's times. An unclaimed grant lasts one.
@@ -388,6 +388,10 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 	d, known := x.decided[memo]
 	if !known {
 		r := x.records[record]
+		if h := r.Holders[key(m.client, m.lease)]; x.attemptsForget && h.Known {
+			h.Known = false
+			r = r.withHolder(key(m.client, m.lease), h)
+		}
 		op := x.operation(m, r)
 		cmd, err := op.next(x.clock(at), r)
 		if mark, ok := op.(*marking); ok {
