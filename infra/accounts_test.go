@@ -59,7 +59,7 @@ func TestGrantsThatCannotBe(t *testing.T) {
 	locks.GrantLock(awsiam.Role_FromRoleArn(unknown, jsii.String("Role"), jsii.String("arn:aws:iam::444455556666:role/deployer"), nil), "*")
 	var said strings.Builder
 	for _, w := range *assertions.Annotations_FromStack(unknown).FindWarning(jsii.String("*"), assertions.Match_AnyValue()) {
-		said.WriteString(fmt.Sprintln(w.Entry.Data))
+		_, _ = fmt.Fprintln(&said, w.Entry.Data)
 	}
 	if !strings.Contains(said.String(), "account 444455556666") {
 		t.Errorf("where the account is not known, the warnings are %s", said.String())
