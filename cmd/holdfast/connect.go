@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -135,11 +136,20 @@ func (c *connection) checkEndpoint() error {
 }
 
 func (c *connection) direct(ctx context.Context) (*direct.Table, error) {
-	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
+	sdk, err := c.tableConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return direct.New(ctx, direct.Config{Table: c.Table, Region: sdk.Region, Endpoint: c.DynamodbEndpoint, Credentials: sdk.Credentials, Log: slog.New(errorLog{})})
+}
+
+// tableConfig is the SDK's configuration for a command that works on a table itself.
+func (c *connection) tableConfig(ctx context.Context) (aws.Config, error) {
+	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
+	if err == nil && sdk.Region == "" {
+		err = errors.New("the table's region is not set; give --region, or set AWS_REGION, or a region in the profile")
+	}
+	return sdk, err
 }
 
 // sign adds what requests are signed with.

@@ -199,13 +199,13 @@ func checkClock(offset time.Duration, server string) finding {
 }
 
 func (c examination) table(ctx context.Context) (list []finding) {
-	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
+	sdk, err := c.tableConfig(ctx)
 	var store *dynamo.Store
 	if err == nil {
 		store, err = dynamo.New(dynamo.Config{AWS: sdk, Table: c.Table, Endpoint: c.DynamodbEndpoint})
 	}
 	if err != nil {
-		return append(list, bad("table", "give --region, or set AWS_REGION", err))
+		return append(list, bad("table", "give --region, or set AWS_REGION, or a region in the profile", err))
 	}
 	if c.Endpoint == "" {
 		f := checkCredentials(ctx, sdk.Credentials)

@@ -20,7 +20,7 @@ func (initCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 		return err
 	}
 	table := cmp.Or(conn.Table, defaultTable)
-	cfg, err := awsConfig(ctx, conn.Region, conn.DynamodbEndpoint)
+	cfg, err := conn.tableConfig(ctx)
 	if err != nil {
 		return err
 	}

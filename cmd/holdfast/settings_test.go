@@ -200,6 +200,10 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
 		}
 	}
+	t.Setenv("HOLDFAST_TIMEOUT", "3s")
+	if _, out, _ := call(t.Context(), "--help"); !strings.Contains(out, "$HOLDFAST_ENDPOINT") || !strings.Contains(out, "$HOLDFAST_TIMEOUT") {
+		t.Errorf("the help names no environment variables: %s", out)
+	}
 	for _, args := range []string{"version", "--version"} {
 		if code, out, errs := call(t.Context(), args); code != 0 || out != version()+"\n" || errs != "" {
 			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
@@ -222,6 +226,21 @@ func TestEmptyVariables(t *testing.T) {
 		var c cli
 		if _, err := newParser(&c, &streams{out: io.Discard, err: io.Discard}).Parse(line); err != nil || c.Timeout != 5*time.Second || c.Sign != "auto" || c.JSON {
 			t.Errorf("%s: %v: %+v", command, err, c.connection)
+		}
+	}
+}
+
+// A command that works on a table says by which flag its region is given.
+func TestTableWithoutRegion(t *testing.T) {
+	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "HOLDFAST_REGION", "HOLDFAST_ENDPOINT", "HOLDFAST_DYNAMODB_ENDPOINT"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
+	for _, args := range []string{"exec a -- true", "acquire a", "status a", "repair a --reason x", "doctor", "init"} {
+		code, out, errs := call(t.Context(), append([]string{"--table=locks"}, strings.Fields(args)...)...)
+		if code != exitFailed || strings.Count(out+errs, "give --region, or set AWS_REGION") != 1 {
+			t.Errorf("%s: %d: %s%s", args, code, out, errs)
 		}
 	}
 }
