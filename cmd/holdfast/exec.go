@@ -219,7 +219,7 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	}
 	switch outcome.Stopped {
 	case supervise.Lost, supervise.Expiring:
-		_ = r.conn.close(ctx, r.client)
+		r.closeInTime(ctx, lease)
 		return exit(exitLost)
 	case supervise.Unguarded:
 		r.say("failed", "the guard process was killed; the command and its processes were killed as well")
@@ -253,6 +253,13 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 		return exit(outcome.Code)
 	}
 	return nil
+}
+
+// closeInTime releases a lease that could not be renewed, if it can be released before it runs out by itself.
+func (r *execution) closeInTime(ctx context.Context, lease *lockclient.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease.Remaining())
+	defer cancel()
+	_ = r.client.Close(ctx)
 }
 
 // renewal says that the lease cannot be renewed, or can be again.

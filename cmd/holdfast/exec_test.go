@@ -47,6 +47,7 @@ type service struct {
 	coordinator *lock.Coordinator
 	url         string
 	cut         atomic.Bool  // no request is answered any more
+	hangs       atomic.Bool  // nor is its connection closed
 	refused     atomic.Int64 // when a renewal was first answered that the lease is lost, in Unix nanoseconds
 	requests    atomic.Int64
 }
@@ -64,6 +65,10 @@ func newService(t *testing.T) *service {
 	g := gateway.New(a, slog.New(slog.DiscardHandler))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
+		if s.hangs.Load() {
+			_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client has gone
+			<-r.Context().Done()
+		}
 		if s.cut.Load() {
 			panic(http.ErrAbortHandler)
 		}
@@ -366,6 +371,20 @@ func TestExecTellsOfAnOutage(t *testing.T) {
 	_ = forced.cmd.Wait()
 	if text := forced.stderr.String(); strings.Count(text, "the lock is lost") != 1 || strings.Count(text, "\n") != 2 {
 		t.Errorf("told %q", text)
+	}
+}
+
+// When the command was ended because the lease could not be renewed, exec ends with the lease, whether or not the coordinator
+// answers the release.
+func TestExecEndsWithItsLease(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms", "--timeout=20s")
+	s.hangs.Store(true)
+	expiry := s.expiry(t, "a") // no renewal moves it any more
+	l.died(t)
+	code, late := exitOf(l.cmd.Wait()), time.Since(expiry)
+	if code != exitLost || late > 10*time.Second {
+		t.Errorf("exit code %d, %v after the lease: %s", code, late, l.stderr)
 	}
 }
 
