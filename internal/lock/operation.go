@@ -249,7 +249,7 @@ func (o acquisition) blind() bool { return o.req.Token == "" && o.req.Execution 
 
 // changesHolders tells whether two records have other holders: whether a write is news to anyone.
 func changesHolders(from, to Record) bool {
-	return len(from.Holders) != len(to.Holders) || to.Fence != from.Fence || !maps.EqualFunc(from.Holders, to.Holders, func(a, b Holder) bool { return a.Fence == b.Fence })
+	return !maps.EqualFunc(from.Holders, to.Holders, func(a, b Holder) bool { return a.Fence == b.Fence })
 }
 
 // held is the answer to a lease that must wait, with the time until the first of those in its way may be taken over.
@@ -324,7 +324,7 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 	if h.Unclaimed {
 		h = claimed(h, now)
 	}
-	if expiry > h.ExpiresAt {
+	if expiry >= h.ExpiresAt {
 		h.ExpiresAt, h.TTL = expiry, ttl
 	}
 	if o.req.Metadata != nil {
