@@ -131,6 +131,7 @@ func newCloud(t *testing.T) *cloud {
 		running.Wait()
 		timers.Close()
 		client.CloseIdleConnections()
+		store.CloseIdleConnections()
 	})
 	<-c.poller.started
 	return c
