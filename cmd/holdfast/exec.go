@@ -123,7 +123,11 @@ func (c *connection) close(ctx context.Context, client *lockclient.Client) error
 
 // giveUp closes the client after acquiring has failed, and answers that failure. Nothing is known to be held then, so a failure
 // to close tells no more: a grant that was not heard of runs out by itself.
-func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, failed error) error {
+func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, s *streams, name string, failed error) error {
+	slow := time.AfterFunc(time.Second, func() {
+		s.notice("giving_up", fmt.Sprintf("giving up; releasing %s first, which may have been granted unheard: 5 s at most", name), "lock", name)
+	})
+	defer slow.Stop()
 	_ = c.close(ctx, client)
 	return failed
 }
@@ -183,7 +187,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 	}()
 	lease, err := r.take(acquiring, r.client, opts, r.s)
 	if err != nil {
-		return r.conn.giveUp(ctx, r.client, err)
+		return r.conn.giveUp(ctx, r.client, r.s, r.Name, err)
 	}
 	acquired := time.Now()
 	r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())

@@ -388,6 +388,32 @@ func TestExecEndsWithItsLease(t *testing.T) {
 	}
 }
 
+// A command that gives up says what it waits for, and a second interrupt ends it at once.
+func TestGivingUpIsTold(t *testing.T) {
+	s := newService(t)
+	s.hangs.Store(true)
+	cmd := holdfast(t, s.url, "acquire", "a", "--timeout=1m")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() && !strings.Contains(lines.Text(), "coordinator unreachable") {
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	for lines.Scan() && !strings.Contains(lines.Text(), "giving up; releasing a first") {
+	}
+	told := lines.Text()
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Errorf("%v after %q", cmd.ProcessState, told)
+	}
+}
+
 // Nothing waits for a coordinator that is not there, when it is not to wait.
 func TestExecNoWaitWithoutCoordinator(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())

@@ -121,7 +121,7 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	opts.ManualRenew = true
 	lease, err := c.take(ctx, client, opts, s)
 	if err != nil {
-		return conn.giveUp(ctx, client, err)
+		return conn.giveUp(ctx, client, s, c.Name, err)
 	}
 	r := leaseResult{c.Name, lease.Secret(), lease.Fence(), lease.ExpiresAt().UTC()}
 	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)
