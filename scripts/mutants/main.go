@@ -224,7 +224,7 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 		return nil, false, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	args := append([]string{"unleash", "./" + t.pkg, "--timeout-coefficient", "20"}, operators...)
+	args := append([]string{"unleash", "./" + t.pkg, "--timeout-coefficient", "3"}, operators...)
 	if diff != "" {
 		args = append(args, "--diff", diff)
 	}
