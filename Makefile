@@ -144,7 +144,7 @@ explore: go-version ## Walk the protocol's large worlds too; takes tens of minut
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 
 mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
-	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(PKG)
+	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(if $(LEAST),-least $(LEAST)) $(PKG)
 
 fuzz: go-version ## Fuzz request decoding and name validation with ten million inputs
 	@go test -run '^$$' -fuzz FuzzName -fuzztime 5000000x ./internal/api

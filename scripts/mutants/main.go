@@ -2,9 +2,10 @@
 // gremlins (https://gremlins.dev), and compares its survivors with scripts/mutants/equivalent.txt, which lists the mutants
 // that change nothing that a test could see, each with its reason.
 //
-//	mutants [-diff REVISION] [-minutes N] [PACKAGE...]
+//	mutants [-diff REVISION] [-minutes N] [-least PERCENT] [PACKAGE...]
 //
-// It fails if a mutant survives that is not listed, and if a listed one is caught or gone.
+// It fails if a mutant survives that is not listed, and if a listed one is caught or gone; with -least, only if less than that
+// part of all that were tried is caught.
 package main
 
 import (
@@ -69,9 +70,10 @@ type result struct {
 func main() {
 	diff := flag.String("diff", "", "only mutants in what changed since this revision")
 	minutes := flag.Int("minutes", 0, "end after about this time, of which each package gets a share; 0: no limit")
+	least := flag.Float64("least", 100, "the percentage of mutants that must be caught")
 	list := flag.String("equivalent", "scripts/mutants/equivalent.txt", "the mutants that no test can catch")
 	flag.Parse()
-	ok, err := run(*diff, time.Duration(*minutes)*time.Minute, *list, flag.Args())
+	ok, err := run(*diff, time.Duration(*minutes)*time.Minute, *least, *list, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(2)
@@ -81,13 +83,13 @@ func main() {
 	}
 }
 
-func run(diff string, limit time.Duration, list string, pkgs []string) (bool, error) {
+func run(diff string, limit time.Duration, least float64, list string, pkgs []string) (bool, error) {
 	equivalent, err := readEquivalent(list)
 	if err != nil {
 		return false, err
 	}
 	todo := slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return len(pkgs) > 0 && !slices.Contains(pkgs, t.pkg) })
-	end, ok := time.Now().Add(limit), true
+	end, fresh, caught, tried := time.Now().Add(limit), true, 0, 0
 	for i, t := range todo {
 		var share time.Duration // of the time that is left
 		if limit > 0 {
@@ -98,18 +100,28 @@ func run(diff string, limit time.Duration, list string, pkgs []string) (bool, er
 			return false, fmt.Errorf("%s: %w", t.pkg, err)
 		}
 		r.print(t.pkg)
-		ok = ok && len(r.survivors) == 0
+		caught, tried = caught+r.killed+r.timedOut, tried+r.total()
 		if diff == "" && r.whole {
-			ok = r.stale(t.pkg, equivalent) && ok
+			fresh = r.stale(t.pkg, equivalent) && fresh
 		}
 	}
-	return ok, nil
+	percent := percentage(caught, tried)
+	fmt.Printf("mutants: %-16s %d of %d caught (%.1f%%); at least %v%% must be\n", "in all", caught, tried, percent, least)
+	return percent >= least && (fresh || least < 100), nil
+}
+
+func (r result) total() int { return r.killed + r.timedOut + len(r.survivors) }
+
+func percentage(part, whole int) float64 {
+	if whole == 0 {
+		return 100
+	}
+	return 100 * float64(part) / float64(whole)
 }
 
 func (r result) print(pkg string) {
-	total := r.killed + r.timedOut + len(r.survivors)
 	fmt.Printf("mutants: %-16s %d of %d caught (%.1f%%), %d of them by a time-out; %d more are listed as equivalent\n",
-		pkg, r.killed+r.timedOut, total, 100*float64(r.killed+r.timedOut)/float64(max(total, 1)), r.timedOut, r.equivalent)
+		pkg, r.killed+r.timedOut, r.total(), percentage(r.killed+r.timedOut, r.total()), r.timedOut, r.equivalent)
 	if !r.whole {
 		fmt.Printf("mutants: %-16s the time was over before all were tried: make mutants PKG=%s tries the rest\n", pkg, pkg)
 	}
@@ -118,7 +130,7 @@ func (r result) print(pkg string) {
 	}
 }
 
-// stale tells of the package's mutants that are listed as equivalent and did not survive. true: there are none.
+// stale tells of the package's mutants that are listed as equivalent and did not survive; it answers whether there are none.
 func (r result) stale(pkg string, equivalent map[mutant]bool) bool {
 	ok := true
 	for m := range equivalent {
