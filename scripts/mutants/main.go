@@ -263,7 +263,8 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 }
 
 // coverAll is a go command that adds to each coverage profile that the whole of every file is covered. Gremlins leaves out
-// what the profile lacks, and Go's profiles lack the conditions of case clauses, constants and variables.
+// what the profile lacks, and Go's profiles lack the conditions of case clauses, constants and variables. The pause is for the
+// time-out, which gremlins takes from how long this run took: a mutant takes some seconds to compile, whatever its tests take.
 const coverAll = `#!/usr/bin/env bash
 set -uo pipefail
 "%s" "$@" || exit
@@ -271,6 +272,7 @@ while [ $# -gt 1 ]; do
   if [ "$1" = -coverprofile ]; then
     sed -nE 's/^(.*\.go):.*/\1/p' "$2" | sort -u | sed 's/$/:1.1,1000000.1 1 1/' >"$2.all"
     cat "$2.all" >>"$2"
+    sleep 10
   fi
   shift
 done
