@@ -539,6 +539,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}
 	token := waiter.Item["want"].(*dbtypes.AttributeValueMemberM).Value["token"].(*dbtypes.AttributeValueMemberS).Value
 	running := m.start("Construct", "least-running", map[string]any{"lock": "example:least"})
+	m.until(c.root(), "example:least", "waited for by both", func(s lockclient.Status) bool { return s.Waiting == 2 })
 	if answer, failure := c.invoke(c.id("Acquire"), map[string]any{"name": "least:check", "lease": "least-lease-00000000", "ttl_ms": 1000, "execution": running}); failure != "" {
 		t.Fatalf("%s: %s", failure, answer)
 	}

@@ -221,3 +221,27 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 		t.Errorf("%v, %v", first, err)
 	}
 }
+
+// A timer's blind write ends only a lease that is past its expiry by the skew, and meets no fencing token that it has not seen.
+func TestGuardOfExpire(t *testing.T) {
+	for expires, holds := range map[int64]bool{9: true, 10: true, 11: false} {
+		r := Record{Holders: map[LeaseKey]Holder{"a": {ExpiresAt: expires}}}
+		if (Clause{Test: LeaseExpiredBy, Lease: "a", N: 10}).Holds(r) != holds {
+			t.Errorf("expired by 10: %d", expires)
+		}
+	}
+	if (Clause{Test: LeaseExpiredBy, Lease: "a", N: 10}).Holds(Record{}) {
+		t.Error("a lease that is not there")
+	}
+	now := time.UnixMilli(1_800_000_000_000)
+	want := map[Test]int64{LeaseExpiredBy: 1_800_000_000_000 - 250, FenceBelow: 1_800_000_000_250_001}
+	for _, c := range (Rules{Skew: 250 * time.Millisecond, Retention: DefaultRetention}).expire(now, "a").Guard {
+		if n, ok := want[c.Test]; ok && c.N != n {
+			t.Errorf("%v %d, want %d", c.Test, c.N, n)
+		}
+		delete(want, c.Test)
+	}
+	if len(want) > 0 {
+		t.Errorf("no clause %v", want)
+	}
+}
