@@ -68,7 +68,7 @@ type result struct {
 }
 
 func main() {
-	diff := flag.String("diff", "", "only mutants in what changed since this revision")
+	diff := flag.String("diff", "", "only mutants in files that changed since this revision")
 	minutes := flag.Int("minutes", 0, "end after about this time, of which each package gets a share; 0: no limit")
 	least := flag.Float64("least", 100, "the percentage of mutants that must be caught")
 	list := flag.String("equivalent", "scripts/mutants/equivalent.txt", "the mutants that no test can catch")
@@ -237,8 +237,17 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	args := append([]string{"unleash", "./" + t.pkg, "--timeout-coefficient", "3"}, operators...)
-	if diff != "" {
-		args = append(args, "--diff", diff)
+	if diff != "" { // gremlins' own --diff knows no changes when it is given one package
+		same, all, err := unchanged(ctx, diff, t.pkg)
+		if err != nil {
+			return nil, false, err
+		}
+		if len(same) == all {
+			return nil, true, nil
+		}
+		for _, name := range same {
+			args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(name)+"$")
+		}
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "gremlins"), args...) //nolint:gosec // fixed words, and a revision of the caller's
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -260,6 +269,28 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 		}
 	}
 	return list, ctx.Err() == nil, nil
+}
+
+// unchanged lists the source files of a package, as paths in it, that are as they were at a revision; all is how many there are.
+func unchanged(ctx context.Context, revision, pkg string) (same []string, all int, err error) {
+	out, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--", pkg).Output() //nolint:gosec // a revision of the caller's
+	if err != nil {
+		return nil, 0, fmt.Errorf("what changed since %q: %w", revision, err)
+	}
+	changed := strings.Fields(string(out))
+	err = filepath.WalkDir(pkg, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		all++
+		if !slices.Contains(changed, path) {
+			name, err := filepath.Rel(pkg, path)
+			same = append(same, name)
+			return err
+		}
+		return nil
+	})
+	return same, all, err
 }
 
 // coverAll is a go command that adds to each coverage profile that the whole of every file is covered. Gremlins leaves out
