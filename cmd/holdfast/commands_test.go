@@ -147,7 +147,7 @@ func TestListOfNothing(t *testing.T) {
 	}
 }
 
-// Nothing that a holder says of itself can command the terminal of whoever looks, nor mislead its reader.
+// The text that a holder gives of itself is escaped, so that it can neither control the reader's terminal nor mislead the reader.
 func TestHoldersCannotMislead(t *testing.T) {
 	const evil = "\x1b[2J\u009b2J\u202etxt\u2066\u200f\n"
 	holder := wire.Holder{Owner: evil, Principal: evil, Fence: 7, Permits: 1, Remaining: 60_000, Metadata: json.RawMessage(`{"k":"\u009b\u202e` + "\u009b\u202e" + `"}`)}

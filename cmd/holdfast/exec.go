@@ -149,7 +149,7 @@ func parentGone(ctx context.Context, parent func() int, every time.Duration) <-c
 	go func() {
 		for tick := time.NewTicker(every); ; {
 			select {
-			case <-ctx.Done(): // a signal came: the command is told of that
+			case <-ctx.Done(): // the supervisor passes the signal on to the command
 				return
 			case <-tick.C:
 			}
@@ -379,7 +379,7 @@ func (n *notices) drain(most time.Duration) {
 	}
 }
 
-// flush writes what is queued, as far as somebody reads it. Nothing can be said afterwards.
+// flush writes the queued notices, as far as standard error takes them. No notice can be queued afterwards.
 func (n *notices) flush() {
 	if n.closed {
 		return

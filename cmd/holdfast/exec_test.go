@@ -351,7 +351,7 @@ func TestExecEscapes(t *testing.T) {
 	}
 }
 
-// A failing renewal is told at once, with the time until which the lease is proved; the loss once.
+// exec reports a failing renewal at once, with the time until which the lease is proved, and reports the loss once.
 func TestExecTellsOfAnOutage(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms")
@@ -466,7 +466,7 @@ func TestExecAtLeast(t *testing.T) {
 	}
 }
 
-// What cannot be run is told once, and with few descriptors exec works as well.
+// exec reports a command that it cannot run once, and works with few file descriptors as well.
 func TestExecCannotRun(t *testing.T) {
 	s := newService(t)
 	script := filepath.Join(t.TempDir(), "script")
