@@ -440,10 +440,10 @@ func TestRepeatedReleaseOfAForgottenLease(t *testing.T) {
 		w.breakWith(nil, func(op string, n int, resp *http.Response) (*http.Response, error) {
 			if op == "release" && n == 1 {
 				for _, lease := range []string{"b", "c"} {
-					if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: lease, TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
+					if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: lease, TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
 						t.Error(err)
 					}
-					if _, err := w.coordinator.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Lease: lease}); err != nil {
+					if _, err := w.coordinator.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Secret: lease}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -500,7 +500,7 @@ func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
 // A waiter does not sleep past the expiry of a dead holder's lease.
 func TestWaiterTakesOverFromADeadHolder(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "dead", TTL: 20 * time.Second, Capacity: 1, Permits: 1}); err != nil {
+		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "dead", TTL: 20 * time.Second, Capacity: 1, Permits: 1}); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()

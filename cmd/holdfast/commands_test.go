@@ -28,10 +28,10 @@ func call(ctx context.Context, args ...string) (code int, stdout, stderr string)
 	return code, out.String(), errs.String()
 }
 
-func (s *service) hold(t *testing.T, name, owner string) lock.Lease {
+func (s *service) hold(t *testing.T, name, owner string) lock.LeaseStatus {
 	t.Helper()
 	l, err := s.coordinator.Acquire(t.Context(), lock.AcquireRequest{
-		Lock: name, Lease: rand.Text(), Owner: owner, TTL: time.Minute, Capacity: 1, Permits: 1, Metadata: `{"build":7}`,
+		Lock: name, Secret: rand.Text(), Owner: owner, TTL: time.Minute, Capacity: 1, Permits: 1, Metadata: `{"build":7}`,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,10 +65,10 @@ func TestStatusListForceRelease(t *testing.T) {
 	want("ls --limit=-1", "--limit is -1", exitFailed)
 	want("force-release deploy:prod", "--reason", exitFailed)
 	want("force-release deploy:prod --reason x --fence 1", "lock_changed", exitFailed)
-	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Holder.Fence), "ended alice's lease of deploy:prod", 0)
-	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Holder.Fence), "was force-released before", 0)
+	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Lease.Fence), "ended alice's lease of deploy:prod", 0)
+	want(fmt.Sprintf("force-release deploy:prod --reason x --fence %d", l.Lease.Fence), "was force-released before", 0)
 	want("force-release deploy:prod --reason x", "nobody held deploy:prod", 0)
-	want("status deploy:prod", fmt.Sprintf("deploy:prod is free, last held with fence %d\n", l.Holder.Fence), 0)
+	want("status deploy:prod", fmt.Sprintf("deploy:prod is free, last held with fence %d\n", l.Lease.Fence), 0)
 	want("force-release deploy:prod --reason=", "--reason is empty", exitFailed)
 	want("force-release deploy:prod --reason x --fence 0", "--fence is 0", exitFailed)
 	want("ls --all deploy:", "deploy:prod  -", 0)
@@ -94,7 +94,7 @@ func TestRenewMetadata(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", s.url)
 	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
 	if _, err := s.coordinator.Acquire(t.Context(), lock.AcquireRequest{
-		Lock: "a", Lease: "my-secret-lease-0001", TTL: time.Minute, Capacity: 1, Permits: 1, Metadata: `{"build":7}`,
+		Lock: "a", Secret: "my-secret-lease-0001", TTL: time.Minute, Capacity: 1, Permits: 1, Metadata: `{"build":7}`,
 	}); err != nil {
 		t.Fatal(err)
 	}

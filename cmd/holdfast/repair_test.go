@@ -33,7 +33,7 @@ func TestRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := "repair:" + strings.ToLower(time.Now().Format("150405.000000000"))
-	if _, err := ahead.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: "l", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
+	if _, err := ahead.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Secret: "l", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
 		t.Fatal(err)
 	}
 	repair := func(name, reason string) (string, error) {
@@ -52,7 +52,7 @@ func TestRepair(t *testing.T) {
 			t.Errorf("repair of %q for %q: %v; want %q", test.name, test.reason, err, test.says)
 		}
 	}
-	if _, err := ahead.Release(t.Context(), lock.ReleaseRequest{Lock: name, Lease: "l"}); err != nil {
+	if _, err := ahead.Release(t.Context(), lock.ReleaseRequest{Lock: name, Secret: "l"}); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := repair(name, "a clock was a year ahead"); err != nil || !strings.Contains(out, "repaired "+name) {

@@ -20,7 +20,7 @@ import (
 
 // A problem's code, detail and times follow from the error, and the same ones come with the header.
 func TestProblems(t *testing.T) {
-	holders := []lock.Holder{{Owner: "x", Fence: 7, ExpiresAt: 5000}, {Owner: "gone", Fence: 8, ExpiresAt: 900}}
+	holders := []lock.Lease{{Terms: lock.Terms{Owner: "x"}, Fence: 7, ExpiresAt: 5000}, {Terms: lock.Terms{Owner: "gone"}, Fence: 8, ExpiresAt: 900}}
 	for name, test := range map[string]struct {
 		err    error
 		want   wire.Problem // without what all have in common
@@ -274,9 +274,9 @@ func TestRemaining(t *testing.T) {
 		t.Errorf("%+v, %v", forced, err)
 	}
 	// A record that something else wrote is shown without what is no JSON.
-	odd := lock.Holder{Owner: "odd", Permits: 1, Fence: 9, Metadata: "{", ExpiresAt: s.now.Add(time.Minute).UnixMilli()}
+	odd := lock.Lease{Terms: lock.Terms{Owner: "odd", Permits: 1, Metadata: "{"}, Fence: 9, ExpiresAt: s.now.Add(time.Minute).UnixMilli()}
 	s = newSystem(t, func(s *system, _ *api.Config) {
-		s.store = fixed{r: lock.Record{Capacity: 1, Rev: 1, Fence: 9, Holders: map[lock.LeaseKey]lock.Holder{"k": odd}}}
+		s.store = fixed{r: lock.Record{Capacity: 1, Rev: 1, Fence: 9, Holders: map[lock.LeaseKey]lock.Lease{"k": odd}}}
 	})
 	if resp := s.call("status", "a", ""); resp.StatusCode != 200 || strings.Contains(resp.Body, "metadata") || !strings.Contains(resp.Body, `"owner":"odd"`) {
 		t.Error(resp.Body)

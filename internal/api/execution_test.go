@@ -32,7 +32,7 @@ func TestDefaultTTL(t *testing.T) {
 }
 
 // holder is the lock's only one, as it is stored.
-func (s *system) holder(name string) (h lock.Holder) {
+func (s *system) holder(name string) (h lock.Lease) {
 	s.t.Helper()
 	r, err := s.store.Get(s.t.Context(), name)
 	if err != nil {

@@ -269,7 +269,7 @@ func TestWaitingOverHTTP(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	w, err := s.store.Waiters(t.Context(), "a", 10)
-	if err != nil || len(w) != 1 || w[0].Until != s.now.UnixMilli()+1000 || w[0].Want.Token != "" {
+	if err != nil || len(w) != 1 || w[0].Until != s.now.UnixMilli()+1000 || !w[0].Tokens.Empty() {
 		t.Errorf("waiters %+v, %v", w, err)
 	}
 	s.call("release", "a", `{"lease":"`+secret+`"}`)
@@ -322,7 +322,7 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%s: %s, %+v", test.fields, answer, p)
 		}
 		w, err := s.store.Waiters(t.Context(), "a", 10)
-		if err != nil || len(w) != 1 || w[0].Want.Token != test.token || w[0].Until != s.now.Add(test.wait).UnixMilli() {
+		if err != nil || len(w) != 1 || w[0].Tokens[0] != test.token || w[0].Until != s.now.Add(test.wait).UnixMilli() {
 			t.Errorf("%s: waiters %+v, %v", test.fields, w, err)
 		}
 	}

@@ -37,7 +37,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	} else {
 		lease = a.newLease()
 	}
-	req.Lease = lease
+	req.Secret = lease
 	req.Owner, _ = c.fields.str("owner")
 	if problem := wire.CheckText(req.Owner, wire.MaxOwner, false); problem != "" {
 		c.fields.fail("owner", "owner %s", problem)
@@ -69,7 +69,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return leaseAnswer(l, lease), l.Holder.Fence, nil
+	return leaseAnswer(l, lease), l.Lease.Fence, nil
 }
 
 // queueing takes the fields of an acquire that waits, or that belongs to an execution.
@@ -157,7 +157,7 @@ func isResourceName(s string) bool {
 }
 
 func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
-	req := lock.RenewRequest{Lock: c.lock, Principal: c.principal, Lease: c.fields.lease()}
+	req := lock.RenewRequest{Lock: c.lock, Principal: c.principal, Secret: c.fields.lease()}
 	req.TTL, _ = a.ttl(c.fields)
 	if metadata, given := c.fields.metadata(); given {
 		req.Metadata = &metadata
@@ -169,11 +169,11 @@ func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return leaseAnswer(l, req.Lease), l.Holder.Fence, nil
+	return leaseAnswer(l, req.Secret), l.Lease.Fence, nil
 }
 
 func (a *API) release(ctx context.Context, c *call) (any, int64, error) {
-	req := lock.ReleaseRequest{Lock: c.lock, Principal: c.principal, Lease: c.fields.lease()}
+	req := lock.ReleaseRequest{Lock: c.lock, Principal: c.principal, Secret: c.fields.lease()}
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}
@@ -285,8 +285,8 @@ func (o *object) checkLease(lease string) {
 	}
 }
 
-func leaseAnswer(l lock.Lease, secret string) wire.Lease {
-	h := l.Holder
+func leaseAnswer(l lock.LeaseStatus, secret string) wire.Lease {
+	h := l.Lease
 	return wire.Lease{
 		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
 		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
@@ -310,7 +310,7 @@ func metadata(s string) json.RawMessage {
 }
 
 // holders shows leases as they are at now, in Unix milliseconds; what ended has nothing left.
-func holders(list []lock.Holder, now int64) []wire.Holder {
+func holders(list []lock.Lease, now int64) []wire.Holder {
 	out := make([]wire.Holder, len(list))
 	for i, h := range list {
 		out[i] = wire.Holder{

@@ -40,7 +40,7 @@ func BenchmarkAcquireAgainstBareUpdateItem(b *testing.B) {
 		}
 		coordinated := func() {
 			start := time.Now()
-			_, err := c.Acquire(b.Context(), lock.AcquireRequest{Lock: name, Lease: "secret", Owner: "o", TTL: time.Minute, Capacity: 1, Permits: 1})
+			_, err := c.Acquire(b.Context(), lock.AcquireRequest{Lock: name, Secret: "secret", Owner: "o", TTL: time.Minute, Capacity: 1, Permits: 1})
 			ours = append(ours, time.Since(start))
 			if err != nil {
 				b.Fatal(err)

@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -15,15 +16,19 @@ import (
 // expression compiles a command to the condition and the update of one UpdateItem. Every attribute name is aliased
 // ("#free_at"), since many are reserved words, and so is every value.
 type expression struct {
-	names  map[string]string
-	values item
-	number map[int64]string // aliases of numbers, which repeat: a shorter request
-	set    []string
-	remove []string
+	names   map[string]string
+	values  item
+	numbers map[string]string // aliases of numbers, by their text
+	set     []string
+	remove  []string
+}
+
+func newExpression() *expression {
+	return &expression{names: map[string]string{}, values: item{}, numbers: map[string]string{}}
 }
 
 func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
-	e := &expression{names: map[string]string{}, values: item{}, number: map[int64]string{}}
+	e := newExpression()
 	condition := e.guard(c)
 	e.effect(c.Effect)
 	e.stamp(c.Stamp)
@@ -50,20 +55,21 @@ func (e *expression) name(attr string) string {
 	return alias
 }
 
+// value is the alias of a value. Equal numbers share one: they repeat, and a request is shorter so.
 func (e *expression) value(v types.AttributeValue) string {
+	n, isNumber := v.(*types.AttributeValueMemberN)
+	if isNumber && e.numbers[n.Value] != "" {
+		return e.numbers[n.Value]
+	}
 	alias := ":v" + strconv.Itoa(len(e.values))
 	e.values[alias] = v
-	return alias
-}
-
-func (e *expression) num(n int64) string {
-	alias, known := e.number[n]
-	if !known {
-		alias = e.value(num(n))
-		e.number[n] = alias
+	if isNumber {
+		e.numbers[n.Value] = alias
 	}
 	return alias
 }
+
+func (e *expression) num(n int64) string { return e.value(num(n)) }
 
 // holder is the path of a lease. A command's clauses and effect are about one lease; only a swap touches several.
 func (e *expression) holder(key lock.LeaseKey) string {
@@ -95,15 +101,15 @@ func (e *expression) clause(c lock.Clause) string {
 	case lock.FenceBelow:
 		return e.name(attrFence) + " < " + e.num(c.N)
 	case lock.NotRetired: // "NOT =", because a record that retired nobody has no such attribute
-		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Lease)))
+		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Key)))
 	case lock.LeaseOutlives:
-		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " > " + e.num(c.N)
+		return e.holder(c.Key) + "." + e.name(attrExpiresAt) + " > " + e.num(c.N)
 	case lock.LeaseExpiredBy:
-		return e.holder(c.Lease) + "." + e.name(attrExpiresAt) + " <= " + e.num(c.N)
+		return e.holder(c.Key) + "." + e.name(attrExpiresAt) + " <= " + e.num(c.N)
 	case lock.LeaseTTLIs:
-		return e.holder(c.Lease) + "." + e.name(attrTTLms) + " = " + e.num(c.N)
+		return e.holder(c.Key) + "." + e.name(attrTTLms) + " = " + e.num(c.N)
 	case lock.LeaseClaimed:
-		return "attribute_exists(" + e.holder(c.Lease) + ") AND attribute_not_exists(" + e.holder(c.Lease) + "." + e.name(attrUnclaimed) + ")"
+		return "attribute_exists(" + e.holder(c.Key) + ") AND attribute_not_exists(" + e.holder(c.Key) + "." + e.name(attrUnclaimed) + ")"
 	case lock.OnlyHolder:
 		return "size(" + e.name(attrHolders) + ") = " + e.num(1)
 	case lock.RevIs:
@@ -118,32 +124,30 @@ func (e *expression) assign(path string, v types.AttributeValue) {
 	e.set = append(e.set, path+" = "+e.value(v))
 }
 
-func (e *expression) assignNum(path string, n int64) {
-	e.set = append(e.set, path+" = "+e.num(n))
-}
+func (e *expression) assignNum(path string, n int64) { e.assign(path, num(n)) }
 
 func (e *expression) effect(effect lock.Effect) {
 	switch f := effect.(type) {
 	case lock.Grant:
-		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{string(f.Lease): holderItem(f.Holder)}})
+		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{string(f.Key): leaseItem(f.Lease)}})
 		e.assignNum(e.name(attrCapacity), f.Capacity)
-		e.assignNum(e.name(attrFence), f.Holder.Fence)
-		e.assignNum(e.name(attrFreeAt), f.Holder.ExpiresAt)
+		e.assignNum(e.name(attrFence), f.Lease.Fence)
+		e.assignNum(e.name(attrFreeAt), f.Lease.ExpiresAt)
 		for _, attr := range []string{attrWaiting, attrNextTicket} {
 			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.num(0)))
 		}
 	case lock.Extend:
-		h := e.holder(f.Lease)
+		h := e.holder(f.Key)
 		e.assignNum(h+"."+e.name(attrExpiresAt), f.ExpiresAt)
 		e.assignNum(h+"."+e.name(attrRenewedAt), f.RenewedAt)
 		e.assignNum(h+"."+e.name(attrTTLms), f.TTL)
 		if f.Metadata != nil {
-			e.metadata(f.Lease, *f.Metadata)
+			e.metadata(f.Key, *f.Metadata)
 		}
 		e.assignNum(e.name(attrFreeAt), f.ExpiresAt)
 	case lock.End:
-		e.assign(e.name(attrRetired), str(string(f.Lease)))
-		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Lease)+"."+e.name(attrFence))
+		e.assign(e.name(attrRetired), str(string(f.Key)))
+		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Key)+"."+e.name(attrFence))
 		e.assignNum(e.name(attrRetiredAt), f.At)
 		e.assign(e.name(attrRetiredCause), str(string(f.Cause)))
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{}})
@@ -169,7 +173,7 @@ func (e *expression) become(from, to lock.Record) {
 	if from.Rev == 0 { // a new row, with no map to put holders in
 		all := item{}
 		for k, h := range to.Holders {
-			all[string(k)] = holderItem(h)
+			all[string(k)] = leaseItem(h)
 		}
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: all})
 	} else {
@@ -181,7 +185,7 @@ func (e *expression) become(from, to lock.Record) {
 	e.assignNum(e.name(attrWaiting), to.Waiting)
 	e.assignNum(e.name(attrNextTicket), to.NextTicket)
 	if to.Retired != from.Retired {
-		e.assign(e.name(attrRetired), str(string(to.Retired.Lease)))
+		e.assign(e.name(attrRetired), str(string(to.Retired.Key)))
 		e.assignNum(e.name(attrRetiredFence), to.Retired.Fence)
 		e.assignNum(e.name(attrRetiredAt), to.Retired.At)
 		e.assign(e.name(attrRetiredCause), str(string(to.Retired.Cause)))
@@ -192,31 +196,29 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 	for k, h := range to.Holders {
 		was, there := from.Holders[k]
 		if !there || was.Fence != h.Fence {
-			e.assign(e.holder(k), holderItem(h))
+			e.assign(e.holder(k), leaseItem(h))
 			continue
 		}
-		if was.Metadata != h.Metadata {
-			e.metadata(k, h.Metadata)
-		}
-		if was.Token != h.Token {
-			e.assign(e.holder(k)+"."+e.name(attrToken), str(h.Token))
-		}
-		for attr, n := range map[string][2]int64{
-			attrExpiresAt: {was.ExpiresAt, h.ExpiresAt}, attrRenewedAt: {was.RenewedAt, h.RenewedAt}, attrTTLms: {was.TTL, h.TTL},
-			attrUnclaimed: {flag(was.Unclaimed), flag(h.Unclaimed)}, attrAttempted: {attempted(was), attempted(h)}, attrCheckAt: {was.CheckAt, h.CheckAt},
-		} {
-			switch {
-			case n[0] == n[1]: // and no alias: one that nothing uses is refused
-			case n[1] == 0:
-				e.remove = append(e.remove, e.holder(k)+"."+e.name(attr))
-			default:
-				e.assignNum(e.holder(k)+"."+e.name(attr), n[1])
-			}
-		}
+		e.becomeLease(k, leaseAttributes(was), leaseAttributes(h))
 	}
 	for k := range from.Holders {
 		if _, stays := to.Holders[k]; !stays {
 			e.remove = append(e.remove, e.holder(k))
+		}
+	}
+}
+
+// becomeLease writes the attributes of a lease that differ. It makes no alias for the others: DynamoDB refuses a request
+// with an alias that no expression uses.
+func (e *expression) becomeLease(k lock.LeaseKey, from, to item) {
+	for attr, v := range to {
+		if !reflect.DeepEqual(from[attr], v) {
+			e.assign(e.holder(k)+"."+e.name(attr), v)
+		}
+	}
+	for attr := range from {
+		if _, stays := to[attr]; !stays {
+			e.remove = append(e.remove, e.holder(k)+"."+e.name(attr))
 		}
 	}
 }

@@ -13,16 +13,16 @@ import (
 // The longest updates are within DynamoDB's limit for an expression: holders of the largest semaphore out, as many waiters in as one
 // write moves, and as many overdue checks of the others asked for again as one write asks for.
 func TestLongestExpression(t *testing.T) {
-	from := lock.Record{Rev: 1, Holders: map[lock.LeaseKey]lock.Holder{}}
-	to := lock.Record{Holders: map[lock.LeaseKey]lock.Holder{}, Retired: lock.Retired{Lease: "r"}}
+	from := lock.Record{Rev: 1, Holders: map[lock.LeaseKey]lock.Lease{}}
+	to := lock.Record{Holders: map[lock.LeaseKey]lock.Lease{}, Retired: lock.Retired{Key: "r"}}
 	for i := range 100 {
-		from.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Holder{Fence: 1, CheckAt: 1, TTL: 60_000, ExpiresAt: 3}
+		from.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Lease{Terms: lock.Terms{TTL: 60_000}, Fence: 1, CheckAt: 1, ExpiresAt: 3}
 	}
 	for i := range 10 {
-		to.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Holder{Fence: 1, CheckAt: 2, TTL: 60_000, ExpiresAt: 3}
+		to.Holders[lock.KeyOf("from", fmt.Sprint(i))] = lock.Lease{Terms: lock.Terms{TTL: 60_000}, Fence: 1, CheckAt: 2, ExpiresAt: 3}
 	}
 	for i := range 40 {
-		to.Holders[lock.KeyOf("to", fmt.Sprint(i))] = lock.Holder{Fence: 2}
+		to.Holders[lock.KeyOf("to", fmt.Sprint(i))] = lock.Lease{Fence: 2}
 	}
 	u := compile("locks", "a", lock.Command{
 		Guard: []lock.Clause{{Test: lock.RevIs}, {Test: lock.FenceIs, N: 1}}, Effect: lock.Become{From: from, To: to}, Stamp: lock.Stamp{TTL: 1, By: "b", Reason: "r"},
@@ -34,26 +34,26 @@ func TestLongestExpression(t *testing.T) {
 
 // Of a holder that stays, what changed is written and nothing else.
 func TestChangesOfAHolder(t *testing.T) {
-	was := lock.Holder{Fence: 1, ExpiresAt: 1, RenewedAt: 2, TTL: 3, Metadata: "{}", Token: "t", CheckAt: 4}
-	for want, change := range map[string]func(*lock.Holder){
-		"":                     func(*lock.Holder) {},
-		"#expires_at = :v0":    func(h *lock.Holder) { h.ExpiresAt = 9 },
-		"#renewed_at = :v0":    func(h *lock.Holder) { h.RenewedAt = 9 },
-		"#ttl_ms = :v0":        func(h *lock.Holder) { h.TTL = 9 },
-		"#metadata = :v0":      func(h *lock.Holder) { h.Metadata = "{ }" },
-		"REMOVE #metadata":     func(h *lock.Holder) { h.Metadata = "" },
-		"#token = :v0":         func(h *lock.Holder) { h.Token = "u" },
-		"#check_at = :v0":      func(h *lock.Holder) { h.CheckAt = 9 },
-		"#attempted = :v0 (1)": func(h *lock.Holder) { h.Attempted = true },
-		"#attempted = :v0 (2)": func(h *lock.Holder) { h.Known = true },
-		"#attempted = :v0 (3)": func(h *lock.Holder) { h.Attempted, h.Known = true, true },
-		"REMOVE #check_at":     func(h *lock.Holder) { h.CheckAt = 0 },
-		"#unclaimed = :v0 (1)": func(h *lock.Holder) { h.Unclaimed = true },
+	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{"t"}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
+	for want, change := range map[string]func(*lock.Lease){
+		"":                     func(*lock.Lease) {},
+		"#expires_at = :v0":    func(h *lock.Lease) { h.ExpiresAt = 9 },
+		"#renewed_at = :v0":    func(h *lock.Lease) { h.RenewedAt = 9 },
+		"#ttl_ms = :v0":        func(h *lock.Lease) { h.TTL = 9 },
+		"#metadata = :v0":      func(h *lock.Lease) { h.Metadata = "{ }" },
+		"REMOVE #metadata":     func(h *lock.Lease) { h.Metadata = "" },
+		"#token = :v0":         func(h *lock.Lease) { h.Tokens[0] = "u" },
+		"#check_at = :v0":      func(h *lock.Lease) { h.CheckAt = 9 },
+		"#attempted = :v0 (1)": func(h *lock.Lease) { h.Attempted = true },
+		"#attempted = :v0 (2)": func(h *lock.Lease) { h.Known = true },
+		"#attempted = :v0 (3)": func(h *lock.Lease) { h.Attempted, h.Known = true, true },
+		"REMOVE #check_at":     func(h *lock.Lease) { h.CheckAt = 0 },
+		"#unclaimed = :v0 (1)": func(h *lock.Lease) { h.Unclaimed = true },
 	} {
 		h := was
 		change(&h)
-		e := &expression{names: map[string]string{}, values: item{}, number: map[int64]string{}}
-		e.becomeHolders(lock.Record{Holders: map[lock.LeaseKey]lock.Holder{"k": was}}, lock.Record{Holders: map[lock.LeaseKey]lock.Holder{"k": h}})
+		e := newExpression()
+		e.becomeHolders(lock.Record{Holders: map[lock.LeaseKey]lock.Lease{"k": was}}, lock.Record{Holders: map[lock.LeaseKey]lock.Lease{"k": h}})
 		got := strings.Join(e.set, ", ")
 		if len(e.remove) > 0 {
 			got = "REMOVE " + strings.Join(e.remove, ", ")
@@ -73,12 +73,12 @@ func TestChangesOfAHolder(t *testing.T) {
 
 // The attribute of attempts tells two things, and a holder is read as it was written.
 func TestAttemptsAreReadAsWritten(t *testing.T) {
-	for n, h := range []lock.Holder{{}, {Attempted: true}, {Known: true}, {Attempted: true, Known: true}} {
-		m := holderItem(h).(*types.AttributeValueMemberM).Value
+	for n, h := range []lock.Lease{{}, {Attempted: true}, {Known: true}, {Attempted: true, Known: true}} {
+		m := leaseItem(h).(*types.AttributeValueMemberM).Value
 		if v, ok := m[attrAttempted].(*types.AttributeValueMemberN); ok != (n > 0) || ok && v.Value != fmt.Sprint(n) {
 			t.Errorf("%+v is written as %v", h, m[attrAttempted])
 		}
-		if got, err := decodeHolder(m); err != nil || got != h {
+		if got, err := decodeLease(m); err != nil || got != h {
 			t.Errorf("%+v is read as %+v, %v", h, got, err)
 		}
 	}

@@ -46,8 +46,8 @@ func newSetup(t *testing.T, change ...func(*dynamo.Config)) *setup {
 	return &setup{c, w, s, t}
 }
 
-func (s *setup) acquire(ctx context.Context, lease string) (lock.Lease, error) {
-	return s.Acquire(ctx, lock.AcquireRequest{Lock: "f", Lease: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
+func (s *setup) acquire(ctx context.Context, lease string) (lock.LeaseStatus, error) {
+	return s.Acquire(ctx, lock.AcquireRequest{Lock: "f", Secret: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
 }
 
 // A write whose reply was lost is sent again, fails on its own success, and is recognised: one grant, one request more.
@@ -69,13 +69,13 @@ func TestLostReplyOfEveryOperation(t *testing.T) {
 		t.Fatalf("acquire %+v, %v after %d requests", first, err, s.wire.count())
 	}
 	lose(s.wire)
-	renewed, err := s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Lease: "a", TTL: time.Hour})
-	if err != nil || renewed.Holder.Fence != first.Holder.Fence || s.wire.count() != 2 {
+	renewed, err := s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Secret: "a", TTL: time.Hour})
+	if err != nil || renewed.Lease.Fence != first.Lease.Fence || s.wire.count() != 2 {
 		t.Fatalf("renew %+v, %v after %d requests", renewed, err, s.wire.count())
 	}
 	lose(s.wire)
-	released, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"})
-	if err != nil || released.Fence != first.Holder.Fence || s.wire.count() != 2 {
+	released, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Secret: "a"})
+	if err != nil || released.Fence != first.Lease.Fence || s.wire.count() != 2 {
 		t.Fatalf("release %+v, %v after %d requests", released, err, s.wire.count())
 	}
 	s.wire.reset()
@@ -91,7 +91,7 @@ func TestLostReplyOfEveryOperation(t *testing.T) {
 		return resp, nil
 	}
 	ended, err := s.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "f", Reason: "x"})
-	if err != nil || len(ended) != 1 || ended[0].Fence != second.Holder.Fence {
+	if err != nil || len(ended) != 1 || ended[0].Fence != second.Lease.Fence {
 		t.Fatalf("force-release %+v, %v", ended, err)
 	}
 }
@@ -154,7 +154,7 @@ func TestClockGuard(t *testing.T) {
 				t.Errorf("after the clock was set right: %v", err)
 			}
 			s.wire.after = dated(offset)
-			if _, err = s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Lease: "c", TTL: time.Hour}); !errors.Is(err, lock.ErrUnavailable) {
+			if _, err = s.Renew(t.Context(), lock.RenewRequest{Lock: "f", Secret: "c", TTL: time.Hour}); !errors.Is(err, lock.ErrUnavailable) {
 				t.Errorf("renew: %v", err)
 			}
 		})
@@ -204,15 +204,15 @@ func TestClockAheadDisplacesNobody(t *testing.T) {
 	date := dated(ahead)
 	for what, try := range map[string]func() error{
 		"acquire": func() error {
-			_, err := wrong.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1})
+			_, err := wrong.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Secret: "b", TTL: time.Minute, Capacity: 1, Permits: 1})
 			return err
 		},
 		"release by a semaphore's holder that would tidy up": func() error {
-			_, err := wrong.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "nobody"})
+			_, err := wrong.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Secret: "nobody"})
 			return err
 		},
 		"timer": func() error {
-			_, err := wrong.Expire(t.Context(), lock.ExpireRequest{Lock: "f", Lease: lock.KeyOf("f", "a"), Fence: a.Holder.Fence})
+			_, err := wrong.Expire(t.Context(), lock.GrantRef{Lock: "f", Key: lock.KeyOf("f", "a"), Fence: a.Lease.Fence})
 			return err
 		},
 	} {
@@ -233,7 +233,7 @@ func TestClockAheadDisplacesNobody(t *testing.T) {
 				t.Errorf("%s, first reply lost: %v: the request repeated at a right coordinator: %v", what, lost, err)
 			}
 			again, err := s.acquire(t.Context(), "a")
-			if err != nil || again.Holder != a.Holder {
+			if err != nil || again.Lease != a.Lease {
 				t.Errorf("%s, first reply lost: %v: the live holder has %+v, %v", what, lost, again, err)
 			}
 		}
@@ -303,7 +303,7 @@ func TestClockFarAheadClosesNoLock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"}); err != nil {
+		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Secret: "a"}); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -316,7 +316,7 @@ func TestClockFarAheadClosesNoLock(t *testing.T) {
 			}
 			return dated(ahead)(n, resp)
 		}
-		if _, err := wrong.Acquire(ctx, lock.AcquireRequest{Lock: "f", Lease: "b", TTL: time.Minute, Capacity: 1, Permits: 1}); err == nil {
+		if _, err := wrong.Acquire(ctx, lock.AcquireRequest{Lock: "f", Secret: "b", TTL: time.Minute, Capacity: 1, Permits: 1}); err == nil {
 			t.Fatal("granted")
 		}
 		s.wire.reset()
@@ -332,7 +332,7 @@ func TestClockFarAheadClosesNoLock(t *testing.T) {
 			if _, err := right.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "f", Reason: "wrong clock"}); err != nil {
 				t.Fatal(err)
 			}
-			_, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
+			_, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Secret: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
 			if !errors.Is(err, lock.ErrMisconfigured) || !strings.Contains(err.Error(), "holdfast repair") {
 				t.Errorf("before a repair: %v", err)
 			}
@@ -341,8 +341,8 @@ func TestClockFarAheadClosesNoLock(t *testing.T) {
 			}
 			right = later(2*lock.MaxClockOffset + time.Second)
 		}
-		got, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
-		if err != nil || got.Holder.Fence <= first.Holder.Fence || time.UnixMicro(got.Holder.Fence).After(time.Now().Add(2*lock.MaxFenceLead)) {
+		got, err := right.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Secret: "c", TTL: time.Minute, Capacity: 1, Permits: 1})
+		if err != nil || got.Lease.Fence <= first.Lease.Fence || time.UnixMicro(got.Lease.Fence).After(time.Now().Add(2*lock.MaxFenceLead)) {
 			t.Errorf("reply lost: %v: %+v, %v", lost, got, err)
 		}
 	}

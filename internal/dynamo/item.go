@@ -1,7 +1,9 @@
 package dynamo
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -41,7 +43,7 @@ const (
 	attrMetadata   = "metadata"
 	attrUnclaimed  = "unclaimed" // 1, or not there
 	attrToken      = "token"
-	attrAttempted  = "attempted" // 1 for Attempted and 2 for Known, added, or not there; older versions only ask whether it is there
+	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known; absent for 0
 	attrExecution  = "execution"
 	attrCheckAt    = "check_at"
 
@@ -59,7 +61,7 @@ const (
 	pkExecution = "exec#" // and an execution: what belongs to it. No lock's name has a "#"
 )
 
-type item = map[string]types.AttributeValue
+type item map[string]types.AttributeValue
 
 func key(name string) item { return item{attrPK: str(name), attrSK: str(skLock)} }
 
@@ -69,27 +71,49 @@ func num(n int64) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
 }
 
-// holderItem writes a holder. Empty strings and what does not apply are left out: every byte counts towards the 1 KB of one
-// write unit.
-func holderItem(h lock.Holder) types.AttributeValue {
-	m := item{
-		attrPermits: num(h.Permits), attrFence: num(h.Fence), attrAcquiredAt: num(h.AcquiredAt),
-		attrRenewedAt: num(h.RenewedAt), attrExpiresAt: num(h.ExpiresAt), attrTTLms: num(h.TTL),
-	}
-	for attr, s := range map[string]string{attrOwner: h.Owner, attrPrincipal: h.Principal, attrMetadata: h.Metadata, attrToken: h.Token, attrExecution: h.Execution} {
-		if s != "" {
-			m[attr] = str(s)
-		}
-	}
-	for attr, n := range map[string]int64{attrUnclaimed: flag(h.Unclaimed), attrAttempted: attempted(h), attrCheckAt: h.CheckAt, attrCapacity: h.Capacity} {
-		if n != 0 {
-			m[attr] = num(n)
-		}
-	}
-	return &types.AttributeValueMemberM{Value: m}
+// termsAttributes are the attributes of terms. Empty strings and zeros are left out: every byte counts towards the 1 KB of
+// one write unit.
+func termsAttributes(t lock.Terms) item {
+	m := item{attrPermits: num(t.Permits), attrTTLms: num(t.TTL)}
+	m.strings(map[string]string{
+		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrToken: t.Tokens.String(), attrExecution: t.Execution,
+	})
+	m.numbers(map[string]int64{attrCapacity: t.Capacity})
+	return m
 }
 
-func attempted(h lock.Holder) int64 { return flag(h.Attempted) + 2*flag(h.Known) }
+// leaseAttributes are the attributes of a lease.
+func leaseAttributes(l lock.Lease) item {
+	m := termsAttributes(l.Terms)
+	maps.Copy(m, item{
+		attrFence: num(l.Fence), attrAcquiredAt: num(l.AcquiredAt), attrRenewedAt: num(l.RenewedAt), attrExpiresAt: num(l.ExpiresAt),
+	})
+	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known), attrCheckAt: l.CheckAt})
+	return m
+}
+
+func leaseItem(l lock.Lease) types.AttributeValue {
+	return &types.AttributeValueMemberM{Value: leaseAttributes(l)}
+}
+
+// strings and numbers set the attributes that are not empty.
+func (it item) strings(all map[string]string) {
+	for attr, s := range all {
+		if s != "" {
+			it[attr] = str(s)
+		}
+	}
+}
+
+func (it item) numbers(all map[string]int64) {
+	for attr, n := range all {
+		if n != 0 {
+			it[attr] = num(n)
+		}
+	}
+}
+
+func delivery(attempted, known bool) int64 { return flag(attempted) + 2*flag(known) }
 
 func flag(b bool) int64 {
 	if b {
@@ -98,16 +122,20 @@ func flag(b bool) int64 {
 	return 0
 }
 
-func decodeHolder(m item) (lock.Holder, error) {
-	h := decoder{it: m}
-	out := lock.Holder{
-		Owner: h.str(attrOwner), Principal: h.str(attrPrincipal), Permits: h.num(attrPermits), Fence: h.num(attrFence),
-		AcquiredAt: h.num(attrAcquiredAt), RenewedAt: h.num(attrRenewedAt), ExpiresAt: h.num(attrExpiresAt),
-		TTL: h.num(attrTTLms), Metadata: h.str(attrMetadata), Unclaimed: h.num(attrUnclaimed) != 0, Token: h.str(attrToken),
-		Attempted: h.num(attrAttempted)&1 != 0, Known: h.num(attrAttempted)&2 != 0, Execution: h.str(attrExecution), CheckAt: h.num(attrCheckAt),
-		Capacity: h.num(attrCapacity),
+func (d *decoder) terms() lock.Terms {
+	return lock.Terms{
+		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.num(attrPermits), Capacity: d.num(attrCapacity), TTL: d.num(attrTTLms),
+		Metadata: d.str(attrMetadata), Tokens: lock.ParseTokens(d.str(attrToken)), Execution: d.str(attrExecution),
 	}
-	return out, h.err
+}
+
+func decodeLease(m item) (lock.Lease, error) {
+	d := decoder{it: m}
+	l := lock.Lease{
+		Terms: d.terms(), Fence: d.num(attrFence), AcquiredAt: d.num(attrAcquiredAt), RenewedAt: d.num(attrRenewedAt), ExpiresAt: d.num(attrExpiresAt),
+		CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0,
+	}
+	return l, d.err
 }
 
 func waiterKey(name string, ticket int64) item {
@@ -116,19 +144,24 @@ func waiterKey(name string, ticket int64) item {
 
 func waiterItem(name string, w lock.Waiter) item {
 	it := waiterKey(name, w.Ticket)
-	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Lease)), holderItem(w.Want), num(w.Until)
+	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Key)), wantItem(w), num(w.Until)
 	it[attrTTL] = num(w.Until/1000 + retention) // for one whose lock's row was purged
 	return it
 }
 
+// wantItem is what a waiter is to get: its terms, and whether somebody else may know of the lease.
+func wantItem(w lock.Waiter) types.AttributeValue {
+	m := termsAttributes(w.Terms)
+	m.numbers(map[string]int64{attrAttempted: delivery(false, w.Known)})
+	return &types.AttributeValueMemberM{Value: m}
+}
+
 func decodeWaiter(it item) (lock.Waiter, error) {
 	d := decoder{it: it}
-	w := lock.Waiter{Ticket: d.num(attrTicket), Lease: lock.LeaseKey(d.str(attrLease)), Until: d.num(attrUntil)}
-	want := d.m(attrWant)
-	if d.err == nil {
-		w.Want, d.err = decodeHolder(want)
-	}
-	return w, d.err
+	w := lock.Waiter{Ticket: d.num(attrTicket), Key: lock.LeaseKey(d.str(attrLease)), Until: d.num(attrUntil)}
+	want := decoder{it: d.m(attrWant)}
+	w.Terms, w.Known = want.terms(), want.num(attrAttempted)&2 != 0
+	return w, cmp.Or(d.err, want.err)
 }
 
 // Decode reads a record from an item; no item is the zero record. It is also how the stream's images are read.
@@ -142,18 +175,18 @@ func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 		Waiting: d.num(attrWaiting), NextTicket: d.num(attrNextTicket), Cause: lock.Cause(d.str(attrCause)),
 		By: d.str(attrBy), Reason: d.str(attrReason), TTL: d.num(attrTTL),
 		Retired: lock.Retired{
-			Lease: lock.LeaseKey(d.str(attrRetired)), Fence: d.num(attrRetiredFence), At: d.num(attrRetiredAt),
+			Key: lock.LeaseKey(d.str(attrRetired)), Fence: d.num(attrRetiredFence), At: d.num(attrRetiredAt),
 			Cause: lock.Cause(d.str(attrRetiredCause)),
 		},
 	}
 	if holders := d.m(attrHolders); len(holders) > 0 {
-		r.Holders = make(map[lock.LeaseKey]lock.Holder, len(holders))
+		r.Holders = make(map[lock.LeaseKey]lock.Lease, len(holders))
 		for k, v := range holders {
 			m, ok := v.(*types.AttributeValueMemberM)
 			if !ok {
 				return lock.Record{}, fmt.Errorf("holder %q is a %T, not a map", k, v)
 			}
-			h, err := decodeHolder(m.Value)
+			h, err := decodeLease(m.Value)
 			if err != nil {
 				return lock.Record{}, fmt.Errorf("holder %q: %w", k, err)
 			}

@@ -25,16 +25,16 @@ func write(t *testing.T, s *dynamo.Store, name string, from, to lock.Record) err
 func TestLargestRecord(t *testing.T) {
 	s := newStore(t)
 	const ms = 1_800_000_000_123
-	holder := func(i, token int) lock.Holder {
-		return lock.Holder{
-			Owner: strings.Repeat("o", 256), Principal: strings.Repeat("p", 700), Metadata: strings.Repeat("m", lock.MaxMetadata), Token: strings.Repeat("t", token),
-			Permits: 1, Capacity: 100, Fence: ms*1000 + int64(i), AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms, TTL: 604_800_123, CheckAt: ms, Unclaimed: true, Attempted: true,
+	holder := func(i, token int) lock.Lease {
+		return lock.Lease{
+			Terms: lock.Terms{Owner: strings.Repeat("o", 256), Principal: strings.Repeat("p", 700), Metadata: strings.Repeat("m", lock.MaxMetadata), Tokens: lock.Tokens{strings.Repeat("t", token)}, Permits: 1, Capacity: 100, TTL: 604_800_123},
+			Fence: ms*1000 + int64(i), AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms, CheckAt: ms, Unclaimed: true, Attempted: true,
 		}
 	}
 	record := func(token int) lock.Record {
 		r := lock.Record{
 			Capacity: 100, Fence: ms * 1000, By: strings.Repeat("b", 700), Reason: strings.Repeat("r", 512), NextTicket: ms,
-			Retired: lock.Retired{Lease: lock.KeyOf("s", "x"), Fence: ms * 1000, At: ms, Cause: lock.CauseForceRelease}, Holders: map[lock.LeaseKey]lock.Holder{},
+			Retired: lock.Retired{Key: lock.KeyOf("s", "x"), Fence: ms * 1000, At: ms, Cause: lock.CauseForceRelease}, Holders: map[lock.LeaseKey]lock.Lease{},
 		}
 		for i := range 99 {
 			r.Holders[lock.KeyOf("s", fmt.Sprint(i))] = holder(i, token)
@@ -57,7 +57,7 @@ func TestLargestRecord(t *testing.T) {
 	}
 	r.Rev = 1
 	to := record(token + 200)
-	to.Waiting, to.Queue = 1, []lock.Waiter{{Ticket: 1, Lease: "l", Until: ms}}
+	to.Waiting, to.Queue = 1, []lock.Waiter{{Ticket: 1, Key: "l", Until: ms}}
 	for key, h := range to.Holders { // new grants, so that they are written whole
 		h.Fence += ms
 		to.Holders[key] = h
@@ -76,9 +76,9 @@ func TestLargestHandOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	r := lock.Record{Capacity: 100, Fence: now.Add(-time.Hour).UnixMicro(), Holders: map[lock.LeaseKey]lock.Holder{}}
+	r := lock.Record{Capacity: 100, Fence: now.Add(-time.Hour).UnixMicro(), Holders: map[lock.LeaseKey]lock.Lease{}}
 	for i := range 100 {
-		r.Holders[lock.KeyOf("s", fmt.Sprint("h", i))] = lock.Holder{Permits: 1, Capacity: 100, Fence: int64(i + 1), ExpiresAt: now.Add(-time.Minute).UnixMilli()}
+		r.Holders[lock.KeyOf("s", fmt.Sprint("h", i))] = lock.Lease{Terms: lock.Terms{Permits: 1, Capacity: 100}, Fence: int64(i + 1), ExpiresAt: now.Add(-time.Minute).UnixMilli()}
 	}
 	if err := write(t, s, "s", lock.Record{}, r); err != nil {
 		t.Fatal(err)
@@ -93,8 +93,8 @@ func TestLargestHandOff(t *testing.T) {
 				until = now.Add(-time.Hour)
 			}
 			n := fmt.Sprint(to.Waiting)
-			to.Queue = append(to.Queue, lock.Waiter{Ticket: to.Waiting, Lease: lock.KeyOf("s", n), Until: until.UnixMilli(), Want: lock.Holder{
-				Owner: strings.Repeat("o", 256), Permits: 1, Capacity: 100, TTL: 60_000, Token: n + strings.Repeat("t", 2000), Execution: "arn:aws:states:::execution:m:" + n,
+			to.Queue = append(to.Queue, lock.Waiter{Ticket: to.Waiting, Key: lock.KeyOf("s", n), Until: until.UnixMilli(), Terms: lock.Terms{
+				Owner: strings.Repeat("o", 256), Permits: 1, Capacity: 100, TTL: 60_000, Tokens: lock.Tokens{n + strings.Repeat("t", 2000)}, Execution: "arn:aws:states:::execution:m:" + n,
 			}})
 		}
 		to.NextTicket = to.Waiting

@@ -48,7 +48,7 @@ func offline(t *testing.T, answer doer, change ...func(*dynamo.Config)) *dynamo.
 
 // calls are all that a store can be asked, by the action that is sent first.
 func calls(s *dynamo.Store) map[string]func(context.Context) error {
-	waits := lock.Record{Rev: 1, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Lease: "l"}}}
+	waits := lock.Record{Rev: 1, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Key: "l"}}}
 	return map[string]func(context.Context) error{
 		"GetItem": func(ctx context.Context) error { _, err := s.Get(ctx, "a"); return err },
 		"UpdateItem": func(ctx context.Context) error {
@@ -62,7 +62,7 @@ func calls(s *dynamo.Store) map[string]func(context.Context) error {
 		"Query":         func(ctx context.Context) error { _, err := s.Waiters(ctx, "a", 10); return err },
 		"Query ":        func(ctx context.Context) error { _, err := s.Bound(ctx, "e"); return err },
 		"Scan":          func(ctx context.Context) error { _, err := s.List(ctx, lock.ListQuery{Limit: 1}); return err },
-		"DeleteItem":    func(ctx context.Context) error { return s.Unbind(ctx, "e", []lock.Binding{{Lock: "a", Lease: "l"}}) },
+		"DeleteItem":    func(ctx context.Context) error { return s.Unbind(ctx, "e", []lock.Binding{{Lock: "a", Key: "l"}}) },
 		"CreateTable":   s.CreateTable,
 		"DescribeTable": func(ctx context.Context) error { _, err := s.Inspect(ctx); return err },
 	}

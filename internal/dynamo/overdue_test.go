@@ -20,11 +20,11 @@ func TestManyOverdueChecks(t *testing.T) {
 	}
 	const n = 40
 	now := clock.Now()
-	r := lock.Record{Capacity: n, Fence: now.UnixMicro(), FreeAt: now.Add(time.Hour).UnixMilli(), Holders: map[lock.LeaseKey]lock.Holder{}}
+	r := lock.Record{Capacity: n, Fence: now.UnixMicro(), FreeAt: now.Add(time.Hour).UnixMilli(), Holders: map[lock.LeaseKey]lock.Lease{}}
 	for i := range n {
-		r.Holders[lock.KeyOf("s", fmt.Sprint(i))] = lock.Holder{
-			Permits: 1, Capacity: n, Fence: now.UnixMicro() - int64(i), ExpiresAt: r.FreeAt, TTL: 60_000, Execution: fmt.Sprint("arn:", i),
-			CheckAt: now.Add(-time.Hour).UnixMilli(),
+		r.Holders[lock.KeyOf("s", fmt.Sprint(i))] = lock.Lease{
+			Terms: lock.Terms{Permits: 1, Capacity: n, TTL: 60_000, Execution: fmt.Sprint("arn:", i)},
+			Fence: now.UnixMicro() - int64(i), ExpiresAt: r.FreeAt, CheckAt: now.Add(-time.Hour).UnixMilli(),
 		}
 	}
 	if _, err := s.Apply(t.Context(), "s", lock.Command{
@@ -34,7 +34,7 @@ func TestManyOverdueChecks(t *testing.T) {
 	}
 	overdue := n
 	for overdue > 0 {
-		req := lock.AcquireRequest{Lock: "s", Lease: "other", TTL: time.Minute, Capacity: n, Permits: 1}
+		req := lock.AcquireRequest{Lock: "s", Secret: "other", TTL: time.Minute, Capacity: n, Permits: 1}
 		if _, err := c.Acquire(t.Context(), req); !errors.Is(err, lock.ErrLockHeld) {
 			t.Fatal(err)
 		}

@@ -60,12 +60,12 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 		all := map[lock.Binding]string{}
 		for k, h := range r.Holders {
 			if h.Execution != "" {
-				all[lock.Binding{Lock: name, Lease: k}] = h.Execution
+				all[lock.Binding{Lock: name, Key: k}] = h.Execution
 			}
 		}
 		for _, w := range r.Queue {
-			if w.Want.Execution != "" {
-				all[lock.Binding{Lock: name, Lease: w.Lease}] = w.Want.Execution
+			if w.Execution != "" {
+				all[lock.Binding{Lock: name, Key: w.Key}] = w.Execution
 			}
 		}
 		return all
@@ -84,7 +84,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 		writes = append(writes, types.TransactWriteItem{Delete: &types.Delete{TableName: aws.String(s.table), Key: waiterKey(name, ticket)}})
 	}
 	for _, w := range lock.WaitsEnded(from, to) {
-		if w.Want.Token == "" {
+		if w.Tokens.Empty() {
 			continue
 		}
 		it := waiterItem(name, w)
@@ -96,7 +96,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 	for b, execution := range bound(to) {
 		if before[b] == "" {
 			it := bindingKey(execution, b)
-			it[attrLock], it[attrLease] = str(b.Lock), str(string(b.Lease))
+			it[attrLock], it[attrLease] = str(b.Lock), str(string(b.Key))
 			it[attrTTL] = num(bindingLife + to.Fence/1_000_000)
 			put(it)
 		}
@@ -112,7 +112,7 @@ const (
 )
 
 func bindingKey(execution string, b lock.Binding) item {
-	return item{attrPK: str(pkExecution + execution), attrSK: str(b.Lock + "#" + string(b.Lease))}
+	return item{attrPK: str(pkExecution + execution), attrSK: str(b.Lock + "#" + string(b.Key))}
 }
 
 // transact applies a command with the writes that go beside it.
@@ -168,7 +168,7 @@ func (s *Store) Bound(ctx context.Context, execution string) (list []lock.Bindin
 		}
 		for _, it := range page.Items {
 			d := decoder{it: it}
-			b := lock.Binding{Lock: d.str(attrLock), Lease: lock.LeaseKey(d.str(attrLease))}
+			b := lock.Binding{Lock: d.str(attrLock), Key: lock.LeaseKey(d.str(attrLease))}
 			if d.err != nil {
 				return nil, s.corrupt(execution, d.err)
 			}

@@ -27,7 +27,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		acquire := func(i int) error {
 			_, err := c.Acquire(t.Context(), lock.AcquireRequest{
-				Lock: "q", Lease: fmt.Sprint("w", i), TTL: time.Hour, Capacity: 1, Permits: 1, Wait: time.Hour, Token: strings.Repeat("t", 800),
+				Lock: "q", Secret: fmt.Sprint("w", i), TTL: time.Hour, Capacity: 1, Permits: 1, Wait: time.Hour, Token: strings.Repeat("t", 800),
 			})
 			return err
 		}
@@ -55,7 +55,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 			t.Errorf("%d waiters: enqueueing is %s, want %s", n, enqueued, want)
 		}
 		w.reset()
-		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "q", Lease: "w0"}); err != nil {
+		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "q", Secret: "w0"}); err != nil {
 			t.Fatal(err)
 		}
 		handOff := count()
@@ -65,7 +65,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		key := lock.KeyOf("q", "w1")
 		w.reset()
-		if first, err := c.Attempt(t.Context(), lock.ExpireRequest{Lock: "q", Lease: key, Fence: r.After.Holders[key].Fence}, strings.Repeat("t", 800), r.After); !first || err != nil {
+		if first, err := c.Attempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{strings.Repeat("t", 800)}, r.After); !first || err != nil {
 			t.Fatal(first, err)
 		}
 		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())
@@ -81,7 +81,7 @@ func TestTransactionsAreRetried(t *testing.T) {
 	for _, lost := range []int{1, 2} {
 		s := newSetup(t)
 		req := func(lease string) lock.AcquireRequest {
-			return lock.AcquireRequest{Lock: "f", Lease: lease, Owner: lease, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute}
+			return lock.AcquireRequest{Lock: "f", Secret: lease, Owner: lease, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute}
 		}
 		if _, err := s.Acquire(t.Context(), req("a")); err != nil {
 			t.Fatal(err)
@@ -100,7 +100,7 @@ func TestTransactionsAreRetried(t *testing.T) {
 			}
 			return resp, nil
 		}
-		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"}); err != nil {
+		if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Secret: "a"}); err != nil {
 			t.Fatal(err)
 		}
 		r, err := s.store.Get(t.Context(), "f")
@@ -121,7 +121,7 @@ func TestQueueEditedByHand(t *testing.T) {
 	var table string
 	s := newSetup(t, func(c *dynamo.Config) { table = c.Table })
 	for _, lease := range []string{"a", "b", "c"} {
-		_, err := s.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Lease: lease, Owner: lease, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute})
+		_, err := s.Acquire(t.Context(), lock.AcquireRequest{Lock: "f", Secret: lease, Owner: lease, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute})
 		if err != nil && !errors.Is(err, lock.ErrLockHeld) {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestQueueEditedByHand(t *testing.T) {
 	}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Lease: "a"}); err != nil {
+	if _, err := s.Release(t.Context(), lock.ReleaseRequest{Lock: "f", Secret: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	r, err := s.store.Get(t.Context(), "f")

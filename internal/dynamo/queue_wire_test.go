@@ -143,7 +143,7 @@ func TestBoundLongerThanAPage(t *testing.T) {
 	}
 	s, wire := scripted(t, `{"Items":[`+binding(1)+`],"LastEvaluatedKey":{"pk":{"S":"exec#e"},"sk":{"S":"a#1"}}}`, `{"Items":[`+binding(2)+`]}`)
 	list, err := s.Bound(t.Context(), "e")
-	if want := []lock.Binding{{Lock: "a", Lease: "1"}, {Lock: "a", Lease: "2"}}; err != nil || !reflect.DeepEqual(list, want) {
+	if want := []lock.Binding{{Lock: "a", Key: "1"}, {Lock: "a", Key: "2"}}; err != nil || !reflect.DeepEqual(list, want) {
 		t.Errorf("%v, %v", list, err)
 	}
 	if wire.actions() != "Query Query" || wire.asked[0].at("ConsistentRead") != true || wire.asked[0].at("ExpressionAttributeValues", ":execution", "S") != "exec#e" {
@@ -158,7 +158,7 @@ func TestBoundLongerThanAPage(t *testing.T) {
 // Every binding of an execution is forgotten, by its own key; the first failure is told.
 func TestUnbindDeletesEach(t *testing.T) {
 	s, wire := scripted(t)
-	list := []lock.Binding{{Lock: "a", Lease: "1"}, {Lock: "b", Lease: "2"}}
+	list := []lock.Binding{{Lock: "a", Key: "1"}, {Lock: "b", Key: "2"}}
 	if err := s.Unbind(t.Context(), "e", list); err != nil {
 		t.Fatal(err)
 	}
@@ -190,8 +190,8 @@ func canceled(codes ...string) string {
 
 // moves is a command that takes a transaction.
 func moves() lock.Command {
-	from := lock.Record{Rev: 4, Fence: 9, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Lease: "l", Want: lock.Holder{Permits: 1}}}}
-	to := lock.Record{Fence: 10, Waiting: 1, Queue: []lock.Waiter{{Ticket: 2, Lease: "m"}}, Holders: map[lock.LeaseKey]lock.Holder{"l": {Permits: 1, Fence: 10}}}
+	from := lock.Record{Rev: 4, Fence: 9, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Key: "l", Terms: lock.Terms{Permits: 1}}}}
+	to := lock.Record{Fence: 10, Waiting: 1, Queue: []lock.Waiter{{Ticket: 2, Key: "m"}}, Holders: map[lock.LeaseKey]lock.Lease{"l": {Terms: lock.Terms{Permits: 1}, Fence: 10}}}
 	return lock.Command{
 		Kind: lock.Swap, Guard: []lock.Clause{{Test: lock.RevIs, N: 4}, {Test: lock.FenceIs, N: 9}}, Effect: lock.Become{From: from, To: to},
 		Stamp: lock.Stamp{Cause: lock.CauseRelease, By: "me", TTL: 77},
@@ -236,7 +236,7 @@ func TestTransactionConflicts(t *testing.T) {
 func TestConflictOfASingleWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := scripted(t, `400 {"__type":"TransactionConflictException"}`, `400 {"__type":"ConditionalCheckFailedException","Item":{"rev":{"N":"6"}}}`)
-		_, err := s.Apply(t.Context(), "a", lock.Command{Kind: lock.Release, Effect: lock.End{Lease: "l"}})
+		_, err := s.Apply(t.Context(), "a", lock.Command{Kind: lock.Release, Effect: lock.End{Key: "l"}})
 		if g, ok := errors.AsType[*lock.GuardError](err); !ok || g.Current.Rev != 6 || wire.actions() != "UpdateItem UpdateItem" {
 			t.Errorf("%v after %s", err, wire.actions())
 		}
@@ -278,19 +278,19 @@ func TestTransaction(t *testing.T) {
 func TestBeside(t *testing.T) {
 	const day, second = 24 * 60 * 60, 1_000_000
 	from := lock.Record{
-		Rev: 1, Fence: 100 * second, Waiting: 4, Holders: map[lock.LeaseKey]lock.Holder{"kept": {Execution: "e0", Fence: 1}},
+		Rev: 1, Fence: 100 * second, Waiting: 4, Holders: map[lock.LeaseKey]lock.Lease{"kept": {Terms: lock.Terms{Execution: "e0"}, Fence: 1}},
 		Queue: []lock.Waiter{
-			{Ticket: 1, Lease: "granted", Want: lock.Holder{Token: "t1", Execution: "e1"}},
-			{Ticket: 2, Lease: "polls", Until: 1000},
-			{Ticket: 3, Lease: "told", Until: 50_000, Want: lock.Holder{Token: "t3"}},
-			{Ticket: 4, Lease: "stays", Until: 7000},
+			{Ticket: 1, Key: "granted", Terms: lock.Terms{Tokens: lock.Tokens{"t1"}, Execution: "e1"}},
+			{Ticket: 2, Key: "polls", Until: 1000},
+			{Ticket: 3, Key: "told", Until: 50_000, Terms: lock.Terms{Tokens: lock.Tokens{"t3"}}},
+			{Ticket: 4, Key: "stays", Until: 7000},
 		},
 	}
 	to := lock.Record{
-		Fence: 200 * second, Waiting: 2, Holders: map[lock.LeaseKey]lock.Holder{
-			"kept": {Execution: "e0", Fence: 1}, "granted": {Execution: "e1", Fence: 2}, "newcomer": {Execution: "e2", Fence: 3},
+		Fence: 200 * second, Waiting: 2, Holders: map[lock.LeaseKey]lock.Lease{
+			"kept": {Terms: lock.Terms{Execution: "e0"}, Fence: 1}, "granted": {Terms: lock.Terms{Execution: "e1"}, Fence: 2}, "newcomer": {Terms: lock.Terms{Execution: "e2"}, Fence: 3},
 		},
-		Queue: []lock.Waiter{from.Queue[3], {Ticket: 5, Lease: "joins", Until: 9000, Want: lock.Holder{Execution: "e3"}}},
+		Queue: []lock.Waiter{from.Queue[3], {Ticket: 5, Key: "joins", Until: 9000, Terms: lock.Terms{Execution: "e3"}}},
 	}
 	s, wire := scripted(t)
 	if _, err := s.Apply(t.Context(), "a", lock.Command{Guard: []lock.Clause{{Test: lock.RevIs, N: 1}}, Effect: lock.Become{From: from, To: to}, Stamp: lock.Stamp{Cause: lock.CauseExpire}}); err != nil {
@@ -333,7 +333,7 @@ func TestBindingsAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"a", "b"} {
-		if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: "l", TTL: time.Minute, Capacity: 1, Permits: 1, Execution: "e"}); err != nil {
+		if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Secret: "l", TTL: time.Minute, Capacity: 1, Permits: 1, Execution: "e"}); err != nil {
 			t.Fatal(err)
 		}
 	}

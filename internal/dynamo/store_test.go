@@ -29,7 +29,7 @@ func TestRequestsPerOperation(t *testing.T) {
 		t.Fatal(err)
 	}
 	acquire := func(lease string) error {
-		_, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "r", Lease: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
+		_, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "r", Secret: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
 		return err
 	}
 	for _, step := range []struct {
@@ -39,21 +39,21 @@ func TestRequestsPerOperation(t *testing.T) {
 	}{
 		{"acquire", 1, func() error { return acquire("a") }},
 		{"renew", 1, func() error {
-			_, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "r", Lease: "a", TTL: time.Minute})
+			_, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "r", Secret: "a", TTL: time.Minute})
 			return err
 		}},
 		{"renew without a TTL", 1, func() error {
-			_, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "r", Lease: "a"})
+			_, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "r", Secret: "a"})
 			return err
 		}},
 		{"repeated acquire", 1, func() error { return acquire("a") }},
 		{"refused acquire", 1, func() error { _ = acquire("b"); return nil }},
 		{"release", 1, func() error {
-			_, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Lease: "a"})
+			_, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Secret: "a"})
 			return err
 		}},
 		{"repeated release", 1, func() error {
-			_, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Lease: "a"})
+			_, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Secret: "a"})
 			return err
 		}},
 		{"acquire of a lock that was held before", 1, func() error { return acquire("c") }},
@@ -78,17 +78,17 @@ func TestItemFitsOneWriteUnit(t *testing.T) {
 	c, _ := lock.New(lock.Config{Store: s})
 	name := "deploy:" + strings.Repeat("n", 100)
 	req := lock.AcquireRequest{
-		Lock: name, Lease: "a", TTL: time.Hour, Capacity: 1, Permits: 1, Owner: strings.Repeat("o", 64),
+		Lock: name, Secret: "a", TTL: time.Hour, Capacity: 1, Permits: 1, Owner: strings.Repeat("o", 64),
 		Principal: "arn:aws:sts::123456789012:assumed-role/some-deploy-role-of-a-team/a-session-name",
 	}
 	for range 2 {
 		if _, err := c.Acquire(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Lease: req.Lease, Principal: req.Principal}); err != nil {
+		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Secret: req.Secret, Principal: req.Principal}); err != nil {
 			t.Fatal(err)
 		}
-		req.Lease += "b"
+		req.Secret += "b"
 	}
 	if _, err := c.Acquire(t.Context(), req); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	}
 	acquire := func(lease string, ttl time.Duration) {
 		t.Helper()
-		if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "u", Lease: lease, TTL: ttl, Capacity: 3, Permits: 1}); err != nil {
+		if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "u", Secret: lease, TTL: ttl, Capacity: 3, Permits: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,7 +153,7 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	renew := func(ttl time.Duration) {
-		if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "u", Lease: "a", TTL: ttl}); err != nil {
+		if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "u", Secret: "a", TTL: ttl}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -163,11 +163,11 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	check("join", true)
 	renew(3 * time.Minute)
 	check("renew by swap", true)
-	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "u", Lease: "b"}); err != nil {
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "u", Secret: "b"}); err != nil {
 		t.Fatal(err)
 	}
 	check("leave", true)
-	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "u", Lease: "a"}); err != nil {
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "u", Secret: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	check("release", false)

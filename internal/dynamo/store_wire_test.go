@@ -132,7 +132,7 @@ func TestItemsThatAreNoLocks(t *testing.T) {
 			case "List":
 				_, err = s.List(t.Context(), lock.ListQuery{Limit: 1})
 			default:
-				_, err = s.Apply(t.Context(), "a", lock.Command{Effect: lock.End{Lease: "l"}})
+				_, err = s.Apply(t.Context(), "a", lock.Command{Effect: lock.End{Key: "l"}})
 			}
 			if !errors.Is(err, lock.ErrMisconfigured) || !strings.Contains(err.Error(), `lock "a" in table "locks" is not a lock's`) {
 				t.Errorf("%s of %s: %v", call, bad, err)
@@ -143,7 +143,7 @@ func TestItemsThatAreNoLocks(t *testing.T) {
 	if _, err := s.Waiters(t.Context(), "a", 1); !errors.Is(err, lock.ErrMisconfigured) {
 		t.Errorf("waiter: %v", err)
 	}
-	s, _ = scripted(t, `{"Items":[{"want":{"M":{"fence":{"S":"x"}}}}]}`)
+	s, _ = scripted(t, `{"Items":[{"want":{"M":{"permits":{"S":"x"}}}}]}`)
 	if _, err := s.Waiters(t.Context(), "a", 1); !errors.Is(err, lock.ErrMisconfigured) {
 		t.Errorf("waiter's want: %v", err)
 	}
@@ -154,7 +154,7 @@ func TestRepliesTellTheClock(t *testing.T) {
 	for call, do := range map[string]func(*dynamo.Store) (time.Duration, error){
 		"Get": func(s *dynamo.Store) (time.Duration, error) { r, err := s.Get(t.Context(), "a"); return r.Offset, err },
 		"Apply": func(s *dynamo.Store) (time.Duration, error) {
-			r, err := s.Apply(t.Context(), "a", lock.Command{Effect: lock.End{Lease: "l"}})
+			r, err := s.Apply(t.Context(), "a", lock.Command{Effect: lock.End{Key: "l"}})
 			return r.Offset, err
 		},
 	} {

@@ -4,9 +4,9 @@ import "slices"
 
 // A Change is one thing that happened to a lease in one write.
 type Change struct {
-	Kind   ChangeKind
-	Lease  LeaseKey
-	Holder Holder // as it was last stored
+	Kind  ChangeKind
+	Key   LeaseKey
+	Lease Lease // as it was last stored
 }
 
 // A ChangeKind says what happened to a lease.
@@ -32,7 +32,7 @@ func Changes(before, after Record) (list []Change) {
 		}
 		kind := LeaseExpired
 		switch {
-		case after.Cause == CauseRelease && after.Retired.Lease == key:
+		case after.Cause == CauseRelease && after.Retired.Key == key:
 			kind = LeaseReleased
 		case after.Cause == CauseForceRelease:
 			kind = LeaseForceReleased
@@ -53,7 +53,7 @@ func Changes(before, after Record) (list []Change) {
 // another token since.
 func ToTell(before, after Record) (list []Change) {
 	for _, key := range byFence(after.Holders) {
-		if h := after.Holders[key]; h.Token != "" && (before.Holders[key].Fence != h.Fence || before.Holders[key].Token != h.Token) {
+		if h := after.Holders[key]; !h.Tokens.Empty() && (before.Holders[key].Fence != h.Fence || before.Holders[key].Tokens != h.Tokens) {
 			list = append(list, Change{LeaseAcquired, key, h})
 		}
 	}

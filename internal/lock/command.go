@@ -39,9 +39,9 @@ type Stamp struct {
 
 // A Clause is one condition on a stored record.
 type Clause struct {
-	Test  Test
-	Lease LeaseKey // for the tests of one lease
-	N     int64
+	Test Test
+	Key  LeaseKey // for the tests of one lease
+	N    int64
 }
 
 // A Test is a kind of clause.
@@ -69,7 +69,7 @@ func (t Test) String() string {
 
 // Holds interprets the clause on a record.
 func (c Clause) Holds(r Record) bool {
-	h, held := r.Holders[c.Lease]
+	h, held := r.Holders[c.Key]
 	switch c.Test {
 	case FreeBy:
 		return r.FreeAt <= c.N
@@ -78,7 +78,7 @@ func (c Clause) Holds(r Record) bool {
 	case FenceBelow:
 		return r.Fence < c.N
 	case NotRetired:
-		return r.Retired.Lease != c.Lease
+		return r.Retired.Key != c.Key
 	case LeaseOutlives:
 		return held && h.ExpiresAt > c.N
 	case LeaseExpiredBy:
@@ -102,14 +102,14 @@ type Effect interface{ apply(Record) Record }
 
 // Grant makes Holder the only holder of a lock that has none. It sets the lock's capacity and fence.
 type Grant struct {
-	Lease    LeaseKey
-	Holder   Holder
+	Key      LeaseKey
+	Lease    Lease
 	Capacity int64
 }
 
 // Extend moves a lease's expiry, which becomes the lock's. A nil Metadata leaves the lease's as it is.
 type Extend struct {
-	Lease     LeaseKey
+	Key       LeaseKey
 	ExpiresAt int64
 	RenewedAt int64
 	TTL       int64
@@ -118,7 +118,7 @@ type Extend struct {
 
 // End empties a lock whose only holder is Lease, and remembers the lease as retired, with the fence it had.
 type End struct {
-	Lease LeaseKey
+	Key   LeaseKey
 	At    int64
 	Cause Cause
 }
@@ -128,25 +128,25 @@ type End struct {
 type Become struct{ From, To Record }
 
 func (e Grant) apply(r Record) Record {
-	r.Holders = map[LeaseKey]Holder{e.Lease: e.Holder}
-	r.Capacity, r.Fence, r.FreeAt = e.Capacity, e.Holder.Fence, e.Holder.ExpiresAt
+	r.Holders = map[LeaseKey]Lease{e.Key: e.Lease}
+	r.Capacity, r.Fence, r.FreeAt = e.Capacity, e.Lease.Fence, e.Lease.ExpiresAt
 	return r
 }
 
 func (e Extend) apply(r Record) Record {
-	h := r.Holders[e.Lease]
+	h := r.Holders[e.Key]
 	h.ExpiresAt, h.RenewedAt, h.TTL = e.ExpiresAt, e.RenewedAt, e.TTL
 	if e.Metadata != nil {
 		h.Metadata = *e.Metadata
 	}
 	r.Holders = maps.Clone(r.Holders)
-	r.Holders[e.Lease] = h
+	r.Holders[e.Key] = h
 	r.FreeAt = e.ExpiresAt
 	return r
 }
 
 func (e End) apply(r Record) Record {
-	r.Retired = Retired{Lease: e.Lease, Fence: r.Holders[e.Lease].Fence, At: e.At, Cause: e.Cause}
+	r.Retired = Retired{Key: e.Key, Fence: r.Holders[e.Key].Fence, At: e.At, Cause: e.Cause}
 	r.Holders, r.FreeAt = nil, 0
 	return r
 }
@@ -181,7 +181,7 @@ func (c Command) Next(r Record) Record {
 // take grants a lock that has no holders, or never was. Holders past their expiry are left to a swap, which is made only
 // after a reply of the store has been seen: so no blind write of a coordinator with a wrong clock displaces anyone. The
 // holder's fence is the proposal: it must beat the record's.
-func (u Rules) take(now time.Time, key LeaseKey, h Holder, capacity int64) Command {
+func (u Rules) take(now time.Time, key LeaseKey, h Lease, capacity int64) Command {
 	return Command{
 		Kind:   Take,
 		Absent: true,
@@ -189,9 +189,9 @@ func (u Rules) take(now time.Time, key LeaseKey, h Holder, capacity int64) Comma
 			{Test: FreeBy, N: 0}, // no holders
 			{Test: NobodyWaiting},
 			{Test: FenceBelow, N: h.Fence},
-			{Test: NotRetired, Lease: key},
+			{Test: NotRetired, Key: key},
 		},
-		Effect: Grant{Lease: key, Holder: h, Capacity: capacity},
+		Effect: Grant{Key: key, Lease: h, Capacity: capacity},
 		Stamp:  Stamp{Cause: CauseAcquire, By: h.Principal, TTL: u.purgeAt(now, h.ExpiresAt, h.Fence)},
 	}
 }
@@ -204,36 +204,36 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 	c := Command{
 		Kind: Renew,
 		Guard: []Clause{
-			{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()},
-			{Test: LeaseClaimed, Lease: key}, // to claim a grant is more than to move its expiry: see claimed
+			{Test: LeaseOutlives, Key: key, N: now.UnixMilli()},
+			{Test: LeaseClaimed, Key: key}, // to claim a grant is more than to move its expiry: see claimed
 			{Test: FreeBy, N: expiry},
 			{Test: NobodyWaiting}, // a row must outlast its waiters, and this writes a native TTL without knowing them
 			{Test: FenceBelow, N: u.unseenFence(now)},
 		},
-		Effect: Extend{Lease: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
+		Effect: Extend{Key: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
 		Stamp:  Stamp{Cause: CauseRenew, By: by, TTL: u.purgeAt(now, expiry, u.unseenFence(now))},
 	}
 	if sameTTL {
-		c.Guard = append(c.Guard, Clause{Test: LeaseTTLIs, Lease: key, N: ttl})
+		c.Guard = append(c.Guard, Clause{Test: LeaseTTLIs, Key: key, N: ttl})
 	}
 	return c
 }
 
 // release ends a lease that is live at now and alone.
 func (u Rules) release(now time.Time, key LeaseKey, by string) Command {
-	return u.end(Release, CauseRelease, now, key, by, Clause{Test: LeaseOutlives, Lease: key, N: now.UnixMilli()})
+	return u.end(Release, CauseRelease, now, key, by, Clause{Test: LeaseOutlives, Key: key, N: now.UnixMilli()})
 }
 
 // expire ends a lease that is over for every clock within the skew allowance, and alone.
 func (u Rules) expire(now time.Time, key LeaseKey) Command {
-	return u.end(Expire, CauseExpire, now, key, "", Clause{Test: LeaseExpiredBy, Lease: key, N: now.UnixMilli() - u.skew()})
+	return u.end(Expire, CauseExpire, now, key, "", Clause{Test: LeaseExpiredBy, Key: key, N: now.UnixMilli() - u.skew()})
 }
 
 func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by string, when Clause) Command {
 	return Command{
 		Kind:   kind,
 		Guard:  []Clause{when, {Test: OnlyHolder}, {Test: NobodyWaiting}, {Test: FenceBelow, N: u.unseenFence(now)}},
-		Effect: End{Lease: key, At: now.UnixMilli(), Cause: cause},
+		Effect: End{Key: key, At: now.UnixMilli(), Cause: cause},
 		Stamp:  Stamp{Cause: cause, By: by, TTL: u.purgeAt(now, 0, u.unseenFence(now))},
 	}
 }

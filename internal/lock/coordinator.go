@@ -30,8 +30,8 @@ type Store interface {
 
 // A Binding is a lease, or a place in a queue, that belongs to an execution.
 type Binding struct {
-	Lock  string
-	Lease LeaseKey
+	Lock string
+	Key  LeaseKey
 }
 
 // A Reply is what a store says of one record.
@@ -101,10 +101,10 @@ func New(cfg Config) (*Coordinator, error) {
 	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults()}, nil
 }
 
-// A Lease is a holder's place on a lock, as the coordinator tells it.
-type Lease struct {
+// A LeaseStatus is a holder's place on a lock, as the coordinator tells it.
+type LeaseStatus struct {
 	Lock      string
-	Holder    Holder
+	Lease     Lease
 	Capacity  int64
 	Remaining time.Duration // life left when the coordinator answered; a caller counts it from before it sent the request
 }
@@ -112,11 +112,11 @@ type Lease struct {
 // Acquire grants permits, or answers [ErrLockHeld], [ErrCapacityMismatch], [ErrQueueFull] or, for a secret whose lease is
 // over, [ErrLeaseLost]. Repeated with the secret of a live lease it gives that lease again, with what is left of its life.
 // With a Wait, an [ErrLockHeld] tells the place in the queue.
-func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (Lease, error) {
+func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
 	if err := c.checkClock(ctx, req.Lock); err != nil {
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
-	key := KeyOf(req.Lock, req.Lease)
+	key := KeyOf(req.Lock, req.Secret)
 	op := acquisition{c.rules, key, req}
 	var out outcome
 	var err error
@@ -126,32 +126,32 @@ func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (Lease, e
 		out, err = c.look(ctx, req.Lock, op)
 	}
 	if err != nil {
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
 	if err := c.judge(out.Offset); err != nil {
 		if out.wrote && out.Before.Waiting == 0 && out.After.Waiting == 0 {
 			c.undo(ctx, req.Lock, key, out.Reply)
 		}
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
 	if _, mine := out.After.Holders[key]; !mine {
-		return Lease{}, op.refusal(c.clock(), out.After)
+		return LeaseStatus{}, op.refusal(c.clock(), out.After)
 	}
 	return c.lease(req.Lock, key, out.After)
 }
 
 // Renew extends a live lease to at least TTL from now and never shortens it; a lease that is over is [ErrLeaseLost].
-func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (Lease, error) {
+func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus, error) {
 	if err := c.checkClock(ctx, req.Lock); err != nil {
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
-	key := KeyOf(req.Lock, req.Lease)
+	key := KeyOf(req.Lock, req.Secret)
 	out, err := c.run(ctx, req.Lock, renewal{c.rules, key, req})
 	if err != nil {
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
 	if err := c.judge(out.Offset); err != nil {
-		return Lease{}, err
+		return LeaseStatus{}, err
 	}
 	return c.lease(req.Lock, key, out.After)
 }
@@ -166,7 +166,7 @@ type Released struct {
 // Release ends a live lease. Repeated, it gives the same answer while the record remembers the lease; a lease that is
 // over otherwise, or never was, is [ErrLeaseLost].
 func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released, error) {
-	out, err := c.run(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Lease), req})
+	out, err := c.run(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Secret), req})
 	if err != nil {
 		return Released{}, err
 	}
@@ -177,7 +177,7 @@ func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released
 // hands on to waiters. It answers when to ask again: the zero time if that grant is gone, by this call or before. A grant
 // that belongs to an execution, and is to be looked after, is an [*ExecutionError]. It reads first: most leases are released
 // before their timer comes due, a read costs a fifth of a write, and a wrong clock must not write.
-func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time.Time, err error) {
+func (c *Coordinator) Expire(ctx context.Context, req GrantRef) (again time.Time, err error) {
 	_, err = c.look(ctx, req.Lock, expiring{c.rules, req})
 	if early, ok := errors.AsType[notDue](err); ok {
 		return time.UnixMilli(early.at), nil
@@ -187,8 +187,8 @@ func (c *Coordinator) Expire(ctx context.Context, req ExpireRequest) (again time
 
 // End ends a grant of which nobody can be told: its only token, as the grant was stored, is nobody's. by says who knows. A
 // grant that is gone is no error.
-func (c *Coordinator) End(ctx context.Context, req ExpireRequest, token, by string) error {
-	_, err := c.look(ctx, req.Lock, ending{c.rules, req, by, token})
+func (c *Coordinator) End(ctx context.Context, req GrantRef, tokens Tokens, by string) error {
+	_, err := c.look(ctx, req.Lock, ending{c.rules, req, by, tokens})
 	return err
 }
 
@@ -201,9 +201,9 @@ func (c *Coordinator) Settle(ctx context.Context, name string) error {
 // Attempt notes, before a grant's callback is tried, that it is: first tells whether it never was before, and nobody else
 // can have been told. A grant that is over is [ErrLeaseLost]; one with other tokens since is [ErrSuperseded]. seen is the
 // record as it was last heard of, which spares a read.
-func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest, token string, seen Record) (first bool, err error) {
-	op := &marking{rules: c.rules, req: req, attempt: true, token: token}
-	if h, held := seen.Holders[req.Lease]; held && h.Fence == req.Fence && !h.Attempted {
+func (c *Coordinator) Attempt(ctx context.Context, req GrantRef, tokens Tokens, seen Record) (first bool, err error) {
+	op := &marking{rules: c.rules, req: req, attempt: true, tokens: tokens}
+	if h, held := seen.Holders[req.Key]; held && h.Fence == req.Fence && !h.Attempted {
 		_, err = c.decide(ctx, req.Lock, Reply{After: seen}, op)
 	} else {
 		_, err = c.look(ctx, req.Lock, op)
@@ -215,7 +215,7 @@ func (c *Coordinator) Attempt(ctx context.Context, req ExpireRequest, token stri
 }
 
 // Checked notes that a grant's execution was seen to run. It answers when to look again; the zero time if the grant is gone.
-func (c *Coordinator) Checked(ctx context.Context, req ExpireRequest, every time.Duration) (again time.Time, err error) {
+func (c *Coordinator) Checked(ctx context.Context, req GrantRef, every time.Duration) (again time.Time, err error) {
 	again = c.clock().Add(every)
 	_, err = c.look(ctx, req.Lock, &marking{rules: c.rules, req: req, checked: again.UnixMilli()})
 	if errors.Is(err, errGone) {
@@ -235,7 +235,7 @@ func (c *Coordinator) EndExecution(ctx context.Context, execution string, over f
 		return err
 	}
 	for _, b := range list {
-		if err := c.Depart(ctx, b.Lock, b.Lease, execution); err != nil {
+		if err := c.Depart(ctx, b.Lock, b.Key, execution); err != nil {
 			return err
 		}
 	}
@@ -251,7 +251,7 @@ func (c *Coordinator) Depart(ctx context.Context, name string, lease LeaseKey, e
 // ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
 // first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged]. Where the hand-off
 // to waiters cannot be written, the leases end without it, and the waiters are left to the next write.
-func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Holder, error) {
+func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Lease, error) {
 	op := &forcing{rules: c.rules, req: req}
 	_, err := c.look(ctx, req.Lock, op)
 	if errors.Is(err, ErrMisconfigured) || errors.Is(err, ErrLockFull) || errors.Is(err, ErrThrottled) {
@@ -264,7 +264,7 @@ func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest)
 	if op.sent == nil {
 		return nil, nil
 	}
-	var ended []Holder
+	var ended []Lease
 	for _, key := range byFence(op.sent.From.Holders) {
 		if h := op.sent.From.Holders[key]; op.sent.To.Holders[key].Fence != h.Fence {
 			ended = append(ended, h)
@@ -279,7 +279,7 @@ type Status struct {
 	Capacity  int64 // 1 for a lock never seen
 	Available int64 // permits that an acquire of that capacity could get
 	Fence     int64 // the highest ever granted
-	Holders   []Holder
+	Holders   []Lease
 	Waiting   int64
 	Now       int64 // the coordinator's clock, Unix milliseconds
 }
@@ -444,13 +444,13 @@ func recounted(r Record) Record {
 }
 
 // lease tells a holder its lease as the record has it, with the life that is left now.
-func (c *Coordinator) lease(name string, key LeaseKey, r Record) (Lease, error) {
+func (c *Coordinator) lease(name string, key LeaseKey, r Record) (LeaseStatus, error) {
 	h := r.Holders[key]
 	remaining := time.Duration(h.ExpiresAt-c.clock().UnixMilli()) * time.Millisecond
 	if remaining <= 0 {
-		return Lease{}, ErrLeaseLost // the store's reply took longer than the lease lasted
+		return LeaseStatus{}, ErrLeaseLost // the store's reply took longer than the lease lasted
 	}
-	return Lease{Lock: name, Holder: h, Capacity: r.Capacity, Remaining: remaining}, nil
+	return LeaseStatus{Lock: name, Lease: h, Capacity: r.Capacity, Remaining: remaining}, nil
 }
 
 // judge is the clock guard (rule 5): a reply that proves our clock wrong makes no grant.

@@ -43,7 +43,7 @@ func TestStatusAndListKeepTheSkew(t *testing.T) {
 		if c.shown {
 			available = 1
 		}
-		if err != nil || len(s.Holders) == 1 != c.shown || s.Available != available || s.Capacity != 3 || s.Fence != l.Holder.Fence || s.Now != k.time.UnixMilli() {
+		if err != nil || len(s.Holders) == 1 != c.shown || s.Available != available || s.Capacity != 3 || s.Fence != l.Lease.Fence || s.Now != k.time.UnixMilli() {
 			t.Errorf("%v after the grant: %+v, %v", c.after, s, err)
 		}
 		list, next, err := k.List(t.Context(), ListRequest{Limit: 10})
@@ -96,15 +96,15 @@ func TestAttempts(t *testing.T) {
 	k := newKit(t)
 	k.waits("a", withToken("t"))
 	h := k.holder("a")
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: h.Fence}
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}
 	other := req
 	other.Fence++
-	if _, err := k.Attempt(t.Context(), other, "t", Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.Attempt(t.Context(), other, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of another grant: %v", err)
 	}
 	k.store.reads = 0
 	for _, want := range []bool{true, false} {
-		if first, err := k.Attempt(t.Context(), req, "t", k.record()); first != want || err != nil {
+		if first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record()); first != want || err != nil {
 			t.Errorf("first %v, %v", first, err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("cause %s", r.Cause)
 	}
 	k.pass(ttl) // over, though nobody took the lock
-	if _, err := k.Attempt(t.Context(), req, "t", Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.Attempt(t.Context(), req, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of an expired grant: %v", err)
 	}
 }
@@ -123,13 +123,13 @@ func TestAttempts(t *testing.T) {
 func TestEndOfATask(t *testing.T) {
 	k := newKit(t)
 	k.waits("a", withToken("t"))
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
 	other := req
 	other.Fence++
-	k.want(k.End(t.Context(), other, "t", "gone"), nil)
-	k.want(k.End(t.Context(), req, "another", "gone"), nil)
+	k.want(k.End(t.Context(), other, Tokens{"t"}, "gone"), nil)
+	k.want(k.End(t.Context(), req, Tokens{"another"}, "gone"), nil)
 	k.holds([]string{"a"}, nil)
-	k.want(k.End(t.Context(), req, "t", "gone"), nil)
+	k.want(k.End(t.Context(), req, Tokens{"t"}, "gone"), nil)
 	k.holds(nil, nil)
 	if r := k.record(); r.Cause != CauseRelease || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
 		t.Errorf("record %+v", r)
@@ -144,17 +144,17 @@ func TestEndOfATask(t *testing.T) {
 func TestChecked(t *testing.T) {
 	k := newKit(t)
 	l := k.must("a", boundTo("x"))
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: l.Holder.Fence}
-	if again, err := k.fire("a", l.Holder.Fence); err != nil || again.UnixMilli() != l.Holder.CheckAt {
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}
+	if again, err := k.fire("a", l.Lease.Fence); err != nil || again.UnixMilli() != l.Lease.CheckAt {
 		t.Errorf("early: %v, %v", again, err)
 	}
 	k.pass(ttl)
-	_, err := k.fire("a", l.Holder.Fence)
+	_, err := k.fire("a", l.Lease.Fence)
 	if e, ok := errors.AsType[*ExecutionError](err); !ok || e.Execution != "x" || e.Every != ttl {
 		t.Errorf("due: %v", err)
 	}
 	again, err := k.Checked(t.Context(), req, 5*time.Minute)
-	if h := k.holder("a"); err != nil || !again.Equal(k.time.Add(5*time.Minute)) || h.CheckAt != again.UnixMilli() || h.ExpiresAt != l.Holder.ExpiresAt || h.Attempted {
+	if h := k.holder("a"); err != nil || !again.Equal(k.time.Add(5*time.Minute)) || h.CheckAt != again.UnixMilli() || h.ExpiresAt != l.Lease.ExpiresAt || h.Attempted {
 		t.Errorf("%v, %v, %+v", again, err, h)
 	}
 	rev := k.record().Rev
@@ -176,7 +176,7 @@ func TestQueuesThatMoved(t *testing.T) {
 	// One waiter was deleted by hand, another added.
 	r := k.record()
 	r.Queue = r.Queue[1:]
-	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: 9, Lease: "d", Want: Holder{Owner: "d", Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()})
+	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: 9, Key: "d", Terms: Terms{Owner: "d", Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()})
 	k.store.records[lockName] = r
 	k.want(k.release("a"), nil)
 	k.holds([]string{"c"}, []string{"d"})
@@ -219,7 +219,7 @@ func TestSlowAnswer(t *testing.T) {
 
 func TestForceRelease(t *testing.T) {
 	k := newKit(t)
-	force := func(fence int64) ([]Holder, error) {
+	force := func(fence int64) ([]Lease, error) {
 		return k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: lockName, Principal: "op", Reason: "r", Fence: fence})
 	}
 	if ended, err := force(0); err != nil || ended != nil {
@@ -229,16 +229,16 @@ func TestForceRelease(t *testing.T) {
 	k.want(err, ErrLockChanged)
 	a, b := k.must("a", of(3, 1)), k.must("b", of(3, 1))
 	k.must("c", of(3, 1))
-	if ended, err := force(b.Holder.Fence); err != nil || !slices.Equal(ended, []Holder{b.Holder}) {
+	if ended, err := force(b.Lease.Fence); err != nil || !slices.Equal(ended, []Lease{b.Lease}) {
 		t.Errorf("%v, %v", ended, err)
 	}
 	k.holds([]string{"a", "c"}, nil)
-	if ended, err := force(b.Holder.Fence); err != nil || ended != nil {
+	if ended, err := force(b.Lease.Fence); err != nil || ended != nil {
 		t.Errorf("repeated: %v, %v", ended, err)
 	}
-	_, err = force(a.Holder.Fence - 1)
+	_, err = force(a.Lease.Fence - 1)
 	k.want(err, ErrLockChanged)
-	if ended, err := force(0); err != nil || len(ended) != 2 || ended[0] != a.Holder {
+	if ended, err := force(0); err != nil || len(ended) != 2 || ended[0] != a.Lease {
 		t.Errorf("%v, %v", ended, err)
 	}
 	if r := k.record(); r.Cause != CauseForceRelease || r.By != "op" || r.Reason != "r" {
@@ -257,9 +257,9 @@ func TestAnotherCapacityWithRoom(t *testing.T) {
 
 // A release that meets a lease that is over tells that one as expired.
 func TestChangesOfARelease(t *testing.T) {
-	before := Record{Rev: 1, Holders: map[LeaseKey]Holder{"a": {Fence: 1}, "over": {Fence: 2}}}
-	after := Record{Rev: 2, Cause: CauseRelease, Retired: Retired{Lease: "a", Fence: 1}, Holders: map[LeaseKey]Holder{"new": {Fence: 3}}}
-	want := []Change{{LeaseReleased, "a", Holder{Fence: 1}}, {LeaseExpired, "over", Holder{Fence: 2}}, {LeaseAcquired, "new", Holder{Fence: 3}}}
+	before := Record{Rev: 1, Holders: map[LeaseKey]Lease{"a": {Fence: 1}, "over": {Fence: 2}}}
+	after := Record{Rev: 2, Cause: CauseRelease, Retired: Retired{Key: "a", Fence: 1}, Holders: map[LeaseKey]Lease{"new": {Fence: 3}}}
+	want := []Change{{LeaseReleased, "a", Lease{Fence: 1}}, {LeaseExpired, "over", Lease{Fence: 2}}, {LeaseAcquired, "new", Lease{Fence: 3}}}
 	if got := Changes(before, after); !slices.Equal(got, want) {
 		t.Errorf("changes %+v, want %+v", got, want)
 	}

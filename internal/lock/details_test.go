@@ -12,7 +12,7 @@ import (
 // A task is told of a new grant, and again when it waits with another token since.
 func TestToTell(t *testing.T) {
 	holds := func(fence int64, token string) Record {
-		return Record{Holders: map[LeaseKey]Holder{"a": {Fence: fence, Token: token}}}
+		return Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Tokens: Tokens{token}}, Fence: fence}}}
 	}
 	for name, test := range map[string]struct {
 		before, after Record
@@ -26,7 +26,7 @@ func TestToTell(t *testing.T) {
 		"a token that is gone":  {holds(1, "t"), holds(1, ""), false},
 	} {
 		list := ToTell(test.before, test.after)
-		if told := len(list) == 1 && list[0].Kind == LeaseAcquired && list[0].Holder == test.after.Holders["a"]; told != test.told || len(list) > 1 {
+		if told := len(list) == 1 && list[0].Kind == LeaseAcquired && list[0].Lease == test.after.Holders["a"]; told != test.told || len(list) > 1 {
 			t.Errorf("%s: %+v", name, list)
 		}
 	}
@@ -34,11 +34,11 @@ func TestToTell(t *testing.T) {
 
 // A holder that stays hides neither the end of another nor a new grant.
 func TestChangesBesideAHolderThatStays(t *testing.T) {
-	before := Record{Holders: map[LeaseKey]Holder{"stays": {Fence: 1}, "ends": {Fence: 2}}}
-	after := Record{Holders: map[LeaseKey]Holder{"stays": {Fence: 1}, "new": {Fence: 3}}, Cause: CauseExpire}
+	before := Record{Holders: map[LeaseKey]Lease{"stays": {Fence: 1}, "ends": {Fence: 2}}}
+	after := Record{Holders: map[LeaseKey]Lease{"stays": {Fence: 1}, "new": {Fence: 3}}, Cause: CauseExpire}
 	var got []string
 	for _, c := range Changes(before, after) {
-		got = append(got, string(c.Kind)+" "+string(c.Lease))
+		got = append(got, string(c.Kind)+" "+string(c.Key))
 	}
 	if want := []string{"expired ends", "acquired new"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -73,7 +73,7 @@ func TestMemoryPages(t *testing.T) {
 	var m Memory
 	m.records = map[string]Record{}
 	for _, name := range []string{"a", "b:1", "b:2", "b:3", "c"} {
-		m.records[name] = Record{Rev: 1, Holders: map[LeaseKey]Holder{"l": {}}, FreeAt: 1}
+		m.records[name] = Record{Rev: 1, Holders: map[LeaseKey]Lease{"l": {}}, FreeAt: 1}
 	}
 	names := func(q ListQuery) (string, string) {
 		t.Helper()
@@ -101,8 +101,8 @@ func TestMemoryPages(t *testing.T) {
 	}
 
 	fill := func(name string, size int) { // a record of just that size
-		r := Record{Rev: 1, Holders: map[LeaseKey]Holder{"l": {}}}
-		r.Holders["l"] = Holder{Metadata: strings.Repeat("x", size-r.Size())}
+		r := Record{Rev: 1, Holders: map[LeaseKey]Lease{"l": {}}}
+		r.Holders["l"] = Lease{Terms: Terms{Metadata: strings.Repeat("x", size-r.Size())}}
 		m.records[name] = r
 	}
 	fill("b:1", MaxPageBytes/2)
@@ -127,7 +127,7 @@ func TestRenewalToTheSameExpiry(t *testing.T) {
 			k.must("b", of(2, 1))
 		}
 		metadata := `{"step":2}`
-		if _, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Lease: "a", TTL: ttl / 2, Metadata: &metadata}); err != nil {
+		if _, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Secret: "a", TTL: ttl / 2, Metadata: &metadata}); err != nil {
 			t.Fatal(err)
 		}
 		if h := k.holder("a"); h.TTL != (ttl/2).Milliseconds() || h.Metadata != metadata || h.ExpiresAt != k.time.Add(ttl/2).UnixMilli() {
@@ -145,7 +145,7 @@ func TestQueuesAreReadWhereTheyMatter(t *testing.T) {
 	}
 	k.waits("b")
 	k.store.limits = nil
-	if _, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Lease: "a", TTL: ttl}); err != nil || len(k.store.limits) != 0 {
+	if _, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Secret: "a", TTL: ttl}); err != nil || len(k.store.limits) != 0 {
 		t.Errorf("%v, asked for %v", err, k.store.limits)
 	}
 }
@@ -155,7 +155,7 @@ func TestQueueOfALaterRecord(t *testing.T) {
 	for what, mend := range map[string]func(list []Waiter) []Waiter{
 		"one waiter too few":                  func(list []Waiter) []Waiter { return list[:1] },
 		"one whose ticket is not yet known":   func(list []Waiter) []Waiter { list[1].Ticket += 10; return list },
-		"one more, which is not known either": func(list []Waiter) []Waiter { return append(list, Waiter{Ticket: 99, Lease: "x", Until: 1}) },
+		"one more, which is not known either": func(list []Waiter) []Waiter { return append(list, Waiter{Ticket: 99, Key: "x", Until: 1}) },
 	} {
 		k := newKit(t)
 		k.must("a")
@@ -181,7 +181,7 @@ func TestQueueOfALaterRecord(t *testing.T) {
 func TestQueueOfAFirstRevision(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
-		Rev: 1, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Lease: "w", Want: Holder{Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()}},
+		Rev: 1, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "w", Terms: Terms{Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()}},
 	}}
 	asked := 0
 	k.store.queue = func(list []Waiter, _ int) []Waiter {
@@ -201,7 +201,7 @@ func TestQueueOfAFirstRevision(t *testing.T) {
 func TestOnlyDeadWaiters(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
-		Rev: 5, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Lease: "dead", Want: Holder{Permits: 1, TTL: 1000}, Until: 1}},
+		Rev: 5, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "dead", Terms: Terms{Permits: 1, TTL: 1000}, Until: 1}},
 	}}
 	k.must("a")
 	k.holds([]string{"a"}, nil)
@@ -215,8 +215,8 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 	old := k.record()
 	older := h
 	older.Fence--
-	old.Holders = map[LeaseKey]Holder{KeyOf(lockName, "a"): older}
-	first, err := k.Attempt(t.Context(), ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: h.Fence}, "t", old)
+	old.Holders = map[LeaseKey]Lease{KeyOf(lockName, "a"): older}
+	first, err := k.Attempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{"t"}, old)
 	if !first || err != nil {
 		t.Errorf("%v, %v", first, err)
 	}
@@ -225,12 +225,12 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 // A timer's blind write ends only a lease that is past its expiry by the skew, and meets no fencing token that it has not seen.
 func TestGuardOfExpire(t *testing.T) {
 	for expires, holds := range map[int64]bool{9: true, 10: true, 11: false} {
-		r := Record{Holders: map[LeaseKey]Holder{"a": {ExpiresAt: expires}}}
-		if (Clause{Test: LeaseExpiredBy, Lease: "a", N: 10}).Holds(r) != holds {
+		r := Record{Holders: map[LeaseKey]Lease{"a": {ExpiresAt: expires}}}
+		if (Clause{Test: LeaseExpiredBy, Key: "a", N: 10}).Holds(r) != holds {
 			t.Errorf("expired by 10: %d", expires)
 		}
 	}
-	if (Clause{Test: LeaseExpiredBy, Lease: "a", N: 10}).Holds(Record{}) {
+	if (Clause{Test: LeaseExpiredBy, Key: "a", N: 10}).Holds(Record{}) {
 		t.Error("a lease that is not there")
 	}
 	now := time.UnixMilli(1_800_000_000_000)

@@ -44,8 +44,8 @@ var (
 
 // A HeldError is the answer to an acquire that must wait.
 type HeldError struct {
-	Holders    []Holder // oldest grant first
-	Now        int64    // the coordinator's clock when it decided, Unix milliseconds
+	Holders    []Lease // oldest grant first
+	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
 	Position   int64 // in the queue, from 1; 0: not in it
 	Waiting    int64 // how many are in the queue
@@ -129,7 +129,7 @@ func (e *GuardError) Error() string {
 type ExecutionError struct {
 	Execution string
 	Every     time.Duration // how often to look
-	Holder    Holder        // the lease
+	Lease     Lease         // the lease
 }
 
 func (e *ExecutionError) Error() string { return "the lease belongs to execution " + e.Execution }

@@ -103,7 +103,7 @@ func (m mutant) apply(c Command) Command {
 // named are the mutants that no world can show, since clients there always say their TTL, and have one TTL for all; or that
 // the worlds without a queue cannot. Each has a test of its own.
 var named = map[mutant]func(*testing.T, func(Command) Command) error{
-	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Holder{Fence: 1 << 52}, 1) }),
+	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Lease{Fence: 1 << 52}, 1) }),
 	{Renew, NobodyWaiting}:   waiterTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
 	{Release, NobodyWaiting}: waiterTest(func(u Rules, now time.Time) Command { return u.release(now, "a", "") }),
 	{Expire, NobodyWaiting}:  waiterTest(func(u Rules, now time.Time) Command { return u.expire(now.Add(time.Hour), "a") }),
@@ -117,7 +117,7 @@ var named = map[mutant]func(*testing.T, func(Command) Command) error{
 func allMutants() (list []mutant) {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 	for _, c := range []Command{
-		u.take(now, "k", Holder{}, 1), u.renew(now, "k", 1, true, nil, ""), u.release(now, "k", ""), u.expire(now, "k"),
+		u.take(now, "k", Lease{}, 1), u.renew(now, "k", 1, true, nil, ""), u.release(now, "k", ""), u.expire(now, "k"),
 		u.swap(now, Record{Rev: 1}, Record{}, CauseAcquire, "", ""),
 	} {
 		if c.Absent {
@@ -205,7 +205,7 @@ func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Co
 		c := command(u, now)
 		r := Record{Rev: 1, Fence: 1, Waiting: 1}
 		if c.Kind != Take {
-			r.Holders = map[LeaseKey]Holder{"a": {ExpiresAt: now.UnixMilli() + 1000, Fence: 1}}
+			r.Holders = map[LeaseKey]Lease{"a": {ExpiresAt: now.UnixMilli() + 1000, Fence: 1}}
 			r.FreeAt = freeAt(r.Holders)
 		}
 		if mutate(c).Allows(r) {
@@ -226,7 +226,7 @@ func purgeTest(command func(Rules, time.Time) Command) func(*testing.T, func(Com
 	return func(_ *testing.T, mutate func(Command) Command) error {
 		u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 		c := command(u, now)
-		r := Record{Rev: 9, Fence: now.Add(5 * time.Second).UnixMicro(), Capacity: 2, Holders: map[LeaseKey]Holder{"a": {Fence: 1}}}
+		r := Record{Rev: 9, Fence: now.Add(5 * time.Second).UnixMicro(), Capacity: 2, Holders: map[LeaseKey]Lease{"a": {Fence: 1}}}
 		h := r.Holders["a"]
 		if h.ExpiresAt = now.UnixMilli() + 1000; c.Kind == Expire {
 			h.ExpiresAt = now.UnixMilli() - 1000
@@ -251,14 +251,14 @@ func purgeTest(command func(Rules, time.Time) Command) func(*testing.T, func(Com
 // claimTest: a blind renewal must not extend a grant that is unclaimed, since it could not give it its execution's life.
 func claimTest(_ *testing.T, mutate func(Command) Command) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
-	h := Holder{ExpiresAt: now.UnixMilli() + 1000, Fence: 1, Unclaimed: true}
-	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Holder{"a": h}, FreeAt: h.ExpiresAt}
+	h := Lease{ExpiresAt: now.UnixMilli() + 1000, Fence: 1, Unclaimed: true}
+	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": h}, FreeAt: h.ExpiresAt}
 	c := mutate(u.renew(now, "a", 60_000, false, nil, ""))
 	if c.Allows(r) {
 		return fmt.Errorf("a blind renewal extends an unclaimed grant")
 	}
 	h.Unclaimed = false
-	r.Holders = map[LeaseKey]Holder{"a": h}
+	r.Holders = map[LeaseKey]Lease{"a": h}
 	if !c.Allows(r) {
 		return fmt.Errorf("a blind renewal of a claimed grant is refused")
 	}
@@ -269,7 +269,7 @@ func claimTest(_ *testing.T, mutate func(Command) Command) error {
 func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 	op := renewal{u, "a", RenewRequest{}}
-	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Holder{"a": {ExpiresAt: now.UnixMilli() + 1000, TTL: 5000, Fence: 1}}}
+	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": {Terms: Terms{TTL: 5000}, ExpiresAt: now.UnixMilli() + 1000, Fence: 1}}}
 	r.FreeAt = freeAt(r.Holders)
 	if mutate(op.first(now)).Allows(r) {
 		return fmt.Errorf("a lease of 5 s is renewed for the default TTL")
@@ -288,7 +288,7 @@ func TestQueueMutants(t *testing.T) {
 			}
 			var granted []Waiter
 			for _, w := range b.From.Queue {
-				if _, holds := b.To.Holders[w.Lease]; holds {
+				if _, holds := b.To.Holders[w.Key]; holds {
 					granted = append(granted, w)
 				}
 			}
@@ -304,7 +304,7 @@ func TestQueueMutants(t *testing.T) {
 	mutants := map[string]func(Command) Command{
 		"a hand-off grants nobody": became(func(_ Record, to *Record, granted []Waiter) {
 			for _, w := range granted {
-				delete(to.Holders, w.Lease)
+				delete(to.Holders, w.Key)
 				to.Queue = append(to.Queue, w)
 				to.Waiting++
 			}
@@ -313,13 +313,13 @@ func TestQueueMutants(t *testing.T) {
 		"the last one is granted first": became(func(_ Record, to *Record, granted []Waiter) {
 			if len(granted) == 1 && len(to.Queue) > 0 {
 				last := to.Queue[len(to.Queue)-1]
-				to.Holders[last.Lease] = to.Holders[granted[0].Lease]
-				delete(to.Holders, granted[0].Lease)
+				to.Holders[last.Key] = to.Holders[granted[0].Key]
+				delete(to.Holders, granted[0].Key)
 				to.Queue = append([]Waiter{granted[0]}, to.Queue[:len(to.Queue)-1]...)
 			}
 		}),
 		"a newcomer takes the head's turn": became(func(from Record, to *Record, _ []Waiter) {
-			if len(to.Queue) > 0 && to.waits(to.Queue[len(to.Queue)-1].Lease) > 0 && from.waits(to.Queue[len(to.Queue)-1].Lease) < 0 {
+			if len(to.Queue) > 0 && to.waits(to.Queue[len(to.Queue)-1].Key) > 0 && from.waits(to.Queue[len(to.Queue)-1].Key) < 0 {
 				last := len(to.Queue) - 1
 				to.Queue[0].Ticket, to.Queue[last].Ticket = to.Queue[last].Ticket, to.Queue[0].Ticket
 				slices.SortFunc(to.Queue, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })

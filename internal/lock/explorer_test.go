@@ -332,7 +332,7 @@ func parseKey(k LeaseKey) (client, lease uint8) { return k[0] - 'A', k[1] - '0' 
 
 func (x *explorer) operation(m message, r Record) decider {
 	k, ttl, t := key(m.client, m.lease), time.Duration(x.ttl)*tick, x.sizes[m.client]
-	grant := ExpireRequest{Lease: k, Fence: r.Holders[k].Fence}
+	grant := GrantRef{Key: k, Fence: r.Holders[k].Fence}
 	switch m.op {
 	case opAcquire:
 		return acquisition{x.rules, k, AcquireRequest{
@@ -347,9 +347,9 @@ func (x *explorer) operation(m message, r Record) decider {
 	case opDepart:
 		return departing{x.rules, k, t.execution}
 	case opAttempt:
-		return &marking{rules: x.rules, req: grant, attempt: true, token: r.Holders[k].Token}
+		return &marking{rules: x.rules, req: grant, attempt: true, tokens: r.Holders[k].Tokens}
 	case opEnd:
-		return ending{x.rules, grant, "", r.Holders[k].Token}
+		return ending{x.rules, grant, "", r.Holders[k].Tokens}
 	}
 	return nil
 }
@@ -570,7 +570,7 @@ func (x *explorer) moves(s state) {
 	}
 	if int(s.attempts) < x.attempts {
 		for k, h := range r.Holders {
-			if h.Token != "" {
+			if !h.Tokens.Empty() {
 				client, lease := parseKey(k)
 				t := s
 				t.attempts++
@@ -840,7 +840,7 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 		if h.Fence <= s.fence {
 			x.fail("fence: %v got %d after %d was granted", k, h.Fence, s.fence)
 		}
-		if _, was := before.Holders[k]; was || before.Retired.Lease == k && before.Retired.Cause != CauseTaskGone {
+		if _, was := before.Holders[k]; was || before.Retired.Key == k && before.Retired.Cause != CauseTaskGone {
 			x.fail("rule 1: %v is over, and was granted again", k)
 		}
 	}
@@ -894,27 +894,27 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 			x.fail("queue: ticket %d after %d, next is %d", w.Ticket, last, after.NextTicket)
 		}
 		last = w.Ticket
-		if _, holds := after.Holders[w.Lease]; holds {
-			x.fail("queue: %v holds and waits", w.Lease)
+		if _, holds := after.Holders[w.Key]; holds {
+			x.fail("queue: %v holds and waits", w.Key)
 		}
-		if i := slices.IndexFunc(after.Queue, func(o Waiter) bool { return o.Lease == w.Lease }); after.Queue[i].Ticket != w.Ticket {
-			x.fail("queue: %v waits twice", w.Lease)
+		if i := slices.IndexFunc(after.Queue, func(o Waiter) bool { return o.Key == w.Key }); after.Queue[i].Ticket != w.Ticket {
+			x.fail("queue: %v waits twice", w.Key)
 		}
-		if i := before.waits(w.Lease); i >= 0 && before.Queue[i].Ticket != w.Ticket && before.Queue[i].Until > read {
-			x.fail("queue: %v lost its place", w.Lease)
+		if i := before.waits(w.Key); i >= 0 && before.Queue[i].Ticket != w.Ticket && before.Queue[i].Until > read {
+			x.fail("queue: %v lost its place", w.Key)
 		}
 	}
 	passed := false // somebody alive was left waiting
 	for _, w := range before.Queue {
-		_, got := after.Holders[w.Lease]
-		stays := after.waits(w.Lease) >= 0
+		_, got := after.Holders[w.Key]
+		stays := after.waits(w.Key) >= 0
 		switch {
 		case got && passed:
-			x.fail("queue: %v was granted before its turn", w.Lease)
+			x.fail("queue: %v was granted before its turn", w.Key)
 		case stays:
 			passed = true
-		case !got && w.Until > read && (op != opRelease && op != opDepart || w.Lease != mine):
-			x.fail("queue: %v vanished", w.Lease)
+		case !got && w.Until > read && (op != opRelease && op != opDepart || w.Key != mine):
+			x.fail("queue: %v vanished", w.Key)
 		}
 	}
 	for k := range after.Holders {
@@ -922,8 +922,8 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 			x.fail("queue: %v came later and was granted first", k)
 		}
 	}
-	if len(after.Queue) > 0 && after.fits(after.Queue[0].Want) {
-		x.fail("queue: the lock lies idle while %v waits", after.Queue[0].Lease)
+	if len(after.Queue) > 0 && after.fits(after.Queue[0].Terms) {
+		x.fail("queue: the lock lies idle while %v waits", after.Queue[0].Key)
 	}
 }
 
@@ -935,10 +935,10 @@ func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) 
 		if c.Kind == LeaseAcquired {
 			continue
 		}
-		if _, twice := ended[c.Lease]; twice {
-			x.fail("events: two for the end of %v", c.Lease)
+		if _, twice := ended[c.Key]; twice {
+			x.fail("events: two for the end of %v", c.Key)
 		}
-		ended[c.Lease] = c.Kind
+		ended[c.Key] = c.Kind
 	}
 	for k, h := range before.Holders {
 		want := LeaseExpired
@@ -967,10 +967,10 @@ func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
 	if live && answer != ok && m.op != opExpire {
 		x.fail("%v of %v was told no by its own live lease", m.op, mine)
 	}
-	if !live && answer == ok && m.op != opExpire && (m.op != opRelease || r.Retired.Lease != mine || r.Retired.Cause != CauseRelease) {
+	if !live && answer == ok && m.op != opExpire && (m.op != opRelease || r.Retired.Key != mine || r.Retired.Cause != CauseRelease) {
 		x.fail("rule 1: %v of %v, which is over, was told ok", m.op, mine)
 	}
-	if m.op == opRelease && r.Retired.Lease == mine && r.Retired.Cause == CauseRelease && answer != ok {
+	if m.op == opRelease && r.Retired.Key == mine && r.Retired.Cause == CauseRelease && answer != ok {
 		x.fail("rule 3: a repeated release of %v was told no", mine)
 	}
 }

@@ -83,8 +83,8 @@ func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, e
 			}
 		}
 		for _, w := range r.Queue {
-			if w.Want.Execution == execution {
-				list = append(list, Binding{name, w.Lease})
+			if w.Terms.Execution == execution {
+				list = append(list, Binding{name, w.Key})
 			}
 		}
 	}

@@ -18,7 +18,7 @@ func TestMemoryPurge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "l", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
+	if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "l", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if n := m.Purge(time.Now().Add(lock.DefaultRetention)); n != 0 {

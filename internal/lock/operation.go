@@ -27,7 +27,7 @@ type decider interface {
 // An AcquireRequest asks for permits on a lock.
 type AcquireRequest struct {
 	Lock      string
-	Lease     string // the secret, chosen by the caller, used once
+	Secret    string // the secret, chosen by the caller, used once
 	Owner     string
 	Principal string
 	TTL       time.Duration
@@ -52,17 +52,18 @@ type acquisition struct {
 }
 
 func (o acquisition) first(now time.Time) Command {
-	return o.rules.take(now, o.key, o.holder(now, now.UnixMicro()), o.req.Capacity)
+	return o.rules.take(now, o.key, o.lease(now, now.UnixMicro()), o.req.Capacity)
 }
 
-func (o acquisition) holder(now time.Time, fence int64) Holder { return granted(o.want(), now, fence) }
+func (o acquisition) lease(now time.Time, fence int64) Lease { return grant(o.terms(), now, fence) }
 
-// want is what is asked for, without fence and times.
-func (o acquisition) want() Holder {
-	return Holder{
+func (o acquisition) terms() Terms {
+	t := Terms{
 		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Capacity: o.req.Capacity, TTL: o.req.TTL.Milliseconds(),
-		Metadata: o.req.Metadata, Token: o.req.Token, Execution: o.req.Execution,
+		Metadata: o.req.Metadata, Execution: o.req.Execution,
 	}
+	t.Tokens, _ = t.Tokens.with(o.req.Token)
+	return t
 }
 
 func (o acquisition) waiters(Record) int {
@@ -76,7 +77,7 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	if h, mine := r.Holders[o.key]; mine {
 		return o.repeat(now, r, h)
 	}
-	if r.Retired.Lease == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
+	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
 		return nil, ErrLeaseLost
 	}
 	to, kept := o.keepPlace(now, r)
@@ -91,8 +92,8 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 		if h.Unclaimed {
 			to = to.withHolder(o.key, claimed(h, now))
 		}
-	case joins && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.want()):
-		h := o.holder(now, to.nextFence(now))
+	case joins && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.terms()):
+		h := o.lease(now, to.nextFence(now))
 		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() {
 			c := o.rules.take(now, o.key, h, o.req.Capacity)
 			return &c, nil
@@ -118,11 +119,11 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 // clears tells whether a write is worth it that grants nothing: everyone who was seen in the queue went away, and only others that
 // were not seen bar this request. Without it, a queue that all have left could bar those for ever who do not join it.
 func (o acquisition) clears(from, to Record) bool {
-	return len(to.Queue) == 0 && to.Waiting > 0 && to.Waiting < from.Waiting && to.hasPermits(o.want())
+	return len(to.Queue) == 0 && to.Waiting > 0 && to.Waiting < from.Waiting && to.hasPermits(o.terms())
 }
 
 // repeat decides on a request whose lease holds already.
-func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error) {
+func (o acquisition) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	if h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
@@ -138,7 +139,7 @@ func (o acquisition) repeat(now time.Time, r Record, h Holder) (*Command, error)
 	if added { // its task was tried again, and waits with another token: tell that one too
 		cause = CauseAcquire
 	}
-	learns := o.req.Token == "" && h.single() && !h.Known
+	learns := o.req.Token == "" && unshared(h.Tokens, h.Known)
 	h.Known = h.Known || learns
 	if !added && !claims && !learns {
 		return nil, nil
@@ -160,11 +161,11 @@ func (o acquisition) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 	}
 	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
 	if o.req.Token == "" {
-		learns := w.Want.single() && !w.Want.Known
-		w.Want.Known = w.Want.Known || learns
+		learns := unshared(w.Tokens, w.Known)
+		w.Known = w.Known || learns
 		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // half of the time is left to lost polls and other clocks
 	} else {
-		w.Want, kept = w.Want.withToken(o.req.Token)
+		w, kept = w.withToken(o.req.Token)
 	}
 	if !kept {
 		return r, false
@@ -179,7 +180,7 @@ func (o acquisition) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 func (o acquisition) enqueue(now time.Time, r Record) Record {
 	r.NextTicket++
 	r.Waiting++
-	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: r.NextTicket, Lease: o.key, Want: o.want(), Until: now.Add(o.req.Wait).UnixMilli()})
+	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()})
 	return r
 }
 
@@ -197,8 +198,8 @@ func (o acquisition) refusal(now time.Time, r Record) error {
 		return &CapacityError{Capacity: r.capacity()}
 	case o.req.Wait > 0 && r.waits(o.key) < 0 && r.Waiting >= MaxQueue:
 		return ErrQueueFull
-	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.want()):
-		if err := r.room(o.want()); err != nil {
+	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.terms()):
+		if err := r.room(o.terms()); err != nil {
 			return err
 		}
 	}
@@ -207,9 +208,9 @@ func (o acquisition) refusal(now time.Time, r Record) error {
 
 // fenceError says why the next in turn, who fits, cannot be granted.
 func (o acquisition) fenceError(now time.Time, r Record) error {
-	next := o.want()
+	next := o.terms()
 	if len(r.Queue) > 0 {
-		next = r.Queue[0].Want
+		next = r.Queue[0].Terms
 	}
 	if !r.fits(next) {
 		return nil
@@ -231,7 +232,7 @@ func fenceError(now time.Time, fence int64) error {
 
 // doubt refuses to tell a lease that a coordinator with a wrong clock granted: that one tells nobody, and may be about to take it
 // back, with its fencing token.
-func (u Rules) doubt(now time.Time, h Holder) error {
+func (u Rules) doubt(now time.Time, h Lease) error {
 	if err := fenceError(now, h.Fence); err != nil {
 		return err
 	}
@@ -249,7 +250,7 @@ func (o acquisition) blind() bool { return o.req.Token == "" && o.req.Execution 
 
 // changesHolders tells whether two records have other holders: whether a write is news to anyone.
 func changesHolders(from, to Record) bool {
-	return !maps.EqualFunc(from.Holders, to.Holders, func(a, b Holder) bool { return a.Fence == b.Fence })
+	return !maps.EqualFunc(from.Holders, to.Holders, func(a, b Lease) bool { return a.Fence == b.Fence })
 }
 
 // held is the answer to a lease that must wait, with the time until the first of those in its way may be taken over.
@@ -274,7 +275,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 // A RenewRequest extends a lease.
 type RenewRequest struct {
 	Lock      string
-	Lease     string
+	Secret    string
 	Principal string
 	TTL       time.Duration // 0: as long as the lease's TTL
 	Metadata  *string       // nil: unchanged
@@ -313,7 +314,7 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 		ttl = o.req.TTL.Milliseconds()
 	}
 	expiry := now.UnixMilli() + ttl
-	learns := h.single() && !h.Known
+	learns := unshared(h.Tokens, h.Known)
 	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
 		return nil, nil // lasts longer already, as after a late duplicate
 	}
@@ -338,7 +339,7 @@ func (o renewal) next(now time.Time, r Record) (*Command, error) {
 // A ReleaseRequest ends a lease.
 type ReleaseRequest struct {
 	Lock      string
-	Lease     string
+	Secret    string
 	Principal string
 }
 
@@ -360,7 +361,7 @@ func (o releasing) waiters(r Record) int {
 func (o releasing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
 	place := r.waits(o.key)
-	if !held && place < 0 && r.Retired.Lease == o.key && r.Retired.Cause == CauseRelease {
+	if !held && place < 0 && r.Retired.Key == o.key && r.Retired.Cause == CauseRelease {
 		return nil, nil // a repeat
 	}
 	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
@@ -373,21 +374,21 @@ func (o releasing) next(now time.Time, r Record) (*Command, error) {
 		to = r.withoutWaiter(place)
 	}
 	to = o.rules.settle(now, to)
-	to.Retired = Retired{Lease: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	to.Retired = Retired{Key: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
 	c := o.rules.swap(now, r, to, CauseRelease, o.req.Principal, "")
 	return &c, nil
 }
 
-// An ExpireRequest is a timer come due: it names the grant it was set for.
-type ExpireRequest struct {
+// An GrantRef is a timer come due: it names the grant it was set for.
+type GrantRef struct {
 	Lock  string
-	Lease LeaseKey
+	Key   LeaseKey
 	Fence int64
 }
 
 type expiring struct {
 	rules Rules
-	req   ExpireRequest
+	req   GrantRef
 }
 
 // notDue is the outcome of a timer that came early: the lease was renewed since.
@@ -395,12 +396,12 @@ type notDue struct{ at int64 }
 
 func (notDue) Error() string { return "lease is not due" }
 
-func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.req.Lease) }
+func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.req.Key) }
 
 func (o expiring) waiters(Record) int { return queueHead }
 
 func (o expiring) next(now time.Time, r Record) (*Command, error) {
-	h, held := r.Holders[o.req.Lease]
+	h, held := r.Holders[o.req.Key]
 	if !held || h.Fence != o.req.Fence {
 		return nil, nil // gone
 	}
@@ -408,16 +409,16 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}
-		return nil, &ExecutionError{Execution: h.Execution, Every: time.Duration(h.TTL) * time.Millisecond, Holder: h}
+		return nil, &ExecutionError{Execution: h.Execution, Every: time.Duration(h.TTL) * time.Millisecond, Lease: h}
 	}
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}
 	}
-	if c := o.rules.expire(now, o.req.Lease); c.Allows(r) {
+	if c := o.rules.expire(now, o.req.Key); c.Allows(r) {
 		return &c, nil
 	}
 	to := o.rules.settle(now, r)
-	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExpire}
+	to.Retired = Retired{Key: o.req.Key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExpire}
 	c := o.rules.swap(now, r, to, CauseExpire, "", "")
 	return &c, nil
 }
@@ -425,24 +426,24 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 // ending ends a grant whose task is known to be gone, whatever its time, and so what nobody could use. It is told as a
 // release. The secret may try again: its task, tried again, waits with another token.
 type ending struct {
-	rules Rules
-	req   ExpireRequest
-	by    string
-	token string // the grant's only one, which nobody waits with
+	rules  Rules
+	req    GrantRef
+	by     string
+	tokens Tokens // the grant's only one, which nobody waits with
 }
 
 func (o ending) waiters(Record) int { return queueHead }
 
 func (o ending) next(now time.Time, r Record) (*Command, error) {
-	h, held := r.Holders[o.req.Lease]
-	if !held || h.Fence != o.req.Fence || h.Token != o.token {
+	h, held := r.Holders[o.req.Key]
+	if !held || h.Fence != o.req.Fence || h.Tokens != o.tokens {
 		return nil, nil // gone, or somebody else waits for it
 	}
 	if h.Known || h.RenewedAt != h.AcquiredAt {
 		return nil, nil // somebody may be at work under it
 	}
-	to := o.rules.settle(now, r.withoutHolder(o.req.Lease))
-	to.Retired = Retired{Lease: o.req.Lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
+	to := o.rules.settle(now, r.withoutHolder(o.req.Key))
+	to.Retired = Retired{Key: o.req.Key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
 	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
 	return &c, nil
 }
@@ -463,13 +464,13 @@ func (o departing) next(now time.Time, r Record) (*Command, error) {
 	switch {
 	case held && h.Execution == o.execution:
 		to = r.withoutHolder(o.lease)
-	case !held && place >= 0 && r.Queue[place].Want.Execution == o.execution:
+	case !held && place >= 0 && r.Queue[place].Terms.Execution == o.execution:
 		to = r.withoutWaiter(place)
 	default:
 		return nil, nil
 	}
 	to = o.rules.settle(now, to)
-	to.Retired = Retired{Lease: o.lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	to.Retired = Retired{Key: o.lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
 	c := o.rules.swap(now, r, to, CauseRelease, o.execution, "")
 	return &c, nil
 }
@@ -478,9 +479,9 @@ func (o departing) next(now time.Time, r Record) (*Command, error) {
 // execution was seen to run. first tells, after the write, whether it was not so before.
 type marking struct {
 	rules   Rules
-	req     ExpireRequest
+	req     GrantRef
 	attempt bool   // the callback
-	token   string // that is tried, as it was granted
+	tokens  Tokens // that are attempted, as they were granted
 	checked int64  // or else: when the execution is to be looked at again
 	first   bool
 }
@@ -492,25 +493,25 @@ func (o *marking) waiters(Record) int { return 0 }
 
 func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	o.first = false // a write that seemed to be the first may have failed on one that was
-	h, held := r.Holders[o.req.Lease]
+	h, held := r.Holders[o.req.Key]
 	if !held || h.Fence != o.req.Fence || h.ExpiresAt <= now.UnixMilli() {
 		return nil, errGone
 	}
-	if o.attempt && h.Token != o.token {
+	if o.attempt && h.Tokens != o.tokens {
 		return nil, ErrSuperseded
 	}
 	switch {
 	case !o.attempt && h.CheckAt < o.checked:
 		h.CheckAt = o.checked
 	case o.attempt && !h.Attempted:
-		o.first = h.single() && !h.Known // otherwise somebody else may know of the lease
+		o.first = unshared(h.Tokens, h.Known) // otherwise somebody else may know of the lease
 		h.Attempted = true
-	case o.attempt && h.single() && !h.Known: // the first attempt may be under way still, and come after this one
+	case o.attempt && unshared(h.Tokens, h.Known): // the first attempt may be under way still, and come after this one
 		h.Known = true
 	default:
 		return nil, nil
 	}
-	c := o.rules.swap(now, r, r.withHolder(o.req.Lease, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
+	c := o.rules.swap(now, r, r.withHolder(o.req.Key, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
 	return &c, nil
 }
 
@@ -546,7 +547,7 @@ func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 	for _, key := range byFence(r.Holders) {
 		if h := r.Holders[key]; o.req.Fence == 0 || o.req.Fence == h.Fence {
 			delete(to.Holders, key)
-			to.Retired = Retired{Lease: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseForceRelease}
+			to.Retired = Retired{Key: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseForceRelease}
 		}
 	}
 	if len(to.Holders) == len(r.Holders) {

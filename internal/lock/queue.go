@@ -3,7 +3,6 @@ package lock
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -34,18 +33,16 @@ const (
 	// maxRechecks is how many overdue checks one write asks for again, so that it fits an expression of 4 KB; the rest is for the
 	// next caller that is refused.
 	maxRechecks = 10
-	// maxTokens is how many callbacks one waiter may have: a task that is tried again waits with another.
-	maxTokens = 3
 )
 
-// granted is what a waiter, or a newcomer, gets now: want with a fence and times.
-func granted(want Holder, now time.Time, fence int64) Holder {
-	h, ms := want, now.UnixMilli()
-	h.Fence, h.AcquiredAt, h.RenewedAt, h.ExpiresAt = fence, ms, ms, ms+h.TTL
-	if h.Execution != "" {
-		h.CheckAt, h.ExpiresAt = ms+h.TTL, ms+ExecutionLife.Milliseconds()
+// grant makes a lease of terms.
+func grant(terms Terms, now time.Time, fence int64) Lease {
+	ms := now.UnixMilli()
+	l := Lease{Terms: terms, Fence: fence, AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms + terms.TTL}
+	if l.Execution != "" {
+		l.CheckAt, l.ExpiresAt = ms+l.TTL, ms+ExecutionLife.Milliseconds()
 	}
-	return h
+	return l
 }
 
 // settle is the record after what time and the queue demand: see above. It changes nothing of r's own maps and slices.
@@ -69,14 +66,15 @@ func (u Rules) advance(now time.Time, r Record) Record {
 		switch {
 		case w.Until <= ms: // went away
 			moves++
-		case len(to.Queue) == 0 && to.fits(w.Want) && fenceError(now, fence) == nil:
+		case len(to.Queue) == 0 && to.fits(w.Terms) && fenceError(now, fence) == nil:
 			moves++
-			h := granted(w.Want, now, fence)
-			if h.Token == "" {
+			h := grant(w.Terms, now, fence)
+			h.Known = w.Known
+			if h.Tokens.Empty() {
 				h.Unclaimed = true
 				h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
 			}
-			to = to.withHolder(w.Lease, h)
+			to = to.withHolder(w.Key, h)
 			to.Fence = fence
 		default:
 			to.Queue = append(to.Queue, w)
@@ -87,9 +85,9 @@ func (u Rules) advance(now time.Time, r Record) Record {
 }
 
 // fits tells whether want's permits are free, and there is room for it, whatever the queue.
-func (r Record) fits(want Holder) bool { return r.hasPermits(want) && r.room(want) == nil }
+func (r Record) fits(want Terms) bool { return r.hasPermits(want) && r.room(want) == nil }
 
-func (r Record) hasPermits(want Holder) bool {
+func (r Record) hasPermits(want Terms) bool {
 	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
 }
 
@@ -110,37 +108,16 @@ func (u Rules) recheck(now time.Time, r Record) (to Record, overdue bool) {
 }
 
 // claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.
-func claimed(h Holder, now time.Time) Holder {
-	fresh := granted(h, now, h.Fence)
+func claimed(h Lease, now time.Time) Lease {
+	fresh := grant(h.Terms, now, h.Fence)
 	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt
 	return h
-}
-
-// Tokens are the callbacks' of a holder or a waiter, oldest first. A token is printable, so a line each; an empty line stands for
-// a caller that polls.
-func (h Holder) Tokens() []string {
-	return slices.DeleteFunc(strings.Split(h.Token, "\n"), func(token string) bool { return token == "" })
-}
-
-// single tells whether there is one token, and nobody but its task was ever to have the lease.
-func (h Holder) single() bool { return h.Token != "" && !strings.Contains(h.Token, "\n") }
-
-// withToken adds a callback to a lease or a place that is there, unless it has it already: nobody knows which of its tasks still
-// waits, so all are told. Nobody has tried to tell the new one.
-func (h Holder) withToken(token string) (Holder, bool) {
-	list := strings.Split(h.Token, "\n")
-	if slices.Contains(list, token) || token == "" {
-		return h, false
-	}
-	list = append(list, token)
-	h.Token, h.Attempted = strings.Join(list[max(len(list)-maxTokens, 0):], "\n"), false
-	return h, true
 }
 
 // Unsettled tells whether a write may have left waiters that fit: its queue may go on beyond what it moved or saw. Whoever
 // made it goes on; if that died, somebody else must. Where the head of the queue is known, it tells.
 func Unsettled(r Record) bool {
-	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Want))
+	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
 }
 
 // settling does nothing but settle.
@@ -171,13 +148,13 @@ func (r Record) lastUntil() (at int64) {
 
 // waits finds a lease's place among the waiters that are known; -1: none.
 func (r Record) waits(key LeaseKey) int {
-	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Lease == key })
+	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key })
 }
 
 // WaitsEnded are the waiters that are not in the queue any more and got nothing, of a write whose records tell the queue.
 func WaitsEnded(before, after Record) (list []Waiter) {
 	for _, w := range before.Queue {
-		if _, holds := after.Holders[w.Lease]; !holds && after.waits(w.Lease) < 0 {
+		if _, holds := after.Holders[w.Key]; !holds && after.waits(w.Key) < 0 {
 			list = append(list, w)
 		}
 	}

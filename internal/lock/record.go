@@ -41,63 +41,68 @@ const (
 // A Record is a value: nothing changes its Holders map in place. Times are Unix milliseconds by a coordinator's clock
 // unless a field says otherwise.
 type Record struct {
-	Rev        int64               // number of writes so far; 0 only in the zero Record
-	Fence      int64               // the highest fencing token ever granted (about Unix microseconds, see [Record.nextFence])
-	Capacity   int64               // permits there are: the smallest capacity that a holder asked for; with no holders, the last one
-	Holders    map[LeaseKey]Holder // empty when free
-	FreeAt     int64               // when the last of the present holders expires; 0 with none
-	Waiting    int64               // waiters in the queue
-	NextTicket int64               // the queue's next ticket
-	Cause      Cause               // what the last write was
-	By         string              // principal that asked for the last write, where it is known
-	Reason     string              // why, for a force-release
-	Retired    Retired             // the lease that ended last, so that late duplicates of its requests are recognised
-	TTL        int64               // native TTL in Unix SECONDS; 0: never purge
+	Rev        int64              // number of writes so far; 0 only in the zero Record
+	Fence      int64              // the highest fencing token ever granted (about Unix microseconds, see [Record.nextFence])
+	Capacity   int64              // permits there are: the smallest capacity that a holder asked for; with no holders, the last one
+	Holders    map[LeaseKey]Lease // empty when free
+	FreeAt     int64              // when the last of the present holders expires; 0 with none
+	Waiting    int64              // waiters in the queue
+	NextTicket int64              // the queue's next ticket
+	Cause      Cause              // what the last write was
+	By         string             // principal that asked for the last write, where it is known
+	Reason     string             // why, for a force-release
+	Retired    Retired            // the lease that ended last, so that late duplicates of its requests are recognised
+	TTL        int64              // native TTL in Unix SECONDS; 0: never purge
 
 	// Queue is the head of the queue, in the order of tickets: as much of it as was asked for with [Store.Waiters]. A store's
 	// replies leave it empty. Every write that changes it counts Rev up, so a swap proves that it is as it was read.
 	Queue []Waiter
 }
 
+// Terms are what an acquire asks for.
+type Terms struct {
+	Owner     string // as the caller named itself; shown to others
+	Principal string // the caller as the authorizer names it; empty without an authorizer
+	Permits   int64  // at least 1
+	Capacity  int64  // of the lock, as this caller knows it; at least Permits
+	TTL       int64  // milliseconds; with an Execution, the time between two checks of it
+	Metadata  string // a JSON object as the caller sent it; empty: none
+	Tokens    Tokens // of the tasks that wait for the grant; empty for a caller that polls
+	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
+}
+
 // A Waiter is a place in a lock's queue.
 type Waiter struct {
 	Ticket int64
-	Lease  LeaseKey
-	Want   Holder // what it is to get: all but fence and times
-	Until  int64  // the place is kept until then; a waiter that polls moves it on
+	Key    LeaseKey
+	Terms        // of the lease that the waiter gets
+	Known  bool  // becomes the Known of the lease
+	Until  int64 // the place is kept until then; a waiter that polls extends it
 }
 
-// A Holder is one lease on a lock.
-type Holder struct {
-	Owner      string // as the caller put it; shown to others
-	Principal  string // who the authorizer says the caller is; empty where there is no authorizer
-	Permits    int64
-	Capacity   int64 // of the lock, as this holder asked for it; 0 in leases granted by an older version: the record's
-	Fence      int64 // this lease's fencing token
+// A Lease is a number of permits that are granted to a holder until they expire.
+type Lease struct {
+	Terms
+	Fence      int64 // the fencing token of the grant
 	AcquiredAt int64
 	RenewedAt  int64
 	ExpiresAt  int64
-	TTL        int64  // milliseconds
-	Metadata   string // a JSON object as the caller sent it; empty: none
+	CheckAt    int64 // with an Execution: when to check next whether it still runs
 
-	// Unclaimed is a grant from the queue that its waiter has not asked for yet. It lasts [ClaimTime] at most, and its whole
-	// TTL from when the waiter comes.
+	// Unclaimed marks a grant to a waiter that polls, until the waiter asks for it. It lasts [ClaimTime] at most; from the
+	// claim on it lasts its TTL.
 	Unclaimed bool
-	// Token is the callback's of a task that waits to be told of the grant, or several tokens, see Tokens. Attempted says that a
-	// callback was tried since the last token was added. Known says that somebody may know of the lease whom the first attempt to
-	// tell its only token did not tell: a later attempt did, or a caller asked for the lease without the token.
-	Token     string
+	// Attempted says that a callback was attempted since the last token was added.
 	Attempted bool
-	Known     bool
-	// Execution, if not empty, is the state machine's execution that the lease belongs to: it lives as long. CheckAt is when
-	// to look whether that still runs.
-	Execution string
-	CheckAt   int64
+	// Known says that somebody other than the one task that waits with the only token may know of the lease: a second
+	// attempt was made, a caller without a token asked for it, or it has had other tokens. The lease of a task that is
+	// gone is then left to its TTL or its execution.
+	Known bool
 }
 
 // Retired is what a record remembers of the lease that ended last.
 type Retired struct {
-	Lease LeaseKey
+	Key   LeaseKey
 	Fence int64
 	At    int64
 	Cause Cause // how it ended: CauseRelease, CauseExpire or CauseForceRelease
@@ -105,9 +110,9 @@ type Retired struct {
 
 // blocking returns the holders that bar others at a coordinator's now: those not yet past their expiry by the skew
 // allowance s, so that no clock within s of ours can still take them for live.
-func (r Record) blocking(now, s int64) map[LeaseKey]Holder {
+func (r Record) blocking(now, s int64) map[LeaseKey]Lease {
 	live := maps.Clone(r.Holders)
-	maps.DeleteFunc(live, func(_ LeaseKey, h Holder) bool { return h.ExpiresAt <= now-s })
+	maps.DeleteFunc(live, func(_ LeaseKey, h Lease) bool { return h.ExpiresAt <= now-s })
 	return live
 }
 
@@ -117,8 +122,8 @@ func (r Record) nextFence(now time.Time) int64 { return max(now.UnixMicro(), r.F
 
 // withHolder is the record with a holder put, withoutHolder and withoutWaiter with one taken out. None changes r's own map and
 // slice.
-func (r Record) withHolder(key LeaseKey, h Holder) Record {
-	holders := make(map[LeaseKey]Holder, len(r.Holders)+1)
+func (r Record) withHolder(key LeaseKey, h Lease) Record {
+	holders := make(map[LeaseKey]Lease, len(r.Holders)+1)
 	maps.Copy(holders, r.Holders)
 	holders[key] = h
 	r.Holders = holders
@@ -170,14 +175,14 @@ func (r Record) capacity() int64 {
 	return r.limit(math.MaxInt64)
 }
 
-func permits(holders map[LeaseKey]Holder) (sum int64) {
+func permits(holders map[LeaseKey]Lease) (sum int64) {
 	for _, h := range holders {
 		sum += h.Permits
 	}
 	return sum
 }
 
-func freeAt(holders map[LeaseKey]Holder) (at int64) {
+func freeAt(holders map[LeaseKey]Lease) (at int64) {
 	for _, h := range holders {
 		at = max(at, h.ExpiresAt)
 	}
@@ -185,7 +190,7 @@ func freeAt(holders map[LeaseKey]Holder) (at int64) {
 }
 
 // byFence returns the keys of holders, oldest grant first.
-func byFence(holders map[LeaseKey]Holder) []LeaseKey {
+func byFence(holders map[LeaseKey]Lease) []LeaseKey {
 	return slices.SortedFunc(maps.Keys(holders), func(a, b LeaseKey) int {
 		return cmp.Compare(holders[a].Fence, holders[b].Fence)
 	})

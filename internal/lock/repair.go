@@ -21,7 +21,7 @@ func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
 	}
 	_, held := before.Holders[key]
 	if h, granted := after.Holders[key]; granted && !held {
-		to.Retired = Retired{Lease: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+		to.Retired = Retired{Key: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
 	}
 	return u.swap(now, after, to, CauseRelease, after.By, "undone: granted under a wrong clock")
 }

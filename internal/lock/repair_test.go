@@ -37,8 +37,8 @@ func TestRepair(t *testing.T) {
 	_, err = k.acquire("b")
 	k.want(err, ErrMisconfigured)
 	k.pass(margin + ms)
-	if b := k.must("b"); b.Holder.Fence != got.After+1 {
-		t.Errorf("token %d after %d", b.Holder.Fence, got.After)
+	if b := k.must("b"); b.Lease.Fence != got.After+1 {
+		t.Errorf("token %d after %d", b.Lease.Fence, got.After)
 	}
 	_, err = k.repair()
 	k.want(err, ErrNothingToRepair)

@@ -101,15 +101,15 @@ const (
 
 func (k *kit) pass(d time.Duration) { k.time = k.time.Add(d) }
 
-func (k *kit) acquire(secret string, change ...func(*AcquireRequest)) (Lease, error) {
-	req := AcquireRequest{Lock: lockName, Lease: secret, Owner: secret, Principal: "p", TTL: ttl, Capacity: 1, Permits: 1}
+func (k *kit) acquire(secret string, change ...func(*AcquireRequest)) (LeaseStatus, error) {
+	req := AcquireRequest{Lock: lockName, Secret: secret, Owner: secret, Principal: "p", TTL: ttl, Capacity: 1, Permits: 1}
 	for _, c := range change {
 		c(&req)
 	}
 	return k.Acquire(k.t.Context(), req)
 }
 
-func (k *kit) must(secret string, change ...func(*AcquireRequest)) Lease {
+func (k *kit) must(secret string, change ...func(*AcquireRequest)) LeaseStatus {
 	k.t.Helper()
 	l, err := k.acquire(secret, change...)
 	if err != nil {
@@ -132,16 +132,16 @@ func (k *kit) waits(secret string, change ...func(*AcquireRequest)) int64 {
 }
 
 func (k *kit) release(secret string) error {
-	_, err := k.Release(k.t.Context(), ReleaseRequest{Lock: lockName, Lease: secret, Principal: "p"})
+	_, err := k.Release(k.t.Context(), ReleaseRequest{Lock: lockName, Secret: secret, Principal: "p"})
 	return err
 }
 
-func (k *kit) renew(secret string, ttl time.Duration) (Lease, error) {
-	return k.Renew(k.t.Context(), RenewRequest{Lock: lockName, Lease: secret, TTL: ttl})
+func (k *kit) renew(secret string, ttl time.Duration) (LeaseStatus, error) {
+	return k.Renew(k.t.Context(), RenewRequest{Lock: lockName, Secret: secret, TTL: ttl})
 }
 
 func (k *kit) fire(secret string, fence int64) (time.Time, error) {
-	return k.Expire(k.t.Context(), ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, secret), Fence: fence})
+	return k.Expire(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, secret), Fence: fence})
 }
 
 func (k *kit) record() Record {
@@ -149,7 +149,7 @@ func (k *kit) record() Record {
 	return k.store.records[lockName]
 }
 
-func (k *kit) holder(secret string) Holder { return k.record().Holders[KeyOf(lockName, secret)] }
+func (k *kit) holder(secret string) Lease { return k.record().Holders[KeyOf(lockName, secret)] }
 
 // holds checks who holds and who waits, in order.
 func (k *kit) holds(holders, waiters []string) {
@@ -160,7 +160,7 @@ func (k *kit) holds(holders, waiters []string) {
 		got = append(got, r.Holders[key].Owner)
 	}
 	for _, w := range r.Queue {
-		queue = append(queue, w.Want.Owner)
+		queue = append(queue, w.Terms.Owner)
 	}
 	if !slices.Equal(got, holders) || !slices.Equal(queue, waiters) || r.Waiting != int64(len(waiters)) {
 		k.t.Errorf("%v hold and %v wait (%d), want %v and %v", got, queue, r.Waiting, holders, waiters)
@@ -227,7 +227,7 @@ func TestRule2RepeatedAcquire(t *testing.T) {
 	first := k.must("a")
 	k.pass(20 * time.Second)
 	again := k.must("a")
-	if again.Holder != first.Holder || again.Remaining != 40*time.Second || k.record().Rev != 1 {
+	if again.Lease != first.Lease || again.Remaining != 40*time.Second || k.record().Rev != 1 {
 		t.Errorf("first %+v, again %+v", first, again)
 	}
 	k.pass(40*time.Second - ms)
@@ -245,8 +245,8 @@ func TestRule3RepeatedRelease(t *testing.T) {
 	k.want(k.release("a"), nil)
 	rev := k.record().Rev
 	k.pass(time.Second)
-	got, err := k.Release(t.Context(), ReleaseRequest{Lock: lockName, Lease: "a"})
-	if err != nil || got != (Released{Lock: lockName, Fence: l.Holder.Fence, At: at}) || k.record().Rev != rev {
+	got, err := k.Release(t.Context(), ReleaseRequest{Lock: lockName, Secret: "a"})
+	if err != nil || got != (Released{Lock: lockName, Fence: l.Lease.Fence, At: at}) || k.record().Rev != rev {
 		t.Errorf("repeated: %+v, %v", got, err)
 	}
 	k.must("b")
@@ -268,7 +268,7 @@ func TestRule4Renewals(t *testing.T) {
 	k.must("gone", of(3, 1), lasting(10*time.Second))
 	k.pass(30 * time.Second)
 	l, err := k.renew("b", ttl)
-	if err != nil || l.Remaining != ttl || l.Holder.RenewedAt != k.time.UnixMilli() || l.Holder.TTL != ttl.Milliseconds() {
+	if err != nil || l.Remaining != ttl || l.Lease.RenewedAt != k.time.UnixMilli() || l.Lease.TTL != ttl.Milliseconds() {
 		t.Errorf("renewed %+v, %v", l, err)
 	}
 	k.holds([]string{"a", "b", "gone"}, nil) // who is over stays, for a write that is heard of
@@ -277,21 +277,21 @@ func TestRule4Renewals(t *testing.T) {
 	}
 	rev := k.record().Rev
 	for _, shorter := range []time.Duration{ttl / 2, ttl} {
-		if again, err := k.renew("b", shorter); err != nil || again.Holder != l.Holder || k.record().Rev != rev {
+		if again, err := k.renew("b", shorter); err != nil || again.Lease != l.Lease || k.record().Rev != rev {
 			t.Errorf("a renewal for %v: %+v, %v", shorter, again, err)
 		}
 	}
 	metadata := `{"a":1}`
 	for _, want := range []bool{true, false} { // a repeat writes nothing
 		rev = k.record().Rev
-		again, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Lease: "b", TTL: ttl / 2, Metadata: &metadata})
-		if err != nil || again.Holder.Metadata != metadata || again.Holder.ExpiresAt != l.Holder.ExpiresAt || again.Holder.TTL != ttl.Milliseconds() || k.record().Rev > rev != want {
+		again, err := k.Renew(t.Context(), RenewRequest{Lock: lockName, Secret: "b", TTL: ttl / 2, Metadata: &metadata})
+		if err != nil || again.Lease.Metadata != metadata || again.Lease.ExpiresAt != l.Lease.ExpiresAt || again.Lease.TTL != ttl.Milliseconds() || k.record().Rev > rev != want {
 			t.Errorf("metadata: %+v, %v", again, err)
 		}
 	}
 	// The longest lease decides when the lock is free: one write, blind.
 	k.store.applied = nil
-	if l, err = k.renew("a", 20*ttl); err != nil || l.Remaining != 20*ttl || len(k.store.applied) != 1 || k.record().FreeAt != l.Holder.ExpiresAt {
+	if l, err = k.renew("a", 20*ttl); err != nil || l.Remaining != 20*ttl || len(k.store.applied) != 1 || k.record().FreeAt != l.Lease.ExpiresAt {
 		t.Errorf("%+v, %v, %d writes", l, err, len(k.store.applied))
 	}
 }
@@ -301,7 +301,7 @@ func TestRule4RenewalWithoutTTL(t *testing.T) {
 		k := newKit(t)
 		k.must("a", lasting(own))
 		k.pass(time.Second)
-		if l, err := k.renew("a", 0); err != nil || l.Remaining != own || l.Holder.TTL != own.Milliseconds() {
+		if l, err := k.renew("a", 0); err != nil || l.Remaining != own || l.Lease.TTL != own.Milliseconds() {
 			t.Errorf("TTL %v: %+v, %v", own, l, err)
 		}
 	}
@@ -345,7 +345,7 @@ func TestRule5WrongClock(t *testing.T) {
 	k.pass(2 * time.Hour)
 	k.store.offset = 2 * time.Hour
 	rev := k.record().Rev
-	if _, err := k.fire("a", l.Holder.Fence); !errors.Is(err, ErrUnavailable) || k.record().Rev != rev {
+	if _, err := k.fire("a", l.Lease.Fence); !errors.Is(err, ErrUnavailable) || k.record().Rev != rev {
 		t.Errorf("a timer under a wrong clock: %v", err)
 	}
 	// A refusal of the store's that is due to the clock is remembered.
@@ -376,22 +376,22 @@ func TestRule5Undo(t *testing.T) {
 	if len(r.Holders) != 0 || r.Fence != fence || r.FreeAt != 0 || r.Capacity != 2 {
 		t.Errorf("after the undo: %+v", r)
 	}
-	if r.Retired.Lease != KeyOf(lockName, "a") || r.Retired.At != truth.UnixMilli() || r.Retired.Cause != CauseRelease || r.TTL > truth.Add(DefaultRetention).Unix()+1 {
+	if r.Retired.Key != KeyOf(lockName, "a") || r.Retired.At != truth.UnixMilli() || r.Retired.Cause != CauseRelease || r.TTL > truth.Add(DefaultRetention).Unix()+1 {
 		t.Errorf("after the undo: %+v", r)
 	}
 	k.time, k.store.offset = truth, 0
-	if l := k.must("b", of(2, 1)); l.Holder.Fence != truth.UnixMicro() {
-		t.Errorf("the next token is %d", l.Holder.Fence)
+	if l := k.must("b", of(2, 1)); l.Lease.Fence != truth.UnixMicro() {
+		t.Errorf("the next token is %d", l.Lease.Fence)
 	}
 	_, err = k.acquire("a", of(2, 1))
 	k.want(err, ErrLeaseLost) // its secret is spent
 
 	// Those that were displaced, and live by the store's clock, are back; those that are over are not.
 	u, now := Rules{}.withDefaults(), truth
-	before := Record{Rev: 7, Fence: 5, Capacity: 2, Holders: map[LeaseKey]Holder{
+	before := Record{Rev: 7, Fence: 5, Capacity: 2, Holders: map[LeaseKey]Lease{
 		"live": {Fence: 4, ExpiresAt: now.UnixMilli() - skew.Milliseconds() + 1}, "over": {Fence: 5, ExpiresAt: now.UnixMilli() - skew.Milliseconds()},
 	}}
-	after := Record{Rev: 8, Fence: 9, Capacity: 1, Holders: map[LeaseKey]Holder{"a": {Fence: 9}}}
+	after := Record{Rev: 8, Fence: 9, Capacity: 1, Holders: map[LeaseKey]Lease{"a": {Fence: 9}}}
 	c := u.undo(now, "a", before, after)
 	next := c.Next(after)
 	if _, back := next.Holders["live"]; !c.Allows(after) || len(next.Holders) != 1 || !back || next.Fence != 5 || next.Retired.Fence != 9 {
@@ -403,8 +403,8 @@ func TestRule5Undo(t *testing.T) {
 		}
 	}
 	// What was claimed, not granted, is as before, and its secret is not spent.
-	before.Holders["a"] = Holder{Fence: 5, Unclaimed: true, ExpiresAt: now.UnixMilli() + 1}
-	if next = u.undo(now, "a", before, after).Next(after); !next.Holders["a"].Unclaimed || next.Retired.Lease == "a" {
+	before.Holders["a"] = Lease{Fence: 5, Unclaimed: true, ExpiresAt: now.UnixMilli() + 1}
+	if next = u.undo(now, "a", before, after).Next(after); !next.Holders["a"].Unclaimed || next.Retired.Key == "a" {
 		t.Errorf("undone: %+v", next)
 	}
 	// A lock that was never seen.
@@ -444,7 +444,7 @@ func TestRule5DoubtfulLeasesAreNotTold(t *testing.T) {
 	r := k.record()
 	b := r.Holders[KeyOf(lockName, "b")]
 	b.Fence = k.time.Add(24 * time.Hour).UnixMicro()
-	k.store.records[lockName] = Record{Rev: r.Rev, Fence: b.Fence, Capacity: 2, FreeAt: r.FreeAt, Holders: map[LeaseKey]Holder{KeyOf(lockName, "a"): r.Holders[KeyOf(lockName, "a")], KeyOf(lockName, "b"): b}}
+	k.store.records[lockName] = Record{Rev: r.Rev, Fence: b.Fence, Capacity: 2, FreeAt: r.FreeAt, Holders: map[LeaseKey]Lease{KeyOf(lockName, "a"): r.Holders[KeyOf(lockName, "a")], KeyOf(lockName, "b"): b}}
 	k.pass(time.Second)
 	if _, err := k.renew("a", ttl); err != nil {
 		t.Error(err)
@@ -456,8 +456,8 @@ func TestRule5DoubtfulLeasesAreNotTold(t *testing.T) {
 // What is undone and granted nobody spends no secret.
 func TestRule5UndoOfAWriteThatGrantedNothing(t *testing.T) {
 	u, now := Rules{}.withDefaults(), time.Unix(1_800_000_000, 0)
-	held := map[LeaseKey]Holder{"x": {Fence: 5, ExpiresAt: now.Add(time.Hour).UnixMilli()}}
-	last := Retired{Lease: "last", Fence: 4, At: 1, Cause: CauseRelease}
+	held := map[LeaseKey]Lease{"x": {Fence: 5, ExpiresAt: now.Add(time.Hour).UnixMilli()}}
+	last := Retired{Key: "last", Fence: 4, At: 1, Cause: CauseRelease}
 	before, after := Record{Rev: 7, Fence: 5, Capacity: 1, Holders: held, Retired: last}, Record{Rev: 8, Fence: 5, Capacity: 1, Holders: held, Retired: last}
 	if next := u.undo(now, "a", before, after).Next(after); next.Retired != last {
 		t.Errorf("undone: %+v", next)
@@ -493,13 +493,13 @@ func TestRule6Exclusion(t *testing.T) {
 	k.want(err, ErrLockHeld)
 	k.pass(ms)
 	b := k.must("b")
-	if b.Holder.Fence <= a.Holder.Fence || b.Holder.Fence != k.time.UnixMicro() {
-		t.Errorf("fence %d after %d", b.Holder.Fence, a.Holder.Fence)
+	if b.Lease.Fence <= a.Lease.Fence || b.Lease.Fence != k.time.UnixMicro() {
+		t.Errorf("fence %d after %d", b.Lease.Fence, a.Lease.Fence)
 	}
 	k.want(k.release("b"), nil)
 	k.pass(-time.Hour / 2)
-	if c := k.must("c"); c.Holder.Fence != b.Holder.Fence+1 { // the clock went back
-		t.Errorf("fence %d after %d", c.Holder.Fence, b.Holder.Fence)
+	if c := k.must("c"); c.Lease.Fence != b.Lease.Fence+1 { // the clock went back
+		t.Errorf("fence %d after %d", c.Lease.Fence, b.Lease.Fence)
 	}
 	k.want(k.release("c"), nil)
 	// A late duplicate of a lease that ended is recognised.
@@ -604,8 +604,8 @@ func TestRule7AlreadyMine(t *testing.T) {
 		}
 		return nil
 	}
-	ended, err := k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r", Fence: l.Holder.Fence})
-	if err != nil || len(ended) != 1 || ended[0] != l.Holder {
+	ended, err := k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r", Fence: l.Lease.Fence})
+	if err != nil || len(ended) != 1 || ended[0] != l.Lease {
 		t.Errorf("forced: %v, %v", ended, err)
 	}
 	k.store.before = func(Command) error { return lost }
@@ -617,57 +617,61 @@ func TestRule8Timers(t *testing.T) {
 	k := newKit(t)
 	a := k.must("a", of(3, 1))
 	long := k.must("long", of(3, 1), lasting(time.Hour))
-	again, err := k.fire("a", a.Holder.Fence)
-	if want := time.UnixMilli(a.Holder.ExpiresAt).Add(skew); err != nil || !again.Equal(want) {
+	again, err := k.fire("a", a.Lease.Fence)
+	if want := time.UnixMilli(a.Lease.ExpiresAt).Add(skew); err != nil || !again.Equal(want) {
 		t.Errorf("early: %v, %v; want %v, its own expiry", again, err, want)
 	}
-	for _, fence := range []int64{a.Holder.Fence - 1, long.Holder.Fence} {
+	for _, fence := range []int64{a.Lease.Fence - 1, long.Lease.Fence} {
 		if again, err = k.fire("a", fence); err != nil || !again.IsZero() {
 			t.Errorf("of another grant: %v, %v", again, err)
 		}
 	}
 	k.must("b", of(3, 1))
 	k.pass(ttl + skew - ms)
-	if again, err = k.fire("a", a.Holder.Fence); err != nil || !again.Equal(k.time.Add(ms)) {
+	if again, err = k.fire("a", a.Lease.Fence); err != nil || !again.Equal(k.time.Add(ms)) {
 		t.Errorf("a moment early: %v, %v", again, err)
 	}
 	k.pass(ms)
-	if again, err = k.fire("a", a.Holder.Fence); err != nil || !again.IsZero() {
+	if again, err = k.fire("a", a.Lease.Fence); err != nil || !again.IsZero() {
 		t.Errorf("due: %v, %v", again, err)
 	}
 	k.holds([]string{"long"}, nil) // b was over too
-	if r := k.record(); r.Cause != CauseExpire || r.Retired != (Retired{KeyOf(lockName, "a"), a.Holder.Fence, k.time.UnixMilli(), CauseExpire}) {
+	if r := k.record(); r.Cause != CauseExpire || r.Retired != (Retired{KeyOf(lockName, "a"), a.Lease.Fence, k.time.UnixMilli(), CauseExpire}) {
 		t.Errorf("record %+v", r)
 	}
 	// The only holder goes by the fast command.
 	k.pass(time.Hour)
 	k.store.applied = nil
-	if _, err = k.fire("long", long.Holder.Fence); err != nil || len(k.store.applied) != 1 || k.store.applied[0].Kind != Expire {
+	if _, err = k.fire("long", long.Lease.Fence); err != nil || len(k.store.applied) != 1 || k.store.applied[0].Kind != Expire {
 		t.Errorf("%v, %+v", err, k.store.applied)
 	}
 	k.holds(nil, nil)
 }
 
 func TestRule9HandOff(t *testing.T) {
-	for name, end := range map[string]func(*kit, Lease) error{
-		"release": func(k *kit, _ Lease) error { return k.release("a") },
-		"expiry":  func(k *kit, l Lease) error { k.pass(ttl + skew); _, err := k.fire("a", l.Holder.Fence); return err },
-		"force-release": func(k *kit, _ Lease) error {
+	for name, end := range map[string]func(*kit, LeaseStatus) error{
+		"release": func(k *kit, _ LeaseStatus) error { return k.release("a") },
+		"expiry": func(k *kit, l LeaseStatus) error {
+			k.pass(ttl + skew)
+			_, err := k.fire("a", l.Lease.Fence)
+			return err
+		},
+		"force-release": func(k *kit, _ LeaseStatus) error {
 			_, err := k.ForceRelease(k.t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r"})
 			return err
 		},
-		"the end of its execution": func(k *kit, _ Lease) error { return k.Depart(k.t.Context(), lockName, KeyOf(lockName, "a"), "x") },
-		"the end of its task": func(k *kit, l Lease) error {
-			return k.End(k.t.Context(), ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: l.Holder.Fence}, "", "gone")
+		"the end of its execution": func(k *kit, _ LeaseStatus) error { return k.Depart(k.t.Context(), lockName, KeyOf(lockName, "a"), "x") },
+		"the end of its task": func(k *kit, l LeaseStatus) error {
+			return k.End(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
 		},
-		"a newcomer": func(k *kit, _ Lease) error {
+		"a newcomer": func(k *kit, _ LeaseStatus) error {
 			k.pass(ttl + skew)
 			if _, err := k.acquire("newcomer"); !errors.Is(err, ErrLockHeld) {
 				return fmt.Errorf("newcomer: %w", err)
 			}
 			return nil
 		},
-		"settling": func(k *kit, _ Lease) error { k.pass(ttl + skew); return k.Settle(k.t.Context(), lockName) },
+		"settling": func(k *kit, _ LeaseStatus) error { k.pass(ttl + skew); return k.Settle(k.t.Context(), lockName) },
 	} {
 		k := newKit(t)
 		change := func(*AcquireRequest) {}
@@ -685,7 +689,7 @@ func TestRule9HandOff(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		k.holds([]string{"b"}, []string{"c"})
-		if h := k.holder("b"); !h.Unclaimed || h.ExpiresAt != k.time.Add(ClaimTime).UnixMilli() || h.Fence <= l.Holder.Fence {
+		if h := k.holder("b"); !h.Unclaimed || h.ExpiresAt != k.time.Add(ClaimTime).UnixMilli() || h.Fence <= l.Lease.Fence {
 			t.Errorf("%s: granted %+v", name, h)
 		}
 	}
@@ -791,7 +795,7 @@ func TestRule10Tokens(t *testing.T) {
 		t.Errorf("waiter %+v", w)
 	}
 	k.waits("b", withToken("two")) // the task was tried again: it waits from now
-	if w := k.record().Queue[0]; w.Until != until+time.Minute.Milliseconds() || !slices.Equal(w.Want.Tokens(), []string{"one", "two"}) || w.Ticket != 1 {
+	if w := k.record().Queue[0]; w.Until != until+time.Minute.Milliseconds() || !slices.Equal(w.Tokens.List(), []string{"one", "two"}) || w.Ticket != 1 {
 		t.Errorf("waiter %+v", w)
 	}
 	k.want(k.release("a"), nil)
@@ -799,11 +803,11 @@ func TestRule10Tokens(t *testing.T) {
 	if h.Unclaimed || h.ExpiresAt != k.time.Add(ttl).UnixMilli() {
 		t.Errorf("granted %+v", h)
 	}
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "b"), Fence: h.Fence}
-	if _, err := k.Attempt(t.Context(), req, "one", k.record()); !errors.Is(err, ErrSuperseded) {
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
+	if _, err := k.Attempt(t.Context(), req, Tokens{"one"}, k.record()); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("attempt with the first token: %v", err)
 	}
-	if first, err := k.Attempt(t.Context(), req, h.Token, k.record()); first || err != nil { // nobody knows who was told
+	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil { // nobody knows who was told
 		t.Errorf("attempt with both: %v, %v", first, err)
 	}
 	if !k.holder("b").Attempted {
@@ -811,7 +815,7 @@ func TestRule10Tokens(t *testing.T) {
 	}
 	for i, token := range []string{"three", "four"} {
 		k.waits("b", withToken(token))
-		if got := k.holder("b"); len(got.Tokens()) != maxTokens || got.Tokens()[2] != token || got.Attempted || got.ExpiresAt != h.ExpiresAt {
+		if got := k.holder("b"); len(got.Tokens.List()) != maxTokens || got.Tokens.List()[2] != token || got.Attempted || got.ExpiresAt != h.ExpiresAt {
 			t.Errorf("%d: %+v", i, got)
 		}
 		if k.record().Cause != CauseAcquire {
@@ -828,11 +832,11 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 	k.waits("b", withToken("t"))
 	k.want(k.release("a"), nil)
 	h := k.holder("b")
-	if !slices.Equal(h.Tokens(), []string{"t"}) {
-		t.Errorf("tokens %q", h.Tokens())
+	if !slices.Equal(h.Tokens.List(), []string{"t"}) {
+		t.Errorf("tokens %q", h.Tokens.List())
 	}
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.Attempt(t.Context(), req, h.Token, k.record()); first || err != nil {
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
+	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil {
 		t.Errorf("first %v, %v", first, err)
 	}
 }
@@ -840,30 +844,30 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 // A task that a later attempt told keeps its lease, if the first attempt comes after it and finds nobody: the first one may have been
 // under way for long. The same if somebody else asked for the lease.
 func TestRule10TheFirstAttemptComesLate(t *testing.T) {
-	for name, learn := range map[string]func(*kit, ExpireRequest) error{
-		"a second attempt": func(k *kit, req ExpireRequest) error {
-			first, err := k.Attempt(t.Context(), req, "t", k.record())
+	for name, learn := range map[string]func(*kit, GrantRef) error{
+		"a second attempt": func(k *kit, req GrantRef) error {
+			first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record())
 			if first {
 				t.Error("a second attempt is the first")
 			}
 			return err
 		},
-		"a poll":            func(k *kit, _ ExpireRequest) error { _, err := k.acquire("a"); return err },
-		"a poll that waits": func(k *kit, _ ExpireRequest) error { _, err := k.acquire("a", placeFor(time.Hour)); return err },
-		"a renewal":         func(k *kit, _ ExpireRequest) error { k.pass(ms); _, err := k.renew("a", ttl); return err },
-		"a shorter renewal": func(k *kit, _ ExpireRequest) error { _, err := k.renew("a", time.Second); return err },
+		"a poll":            func(k *kit, _ GrantRef) error { _, err := k.acquire("a"); return err },
+		"a poll that waits": func(k *kit, _ GrantRef) error { _, err := k.acquire("a", placeFor(time.Hour)); return err },
+		"a renewal":         func(k *kit, _ GrantRef) error { k.pass(ms); _, err := k.renew("a", ttl); return err },
+		"a shorter renewal": func(k *kit, _ GrantRef) error { _, err := k.renew("a", time.Second); return err },
 	} {
 		for _, execution := range []string{"", "x"} {
 			k := newKit(t)
 			k.must("a", withToken("t"), boundTo(execution))
-			req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
-			if first, err := k.Attempt(t.Context(), req, "t", k.record()); !first || err != nil {
+			req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
+			if first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record()); !first || err != nil {
 				t.Errorf("%s: first %v, %v", name, first, err)
 			}
 			k.want(learn(k, req), nil)
 			k.want(learn(k, req), nil)
 			rev := k.record().Rev
-			k.want(k.End(t.Context(), req, "t", "task gone"), nil)
+			k.want(k.End(t.Context(), req, Tokens{"t"}, "task gone"), nil)
 			if k.record().Rev != rev || k.holder("a").Fence != req.Fence {
 				t.Errorf("%s, execution %q: the lease was ended: %+v", name, execution, k.record())
 			}
@@ -887,7 +891,7 @@ func TestRule10PollsAfterToken(t *testing.T) {
 	k.waits("b", withToken("t"))
 	until := k.record().Queue[0].Until
 	k.waits("b")
-	if w := k.record().Queue[0]; !w.Want.Known || w.Until < until || w.Want.Token != "t" {
+	if w := k.record().Queue[0]; !w.Known || w.Until < until || w.Tokens != (Tokens{"t"}) {
 		t.Errorf("waiter %+v", w)
 	}
 	rev := k.record().Rev
@@ -897,8 +901,8 @@ func TestRule10PollsAfterToken(t *testing.T) {
 	}
 	k.want(k.release("a"), nil)
 	h := k.holder("b")
-	req := ExpireRequest{Lock: lockName, Lease: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.Attempt(t.Context(), req, h.Token, k.record()); first || err != nil || !k.holder("b").Attempted {
+	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
+	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil || !k.holder("b").Attempted {
 		t.Errorf("first %v, %v", first, err)
 	}
 }
@@ -962,7 +966,7 @@ func TestRule11ContentionIsAnAnswer(t *testing.T) {
 	k.pass(time.Second)
 	_, err := k.acquire("c", of(2, 1))
 	held, ok := errors.AsType[*HeldError](err)
-	if !ok || !slices.Equal(held.Holders, []Holder{a.Holder, b.Holder}) || held.RetryAfter != 9*time.Second+skew || held.Now != k.time.UnixMilli() || held.Position != 0 {
+	if !ok || !slices.Equal(held.Holders, []Lease{a.Lease, b.Lease}) || held.RetryAfter != 9*time.Second+skew || held.Now != k.time.UnixMilli() || held.Position != 0 {
 		t.Errorf("held: %+v", held)
 	}
 	for _, err := range []error{ErrLockHeld, ErrLeaseLost, ErrCapacityMismatch, ErrLockChanged, ErrQueueFull} {

@@ -24,12 +24,12 @@ func (r Record) Bytes() int64 {
 	return sum
 }
 
-func (h Holder) bytes() int64 {
-	return int64(holderBytes + len(h.Owner) + len(h.Principal) + len(h.Token) + len(h.Execution) + max(len(h.Metadata), MaxMetadata))
+func (t Terms) bytes() int64 {
+	return int64(holderBytes + len(t.Owner) + len(t.Principal) + len(t.Tokens.String()) + len(t.Execution) + max(len(t.Metadata), MaxMetadata))
 }
 
 // room tells, by a [*FullError], that a lease has no room beside the record's others. Alone, every lease has.
-func (r Record) room(want Holder) error {
+func (r Record) room(want Terms) error {
 	if len(r.Holders) == 0 {
 		return nil
 	}

@@ -11,7 +11,7 @@ import (
 
 // sized is an acquire on a semaphore of 100, whose lease takes holderBytes+MaxMetadata+token bytes.
 func sized(i, token int, wait time.Duration) AcquireRequest {
-	r := AcquireRequest{Lock: "s", Lease: fmt.Sprintf("lease-%06d", i), TTL: time.Hour, Capacity: 100, Permits: 1, Wait: wait}
+	r := AcquireRequest{Lock: "s", Secret: fmt.Sprintf("lease-%06d", i), TTL: time.Hour, Capacity: 100, Permits: 1, Wait: wait}
 	if token > 0 {
 		r.Token = fmt.Sprintf("%06d", i) + strings.Repeat("t", token-6)
 	}
@@ -32,18 +32,18 @@ func newCoordinator(t *testing.T, store Store) *Coordinator {
 // A lease takes what its texts take, and always room for the metadata that a renewal may bring.
 func TestBytes(t *testing.T) {
 	for _, test := range []struct {
-		holder Holder
+		holder Lease
 		want   int64
 	}{
-		{Holder{}, unsized},
-		{Holder{Metadata: strings.Repeat("m", MaxMetadata)}, unsized},
-		{Holder{Metadata: strings.Repeat("m", MaxMetadata+7)}, unsized + 7},
-		{Holder{Owner: "o", Principal: "pp", Token: "ttt", Execution: "eeee"}, unsized + 10},
+		{Lease{}, unsized},
+		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata)}}, unsized},
+		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata+7)}}, unsized + 7},
+		{Lease{Terms: Terms{Owner: "o", Principal: "pp", Tokens: Tokens{"ttt"}, Execution: "eeee"}}, unsized + 10},
 	} {
 		if got := test.holder.bytes(); got != test.want {
 			t.Errorf("%+v takes %d, want %d", test.holder, got, test.want)
 		}
-		r := Record{Holders: map[LeaseKey]Holder{"a": test.holder, "b": {}}}
+		r := Record{Holders: map[LeaseKey]Lease{"a": test.holder, "b": {}}}
 		if got := r.Bytes(); got != recordBytes+test.want+unsized {
 			t.Errorf("a record with it takes %d", got)
 		}
@@ -53,19 +53,19 @@ func TestBytes(t *testing.T) {
 // A lease has room up to the last byte; alone it always has.
 func TestRoom(t *testing.T) {
 	free := MaxRecordBytes - recordBytes - unsized - unsized
-	r := Record{Holders: map[LeaseKey]Holder{"a": {}}, Capacity: 9}
-	if err := r.room(Holder{Owner: strings.Repeat("o", free)}); err != nil {
+	r := Record{Holders: map[LeaseKey]Lease{"a": {}}, Capacity: 9}
+	if err := r.room(Terms{Owner: strings.Repeat("o", free)}); err != nil {
 		t.Error(err)
 	}
-	err := r.room(Holder{Owner: strings.Repeat("o", free+1)})
+	err := r.room(Terms{Owner: strings.Repeat("o", free+1)})
 	if e, ok := errors.AsType[*FullError](err); !ok || *e != (FullError{Size: MaxRecordBytes + 1, Most: MaxRecordBytes}) {
 		t.Errorf("error %v", err)
 	}
-	if err := (Record{}).room(Holder{Owner: strings.Repeat("o", 2*MaxRecordBytes)}); err != nil {
+	if err := (Record{}).room(Terms{Owner: strings.Repeat("o", 2*MaxRecordBytes)}); err != nil {
 		t.Error("alone:", err)
 	}
-	big := Record{Holders: map[LeaseKey]Holder{"a": {Owner: strings.Repeat("o", MaxRecordBytes)}}}
-	smaller := Record{Holders: map[LeaseKey]Holder{"a": {Owner: strings.Repeat("o", MaxRecordBytes-1)}}}
+	big := Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Owner: strings.Repeat("o", MaxRecordBytes)}}}}
+	smaller := Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Owner: strings.Repeat("o", MaxRecordBytes-1)}}}}
 	if grows(big, smaller) != nil || grows(big, big) != nil || grows(smaller, big) == nil || grows(Record{}, r) != nil {
 		t.Error("what does not grow is never refused, and what fits may grow")
 	}
@@ -105,11 +105,11 @@ func TestFullRecord(t *testing.T) {
 		t.Fatalf("%d holders, %d wait, %v", len(r.After.Holders), r.After.Waiting, err)
 	}
 	// A renewal brings as much metadata as it may, without being refused.
-	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Lease: sized(1, 0, 0).Lease, Metadata: new(strings.Repeat("m", MaxMetadata))}); err != nil {
+	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Secret: sized(1, 0, 0).Secret, Metadata: new(strings.Repeat("m", MaxMetadata))}); err != nil {
 		t.Fatal(err)
 	}
 	// Whoever leaves hands on to the one that now fits.
-	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Lease: sized(0, 0, 0).Lease}); err != nil {
+	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Secret: sized(0, 0, 0).Secret}); err != nil {
 		t.Fatal(err)
 	}
 	if r, err = m.Get(t.Context(), "s"); err != nil || len(r.After.Holders) != fit || r.After.Waiting != 0 {
@@ -133,7 +133,7 @@ func TestHandOffMovesWhatFits(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
-	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Lease: first.Lease}); err != nil {
+	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Secret: first.Secret}); err != nil {
 		t.Fatal(err)
 	}
 	for left := 100; left > 0; left-- {
@@ -153,8 +153,8 @@ func TestHandOffMovesWhatFits(t *testing.T) {
 
 // Where the head of the queue is known not to fit, nothing is left to do; where it is not known, something may be.
 func TestUnsettled(t *testing.T) {
-	holders := map[LeaseKey]Holder{"a": {Permits: 1, Capacity: 3}}
-	head := func(permits int64) []Waiter { return []Waiter{{Ticket: 1, Want: Holder{Permits: permits}}} }
+	holders := map[LeaseKey]Lease{"a": {Terms: Terms{Permits: 1, Capacity: 3}}}
+	head := func(permits int64) []Waiter { return []Waiter{{Ticket: 1, Terms: Terms{Permits: permits}}} }
 	for _, test := range []struct {
 		record Record
 		want   bool
@@ -266,19 +266,19 @@ func TestRowsOfWaitersGo(t *testing.T) {
 			t.Errorf("%s: native TTL is %d s after now, want %d", step, r.After.TTL-now.Unix(), last.Unix()+day-now.Unix())
 		}
 	}
-	held := AcquireRequest{Lock: "s", Lease: "held", TTL: time.Minute, Capacity: 1, Permits: 1}
+	held := AcquireRequest{Lock: "s", Secret: "held", TTL: time.Minute, Capacity: 1, Permits: 1}
 	if _, err := c.Acquire(t.Context(), held); err != nil {
 		t.Fatal(err)
 	}
 	want("held", now.Add(time.Minute))
 	waits := held
-	waits.Lease, waits.Wait = "waits", time.Hour
+	waits.Secret, waits.Wait = "waits", time.Hour
 	if _, err := c.Acquire(t.Context(), waits); !errors.Is(err, ErrLockHeld) {
 		t.Fatal(err)
 	}
 	want("one waits", now.Add(time.Hour))
 	for i := range queueHead + 1 {
-		waits.Lease, waits.Wait = fmt.Sprint("also", i), time.Minute
+		waits.Secret, waits.Wait = fmt.Sprint("also", i), time.Minute
 		if i == queueHead { // the last is not seen by those who read the head
 			waits.Wait = 2 * time.Hour
 		}
@@ -289,15 +289,15 @@ func TestRowsOfWaitersGo(t *testing.T) {
 	last := now.Add(2 * time.Hour)
 	want("many wait", last)
 	now = now.Add(10 * time.Second)
-	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Lease: "held"}); err != nil {
+	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Secret: "held"}); err != nil {
 		t.Fatal(err)
 	}
 	want("renewed, which sees no waiter", last)
-	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Lease: "held"}); err != nil {
+	if _, err := c.Release(t.Context(), ReleaseRequest{Lock: "s", Secret: "held"}); err != nil {
 		t.Fatal(err)
 	}
 	want("released, which sees the head", last)
-	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Lease: "waits", TTL: 24 * time.Hour}); err != nil {
+	if _, err := c.Renew(t.Context(), RenewRequest{Lock: "s", Secret: "waits", TTL: 24 * time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	want("a longer lease", now.Add(24*time.Hour))
@@ -333,7 +333,7 @@ func TestADeadQueueIsClearedAway(t *testing.T) {
 		k := newKit(t)
 		r := Record{Rev: 1, Fence: 1, Capacity: 1, Waiting: int64(n), NextTicket: int64(n)}
 		for i := range n {
-			r.Queue = append(r.Queue, Waiter{Ticket: int64(i + 1), Lease: LeaseKey(fmt.Sprint(i)), Want: Holder{Permits: 1, Capacity: 1}, Until: 1})
+			r.Queue = append(r.Queue, Waiter{Ticket: int64(i + 1), Key: LeaseKey(fmt.Sprint(i)), Terms: Terms{Permits: 1, Capacity: 1}, Until: 1})
 		}
 		k.store.records = map[string]Record{lockName: r}
 		if _, err := k.acquire("a"); err != nil {

@@ -75,9 +75,9 @@ func history(f *fixture) {
 				var err error
 				switch call.op {
 				case "acquire":
-					var l lock.Lease
+					var l lock.LeaseStatus
 					l, err = f.acquire(lease, func(r *lock.AcquireRequest) { r.TTL = time.Hour })
-					answer.fence = l.Holder.Fence
+					answer.fence = l.Lease.Fence
 				case "renew":
 					_, err = f.renew(lease, func(r *lock.RenewRequest) { r.TTL = time.Hour })
 				default:

@@ -74,14 +74,11 @@ var (
 	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
 )
 
-func holder() *rapid.Generator[lock.Holder] {
-	return rapid.Custom(func(t *rapid.T) lock.Holder {
-		return lock.Holder{
-			Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"),
-			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"),
-			ExpiresAt: small.Draw(t, "expires_at"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"),
-			Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Token: text.Draw(t, "token"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"),
-			Execution: text.Draw(t, "execution"), CheckAt: small.Draw(t, "check_at"), Capacity: small.Draw(t, "capacity"),
+func holder() *rapid.Generator[lock.Lease] {
+	return rapid.Custom(func(t *rapid.T) lock.Lease {
+		return lock.Lease{
+			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.Tokens{text.Draw(t, "token")}, Execution: text.Draw(t, "execution"), Capacity: small.Draw(t, "capacity")},
+			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), CheckAt: small.Draw(t, "check_at"),
 		}
 	})
 }
@@ -99,7 +96,7 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 			clause := lock.Clause{Test: lock.Test(rapid.IntRange(1, int(lock.FenceIs)).Draw(t, "test")), N: small.Draw(t, "n")}
 			switch clause.Test {
 			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs, lock.LeaseClaimed:
-				clause.Lease = lease
+				clause.Key = lease
 			}
 			switch clause.Test {
 			case lock.RevIs:
@@ -113,14 +110,14 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		switch kind := rapid.IntRange(0, 3).Draw(t, "effect"); {
 		case r.Rev == 0 || kind == 0:
 			c.Absent = rapid.IntRange(0, 9).Draw(t, "absent") > 0
-			c.Effect = lock.Grant{Lease: lease, Holder: holder().Draw(t, "holder"), Capacity: small.Draw(t, "capacity")}
+			c.Effect = lock.Grant{Key: lease, Lease: holder().Draw(t, "holder"), Capacity: small.Draw(t, "capacity")}
 		case kind == 1 && held:
 			c.Effect = lock.Extend{
-				Lease: lease, ExpiresAt: small.Draw(t, "expires_at"), RenewedAt: small.Draw(t, "renewed_at"), TTL: small.Draw(t, "ttl_ms"),
+				Key: lease, ExpiresAt: small.Draw(t, "expires_at"), RenewedAt: small.Draw(t, "renewed_at"), TTL: small.Draw(t, "ttl_ms"),
 				Metadata: rapid.Ptr(text, true).Draw(t, "metadata"),
 			}
 		case kind == 2 && held:
-			c.Effect = lock.End{Lease: lease, At: small.Draw(t, "at"), Cause: rapid.SampledFrom(causes).Draw(t, "retired cause")}
+			c.Effect = lock.End{Key: lease, At: small.Draw(t, "at"), Cause: rapid.SampledFrom(causes).Draw(t, "retired cause")}
 		default:
 			c.Effect = lock.Become{From: r, To: become(t, r)}
 		}
@@ -133,7 +130,7 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 
 func become(t *rapid.T, from lock.Record) lock.Record {
 	to := from
-	to.Holders = map[lock.LeaseKey]lock.Holder{}
+	to.Holders = map[lock.LeaseKey]lock.Lease{}
 	maps.Copy(to.Holders, from.Holders)
 	for _, key := range slices.Sorted(slices.Values(leases)) {
 		h, held := from.Holders[key]
@@ -168,12 +165,12 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			ticket = 1000
 		}
 		ticket += from.Rev
-		to.Queue = append(to.Queue, lock.Waiter{Ticket: ticket, Lease: rapid.SampledFrom(leases).Draw(t, "waiter"), Want: holder().Draw(t, "want"), Until: small.Draw(t, "until")})
+		to.Queue = append(to.Queue, lock.Waiter{Ticket: ticket, Key: rapid.SampledFrom(leases).Draw(t, "waiter"), Terms: holder().Draw(t, "want").Terms, Known: rapid.Bool().Draw(t, "known"), Until: small.Draw(t, "until")})
 	}
 	to.Waiting, to.NextTicket = rapid.Int64Range(0, 1).Draw(t, "waiting"), small.Draw(t, "next_ticket")
 	if rapid.Bool().Draw(t, "retires") {
 		to.Retired = lock.Retired{
-			Lease: rapid.SampledFrom(leases).Draw(t, "retired"), Fence: small.Draw(t, "retired fence"), At: small.Draw(t, "retired at"),
+			Key: rapid.SampledFrom(leases).Draw(t, "retired"), Fence: small.Draw(t, "retired fence"), At: small.Draw(t, "retired at"),
 			Cause: rapid.SampledFrom(causes).Draw(t, "retired cause"),
 		}
 	}

@@ -56,7 +56,7 @@ func (f *fixture) queue(want ...string) {
 	var got []string
 	outlasts := int64(0)
 	for _, w := range list {
-		got, outlasts = append(got, w.Want.Owner), max(outlasts, w.Until/1000+int64(lock.DefaultRetention/time.Second))
+		got, outlasts = append(got, w.Terms.Owner), max(outlasts, w.Until/1000+int64(lock.DefaultRetention/time.Second))
 	}
 	for i := range want {
 		want[i] = "owner of " + want[i]
@@ -140,7 +140,7 @@ var queueSuite = map[string]func(*fixture){
 		f.must(f.release("a"))
 		f.clock.Advance(5 * time.Second)
 		l := f.mustAcquire("b", waiting)
-		if l.Remaining < ttl-time.Second || l.Holder.Unclaimed {
+		if l.Remaining < ttl-time.Second || l.Lease.Unclaimed {
 			f.t.Errorf("lease %+v", l)
 		}
 	},
@@ -158,7 +158,7 @@ var queueSuite = map[string]func(*fixture){
 		l := f.mustAcquire("a")
 		f.waits("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
 		f.clock.Advance(ttl + skew)
-		if again, err := f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Holder.Fence}); err != nil || !again.IsZero() {
+		if again, err := f.Expire(f.t.Context(), lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: l.Lease.Fence}); err != nil || !again.IsZero() {
 			f.t.Errorf("%v, %v", again, err)
 		}
 		f.holds("b")
@@ -219,27 +219,27 @@ var queueSuite = map[string]func(*fixture){
 	"a secret whose task nobody could tell may try again, with another token": func(f *fixture) {
 		f.waits("a", waitingWith("one"))
 		r := f.record()
-		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
-		f.must(f.Attempt(f.t.Context(), req, "one", r))
-		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
+		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
+		f.must(f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r))
+		f.must(nil, f.End(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
 		f.holds()
 		f.waits("a", waitingWith("two"))
 		f.holds("a")
-		if _, err := f.Attempt(f.t.Context(), req, "one", r); !errors.Is(err, lock.ErrLeaseLost) {
+		if _, err := f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r); !errors.Is(err, lock.ErrLeaseLost) {
 			f.t.Errorf("the old grant: %v", err)
 		}
 	},
 	"a grant with another token since is not ended": func(f *fixture) {
 		f.waits("a", waitingWith("one"))
 		r := f.record()
-		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: r.Fence}
+		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
 		f.waits("a", waitingWith("two"))
-		_, err := f.Attempt(f.t.Context(), req, "one", r)
+		_, err := f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r)
 		f.wantErr(err, lock.ErrSuperseded)
-		f.must(nil, f.End(f.t.Context(), req, "one", "task gone"))
+		f.must(nil, f.End(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
 		f.holds("a")
 		f.waits("a", waitingWith("one")) // a late duplicate
-		if h := f.record().Holders[req.Lease]; h.Token != "one\ntwo" || h.Attempted {
+		if h := f.record().Holders[req.Key]; h.Tokens != (lock.Tokens{"one", "two"}) || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 	},
@@ -261,12 +261,12 @@ var queueSuite = map[string]func(*fixture){
 		if p := f.waits("a", token); p != 0 {
 			f.t.Errorf("a free lock: place %d", p)
 		}
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token" || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{"token"}) || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
 			f.t.Errorf("holder %+v", h)
 		}
 		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
 		f.waits("a", other) // its task was tried again
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Token != "token\nother token" || h.Attempted {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{"token", "other token"}) || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 		f.waits("b", token)
@@ -274,30 +274,30 @@ var queueSuite = map[string]func(*fixture){
 		f.waits("b", token)
 		f.must(f.release("a"))
 		h := f.record().Holders[lock.KeyOf(f.name, "b")]
-		if h.Token != "token" || h.Unclaimed || h.Attempted {
+		if h.Tokens != (lock.Tokens{"token"}) || h.Unclaimed || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
-		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: h.Fence}
+		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "b"), Fence: h.Fence}
 		seen := f.record()
 		attempt := func(want bool) {
 			f.t.Helper()
-			if first, err := f.Attempt(f.t.Context(), req, h.Token, seen); first != want || err != nil {
+			if first, err := f.Attempt(f.t.Context(), req, h.Tokens, seen); first != want || err != nil {
 				f.t.Errorf("attempt: %v, %v", first, err)
 			}
 		}
 		attempt(true)
-		f.must(nil, f.End(f.t.Context(), req, h.Token, "its task is gone"))
+		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "its task is gone"))
 		f.holds()
-		f.must(nil, f.End(f.t.Context(), req, h.Token, "again"))
+		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "again"))
 		f.waits("b", other)
 		h = f.record().Holders[lock.KeyOf(f.name, "b")]
 		req.Fence, seen = h.Fence, f.record()
 		attempt(true)
 		attempt(false)
-		f.must(nil, f.End(f.t.Context(), req, h.Token, "the other attempt may have told it"))
+		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "the other attempt may have told it"))
 		f.holds("b")
 		f.must(f.release("b"))
-		_, err := f.Attempt(f.t.Context(), req, h.Token, seen)
+		_, err := f.Attempt(f.t.Context(), req, h.Tokens, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},
 	"a lease lives as long as its execution": func(f *fixture) {
@@ -305,9 +305,9 @@ var queueSuite = map[string]func(*fixture){
 		l := f.mustAcquire("a", bound)
 		f.waits("b", bound)
 		f.waits("c", func(r *lock.AcquireRequest) { r.Wait = 24 * time.Hour })
-		req := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Holder.Fence}
+		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: l.Lease.Fence}
 		again, err := f.Expire(f.t.Context(), req)
-		if err != nil || again.UnixMilli() != l.Holder.CheckAt || l.Holder.CheckAt-l.Holder.AcquiredAt != ttl.Milliseconds() {
+		if err != nil || again.UnixMilli() != l.Lease.CheckAt || l.Lease.CheckAt-l.Lease.AcquiredAt != ttl.Milliseconds() {
 			f.t.Errorf("%v, %v", again, err)
 		}
 		f.clock.Advance(ttl + skew + time.Second)
@@ -328,11 +328,11 @@ var queueSuite = map[string]func(*fixture){
 		}
 	},
 	"a grant of an execution lives as long as it, however it is claimed": func(f *fixture) {
-		claims := map[string]func() (lock.Lease, error){
-			"a poll":                    func() (lock.Lease, error) { return f.acquire("b", waiting) },
-			"a renewal":                 func() (lock.Lease, error) { return f.renew("b") },
-			"a renewal without a TTL":   func() (lock.Lease, error) { return f.renew("b", func(r *lock.RenewRequest) { r.TTL = 0 }) },
-			"a task with another token": func() (lock.Lease, error) { return f.acquire("b", waitingWith("token")) },
+		claims := map[string]func() (lock.LeaseStatus, error){
+			"a poll":                    func() (lock.LeaseStatus, error) { return f.acquire("b", waiting) },
+			"a renewal":                 func() (lock.LeaseStatus, error) { return f.renew("b") },
+			"a renewal without a TTL":   func() (lock.LeaseStatus, error) { return f.renew("b", func(r *lock.RenewRequest) { r.TTL = 0 }) },
+			"a task with another token": func() (lock.LeaseStatus, error) { return f.acquire("b", waitingWith("token")) },
 		}
 		for what, claim := range claims {
 			f.name = Name()
@@ -340,11 +340,11 @@ var queueSuite = map[string]func(*fixture){
 			f.waits("b", func(r *lock.AcquireRequest) { r.Execution, r.Wait, r.TTL = "arn:execution", time.Hour, lock.DefaultTTL })
 			f.must(f.release("a"))
 			l, err := claim()
-			if err != nil || l.Holder.Unclaimed || l.Remaining < lock.ExecutionLife-time.Hour || l.Holder.CheckAt == 0 {
+			if err != nil || l.Lease.Unclaimed || l.Remaining < lock.ExecutionLife-time.Hour || l.Lease.CheckAt == 0 {
 				f.t.Errorf("claimed by %s: %+v, %v", what, l, err)
 			}
 			f.clock.Advance(time.Hour)
-			_, err = f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "b"), Fence: l.Holder.Fence})
+			_, err = f.Expire(f.t.Context(), lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "b"), Fence: l.Lease.Fence})
 			if _, ok := errors.AsType[*lock.ExecutionError](err); !ok {
 				f.t.Errorf("claimed by %s: its timer says %v", what, err)
 			}
@@ -438,12 +438,12 @@ var queueSuite = map[string]func(*fixture){
 		last, fence := "a", int64(0)
 		for _, w := range list {
 			f.must(f.release(last))
-			last = secret[w.Lease]
+			last = secret[w.Key]
 			l := f.mustAcquire(last, waiting)
-			if l.Holder.Fence <= fence {
-				f.t.Errorf("fence %d after %d", l.Holder.Fence, fence)
+			if l.Lease.Fence <= fence {
+				f.t.Errorf("fence %d after %d", l.Lease.Fence, fence)
 			}
-			fence = l.Holder.Fence
+			fence = l.Lease.Fence
 		}
 	},
 }

@@ -60,15 +60,15 @@ type fixture struct {
 	name  string
 }
 
-func (f *fixture) acquire(secret string, change ...func(*lock.AcquireRequest)) (lock.Lease, error) {
-	req := lock.AcquireRequest{Lock: f.name, Lease: secret, Owner: "owner of " + secret, Principal: "arn:p", TTL: ttl, Capacity: 1, Permits: 1}
+func (f *fixture) acquire(secret string, change ...func(*lock.AcquireRequest)) (lock.LeaseStatus, error) {
+	req := lock.AcquireRequest{Lock: f.name, Secret: secret, Owner: "owner of " + secret, Principal: "arn:p", TTL: ttl, Capacity: 1, Permits: 1}
 	for _, c := range change {
 		c(&req)
 	}
 	return f.Acquire(f.t.Context(), req)
 }
 
-func (f *fixture) mustAcquire(secret string, change ...func(*lock.AcquireRequest)) lock.Lease {
+func (f *fixture) mustAcquire(secret string, change ...func(*lock.AcquireRequest)) lock.LeaseStatus {
 	f.t.Helper()
 	l, err := f.acquire(secret, change...)
 	if err != nil {
@@ -77,8 +77,8 @@ func (f *fixture) mustAcquire(secret string, change ...func(*lock.AcquireRequest
 	return l
 }
 
-func (f *fixture) renew(secret string, change ...func(*lock.RenewRequest)) (lock.Lease, error) {
-	req := lock.RenewRequest{Lock: f.name, Lease: secret, TTL: ttl}
+func (f *fixture) renew(secret string, change ...func(*lock.RenewRequest)) (lock.LeaseStatus, error) {
+	req := lock.RenewRequest{Lock: f.name, Secret: secret, TTL: ttl}
 	for _, c := range change {
 		c(&req)
 	}
@@ -86,7 +86,7 @@ func (f *fixture) renew(secret string, change ...func(*lock.RenewRequest)) (lock
 }
 
 func (f *fixture) release(secret string) (lock.Released, error) {
-	return f.Release(f.t.Context(), lock.ReleaseRequest{Lock: f.name, Lease: secret})
+	return f.Release(f.t.Context(), lock.ReleaseRequest{Lock: f.name, Secret: secret})
 }
 
 func (f *fixture) record() lock.Record {
@@ -136,8 +136,8 @@ var suite = map[string]func(*fixture){
 		before := f.clock.Now()
 		l := f.mustAcquire("a", func(r *lock.AcquireRequest) { r.Metadata = `{"build":7}` })
 		h := f.record().Holders[lock.KeyOf(f.name, "a")]
-		if h != l.Holder {
-			f.t.Errorf("stored %+v, told %+v", h, l.Holder)
+		if h != l.Lease {
+			f.t.Errorf("stored %+v, told %+v", h, l.Lease)
 		}
 		if h.Owner != "owner of a" || h.Principal != "arn:p" || h.Metadata != `{"build":7}` || h.Permits != 1 || h.TTL != ttl.Milliseconds() {
 			f.t.Errorf("holder %+v", h)
@@ -165,7 +165,7 @@ var suite = map[string]func(*fixture){
 		first := f.mustAcquire("a")
 		f.clock.Advance(ttl / 2)
 		again := f.mustAcquire("a")
-		if again.Holder != first.Holder || again.Remaining > ttl/2 {
+		if again.Lease != first.Lease || again.Remaining > ttl/2 {
 			f.t.Errorf("first %+v, again %+v", first, again)
 		}
 		if r := f.record(); r.Rev != 1 {
@@ -192,8 +192,8 @@ var suite = map[string]func(*fixture){
 		f.wantErr(err, lock.ErrLockHeld)
 		f.clock.Advance(100 * time.Millisecond)
 		b := f.mustAcquire("b")
-		if b.Holder.Fence <= a.Holder.Fence {
-			f.t.Errorf("fence went from %d to %d", a.Holder.Fence, b.Holder.Fence)
+		if b.Lease.Fence <= a.Lease.Fence {
+			f.t.Errorf("fence went from %d to %d", a.Lease.Fence, b.Lease.Fence)
 		}
 		_, err = f.renew("a")
 		f.wantErr(err, lock.ErrLeaseLost)
@@ -202,23 +202,23 @@ var suite = map[string]func(*fixture){
 		first := f.mustAcquire("a", func(r *lock.AcquireRequest) { r.Metadata = `{"n":1}` })
 		f.clock.Advance(ttl / 2)
 		l, err := f.renew("a")
-		if err != nil || l.Holder.ExpiresAt-first.Holder.ExpiresAt < ttl.Milliseconds()/2 {
+		if err != nil || l.Lease.ExpiresAt-first.Lease.ExpiresAt < ttl.Milliseconds()/2 {
 			f.t.Fatalf("renew %+v, %v", l, err)
 		}
-		if l.Holder.Metadata != `{"n":1}` || l.Holder.Fence != first.Holder.Fence || l.Holder.AcquiredAt != first.Holder.AcquiredAt {
-			f.t.Errorf("renewed %+v", l.Holder)
+		if l.Lease.Metadata != `{"n":1}` || l.Lease.Fence != first.Lease.Fence || l.Lease.AcquiredAt != first.Lease.AcquiredAt {
+			f.t.Errorf("renewed %+v", l.Lease)
 		}
-		if l.Holder.RenewedAt <= first.Holder.RenewedAt {
-			f.t.Errorf("renewed_at stayed %d", l.Holder.RenewedAt)
+		if l.Lease.RenewedAt <= first.Lease.RenewedAt {
+			f.t.Errorf("renewed_at stayed %d", l.Lease.RenewedAt)
 		}
 		rev := f.record().Rev
 		short, err := f.renew("a", func(r *lock.RenewRequest) { r.TTL = ttl / 4 })
-		if err != nil || short.Holder != l.Holder || f.record().Rev != rev {
+		if err != nil || short.Lease != l.Lease || f.record().Rev != rev {
 			f.t.Errorf("a shorter renewal gave %+v, %v", short, err)
 		}
 		meta := `{"n":2}`
 		l2, err := f.renew("a", func(r *lock.RenewRequest) { r.TTL, r.Metadata = ttl/4, &meta })
-		if err != nil || l2.Holder.Metadata != meta || l2.Holder.ExpiresAt != l.Holder.ExpiresAt {
+		if err != nil || l2.Lease.Metadata != meta || l2.Lease.ExpiresAt != l.Lease.ExpiresAt {
 			f.t.Errorf("a shorter renewal with metadata gave %+v, %v", l2, err)
 		}
 	},
@@ -229,15 +229,15 @@ var suite = map[string]func(*fixture){
 			f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = d })
 			f.clock.Advance(d / 2)
 			l, err := f.renew("a", noTTL)
-			if err != nil || l.Holder.ExpiresAt-l.Holder.RenewedAt != d.Milliseconds() || l.Holder.TTL != d.Milliseconds() {
-				f.t.Errorf("TTL %v: renewed %+v, %v", d, l.Holder, err)
+			if err != nil || l.Lease.ExpiresAt-l.Lease.RenewedAt != d.Milliseconds() || l.Lease.TTL != d.Milliseconds() {
+				f.t.Errorf("TTL %v: renewed %+v, %v", d, l.Lease, err)
 			}
 		}
 	},
 	"a release frees at once, and its repeat is answered alike": func(f *fixture) {
 		l := f.mustAcquire("a")
 		first, err := f.release("a")
-		if err != nil || first.Fence != l.Holder.Fence {
+		if err != nil || first.Fence != l.Lease.Fence {
 			f.t.Fatalf("release %+v, %v", first, err)
 		}
 		f.clock.Advance(time.Second)
@@ -246,8 +246,8 @@ var suite = map[string]func(*fixture){
 			f.t.Errorf("repeat %+v, %v", again, err)
 		}
 		b := f.mustAcquire("b")
-		if b.Holder.Fence <= l.Holder.Fence {
-			f.t.Errorf("fence went from %d to %d", l.Holder.Fence, b.Holder.Fence)
+		if b.Lease.Fence <= l.Lease.Fence {
+			f.t.Errorf("fence went from %d to %d", l.Lease.Fence, b.Lease.Fence)
 		}
 		if again, err = f.release("a"); err != nil || again != first {
 			f.t.Errorf("repeat after the next grant %+v, %v", again, err)
@@ -259,7 +259,7 @@ var suite = map[string]func(*fixture){
 			"expired": func() {
 				l := f.record().Holders[lock.KeyOf(f.name, "a")]
 				f.clock.Advance(ttl + skew)
-				if again, err := f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Fence}); err != nil || !again.IsZero() {
+				if again, err := f.Expire(f.t.Context(), lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: l.Fence}); err != nil || !again.IsZero() {
 					f.t.Fatalf("expire: %v, %v", again, err)
 				}
 			},
@@ -299,8 +299,8 @@ var suite = map[string]func(*fixture){
 		f.must(f.release("a"))
 		f.clock.Advance(-time.Second)
 		b := f.mustAcquire("b")
-		if b.Holder.Fence != a.Holder.Fence+1 {
-			f.t.Errorf("fence went from %d to %d", a.Holder.Fence, b.Holder.Fence)
+		if b.Lease.Fence != a.Lease.Fence+1 {
+			f.t.Errorf("fence went from %d to %d", a.Lease.Fence, b.Lease.Fence)
 		}
 	},
 	"a fence far ahead of now is refused": func(f *fixture) {
@@ -316,7 +316,7 @@ var suite = map[string]func(*fixture){
 	"permits are shared up to the capacity": func(f *fixture) {
 		a := f.mustAcquire("a", capacity(3))
 		b := f.mustAcquire("b", capacity(3), func(r *lock.AcquireRequest) { r.Permits = 2 })
-		if b.Holder.Fence <= a.Holder.Fence || b.Capacity != 3 {
+		if b.Lease.Fence <= a.Lease.Fence || b.Capacity != 3 {
 			f.t.Errorf("a %+v, b %+v", a, b)
 		}
 		_, err := f.acquire("c", capacity(3))
@@ -324,7 +324,7 @@ var suite = map[string]func(*fixture){
 		_, err = f.acquire("c", capacity(4))
 		f.wantErr(err, lock.ErrCapacityMismatch)
 		s, err := f.Status(f.t.Context(), f.name)
-		if err != nil || s.Available != 0 || len(s.Holders) != 2 || s.Holders[0].Fence != a.Holder.Fence {
+		if err != nil || s.Available != 0 || len(s.Holders) != 2 || s.Holders[0].Fence != a.Lease.Fence {
 			f.t.Errorf("status %+v, %v", s, err)
 		}
 		f.must(f.release("b"))
@@ -338,7 +338,7 @@ var suite = map[string]func(*fixture){
 		b := f.mustAcquire("b", capacity(2))
 		f.clock.Advance(ttl / 2)
 		l, err := f.renew("b")
-		if err != nil || l.Holder.ExpiresAt <= b.Holder.ExpiresAt {
+		if err != nil || l.Lease.ExpiresAt <= b.Lease.ExpiresAt {
 			f.t.Fatalf("renew %+v, %v", l, err)
 		}
 		if r := f.record(); r.FreeAt != r.Holders[lock.KeyOf(f.name, "a")].ExpiresAt {
@@ -350,15 +350,15 @@ var suite = map[string]func(*fixture){
 		f.mustAcquire("b", capacity(2))
 		f.clock.Advance(ttl + skew)
 		f.mustAcquire("c", capacity(2))
-		if r := f.record(); len(r.Holders) != 2 || r.Holders[lock.KeyOf(f.name, "b")] != (lock.Holder{}) {
+		if r := f.record(); len(r.Holders) != 2 || r.Holders[lock.KeyOf(f.name, "b")] != (lock.Lease{}) {
 			f.t.Errorf("record %+v", r)
 		}
 	},
 	"a timer expires what is due, and only that": func(f *fixture) {
 		l := f.mustAcquire("a")
-		timer := lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: l.Holder.Fence}
+		timer := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: l.Lease.Fence}
 		again, err := f.Expire(f.t.Context(), timer)
-		if want := time.UnixMilli(l.Holder.ExpiresAt).Add(skew); err != nil || !again.Equal(want) {
+		if want := time.UnixMilli(l.Lease.ExpiresAt).Add(skew); err != nil || !again.Equal(want) {
 			f.t.Fatalf("early: %v, %v, want %v", again, err, want)
 		}
 		f.clock.Advance(ttl + skew)
@@ -372,7 +372,7 @@ var suite = map[string]func(*fixture){
 		if again, err = f.Expire(f.t.Context(), timer); err != nil || !again.IsZero() {
 			f.t.Fatalf("late: %v, %v", again, err)
 		}
-		if r := f.record(); r.Holders[lock.KeyOf(f.name, "b")] != b.Holder {
+		if r := f.record(); r.Holders[lock.KeyOf(f.name, "b")] != b.Lease {
 			f.t.Errorf("record %+v", r)
 		}
 	},
@@ -381,7 +381,7 @@ var suite = map[string]func(*fixture){
 		f.mustAcquire("b", capacity(3))
 		f.mustAcquire("c", capacity(3), func(r *lock.AcquireRequest) { r.TTL = 10 * ttl })
 		f.clock.Advance(ttl + skew + time.Second)
-		again, err := f.Expire(f.t.Context(), lock.ExpireRequest{Lock: f.name, Lease: lock.KeyOf(f.name, "a"), Fence: a.Holder.Fence})
+		again, err := f.Expire(f.t.Context(), lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: a.Lease.Fence})
 		if r := f.record(); err != nil || !again.IsZero() || len(r.Holders) != 1 || r.FreeAt == 0 {
 			f.t.Errorf("record %+v, %v, %v", r, again, err)
 		}
@@ -389,12 +389,12 @@ var suite = map[string]func(*fixture){
 	"force-release ends leases, says whose, and is recorded": func(f *fixture) {
 		a := f.mustAcquire("a")
 		req := lock.ForceReleaseRequest{Lock: f.name, Principal: "arn:operator", Reason: "stuck"}
-		req.Fence = a.Holder.Fence - 1
+		req.Fence = a.Lease.Fence - 1
 		_, err := f.ForceRelease(f.t.Context(), req)
 		f.wantErr(err, lock.ErrLockChanged)
-		req.Fence = a.Holder.Fence
+		req.Fence = a.Lease.Fence
 		ended, err := f.ForceRelease(f.t.Context(), req)
-		if err != nil || !slices.Equal(ended, []lock.Holder{a.Holder}) {
+		if err != nil || !slices.Equal(ended, []lock.Lease{a.Lease}) {
 			f.t.Fatalf("ended %+v, %v", ended, err)
 		}
 		if r := f.record(); r.Cause != lock.CauseForceRelease || r.By != "arn:operator" || r.Reason != "stuck" || len(r.Holders) != 0 {
@@ -409,14 +409,14 @@ var suite = map[string]func(*fixture){
 		if r := f.record(); r.Reason != "" || r.By != "arn:p" {
 			f.t.Errorf("the next write kept by %q, reason %q", r.By, r.Reason)
 		}
-		if b.Holder.Fence <= a.Holder.Fence {
-			f.t.Errorf("fence went from %d to %d", a.Holder.Fence, b.Holder.Fence)
+		if b.Lease.Fence <= a.Lease.Fence {
+			f.t.Errorf("fence went from %d to %d", a.Lease.Fence, b.Lease.Fence)
 		}
 	},
 	"force-release by fence leaves the other holders": func(f *fixture) {
 		a := f.mustAcquire("a", capacity(2))
 		f.mustAcquire("b", capacity(2))
-		ended, err := f.ForceRelease(f.t.Context(), lock.ForceReleaseRequest{Lock: f.name, Reason: "x", Fence: a.Holder.Fence})
+		ended, err := f.ForceRelease(f.t.Context(), lock.ForceReleaseRequest{Lock: f.name, Reason: "x", Fence: a.Lease.Fence})
 		if err != nil || len(ended) != 1 || len(f.record().Holders) != 1 {
 			f.t.Fatalf("ended %+v, %v", ended, err)
 		}
@@ -467,7 +467,7 @@ var suite = map[string]func(*fixture){
 	"a context that ended changes nothing": func(f *fixture) {
 		ctx, cancel := context.WithCancel(f.t.Context())
 		cancel()
-		_, err := f.Acquire(ctx, lock.AcquireRequest{Lock: f.name, Lease: "a", TTL: ttl, Capacity: 1, Permits: 1})
+		_, err := f.Acquire(ctx, lock.AcquireRequest{Lock: f.name, Secret: "a", TTL: ttl, Capacity: 1, Permits: 1})
 		f.wantErr(err, context.Canceled)
 		if r := f.record(); r.Rev != 0 {
 			f.t.Errorf("record %+v", r)
@@ -477,7 +477,7 @@ var suite = map[string]func(*fixture){
 	"one of many at once gets it": func(f *fixture) {
 		const n = 8
 		var wg sync.WaitGroup
-		won := make(chan lock.Lease, n)
+		won := make(chan lock.LeaseStatus, n)
 		for range n {
 			wg.Go(func() {
 				if l, err := f.acquire(Secret()); err == nil {

@@ -22,8 +22,9 @@ type Job struct {
 
 	Event     Entry         // of JobPublish
 	Timer     Timer         // of JobTimer
-	Lease     lock.LeaseKey // of JobTell
-	Holder    lock.Holder   // of JobTell: the grant; of JobFail: its tokens
+	Key       lock.LeaseKey // of JobTell
+	Lease     lock.Lease    // of JobTell
+	Tokens    lock.Tokens   // of JobFail
 	Code      string        // of JobFail
 	Cause     string        // of JobFail
 	Execution ExecutionEnd  // of JobEnd
@@ -241,9 +242,9 @@ func (c *Consumer) Do(ctx context.Context, jobs []Job) []error {
 func (c *Consumer) do(ctx context.Context, j Job) error {
 	switch j.Kind {
 	case JobTell:
-		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Lease: j.Lease, Holder: j.Holder}, lock.Record{})
+		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: j.Key, Lease: j.Lease}, lock.Record{})
 	case JobFail:
-		return c.teller().fail(ctx, j.Lock, j.Holder, j.Code, j.Cause)
+		return c.teller().fail(ctx, j.Lock, j.Tokens, j.Code, j.Cause)
 	case JobSettle:
 		return c.settle(ctx, j.Lock)
 	}

@@ -245,7 +245,7 @@ func TestConsumerThatWasBroken(t *testing.T) {
 	}
 	for range 12 { // whoever comes hands on
 		w.now = w.now.Add(10*time.Minute + time.Second)
-		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "visitor", TTL: time.Second, Capacity: 1, Permits: 1}); !errors.Is(err, lock.ErrLockHeld) {
+		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "visitor", TTL: time.Second, Capacity: 1, Permits: 1}); !errors.Is(err, lock.ErrLockHeld) {
 			t.Fatal(err)
 		}
 	}
@@ -297,7 +297,7 @@ func (w *tasks) force() {
 
 func (w *tasks) visit() {
 	w.t.Helper()
-	if _, err := w.coordinator.Acquire(w.t.Context(), lock.AcquireRequest{Lock: "a", Lease: "visitor", TTL: time.Second, Capacity: 1, Permits: 1}); err != nil {
+	if _, err := w.coordinator.Acquire(w.t.Context(), lock.AcquireRequest{Lock: "a", Secret: "visitor", TTL: time.Second, Capacity: 1, Permits: 1}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -54,21 +54,21 @@ func (c *Consumer) teller() teller { return teller{c.Callbacks, c.Coordinator, c
 // A crash before the attempt was stored repeats as a first one; a crash after it, as a later one. A live task loses its lock
 // to neither, and a dead one keeps it for a TTL at most.
 func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen lock.Record) error {
-	h := granted.Holder
+	h := granted.Lease
 	about := []slog.Attr{slog.String("lock", name), slog.Int64("fence", h.Fence), slog.String("owner", h.Owner)}
-	req := lock.ExpireRequest{Lock: name, Lease: granted.Lease, Fence: h.Fence}
-	first, err := t.coordinator.Attempt(ctx, req, h.Token, seen)
+	req := lock.GrantRef{Lock: name, Key: granted.Key, Fence: h.Fence}
+	first, err := t.coordinator.Attempt(ctx, req, h.Tokens, seen)
 	switch {
 	case errors.Is(err, lock.ErrSuperseded): // the write that added a token tells all
 		return nil
 	case errors.Is(err, lock.ErrLeaseLost): // ended, or forced out, before it could be told
-		return t.fail(ctx, name, h, FailLost, "the lease ended before it could be told")
+		return t.fail(ctx, name, h.Tokens, FailLost, "the lease ended before it could be told")
 	case err != nil:
 		t.fault(ctx, CallbackFailed, "grant was not told", append(about, slog.Any("error", err))...)
 		return err
 	}
 	gone := 0
-	tokens := h.Tokens()
+	tokens := h.Tokens.List()
 	var failed error
 	for _, token := range tokens {
 		err := t.callbacks.Succeed(ctx, token, output(name, h))
@@ -90,16 +90,16 @@ func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen
 	if !first || gone == 0 || len(tokens) > 1 {
 		return failed
 	}
-	if err := t.coordinator.End(ctx, req, h.Token, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
+	if err := t.coordinator.End(ctx, req, h.Tokens, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
 		t.fault(ctx, CallbackFailed, "lease of a dead task was not ended", append(about, slog.Any("error", err))...)
 	}
 	return failed
 }
 
 // fail tells all tokens of a wait or a grant that it is over. After an error it must be done again.
-func (t teller) fail(ctx context.Context, name string, h lock.Holder, code, cause string) error {
+func (t teller) fail(ctx context.Context, name string, tokens lock.Tokens, code, cause string) error {
 	var failed error
-	for _, token := range h.Tokens() {
+	for _, token := range tokens.List() {
 		switch err := t.callbacks.Fail(ctx, token, code, cause); {
 		case err == nil, errors.Is(err, ErrTaskGone):
 		case errors.Is(err, ErrUndeliverable):
@@ -148,23 +148,23 @@ func (c *Consumer) callbacks(ctx context.Context, batch []Write) (failures []fai
 
 // jobs are the callbacks and the hand-off that follow from a write.
 func (c *Consumer) jobs(w Write) (list []Job) {
-	fail := func(h lock.Holder, code, cause string) {
-		list = append(list, Job{Kind: JobFail, Lock: w.Lock, Holder: h, Code: code, Cause: cause})
+	fail := func(tokens lock.Tokens, code, cause string) {
+		list = append(list, Job{Kind: JobFail, Lock: w.Lock, Tokens: tokens, Code: code, Cause: cause})
 	}
 	for _, ended := range w.Ended {
 		if ended.Until <= c.now().UnixMilli() {
-			fail(ended.Want, FailTimedOut, "the lock did not come free within wait_ms")
+			fail(ended.Tokens, FailTimedOut, "the lock did not come free within wait_ms")
 		} else {
-			fail(ended.Want, FailCancelled, "the wait was cancelled")
+			fail(ended.Tokens, FailCancelled, "the wait was cancelled")
 		}
 	}
 	for _, ch := range lock.Changes(w.Before, w.After) {
-		if ch.Kind != lock.LeaseAcquired && ch.Holder.Token != "" && !ch.Holder.Attempted { // the record of its grant was lost
-			fail(ch.Holder, FailLost, "the lease ended before it could be told")
+		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Tokens.Empty() && !ch.Lease.Attempted { // the record of its grant was lost
+			fail(ch.Lease.Tokens, FailLost, "the lease ended before it could be told")
 		}
 	}
 	for _, ch := range lock.ToTell(w.Before, w.After) {
-		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Lease: ch.Lease, Holder: ch.Holder})
+		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Key: ch.Key, Lease: ch.Lease})
 	}
 	if lock.Unsettled(w.After) { // whoever wrote it died before it had handed on all there is
 		list = append(list, Job{Kind: JobSettle, Lock: w.Lock})
@@ -175,7 +175,7 @@ func (c *Consumer) jobs(w Write) (list []Job) {
 // tryFirst does a job of a write for the first time: a grant is told with what the write shows, which spares a read.
 func (c *Consumer) tryFirst(ctx context.Context, j Job, seen lock.Record) error {
 	if j.Kind == JobTell {
-		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Lease: j.Lease, Holder: j.Holder}, seen)
+		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: j.Key, Lease: j.Lease}, seen)
 	}
 	return c.do(ctx, j)
 }
@@ -191,7 +191,7 @@ func (c *Consumer) settle(ctx context.Context, name string) error {
 }
 
 // output is what a task gets of its lease.
-func output(name string, h lock.Holder) []byte {
+func output(name string, h lock.Lease) []byte {
 	out := wire.Granted{
 		Lock: name, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Permits: h.Permits,
 	}

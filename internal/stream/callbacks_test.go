@@ -103,7 +103,7 @@ func (w *tasks) Arm(_ context.Context, timers []Timer) []error {
 func (w *tasks) waits(secret string, change ...func(*lock.AcquireRequest)) {
 	w.t.Helper()
 	w.fake.waits[secret+"'s token"] = true
-	req := lock.AcquireRequest{Lock: "a", Lease: secret, Owner: secret, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Hour, Token: secret + "'s token"}
+	req := lock.AcquireRequest{Lock: "a", Secret: secret, Owner: secret, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Hour, Token: secret + "'s token"}
 	for _, c := range change {
 		c(&req)
 	}
@@ -114,7 +114,7 @@ func (w *tasks) waits(secret string, change ...func(*lock.AcquireRequest)) {
 
 func (w *tasks) release(secret string) {
 	w.t.Helper()
-	if _, err := w.coordinator.Release(w.t.Context(), lock.ReleaseRequest{Lock: "a", Lease: secret}); err != nil {
+	if _, err := w.coordinator.Release(w.t.Context(), lock.ReleaseRequest{Lock: "a", Secret: secret}); err != nil {
 		w.t.Fatal(err)
 	}
 }

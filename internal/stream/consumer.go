@@ -33,7 +33,7 @@ type Bus interface {
 // A Timer is set when a lease is granted, and names it.
 type Timer struct {
 	Lock  string
-	Lease lock.LeaseKey
+	Key   lock.LeaseKey
 	Fence int64
 	Due   time.Time
 }
@@ -160,7 +160,7 @@ func (c *Consumer) arm(ctx context.Context, batch []Write) (failures []failure) 
 		}
 		for _, ch := range timed(w) {
 			if !endsWithin(batch[i+1:], w.Lock, ch) {
-				timers, timerOf = append(timers, Timer{w.Lock, ch.Lease, ch.Holder.Fence, c.due(ch.Holder)}), append(timerOf, i)
+				timers, timerOf = append(timers, Timer{w.Lock, ch.Key, ch.Lease.Fence, c.due(ch.Lease)}), append(timerOf, i)
 			}
 		}
 	}
@@ -189,14 +189,14 @@ func timed(w Write) (list []lock.Change) {
 	}
 	for key, h := range w.After.Holders {
 		if before := w.Before.Holders[key]; before.Fence == h.Fence && before.CheckAt != h.CheckAt {
-			list = append(list, lock.Change{Kind: lock.LeaseAcquired, Lease: key, Holder: h})
+			list = append(list, lock.Change{Kind: lock.LeaseAcquired, Key: key, Lease: h})
 		}
 	}
 	return list
 }
 
 // due is when a lease's timer is to come: a skew past its expiry, or when its execution is to be looked at.
-func (c *Consumer) due(h lock.Holder) time.Time {
+func (c *Consumer) due(h lock.Lease) time.Time {
 	if h.Execution != "" && !h.Unclaimed {
 		return time.UnixMilli(h.CheckAt)
 	}
@@ -211,7 +211,7 @@ func (c *Consumer) now() time.Time { return c.reporter().now() }
 // than the stream's polling interval mostly cost none.
 func endsWithin(rest []Write, name string, granted lock.Change) bool {
 	return slices.ContainsFunc(rest, func(w Write) bool {
-		return w.Lock == name && w.Poison == nil && w.After.Holders[granted.Lease].Fence != granted.Holder.Fence
+		return w.Lock == name && w.Poison == nil && w.After.Holders[granted.Key].Fence != granted.Lease.Fence
 	})
 }
 

@@ -256,13 +256,13 @@ func TestExpirer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "s", TTL: 10 * time.Second, Capacity: 1, Permits: 1})
+		l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "s", TTL: 10 * time.Second, Capacity: 1, Permits: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
 		timers := &fakeTimers{}
 		x := &Expirer{Coordinator: c, Timers: timers, Log: slog.New(slog.DiscardHandler)}
-		timer := Timer{Lock: "a", Lease: lock.KeyOf("a", "s"), Fence: l.Holder.Fence}
+		timer := Timer{Lock: "a", Key: lock.KeyOf("a", "s"), Fence: l.Lease.Fence}
 		for _, step := range []struct {
 			wait         time.Duration
 			armed, holds int
@@ -276,7 +276,7 @@ func TestExpirer(t *testing.T) {
 				t.Errorf("after %v: armed %v, holders %v", step.wait, timers.armed, s.Holders)
 			}
 		}
-		if due := timers.armed[0].Due; due.UnixMilli() != l.Holder.ExpiresAt+lock.DefaultSkew.Milliseconds() {
+		if due := timers.armed[0].Due; due.UnixMilli() != l.Lease.ExpiresAt+lock.DefaultSkew.Milliseconds() {
 			t.Errorf("set again for %v", due)
 		}
 	})

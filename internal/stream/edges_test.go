@@ -241,21 +241,21 @@ func TestUndeliverable(t *testing.T) {
 // Which timers a write sets: a new lease's, at its expiry and the skew, or at its execution's check; and one for a check that
 // somebody asked for again. Not for a renewal, whose lease's timer is set.
 func TestTimersOfAWrite(t *testing.T) {
-	holder := func(change func(*lock.Holder)) lock.Record {
+	holder := func(change func(*lock.Lease)) lock.Record {
 		r := record(lock.CauseAcquire, 1)
 		h := r.Holders[leaseKey(1)]
 		change(&h)
 		r.Holders[leaseKey(1)] = h
 		return r
 	}
-	plain := holder(func(*lock.Holder) {})
-	ofExecution := holder(func(h *lock.Holder) { h.Execution, h.CheckAt = "arn:x", 2000 })
-	unclaimed := holder(func(h *lock.Holder) { h.Execution, h.CheckAt, h.Unclaimed = "arn:x", 2000, true })
-	again := holder(func(h *lock.Holder) { h.Execution, h.CheckAt = "arn:x", 9000 })
+	plain := holder(func(*lock.Lease) {})
+	ofExecution := holder(func(h *lock.Lease) { h.Execution, h.CheckAt = "arn:x", 2000 })
+	unclaimed := holder(func(h *lock.Lease) { h.Execution, h.CheckAt, h.Unclaimed = "arn:x", 2000, true })
+	again := holder(func(h *lock.Lease) { h.Execution, h.CheckAt = "arn:x", 9000 })
 	again.Cause = "check"
 	renewed := again
 	renewed.Cause = lock.CauseRenew
-	longer := holder(func(h *lock.Holder) { h.ExpiresAt = 9000 })
+	longer := holder(func(h *lock.Lease) { h.ExpiresAt = 9000 })
 	for name, test := range map[string]struct {
 		before, after lock.Record
 		want          []int64
@@ -268,7 +268,7 @@ func TestTimersOfAWrite(t *testing.T) {
 		"a lease that lasts":           {plain, longer, nil},
 		"nothing of it":                {ofExecution, ofExecution, nil},
 		"an end":                       {plain, retired(record(lock.CauseRelease), 1), nil},
-		"another lease, later checked": {holder(func(h *lock.Holder) { h.Fence = 7 }), again, []int64{9000}},
+		"another lease, later checked": {holder(func(h *lock.Lease) { h.Fence = 7 }), again, []int64{9000}},
 	} {
 		r := newRig()
 		if failed := r.Consume(t.Context(), []Write{{Lock: "a", Sequence: "1", Before: test.before, After: test.after}}); failed != nil {
@@ -753,7 +753,7 @@ func TestOutput(t *testing.T) {
 	if got := string(output("a", h)); got != plain+"}" {
 		t.Errorf("%s", got)
 	}
-	h.Metadata, h.Token, h.Principal = `{"n":1}`, "task:x", "arn:p"
+	h.Metadata, h.Tokens, h.Principal = `{"n":1}`, lock.Tokens{"task:x"}, "arn:p"
 	if got := string(output("a", h)); got != plain+`,"metadata":{"n":1}}` {
 		t.Errorf("%s", got)
 	}

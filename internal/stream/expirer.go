@@ -61,7 +61,7 @@ func (x *Expirer) reporter() reporter { return reporter{x.Log, x.Metrics, x.Cloc
 // Fire puts out the lease that a timer names, if it is past its expiry; sets the timer again if the lease was renewed;
 // and does nothing if the lease is gone. An error means that the timer must come again.
 func (x *Expirer) Fire(ctx context.Context, t Timer) error {
-	again, err := x.Coordinator.Expire(ctx, lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence})
+	again, err := x.Coordinator.Expire(ctx, lock.GrantRef{Lock: t.Lock, Key: t.Key, Fence: t.Fence})
 	if bound, ok := errors.AsType[*lock.ExecutionError](err); ok && x.Executions != nil {
 		again, err = x.check(ctx, t, bound)
 	}
@@ -87,7 +87,7 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 // that was never told.
 func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
 	about := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
-	req := lock.ExpireRequest{Lock: t.Lock, Lease: t.Lease, Fence: t.Fence}
+	req := lock.GrantRef{Lock: t.Lock, Key: t.Key, Fence: t.Fence}
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution waits for its turn", about...)
 		return x.Coordinator.Checked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
@@ -98,25 +98,25 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 		return time.Time{}, err
 	}
 	if running {
-		if err := x.tellUntold(ctx, t, bound.Holder); err != nil {
+		if err := x.tellUntold(ctx, t, bound.Lease); err != nil {
 			return time.Time{}, err
 		}
 		return x.Coordinator.Checked(ctx, req, max(bound.Every, minCheckInterval))
 	}
 	x.reporter().fault(ctx, ExecutionEndMissed, "execution ended unheard", about...)
-	if err := x.Coordinator.Depart(ctx, t.Lock, t.Lease, bound.Execution); err != nil { // whatever is known of its other locks
+	if err := x.Coordinator.Depart(ctx, t.Lock, t.Key, bound.Execution); err != nil { // whatever is known of its other locks
 		return time.Time{}, err
 	}
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
 // tellUntold tells a grant whose callback was never tried: the stream's record of it was lost, and its task would wait for ever.
-func (x *Expirer) tellUntold(ctx context.Context, t Timer, h lock.Holder) error {
-	if h.Token == "" || h.Attempted || x.Consumer == nil || x.Consumer.Callbacks == nil {
+func (x *Expirer) tellUntold(ctx context.Context, t Timer, h lock.Lease) error {
+	if h.Tokens.Empty() || h.Attempted || x.Consumer == nil || x.Consumer.Callbacks == nil {
 		return nil
 	}
 	x.reporter().fault(ctx, GrantToldLate, "grant was never told", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", h.Owner))
-	return x.Consumer.teller().tell(ctx, t.Lock, lock.Change{Kind: lock.LeaseAcquired, Lease: t.Lease, Holder: h}, lock.Record{})
+	return x.Consumer.teller().tell(ctx, t.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: t.Key, Lease: h}, lock.Record{})
 }
 
 // mayCheck takes one of the checks that this process may make.

@@ -30,7 +30,7 @@ func bound(r *lock.AcquireRequest) { r.Execution, r.Wait = "arn:"+r.Owner, 24*ti
 func (w *tasks) dueTimer() Timer {
 	w.t.Helper()
 	for key, h := range storedA(w).Holders {
-		return Timer{Lock: "a", Lease: key, Fence: h.Fence}
+		return Timer{Lock: "a", Key: key, Fence: h.Fence}
 	}
 	w.t.Fatal("nobody holds the lock")
 	return Timer{}
@@ -124,7 +124,7 @@ func TestRateOfChecks(t *testing.T) {
 	w.deliver(3)
 	check := func(want int) {
 		t.Helper()
-		w.now, w.fired = time.UnixMilli(storedA(w).Holders[w.dueTimer().Lease].CheckAt), nil
+		w.now, w.fired = time.UnixMilli(storedA(w).Holders[w.dueTimer().Key].CheckAt), nil
 		if err := x.Fire(t.Context(), w.dueTimer()); err != nil || asked != want {
 			t.Errorf("asked %d times, want %d: %v", asked, want, err)
 		}
@@ -141,7 +141,7 @@ func TestRateOfChecks(t *testing.T) {
 	w.fired = nil
 	before := w.now
 	check(19)
-	if at := storedA(w).Holders[w.dueTimer().Lease].CheckAt; at != w.fired[0].Due.UnixMilli() {
+	if at := storedA(w).Holders[w.dueTimer().Key].CheckAt; at != w.fired[0].Due.UnixMilli() {
 		t.Errorf("the check is noted for %d", at)
 	}
 	if due := w.fired[0].Due.Sub(w.now); due < checkDelay || due >= 2*checkDelay || counted(log, ExecutionChecksLate) != 1 {
@@ -173,7 +173,7 @@ func TestBothSignalsLost(t *testing.T) {
 	w.deliver(3)
 	refused := func() {
 		t.Helper()
-		_, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "visitor", TTL: time.Second, Capacity: 1, Permits: 1})
+		_, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "visitor", TTL: time.Second, Capacity: 1, Permits: 1})
 		if !errors.Is(err, lock.ErrLockHeld) {
 			t.Fatal(err)
 		}
@@ -379,7 +379,7 @@ func TestTimersThatFail(t *testing.T) {
 	w.deliver(3)
 	w.now = w.now.Add(time.Minute)
 	w.fake.describe = func(string) (bool, error) { return true, errReset }
-	body, _ := json.Marshal(timerMessage{1, "a", w.dueTimer().Lease, w.dueTimer().Fence})
+	body, _ := json.Marshal(timerMessage{1, "a", w.dueTimer().Key, w.dueTimer().Fence})
 	if failed := handleMessages(t, x, string(body), `{"v":1}`, `?`); failed != nil || len(backlog.jobs) != 1 || len(dead.buried) != 2 {
 		t.Fatalf("failed %v, jobs %v, buried %v", failed, backlog.kinds(), dead.buried)
 	}
@@ -437,7 +437,7 @@ func TestJobsFromTheQueue(t *testing.T) {
 	for _, j := range []Job{
 		{Kind: JobPublish, Lock: "refused", Event: entry(Events(grant(1, "refused", 1))[0]), Since: w.now, Tries: 1},
 		{Kind: JobPublish, Lock: "b", Event: entry(Events(grant(1, "b", 1))[0]), Since: w.now.Add(-time.Hour), Tries: 4},
-		{Kind: JobTimer, Lock: "none", Timer: Timer{Lock: "none", Lease: "k", Fence: 1}},
+		{Kind: JobTimer, Lock: "none", Timer: Timer{Lock: "none", Key: "k", Fence: 1}},
 		{Kind: JobSettle, Lock: "a"},
 		{Kind: "newer", Lock: "a"},
 	} {
@@ -466,14 +466,14 @@ func TestJobsFromTheQueue(t *testing.T) {
 
 // A job comes through its message as it was, and a message that lacks something is none.
 func TestJobMessages(t *testing.T) {
-	h := lock.Holder{Owner: "o", Permits: 2, Fence: 7, AcquiredAt: 1, ExpiresAt: 2, TTL: 3, Metadata: `{"a":1}`, Token: "task:x\ntask:y", Execution: "arn:x", CheckAt: 9}
+	h := lock.Lease{Terms: lock.Terms{Owner: "o", Permits: 2, TTL: 3, Metadata: `{"a":1}`, Tokens: lock.Tokens{"task:x", "task:y"}, Execution: "arn:x"}, Fence: 7, AcquiredAt: 1, ExpiresAt: 2, CheckAt: 9}
 	since := time.UnixMilli(1_800_000_000_123)
 	for _, j := range []Job{
 		{Kind: JobPublish, Lock: "a", Event: Entry{DetailType: "d", Detail: []byte(`{"id":"x"}`), Time: time.Unix(5, 0).UTC(), Lock: "a"}, Since: since, Tries: 3},
-		{Kind: JobTell, Lock: "a", Lease: "k", Holder: h, Since: since},
-		{Kind: JobFail, Lock: "a", Holder: h, Code: "WaitTimedOut", Cause: "why", Tries: 1},
+		{Kind: JobTell, Lock: "a", Key: "k", Lease: h, Since: since},
+		{Kind: JobFail, Lock: "a", Tokens: h.Tokens, Code: "WaitTimedOut", Cause: "why", Tries: 1},
 		{Kind: JobSettle, Lock: "a", Since: since, Tries: 1},
-		{Kind: JobTimer, Lock: "a", Timer: Timer{Lock: "a", Lease: "k", Fence: 7}, Since: since, Tries: 2},
+		{Kind: JobTimer, Lock: "a", Timer: Timer{Lock: "a", Key: "k", Fence: 7}, Since: since, Tries: 2},
 		{Kind: JobEnd, Execution: ExecutionEnd{"arn:x", "FAILED"}, Since: since},
 	} {
 		body, err := encodeJob(j)
@@ -497,7 +497,7 @@ func TestJobMessages(t *testing.T) {
 			t.Errorf("%s: %+v, %v", body, j, err)
 		}
 	}
-	if j, err := decodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{Lock: "a", Lease: "k", Fence: 1}) || !j.Since.IsZero() {
+	if j, err := decodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{Lock: "a", Key: "k", Fence: 1}) || !j.Since.IsZero() {
 		t.Errorf("a timer: %+v, %v", j, err)
 	}
 }

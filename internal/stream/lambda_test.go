@@ -80,7 +80,7 @@ func TestQueueArm(t *testing.T) {
 			delays = append(delays, e.DelaySeconds)
 			job, err := decodeJob(e.MessageBody)
 			timer := job.Timer
-			if err != nil || timer.Lock != "a" || timer.Lease != "k" || timer.Fence != 7 {
+			if err != nil || timer.Lock != "a" || timer.Key != "k" || timer.Fence != 7 {
 				t.Errorf("message %s: %v", e.MessageBody, err)
 			}
 		}
@@ -141,13 +141,13 @@ func TestHandleTimers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "s", TTL: time.Second, Capacity: 1, Permits: 1})
+	l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "s", TTL: time.Second, Capacity: 1, Permits: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newRig()
 	x := &Expirer{Coordinator: c, Timers: r.timers, Log: r.Log}
-	body, _ := json.Marshal(timerMessage{1, "a", lock.KeyOf("a", "s"), l.Holder.Fence})
+	body, _ := json.Marshal(timerMessage{1, "a", lock.KeyOf("a", "s"), l.Lease.Fence})
 	gone, _ := json.Marshal(timerMessage{1, "b", lock.KeyOf("b", "s"), 5})
 	event := lambdaevents.SQSEvent{Records: []lambdaevents.SQSMessage{
 		{MessageId: "early", Body: string(body)}, {MessageId: "gone", Body: string(gone)}, {MessageId: "junk", Body: `{"v":1}`}, {MessageId: "text", Body: `?`},
@@ -168,7 +168,7 @@ func TestHandleTimers(t *testing.T) {
 		t.Errorf("still held: %+v", s)
 	}
 	r.timers.err = io.ErrClosedPipe
-	if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Lease: "t", TTL: time.Second, Capacity: 1, Permits: 1}); err != nil {
+	if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "t", TTL: time.Second, Capacity: 1, Permits: 1}); err != nil {
 		t.Fatal(err)
 	}
 	rec, _ := store.Get(t.Context(), "a")

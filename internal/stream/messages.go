@@ -29,8 +29,9 @@ type jobMessage struct {
 	Tries     int           `json:"tries"`
 	Event     *eventMessage `json:"event,omitzero"`
 	Lease     lock.LeaseKey `json:"lease,omitzero"`
-	Fence     int64         `json:"fence,omitzero"` // of a timer
-	Holder    *lock.Holder  `json:"holder,omitzero"`
+	Fence     int64         `json:"fence,omitzero"`  // of a timer
+	Grant     *lock.Lease   `json:"grant,omitzero"`  // of a tell
+	Tokens    lock.Tokens   `json:"tokens,omitzero"` // of a fail
 	Code      string        `json:"code,omitzero"`
 	Cause     string        `json:"cause,omitzero"`
 	Execution *ExecutionEnd `json:"execution,omitzero"`
@@ -52,11 +53,11 @@ func encodeJob(j Job) ([]byte, error) {
 	case JobPublish:
 		m.Event = &eventMessage{j.Event.DetailType, j.Event.Detail, j.Event.Time}
 	case JobTimer:
-		m.Lock, m.Lease, m.Fence = j.Timer.Lock, j.Timer.Lease, j.Timer.Fence
+		m.Lock, m.Lease, m.Fence = j.Timer.Lock, j.Timer.Key, j.Timer.Fence
 	case JobTell:
-		m.Lease, m.Holder = j.Lease, &j.Holder
+		m.Lease, m.Grant = j.Key, &j.Lease
 	case JobFail:
-		m.Holder, m.Code, m.Cause = &j.Holder, j.Code, j.Cause
+		m.Tokens, m.Code, m.Cause = j.Tokens, j.Code, j.Cause
 	case JobEnd:
 		m.Execution = &j.Execution
 	}
@@ -69,12 +70,12 @@ func decodeJob(body string) (Job, error) {
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
 		return Job{}, err
 	}
-	j := Job{Kind: m.Kind, Lock: m.Lock, Tries: m.Tries, Lease: m.Lease, Code: m.Code, Cause: m.Cause}
+	j := Job{Kind: m.Kind, Lock: m.Lock, Tries: m.Tries, Key: m.Lease, Tokens: m.Tokens, Code: m.Code, Cause: m.Cause}
 	if m.Since != 0 {
 		j.Since = time.UnixMilli(m.Since)
 	}
-	if m.Holder != nil {
-		j.Holder = *m.Holder
+	if m.Grant != nil {
+		j.Lease = *m.Grant
 	}
 	if j.Lock == "" && j.Kind != JobEnd {
 		return Job{}, errors.New("not a timer or a job: it names no lock")
@@ -82,17 +83,17 @@ func decodeJob(body string) (Job, error) {
 	missing := false
 	switch j.Kind {
 	case "", JobTimer:
-		j.Kind, j.Lease = JobTimer, ""
-		j.Timer = Timer{Lock: m.Lock, Lease: m.Lease, Fence: m.Fence}
+		j.Kind, j.Key = JobTimer, ""
+		j.Timer = Timer{Lock: m.Lock, Key: m.Lease, Fence: m.Fence}
 		missing = m.Lease == "" || m.Fence < 1
 	case JobPublish:
 		if missing = m.Event == nil; !missing {
 			j.Event = Entry{DetailType: m.Event.DetailType, Detail: m.Event.Detail, Time: m.Event.Time, Lock: m.Lock}
 		}
 	case JobTell:
-		missing = m.Lease == "" || m.Holder == nil
+		missing = m.Lease == "" || m.Grant == nil
 	case JobFail:
-		missing = m.Holder == nil
+		missing = m.Tokens.Empty()
 	case JobEnd:
 		if missing = m.Execution == nil || m.Execution.Execution == ""; !missing {
 			j.Execution = *m.Execution

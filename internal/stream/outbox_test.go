@@ -184,23 +184,23 @@ func makeHistory(t *testing.T) (history []Write, want map[string][]string) {
 		switch rng.IntN(8) {
 		case 0, 1, 2:
 			granted.secret = fmt.Sprint("s", n)
-			l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: granted.secret, TTL: 5 * time.Second, Capacity: 2, Permits: 1, Metadata: `{"n":1}`})
-			if granted.fence = l.Holder.Fence; err != nil && !errors.Is(err, lock.ErrLockHeld) {
+			l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Secret: granted.secret, TTL: 5 * time.Second, Capacity: 2, Permits: 1, Metadata: `{"n":1}`})
+			if granted.fence = l.Lease.Fence; err != nil && !errors.Is(err, lock.ErrLockHeld) {
 				t.Fatal(err)
 			}
 		case 3, 4:
 			if h, ok := pick(); ok {
-				if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Lease: h.secret}); err == nil {
+				if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Secret: h.secret}); err == nil {
 					released = h
 				}
 			}
 		case 5:
 			if h, ok := pick(); ok {
-				_, _ = c.Renew(t.Context(), lock.RenewRequest{Lock: name, Lease: h.secret, TTL: 6 * time.Second})
+				_, _ = c.Renew(t.Context(), lock.RenewRequest{Lock: name, Secret: h.secret, TTL: 6 * time.Second})
 			}
 		case 6:
 			if h, ok := pick(); ok {
-				_, _ = c.Expire(t.Context(), lock.ExpireRequest{Lock: name, Lease: lock.KeyOf(name, h.secret), Fence: h.fence})
+				_, _ = c.Expire(t.Context(), lock.GrantRef{Lock: name, Key: lock.KeyOf(name, h.secret), Fence: h.fence})
 			}
 			time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
 		case 7:

@@ -137,9 +137,9 @@ func newCloud(t *testing.T) *cloud {
 	return c
 }
 
-func (c *cloud) acquire(t *testing.T, name, secret string, ttl time.Duration) lock.Lease {
+func (c *cloud) acquire(t *testing.T, name, secret string, ttl time.Duration) lock.LeaseStatus {
 	t.Helper()
-	l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Lease: secret, TTL: ttl, Capacity: 1, Permits: 1})
+	l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: name, Secret: secret, TTL: ttl, Capacity: 1, Permits: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,16 +169,16 @@ func TestStreamOfDynamoDBLocal(t *testing.T) {
 	}
 
 	a := c.acquire(t, "cycle", "s", time.Minute)
-	if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "cycle", Lease: "s", TTL: time.Minute}); err != nil {
+	if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "cycle", Secret: "s", TTL: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "cycle", Lease: "s"}); err != nil {
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "cycle", Secret: "s"}); err != nil {
 		t.Fatal(err)
 	}
-	c.log.wait(t, contains(ids("cycle", a.Holder.Fence, events.TypeAcquired, events.TypeReleased)))
+	c.log.wait(t, contains(ids("cycle", a.Lease.Fence, events.TypeAcquired, events.TypeReleased)))
 
 	b := c.acquire(t, "dead", "s", 3*time.Second)
-	c.log.wait(t, contains(ids("dead", b.Holder.Fence, events.TypeAcquired, events.TypeExpired)))
+	c.log.wait(t, contains(ids("dead", b.Lease.Fence, events.TypeAcquired, events.TypeExpired)))
 
 	refusals := 0
 	c.log.mu.Lock()
@@ -190,10 +190,10 @@ func TestStreamOfDynamoDBLocal(t *testing.T) {
 	}
 	c.log.mu.Unlock()
 	d := c.acquire(t, "refused", "s", time.Minute)
-	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "refused", Lease: "s"}); err != nil {
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "refused", Secret: "s"}); err != nil {
 		t.Fatal(err)
 	}
-	c.log.wait(t, contains(ids("refused", d.Holder.Fence, events.TypeAcquired, events.TypeReleased)))
+	c.log.wait(t, contains(ids("refused", d.Lease.Fence, events.TypeAcquired, events.TypeReleased)))
 	c.log.mu.Lock()
 	c.log.refuse = nil
 	c.log.mu.Unlock()
@@ -209,7 +209,7 @@ func TestStreamOfDynamoDBLocal(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	purged := ids("purged", e.Holder.Fence, events.TypeAcquired, events.TypeExpired)
+	purged := ids("purged", e.Lease.Fence, events.TypeAcquired, events.TypeExpired)
 	c.log.wait(t, contains(purged))
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()

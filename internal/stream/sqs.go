@@ -32,7 +32,7 @@ type message struct {
 func (q *Queue) Arm(ctx context.Context, timers []Timer) []error {
 	list := make([]message, len(timers))
 	for i, t := range timers {
-		body, err := json.Marshal(timerMessage{1, t.Lock, t.Lease, t.Fence})
+		body, err := json.Marshal(timerMessage{1, t.Lock, t.Key, t.Fence})
 		list[i] = message{body, t.Due, err}
 	}
 	return q.send(ctx, list)

@@ -21,7 +21,7 @@ func TestStressExpiry(t *testing.T) {
 	for n := range holders {
 		name := fmt.Sprint("dead:", n)
 		l := c.acquire(t, name, "s", time.Second+rand.N(4*time.Second))
-		expiry[events.ID(name, l.Holder.Fence, events.TypeExpired)] = time.UnixMilli(l.Holder.ExpiresAt)
+		expiry[events.ID(name, l.Lease.Fence, events.TypeExpired)] = time.UnixMilli(l.Lease.ExpiresAt)
 	}
 	c.log.wait(t, func(ids []string) bool {
 		n := 0

@@ -26,7 +26,7 @@ type Write struct {
 func Events(w Write) []events.Event {
 	var list []events.Event
 	for _, c := range lock.Changes(w.Before, w.After) {
-		h := c.Holder
+		h := c.Lease
 		lease := events.Lease{
 			Version: events.Version, Lock: w.Lock, Prefixes: events.Prefixes(w.Lock), Fence: h.Fence, Owner: h.Owner,
 			Principal: h.Principal, Permits: h.Permits, AcquiredAt: events.At(h.AcquiredAt), ExpiresAt: events.At(h.ExpiresAt),
@@ -44,9 +44,9 @@ func Events(w Write) []events.Event {
 
 func event(w Write, c lock.Change, lease events.Lease) events.Event {
 	ended := func(at int64) events.End {
-		return events.End{EndedAt: events.At(at), HeldMS: max(at-c.Holder.AcquiredAt, 0)}
+		return events.End{EndedAt: events.At(at), HeldMS: max(at-c.Lease.AcquiredAt, 0)}
 	}
-	id := func(e events.Event) string { return events.ID(w.Lock, c.Holder.Fence, e.DetailType()) }
+	id := func(e events.Event) string { return events.ID(w.Lock, c.Lease.Fence, e.DetailType()) }
 	switch c.Kind {
 	case lock.LeaseAcquired:
 		e := events.Acquired{Lease: lease}
@@ -61,7 +61,7 @@ func event(w Write, c lock.Change, lease events.Lease) events.Event {
 		e.ID = id(e)
 		return e
 	default:
-		e := events.Expired{Lease: lease, End: ended(c.Holder.ExpiresAt), Purged: w.After.Rev == 0}
+		e := events.Expired{Lease: lease, End: ended(c.Lease.ExpiresAt), Purged: w.After.Rev == 0}
 		e.ID = id(e)
 		return e
 	}

@@ -11,9 +11,9 @@ import (
 
 // record makes one with holders named by their fences; each was acquired at 1000 and expires at 5000.
 func record(cause lock.Cause, fences ...int64) lock.Record {
-	r := lock.Record{Rev: 1, Capacity: 3, Cause: cause, Holders: map[lock.LeaseKey]lock.Holder{}}
+	r := lock.Record{Rev: 1, Capacity: 3, Cause: cause, Holders: map[lock.LeaseKey]lock.Lease{}}
 	for _, f := range fences {
-		r.Holders[leaseKey(f)] = lock.Holder{Owner: fmt.Sprint("o", f), Permits: 1, Fence: f, AcquiredAt: 1000, RenewedAt: 1000, ExpiresAt: 5000, TTL: 4000}
+		r.Holders[leaseKey(f)] = lock.Lease{Terms: lock.Terms{Owner: fmt.Sprint("o", f), Permits: 1, TTL: 4000}, Fence: f, AcquiredAt: 1000, RenewedAt: 1000, ExpiresAt: 5000}
 		r.Fence = max(r.Fence, f)
 	}
 	return r
@@ -22,7 +22,7 @@ func record(cause lock.Cause, fences ...int64) lock.Record {
 func leaseKey(fence int64) lock.LeaseKey { return lock.LeaseKey(fmt.Sprint("lease-", fence)) }
 
 func retired(r lock.Record, fence int64) lock.Record {
-	r.Retired = lock.Retired{Lease: leaseKey(fence), Fence: fence, At: 3000, Cause: r.Cause}
+	r.Retired = lock.Retired{Key: leaseKey(fence), Fence: fence, At: 3000, Cause: r.Cause}
 	return r
 }
 
@@ -31,7 +31,7 @@ func TestEventsOfEveryTransition(t *testing.T) {
 	forced := retired(record(lock.CauseForceRelease), 2)
 	forced.By, forced.Reason = "arn:operator", "stuck"
 	reused := record(lock.CauseAcquire, 9)
-	reused.Holders = map[lock.LeaseKey]lock.Holder{leaseKey(1): reused.Holders[leaseKey(9)]}
+	reused.Holders = map[lock.LeaseKey]lock.Lease{leaseKey(1): reused.Holders[leaseKey(9)]}
 	renewed := record(lock.CauseRenew, 1)
 	h := renewed.Holders[leaseKey(1)]
 	h.ExpiresAt, h.RenewedAt, h.Metadata = 9000, 5000, `{"n":2}`

@@ -42,7 +42,7 @@ func (c *changes) of(name string) <-chan struct{} {
 
 // wrote is the store's callback. Renewals, and waiters that keep their places, are no change.
 func (c *changes) wrote(name string, before, after lock.Record) {
-	same := func(a, b lock.Holder) bool { return a.Fence == b.Fence }
+	same := func(a, b lock.Lease) bool { return a.Fence == b.Fence }
 	if maps.EqualFunc(before.Holders, after.Holders, same) {
 		return
 	}
