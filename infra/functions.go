@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
 	"github.com/aws/jsii-runtime-go"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // Timeouts in seconds. A request's is below the API's 30. A queue's messages stay invisible for six times as long as their
@@ -228,7 +230,7 @@ func (c *Coordinator) function(f function) {
 var StreamFilters = []map[string]any{
 	{"dynamodb": map[string]any{
 		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": []any{"renew", "enqueue"}}}}},
+		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": lock.QuietCauses()}}}},
 	}},
 	{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{
 		"Keys": map[string]any{"sk": map[string]any{"S": []any{map[string]any{"prefix": "ended#"}}}},

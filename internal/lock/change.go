@@ -22,22 +22,13 @@ const (
 
 // Changes tells what a write did to leases, purely from the record before and after it (the zero Record for a row that
 // is not there): leases that ended first, then those granted, each oldest grant first. A lease is known by key and fence.
-// One that is gone was released if the write was a release and the record retired it, forced out if the write was a
-// force-release, and expired otherwise.
 func Changes(before, after Record) (list []Change) {
 	for _, key := range byFence(before.Holders) {
 		h := before.Holders[key]
 		if after.Holders[key].Fence == h.Fence {
 			continue
 		}
-		kind := LeaseExpired
-		switch {
-		case after.Cause == CauseRelease && after.Retired.Key == key:
-			kind = LeaseReleased
-		case after.Cause == CauseForceRelease:
-			kind = LeaseForceReleased
-		}
-		list = append(list, Change{kind, key, h})
+		list = append(list, Change{endOf(key, after), key, h})
 	}
 	granted := byFence(after.Holders)
 	granted = slices.DeleteFunc(granted, func(key LeaseKey) bool {
@@ -47,6 +38,16 @@ func Changes(before, after Record) (list []Change) {
 		list = append(list, Change{LeaseAcquired, key, after.Holders[key]})
 	}
 	return list
+}
+
+// endOf is what ended the lease under key, in the write that made after. A force-release ends every lease that is gone; other
+// causes end the retired one, beside leases that expired.
+func endOf(key LeaseKey, after Record) ChangeKind {
+	kind := causes[after.Cause].ends
+	if kind == LeaseForceReleased || kind != "" && after.Retired.Key == key {
+		return kind
+	}
+	return LeaseExpired
 }
 
 // ToTell are the grants of a write of which somebody with a token is to be told: new ones, and those whose task waits with

@@ -87,7 +87,7 @@ func TestEndExecution(t *testing.T) {
 	}
 	k.want(k.EndExecution(t.Context(), "x", over(true)), nil)
 	k.holds([]string{"other", "plain", "waits too"}, nil)
-	if r := k.record(); r.Cause != CauseRelease || r.By != "x" || len(k.store.unbound["x"]) != 2 {
+	if r := k.record(); r.Cause != CauseExecutionEnd || r.By != "x" || len(k.store.unbound["x"]) != 2 {
 		t.Errorf("record %+v, forgotten %v", r, k.store.unbound)
 	}
 }
@@ -111,7 +111,7 @@ func TestAttempts(t *testing.T) {
 	if k.store.reads != 1 { // the record as it was last heard of spares one
 		t.Errorf("%d reads", k.store.reads)
 	}
-	if r := k.record(); r.Cause != CauseRenew {
+	if r := k.record(); r.Cause != CauseAttempt {
 		t.Errorf("cause %s", r.Cause)
 	}
 	k.pass(ttl) // over, though nobody took the lock
@@ -131,7 +131,7 @@ func TestEndOfATask(t *testing.T) {
 	k.holds([]string{"a"}, nil)
 	k.want(k.End(t.Context(), req, Tokens{"t"}, "gone"), nil)
 	k.holds(nil, nil)
-	if r := k.record(); r.Cause != CauseRelease || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
+	if r := k.record(); r.Cause != CauseTaskGone || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
 		t.Errorf("record %+v", r)
 	}
 	_, err := k.acquire("a") // only the task, tried again, may use the secret again

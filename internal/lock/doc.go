@@ -51,7 +51,7 @@ whole TTL. A waiter with a token is told by a callback.
 
 A lease may belong to an execution of a state machine instead of lasting a TTL. It ends with the execution, by
 [Coordinator.EndExecution], or by a timer that checks whether the execution runs. If the word of the end and the timer are both
-lost, the next acquire that is refused asks for the check again, [RecheckAfter] after it was due: a write with [CauseCheck], for
+lost, the next acquire that is refused asks for the check again, [RecheckAfter] after it was due: a write with [CauseRecheck], for
 which the stream's consumer sets a timer. A check also finds grants whose callback nobody tried.
 
 # Capacity

@@ -105,12 +105,12 @@ func (o acquisition) next(now time.Time, r Record) (*Command, error) {
 	case !kept && !overdue && !changesHolders(r, to) && !o.clears(r, to):
 		return nil, o.refusal(now, to)
 	}
-	cause := CauseEnqueue
+	cause := CauseQueue
 	switch {
 	case changesHolders(r, to):
 		cause = CauseAcquire
 	case overdue:
-		cause = CauseCheck
+		cause = CauseRecheck
 	}
 	c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
 	return &c, nil
@@ -130,14 +130,14 @@ func (o acquisition) repeat(now time.Time, r Record, h Lease) (*Command, error) 
 	if err := o.rules.doubt(now, h); err != nil {
 		return nil, err
 	}
-	cause := CauseRenew // nobody else goes
+	cause := CauseClaim
 	claims := h.Unclaimed
 	if claims {
 		h = claimed(h, now)
 	}
 	h, added := h.withToken(o.req.Token)
 	if added { // its task was tried again, and waits with another token: tell that one too
-		cause = CauseAcquire
+		cause = CauseToken
 	}
 	learns := o.req.Token == "" && unshared(h.Tokens, h.Known)
 	h.Known = h.Known || learns
@@ -361,7 +361,7 @@ func (o releasing) waiters(r Record) int {
 func (o releasing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
 	place := r.waits(o.key)
-	if !held && place < 0 && r.Retired.Key == o.key && r.Retired.Cause == CauseRelease {
+	if !held && place < 0 && r.Retired.Key == o.key && causes[r.Retired.Cause].released {
 		return nil, nil // a repeat
 	}
 	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
@@ -444,7 +444,7 @@ func (o ending) next(now time.Time, r Record) (*Command, error) {
 	}
 	to := o.rules.settle(now, r.withoutHolder(o.req.Key))
 	to.Retired = Retired{Key: o.req.Key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
-	c := o.rules.swap(now, r, to, CauseRelease, o.by, "")
+	c := o.rules.swap(now, r, to, CauseTaskGone, o.by, "")
 	return &c, nil
 }
 
@@ -470,8 +470,8 @@ func (o departing) next(now time.Time, r Record) (*Command, error) {
 		return nil, nil
 	}
 	to = o.rules.settle(now, to)
-	to.Retired = Retired{Key: o.lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
-	c := o.rules.swap(now, r, to, CauseRelease, o.execution, "")
+	to.Retired = Retired{Key: o.lease, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExecutionEnd}
+	c := o.rules.swap(now, r, to, CauseExecutionEnd, o.execution, "")
 	return &c, nil
 }
 
@@ -511,7 +511,11 @@ func (o *marking) next(now time.Time, r Record) (*Command, error) {
 	default:
 		return nil, nil
 	}
-	c := o.rules.swap(now, r, r.withHolder(o.req.Key, h), CauseRenew, "", "") // as a renewal: it is no news, and nobody goes
+	cause := CauseCheck
+	if o.attempt {
+		cause = CauseAttempt
+	}
+	c := o.rules.swap(now, r, r.withHolder(o.req.Key, h), cause, "", "")
 	return &c, nil
 }
 

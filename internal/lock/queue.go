@@ -130,9 +130,9 @@ func (o settling) next(now time.Time, r Record) (*Command, error) {
 	if to.Waiting == r.Waiting && !changesHolders(r, to) {
 		return nil, nil
 	}
-	cause := CauseEnqueue
+	cause := CauseQueue
 	if changesHolders(r, to) {
-		cause = CauseAcquire
+		cause = CauseSettle
 	}
 	c := o.rules.swap(now, r, to, cause, "", "")
 	return &c, nil

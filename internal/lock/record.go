@@ -20,22 +20,6 @@ func KeyOf(name, secret string) LeaseKey {
 	return LeaseKey(base64.RawURLEncoding.EncodeToString(sum[:16]))
 }
 
-// A Cause says what kind of write made a record what it is. The stream consumer and auditors read it.
-type Cause string
-
-// The causes.
-const (
-	CauseAcquire      Cause = "acquire"
-	CauseRenew        Cause = "renew"
-	CauseRelease      Cause = "release"
-	CauseExpire       Cause = "expire"
-	CauseForceRelease Cause = "force-release"
-	CauseTaskGone     Cause = "task-gone" // how a lease ended whose task nobody could tell: the only one whose secret may try again
-	CauseEnqueue      Cause = "enqueue"   // somebody joined the queue, or keeps a place in it; no holder changed
-	CauseCheck        Cause = "check"     // a refused caller asked again for an overdue check of an execution; no holder changed
-	CauseRepair       Cause = "repair"    // an operator lowered a fence that a wrong clock wrote
-)
-
 // A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
 //
 // A Record is a value: nothing changes its Holders map in place. Times are Unix milliseconds by a coordinator's clock

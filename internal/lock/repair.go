@@ -21,9 +21,9 @@ func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
 	}
 	_, held := before.Holders[key]
 	if h, granted := after.Holders[key]; granted && !held {
-		to.Retired = Retired{Key: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+		to.Retired = Retired{Key: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseUndo}
 	}
-	return u.swap(now, after, to, CauseRelease, after.By, "undone: granted under a wrong clock")
+	return u.swap(now, after, to, CauseUndo, after.By, "undone: granted under a wrong clock")
 }
 
 // maxTold is above every fencing token that a coordinator can have told by now: a grant's token is at most [MaxFenceLead] ahead

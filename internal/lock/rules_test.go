@@ -376,7 +376,7 @@ func TestRule5Undo(t *testing.T) {
 	if len(r.Holders) != 0 || r.Fence != fence || r.FreeAt != 0 || r.Capacity != 2 {
 		t.Errorf("after the undo: %+v", r)
 	}
-	if r.Retired.Key != KeyOf(lockName, "a") || r.Retired.At != truth.UnixMilli() || r.Retired.Cause != CauseRelease || r.TTL > truth.Add(DefaultRetention).Unix()+1 {
+	if r.Retired.Key != KeyOf(lockName, "a") || r.Retired.At != truth.UnixMilli() || r.Retired.Cause != CauseUndo || r.TTL > truth.Add(DefaultRetention).Unix()+1 {
 		t.Errorf("after the undo: %+v", r)
 	}
 	k.time, k.store.offset = truth, 0
@@ -818,7 +818,7 @@ func TestRule10Tokens(t *testing.T) {
 		if got := k.holder("b"); len(got.Tokens.List()) != maxTokens || got.Tokens.List()[2] != token || got.Attempted || got.ExpiresAt != h.ExpiresAt {
 			t.Errorf("%d: %+v", i, got)
 		}
-		if k.record().Cause != CauseAcquire {
+		if k.record().Cause != CauseToken {
 			t.Errorf("the stream does not hear of a token: %s", k.record().Cause)
 		}
 	}

@@ -69,7 +69,7 @@ func same(t *rapid.T, what string, got, want lock.Record) {
 
 var (
 	leases = []lock.LeaseKey{"aaaaaaaaaaaaaaaaaaaaaa", "b-_bbbbbbbbbbbbbbbbbbb", "c.c#:cccccccccccccccccc"}
-	causes = []lock.Cause{lock.CauseEnqueue, lock.CauseAcquire, lock.CauseRenew, lock.CauseRelease, lock.CauseExpire, lock.CauseForceRelease}
+	causes = lock.Causes()
 	small  = rapid.Int64Range(0, 6)
 	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
 )

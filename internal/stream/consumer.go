@@ -184,7 +184,7 @@ func timed(w Write) (list []lock.Change) {
 			list = append(list, ch)
 		}
 	}
-	if w.After.Cause == lock.CauseRenew { // by the check itself, which sets the next timer
+	if w.After.Cause.Quiet() { // the check itself sets the next timer
 		return list
 	}
 	for key, h := range w.After.Holders {

@@ -252,9 +252,9 @@ func TestTimersOfAWrite(t *testing.T) {
 	ofExecution := holder(func(h *lock.Lease) { h.Execution, h.CheckAt = "arn:x", 2000 })
 	unclaimed := holder(func(h *lock.Lease) { h.Execution, h.CheckAt, h.Unclaimed = "arn:x", 2000, true })
 	again := holder(func(h *lock.Lease) { h.Execution, h.CheckAt = "arn:x", 9000 })
-	again.Cause = "check"
+	again.Cause = lock.CauseRecheck
 	renewed := again
-	renewed.Cause = lock.CauseRenew
+	renewed.Cause = lock.CauseCheck
 	longer := holder(func(h *lock.Lease) { h.ExpiresAt = 9000 })
 	for name, test := range map[string]struct {
 		before, after lock.Record

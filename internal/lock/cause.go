@@ -1,0 +1,69 @@
+package lock
+
+import (
+	"maps"
+	"slices"
+)
+
+// A Cause says what kind of write made a record what it is. It is stored with the record. The stream's filter, the stream's
+// consumer and auditors read it.
+type Cause string
+
+// The causes.
+const (
+	CauseAcquire      Cause = "acquire"       // an acquire was granted, or settled the record for others
+	CauseClaim        Cause = "claim"         // a waiter that polls claimed its grant, or a caller without a token asked for a task's lease
+	CauseToken        Cause = "token"         // a task's further callback token was added to its lease
+	CauseRenew        Cause = "renew"         // a lease was extended
+	CauseRelease      Cause = "release"       // a lease was released by its secret, or a waiter left the queue
+	CauseExpire       Cause = "expire"        // a timer found a lease expired
+	CauseForceRelease Cause = "force-release" // an operator ended leases
+	CauseTaskGone     Cause = "task-gone"     // a callback found that the only task that a lease was granted for is gone
+	CauseExecutionEnd Cause = "execution-end" // the execution that a lease or a place belonged to ended
+	CauseQueue        Cause = "queue"         // only the queue changed: a waiter joined, extended its place or lost it
+	CauseSettle       Cause = "settle"        // waiters were granted what an earlier write left free
+	CauseAttempt      Cause = "attempt"       // a callback is about to be attempted
+	CauseCheck        Cause = "check"         // a check found that an execution still runs
+	CauseRecheck      Cause = "recheck"       // a refused caller asked for an overdue check of an execution
+	CauseRepair       Cause = "repair"        // an operator lowered a fencing token that a wrong clock wrote
+	CauseUndo         Cause = "undo"          // a coordinator took back a grant that it made under a wrong clock
+)
+
+// causes is the table of causes.
+var causes = map[Cause]struct {
+	// quiet: the write changed no holder and needs no timer, event or callback.
+	quiet bool
+	// ends is what happened to the lease that the write retired; LeaseExpired for the causes that say nothing of it.
+	ends ChangeKind
+	// released: a late release of the lease that ended so is answered as if it had done it.
+	released bool
+}{
+	CauseAcquire:      {},
+	CauseClaim:        {quiet: true},
+	CauseToken:        {},
+	CauseRenew:        {quiet: true},
+	CauseRelease:      {ends: LeaseReleased, released: true},
+	CauseExpire:       {},
+	CauseForceRelease: {ends: LeaseForceReleased},
+	CauseTaskGone:     {ends: LeaseReleased},
+	CauseExecutionEnd: {ends: LeaseReleased, released: true},
+	CauseQueue:        {quiet: true},
+	CauseSettle:       {},
+	CauseAttempt:      {quiet: true},
+	CauseCheck:        {quiet: true},
+	CauseRecheck:      {},
+	CauseRepair:       {},
+	CauseUndo:         {ends: LeaseReleased, released: true},
+}
+
+// Quiet tells whether a write with this cause changed no holder and needs no timer, event or callback. The filters of both
+// templates drop these writes.
+func (c Cause) Quiet() bool { return causes[c].quiet }
+
+// Causes are all causes, sorted.
+func Causes() []Cause { return slices.Sorted(maps.Keys(causes)) }
+
+// QuietCauses are the causes of quiet writes, sorted.
+func QuietCauses() []Cause {
+	return slices.DeleteFunc(Causes(), func(c Cause) bool { return !c.Quiet() })
+}
