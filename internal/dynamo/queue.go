@@ -83,7 +83,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 	for ticket := range was {
 		writes = append(writes, types.TransactWriteItem{Delete: &types.Delete{TableName: aws.String(s.table), Key: waiterKey(name, ticket)}})
 	}
-	for _, w := range lock.WaitsEnded(from, to) {
+	for _, w := range lock.PlacesEnded(from, to) {
 		if w.Tokens.Empty() {
 			continue
 		}

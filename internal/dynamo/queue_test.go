@@ -65,7 +65,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		key := lock.KeyOf("q", "w1")
 		w.reset()
-		if first, err := c.Attempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{strings.Repeat("t", 800)}, r.After); !first || err != nil {
+		if first, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{strings.Repeat("t", 800)}, r.After); !first || err != nil {
 			t.Fatal(first, err)
 		}
 		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())

@@ -50,9 +50,9 @@ func endOf(key LeaseKey, after Record) ChangeKind {
 	return LeaseExpired
 }
 
-// ToTell are the grants of a write of which somebody with a token is to be told: new ones, and those whose task waits with
+// CallbacksDue are the grants of a write of which somebody with a token is to be told: new ones, and those whose task waits with
 // another token since.
-func ToTell(before, after Record) (list []Change) {
+func CallbacksDue(before, after Record) (list []Change) {
 	for _, key := range byFence(after.Holders) {
 		if h := after.Holders[key]; !h.Tokens.Empty() && (before.Holders[key].Fence != h.Fence || before.Holders[key].Tokens != h.Tokens) {
 			list = append(list, Change{LeaseAcquired, key, h})

@@ -80,7 +80,7 @@ func TestEndExecution(t *testing.T) {
 	fault := errors.New("no answer")
 	k.want(k.EndExecution(t.Context(), "x", func(context.Context) (bool, error) { return true, fault }), fault)
 	for _, secret := range []string{"other", "plain", "waits too", "never"} {
-		k.want(k.Depart(t.Context(), lockName, KeyOf(lockName, secret), "x"), nil)
+		k.want(k.EndPlace(t.Context(), lockName, KeyOf(lockName, secret), "x"), nil)
 	}
 	if k.record().Rev != rev {
 		t.Errorf("another's lease was ended: %+v", k.record())
@@ -99,12 +99,12 @@ func TestAttempts(t *testing.T) {
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}
 	other := req
 	other.Fence++
-	if _, err := k.Attempt(t.Context(), other, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.MarkAttempt(t.Context(), other, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of another grant: %v", err)
 	}
 	k.store.reads = 0
 	for _, want := range []bool{true, false} {
-		if first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record()); first != want || err != nil {
+		if first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record()); first != want || err != nil {
 			t.Errorf("first %v, %v", first, err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("cause %s", r.Cause)
 	}
 	k.pass(ttl) // over, though nobody took the lock
-	if _, err := k.Attempt(t.Context(), req, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of an expired grant: %v", err)
 	}
 }
@@ -126,10 +126,10 @@ func TestEndOfATask(t *testing.T) {
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
 	other := req
 	other.Fence++
-	k.want(k.End(t.Context(), other, Tokens{"t"}, "gone"), nil)
-	k.want(k.End(t.Context(), req, Tokens{"another"}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), other, Tokens{"t"}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Tokens{"another"}, "gone"), nil)
 	k.holds([]string{"a"}, nil)
-	k.want(k.End(t.Context(), req, Tokens{"t"}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Tokens{"t"}, "gone"), nil)
 	k.holds(nil, nil)
 	if r := k.record(); r.Cause != CauseTaskGone || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
 		t.Errorf("record %+v", r)
@@ -153,16 +153,16 @@ func TestChecked(t *testing.T) {
 	if e, ok := errors.AsType[*ExecutionError](err); !ok || e.Execution != "x" || e.Every != ttl {
 		t.Errorf("due: %v", err)
 	}
-	again, err := k.Checked(t.Context(), req, 5*time.Minute)
+	again, err := k.MarkChecked(t.Context(), req, 5*time.Minute)
 	if h := k.holder("a"); err != nil || !again.Equal(k.time.Add(5*time.Minute)) || h.CheckAt != again.UnixMilli() || h.ExpiresAt != l.Lease.ExpiresAt || h.Attempted {
 		t.Errorf("%v, %v, %+v", again, err, h)
 	}
 	rev := k.record().Rev
-	if _, err = k.Checked(t.Context(), req, 5*time.Minute); err != nil || k.record().Rev != rev { // another timer did it
+	if _, err = k.MarkChecked(t.Context(), req, 5*time.Minute); err != nil || k.record().Rev != rev { // another timer did it
 		t.Errorf("%v, rev %d", err, k.record().Rev)
 	}
 	req.Fence++
-	if again, err = k.Checked(t.Context(), req, ttl); err != nil || !again.IsZero() {
+	if again, err = k.MarkChecked(t.Context(), req, ttl); err != nil || !again.IsZero() {
 		t.Errorf("of another grant: %v, %v", again, err)
 	}
 }

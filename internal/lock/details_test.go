@@ -25,7 +25,7 @@ func TestToTell(t *testing.T) {
 		"a grant with no token": {Record{}, holds(1, ""), false},
 		"a token that is gone":  {holds(1, "t"), holds(1, ""), false},
 	} {
-		list := ToTell(test.before, test.after)
+		list := CallbacksDue(test.before, test.after)
 		if told := len(list) == 1 && list[0].Kind == LeaseAcquired && list[0].Lease == test.after.Holders["a"]; told != test.told || len(list) > 1 {
 			t.Errorf("%s: %+v", name, list)
 		}
@@ -216,7 +216,7 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 	older := h
 	older.Fence--
 	old.Holders = map[LeaseKey]Lease{KeyOf(lockName, "a"): older}
-	first, err := k.Attempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{"t"}, old)
+	first, err := k.MarkAttempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{"t"}, old)
 	if !first || err != nil {
 		t.Errorf("%v, %v", first, err)
 	}

@@ -124,12 +124,3 @@ type GuardError struct {
 func (e *GuardError) Error() string {
 	return fmt.Sprintf("guard does not hold at rev %d", e.Current.Rev)
 }
-
-// An ExecutionError is the outcome of a timer whose lease belongs to an execution: whether that still runs is to be seen.
-type ExecutionError struct {
-	Execution string
-	Every     time.Duration // how often to look
-	Lease     Lease         // the lease
-}
-
-func (e *ExecutionError) Error() string { return "the lease belongs to execution " + e.Execution }

@@ -268,7 +268,7 @@ func claimTest(_ *testing.T, mutate func(Command) Command) error {
 // sameTTLTest: a renewal that guesses the TTL must not give that TTL to a lease that has another.
 func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
-	op := renewal{u, "a", RenewRequest{}}
+	op := renewing{u, "a", RenewRequest{}}
 	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": {Terms: Terms{TTL: 5000}, ExpiresAt: now.UnixMilli() + 1000, Fence: 1}}}
 	r.FreeAt = freeAt(r.Holders)
 	if mutate(op.first(now)).Allows(r) {

@@ -335,21 +335,21 @@ func (x *explorer) operation(m message, r Record) decider {
 	grant := GrantRef{Key: k, Fence: r.Holders[k].Fence}
 	switch m.op {
 	case opAcquire:
-		return acquisition{x.rules, k, AcquireRequest{
+		return acquiring{x.rules, k, AcquireRequest{
 			TTL: ttl, Capacity: t.capacity, Permits: t.permits, Wait: time.Duration(x.wait) * tick, Execution: t.execution, Token: t.token,
 		}}
 	case opRenew:
-		return renewal{x.rules, k, RenewRequest{TTL: ttl}}
+		return renewing{x.rules, k, RenewRequest{TTL: ttl}}
 	case opRelease:
 		return releasing{x.rules, k, ReleaseRequest{}}
 	case opExpire:
 		return expiring{x.rules, grant}
 	case opDepart:
-		return departing{x.rules, k, t.execution}
+		return endingPlace{x.rules, k, t.execution}
 	case opAttempt:
-		return &marking{rules: x.rules, req: grant, attempt: true, tokens: r.Holders[k].Tokens}
+		return &attempting{rules: x.rules, ref: grant, tokens: r.Holders[k].Tokens}
 	case opEnd:
-		return ending{x.rules, grant, "", r.Holders[k].Tokens}
+		return endingTask{x.rules, grant, "", r.Holders[k].Tokens}
 	}
 	return nil
 }
@@ -394,7 +394,7 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 		}
 		op := x.operation(m, r)
 		cmd, err := op.next(x.clock(at), r)
-		if mark, ok := op.(*marking); ok {
+		if mark, ok := op.(*attempting); ok {
 			d.first = mark.first && err == nil
 		}
 		switch {

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 )
@@ -21,29 +22,12 @@ const (
 	// ClaimTime is how long a grant to a waiter that polls lasts before the waiter has asked for it: what a waiter that went
 	// away costs those behind it.
 	ClaimTime = 10 * time.Second
-	// ExecutionLife is how long the lease of an execution lasts if nobody ends it: longer than an execution may run, a year.
-	ExecutionLife = 367 * 24 * time.Hour
-	// RecheckAfter is how long after a check of an execution was due a refused caller asks for it again, and how often at most.
-	RecheckAfter = time.Minute
 	// queueHead is how many waiters a hand-off reads first: more than one only matters where the first ones went away, or
 	// where several fit.
 	queueHead = 32
 	// maxMoves is how many waiters one write moves, so that it fits a transaction of 100 items; the rest is for further writes.
 	maxMoves = 40
-	// maxRechecks is how many overdue checks one write asks for again, so that it fits an expression of 4 KB; the rest is for the
-	// next caller that is refused.
-	maxRechecks = 10
 )
-
-// grant makes a lease of terms.
-func grant(terms Terms, now time.Time, fence int64) Lease {
-	ms := now.UnixMilli()
-	l := Lease{Terms: terms, Fence: fence, AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms + terms.TTL}
-	if l.Execution != "" {
-		l.CheckAt, l.ExpiresAt = ms+l.TTL, ms+ExecutionLife.Milliseconds()
-	}
-	return l
-}
 
 // settle is the record after what time and the queue demand: see above. It changes nothing of r's own maps and slices.
 func (u Rules) settle(now time.Time, r Record) Record {
@@ -91,29 +75,6 @@ func (r Record) hasPermits(want Terms) bool {
 	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
 }
 
-// recheck asks again for the checks that are overdue: it sets CheckAt to now for each lease whose execution was due to be looked
-// at [RecheckAfter] ago or longer, and the stream's consumer sets a timer for that. It tells whether there was one. Without it, an
-// execution whose end event and whose timer were both lost would bar everyone for ever.
-func (u Rules) recheck(now time.Time, r Record) (to Record, overdue bool) {
-	ms, asked := now.UnixMilli(), 0
-	to = r
-	for _, key := range byFence(r.Holders) {
-		h := r.Holders[key]
-		if h.Execution != "" && !h.Unclaimed && h.CheckAt <= ms-RecheckAfter.Milliseconds() && asked < maxRechecks {
-			h.CheckAt, asked = ms, asked+1
-			to = to.withHolder(key, h)
-		}
-	}
-	return to, asked > 0
-}
-
-// claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.
-func claimed(h Lease, now time.Time) Lease {
-	fresh := grant(h.Terms, now, h.Fence)
-	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt
-	return h
-}
-
 // Unsettled tells whether a write may have left waiters that fit: its queue may go on beyond what it moved or saw. Whoever
 // made it goes on; if that died, somebody else must. Where the head of the queue is known, it tells.
 func Unsettled(r Record) bool {
@@ -151,8 +112,8 @@ func (r Record) waits(key LeaseKey) int {
 	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key })
 }
 
-// WaitsEnded are the waiters that are not in the queue any more and got nothing, of a write whose records tell the queue.
-func WaitsEnded(before, after Record) (list []Waiter) {
+// PlacesEnded are the waiters that are not in the queue any more and got nothing, of a write whose records tell the queue.
+func PlacesEnded(before, after Record) (list []Waiter) {
 	for _, w := range before.Queue {
 		if _, holds := after.Holders[w.Key]; !holds && after.waits(w.Key) < 0 {
 			list = append(list, w)
@@ -175,4 +136,10 @@ func mergeQueue(stored, from, to []Waiter) []Waiter {
 	}
 	slices.SortFunc(out, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })
 	return out
+}
+
+// Settle hands on what a write left undone that could not move all who wait at once.
+func (c *Coordinator) Settle(ctx context.Context, name string) error {
+	_, err := c.readFirst(ctx, name, settling{c.rules})
+	return err
 }

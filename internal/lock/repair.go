@@ -10,22 +10,6 @@ import (
 // the lock until time catches up with it. The coordinator takes both back at once (undo); if its reply was lost, or it died, an
 // operator does, with a force-release and a repair.
 
-// undo makes the record before again of the record after a grant of key, at now by the store's clock, if nobody wrote since. The
-// grant was not told to anyone; it ends as a release, so that late duplicates of its acquire are recognised.
-func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
-	to := after
-	to.Holders = before.blocking(now.UnixMilli(), u.skew())
-	to.Fence = before.Fence
-	if before.Capacity != 0 {
-		to.Capacity = before.Capacity
-	}
-	_, held := before.Holders[key]
-	if h, granted := after.Holders[key]; granted && !held {
-		to.Retired = Retired{Key: key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseUndo}
-	}
-	return u.swap(now, after, to, CauseUndo, after.By, "undone: granted under a wrong clock")
-}
-
 // maxTold is above every fencing token that a coordinator can have told by now: a grant's token is at most [MaxFenceLead] ahead
 // of its coordinator's clock, and a clock that is further from the store's than [MaxClockError], and the second by which a Date
 // is cut, tells nothing. Ours may be as far off, the other way.
@@ -56,7 +40,7 @@ type Repaired struct {
 // come.
 func (c *Coordinator) Repair(ctx context.Context, req RepairRequest) (Repaired, error) {
 	op := &repairing{rules: c.rules, req: req}
-	if _, err := c.look(ctx, req.Lock, op); err != nil {
+	if _, err := c.readFirst(ctx, req.Lock, op); err != nil {
 		return Repaired{}, err
 	}
 	return op.done, nil

@@ -660,9 +660,11 @@ func TestRule9HandOff(t *testing.T) {
 			_, err := k.ForceRelease(k.t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r"})
 			return err
 		},
-		"the end of its execution": func(k *kit, _ LeaseStatus) error { return k.Depart(k.t.Context(), lockName, KeyOf(lockName, "a"), "x") },
+		"the end of its execution": func(k *kit, _ LeaseStatus) error {
+			return k.EndPlace(k.t.Context(), lockName, KeyOf(lockName, "a"), "x")
+		},
 		"the end of its task": func(k *kit, l LeaseStatus) error {
-			return k.End(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
+			return k.EndTask(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
 		},
 		"a newcomer": func(k *kit, _ LeaseStatus) error {
 			k.pass(ttl + skew)
@@ -804,10 +806,10 @@ func TestRule10Tokens(t *testing.T) {
 		t.Errorf("granted %+v", h)
 	}
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if _, err := k.Attempt(t.Context(), req, Tokens{"one"}, k.record()); !errors.Is(err, ErrSuperseded) {
+	if _, err := k.MarkAttempt(t.Context(), req, Tokens{"one"}, k.record()); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("attempt with the first token: %v", err)
 	}
-	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil { // nobody knows who was told
+	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil { // nobody knows who was told
 		t.Errorf("attempt with both: %v, %v", first, err)
 	}
 	if !k.holder("b").Attempted {
@@ -836,7 +838,7 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 		t.Errorf("tokens %q", h.Tokens.List())
 	}
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil {
+	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil {
 		t.Errorf("first %v, %v", first, err)
 	}
 }
@@ -846,7 +848,7 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 	for name, learn := range map[string]func(*kit, GrantRef) error{
 		"a second attempt": func(k *kit, req GrantRef) error {
-			first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record())
+			first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record())
 			if first {
 				t.Error("a second attempt is the first")
 			}
@@ -861,13 +863,13 @@ func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 			k := newKit(t)
 			k.must("a", withToken("t"), boundTo(execution))
 			req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
-			if first, err := k.Attempt(t.Context(), req, Tokens{"t"}, k.record()); !first || err != nil {
+			if first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record()); !first || err != nil {
 				t.Errorf("%s: first %v, %v", name, first, err)
 			}
 			k.want(learn(k, req), nil)
 			k.want(learn(k, req), nil)
 			rev := k.record().Rev
-			k.want(k.End(t.Context(), req, Tokens{"t"}, "task gone"), nil)
+			k.want(k.EndTask(t.Context(), req, Tokens{"t"}, "task gone"), nil)
 			if k.record().Rev != rev || k.holder("a").Fence != req.Fence {
 				t.Errorf("%s, execution %q: the lease was ended: %+v", name, execution, k.record())
 			}
@@ -902,7 +904,7 @@ func TestRule10PollsAfterToken(t *testing.T) {
 	k.want(k.release("a"), nil)
 	h := k.holder("b")
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.Attempt(t.Context(), req, h.Tokens, k.record()); first || err != nil || !k.holder("b").Attempted {
+	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil || !k.holder("b").Attempted {
 		t.Errorf("first %v, %v", first, err)
 	}
 }

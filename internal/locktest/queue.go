@@ -220,12 +220,12 @@ var queueSuite = map[string]func(*fixture){
 		f.waits("a", waitingWith("one"))
 		r := f.record()
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
-		f.must(f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r))
-		f.must(nil, f.End(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
+		f.must(f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
 		f.holds()
 		f.waits("a", waitingWith("two"))
 		f.holds("a")
-		if _, err := f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r); !errors.Is(err, lock.ErrLeaseLost) {
+		if _, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r); !errors.Is(err, lock.ErrLeaseLost) {
 			f.t.Errorf("the old grant: %v", err)
 		}
 	},
@@ -234,9 +234,9 @@ var queueSuite = map[string]func(*fixture){
 		r := f.record()
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
 		f.waits("a", waitingWith("two"))
-		_, err := f.Attempt(f.t.Context(), req, lock.Tokens{"one"}, r)
+		_, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r)
 		f.wantErr(err, lock.ErrSuperseded)
-		f.must(nil, f.End(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
 		f.holds("a")
 		f.waits("a", waitingWith("one")) // a late duplicate
 		if h := f.record().Holders[req.Key]; h.Tokens != (lock.Tokens{"one", "two"}) || h.Attempted {
@@ -281,23 +281,23 @@ var queueSuite = map[string]func(*fixture){
 		seen := f.record()
 		attempt := func(want bool) {
 			f.t.Helper()
-			if first, err := f.Attempt(f.t.Context(), req, h.Tokens, seen); first != want || err != nil {
+			if first, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, seen); first != want || err != nil {
 				f.t.Errorf("attempt: %v, %v", first, err)
 			}
 		}
 		attempt(true)
-		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "its task is gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "its task is gone"))
 		f.holds()
-		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "again"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "again"))
 		f.waits("b", other)
 		h = f.record().Holders[lock.KeyOf(f.name, "b")]
 		req.Fence, seen = h.Fence, f.record()
 		attempt(true)
 		attempt(false)
-		f.must(nil, f.End(f.t.Context(), req, h.Tokens, "the other attempt may have told it"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "the other attempt may have told it"))
 		f.holds("b")
 		f.must(f.release("b"))
-		_, err := f.Attempt(f.t.Context(), req, h.Tokens, seen)
+		_, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},
 	"a lease lives as long as its execution": func(f *fixture) {
@@ -315,7 +315,7 @@ var queueSuite = map[string]func(*fixture){
 		if e, ok := errors.AsType[*lock.ExecutionError](err); !ok || e.Execution != "arn:execution:"+f.name {
 			f.t.Errorf("due for a check: %v", err)
 		}
-		if again, err := f.Checked(f.t.Context(), req, ttl); err != nil || !again.After(f.clock.Now()) {
+		if again, err := f.MarkChecked(f.t.Context(), req, ttl); err != nil || !again.After(f.clock.Now()) {
 			f.t.Errorf("checked: %v, %v", again, err)
 		}
 		if again, err := f.Expire(f.t.Context(), req); err != nil || again.IsZero() {

@@ -57,7 +57,7 @@ func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen
 	h := granted.Lease
 	about := []slog.Attr{slog.String("lock", name), slog.Int64("fence", h.Fence), slog.String("owner", h.Owner)}
 	req := lock.GrantRef{Lock: name, Key: granted.Key, Fence: h.Fence}
-	first, err := t.coordinator.Attempt(ctx, req, h.Tokens, seen)
+	first, err := t.coordinator.MarkAttempt(ctx, req, h.Tokens, seen)
 	switch {
 	case errors.Is(err, lock.ErrSuperseded): // the write that added a token tells all
 		return nil
@@ -90,7 +90,7 @@ func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen
 	if !first || gone == 0 || len(tokens) > 1 {
 		return failed
 	}
-	if err := t.coordinator.End(ctx, req, h.Tokens, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
+	if err := t.coordinator.EndTask(ctx, req, h.Tokens, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
 		t.fault(ctx, CallbackFailed, "lease of a dead task was not ended", append(about, slog.Any("error", err))...)
 	}
 	return failed
@@ -163,7 +163,7 @@ func (c *Consumer) jobs(w Write) (list []Job) {
 			fail(ch.Lease.Tokens, FailLost, "the lease ended before it could be told")
 		}
 	}
-	for _, ch := range lock.ToTell(w.Before, w.After) {
+	for _, ch := range lock.CallbacksDue(w.Before, w.After) {
 		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Key: ch.Key, Lease: ch.Lease})
 	}
 	if lock.Unsettled(w.After) { // whoever wrote it died before it had handed on all there is

@@ -77,7 +77,7 @@ type tasks struct {
 func newTasks(t *testing.T) *tasks {
 	w := &tasks{t: t, now: time.Unix(1_800_000_000, 0), fake: &fakeTasks{waits: map[string]bool{}, execs: map[string]bool{}}}
 	w.memory = &lock.Memory{Changed: func(name string, before, after lock.Record) {
-		w.writes = append(w.writes, Write{Lock: name, Sequence: fmt.Sprint(len(w.writes)), Before: before, After: after, Ended: lock.WaitsEnded(before, after)})
+		w.writes = append(w.writes, Write{Lock: name, Sequence: fmt.Sprint(len(w.writes)), Before: before, After: after, Ended: lock.PlacesEnded(before, after)})
 	}}
 	clock := func() time.Time { return w.now }
 	var err error

@@ -90,7 +90,7 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 	req := lock.GrantRef{Lock: t.Lock, Key: t.Key, Fence: t.Fence}
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution waits for its turn", about...)
-		return x.Coordinator.Checked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
+		return x.Coordinator.MarkChecked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
 	}
 	running, err := x.Executions.Running(ctx, bound.Execution)
 	if err != nil {
@@ -101,10 +101,10 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 		if err := x.tellUntold(ctx, t, bound.Lease); err != nil {
 			return time.Time{}, err
 		}
-		return x.Coordinator.Checked(ctx, req, max(bound.Every, minCheckInterval))
+		return x.Coordinator.MarkChecked(ctx, req, max(bound.Every, minCheckInterval))
 	}
 	x.reporter().fault(ctx, ExecutionEndMissed, "execution ended unheard", about...)
-	if err := x.Coordinator.Depart(ctx, t.Lock, t.Key, bound.Execution); err != nil { // whatever is known of its other locks
+	if err := x.Coordinator.EndPlace(ctx, t.Lock, t.Key, bound.Execution); err != nil { // whatever is known of its other locks
 		return time.Time{}, err
 	}
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })

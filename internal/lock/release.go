@@ -1,0 +1,66 @@
+package lock
+
+import (
+	"context"
+	"time"
+)
+
+// A ReleaseRequest ends a lease.
+type ReleaseRequest struct {
+	Lock      string
+	Secret    string
+	Principal string
+}
+
+// A Released is the answer to a release.
+type Released struct {
+	Lock  string
+	Fence int64
+	At    int64 // Unix milliseconds
+}
+
+// Release ends a live lease. Repeated, it gives the same answer while the record remembers the lease; a lease that is
+// over otherwise, or never was, is [ErrLeaseLost].
+func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released, error) {
+	out, err := c.writeFirst(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Secret), req})
+	if err != nil {
+		return Released{}, err
+	}
+	return Released{Lock: req.Lock, Fence: out.After.Retired.Fence, At: out.After.Retired.At}, nil
+}
+
+type releasing struct {
+	rules Rules
+	key   LeaseKey
+	req   ReleaseRequest
+}
+
+func (o releasing) first(now time.Time) Command { return o.rules.release(now, o.key, o.req.Principal) }
+
+func (o releasing) waiters(r Record) int {
+	if _, held := r.Holders[o.key]; held {
+		return queueHead
+	}
+	return MaxQueue // it may be a waiter who leaves
+}
+
+func (o releasing) next(now time.Time, r Record) (*Command, error) {
+	h, held := r.Holders[o.key]
+	place := r.waits(o.key)
+	if !held && place < 0 && r.Retired.Key == o.key && causes[r.Retired.Cause].released {
+		return nil, nil // a repeat
+	}
+	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
+		return nil, ErrLeaseLost
+	}
+	var to Record
+	if held {
+		to = r.withoutHolder(o.key)
+	} else {
+		to = r.withoutWaiter(place)
+	}
+	to = o.rules.settle(now, to)
+	to.Retired = Retired{Key: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+	c := o.rules.swap(now, r, to, CauseRelease, o.req.Principal, "")
+	return &c, nil
+}

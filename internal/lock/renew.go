@@ -1,0 +1,86 @@
+package lock
+
+import (
+	"context"
+	"time"
+)
+
+// A RenewRequest extends a lease.
+type RenewRequest struct {
+	Lock      string
+	Secret    string
+	Principal string
+	TTL       time.Duration // 0: as long as the lease's TTL
+	Metadata  *string       // nil: unchanged
+}
+
+// Renew extends a live lease to at least TTL from now and never shortens it; a lease that is over is [ErrLeaseLost].
+func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus, error) {
+	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
+		return LeaseStatus{}, err
+	}
+	key := KeyOf(req.Lock, req.Secret)
+	out, err := c.writeFirst(ctx, req.Lock, renewing{c.rules, key, req})
+	if err != nil {
+		return LeaseStatus{}, err
+	}
+	if err := c.checkOffset(out.Offset); err != nil {
+		return LeaseStatus{}, err
+	}
+	return c.lease(req.Lock, key, out.After)
+}
+
+// DefaultTTL is what an acquire without one gets. A renewal without one guesses it, so that it too costs one request
+// for leases with the default.
+const DefaultTTL = time.Minute
+
+type renewing struct {
+	rules Rules
+	key   LeaseKey
+	req   RenewRequest
+}
+
+func (o renewing) first(now time.Time) Command {
+	ttl := o.req.TTL
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	return o.rules.renew(now, o.key, ttl.Milliseconds(), o.req.TTL == 0, o.req.Metadata, o.req.Principal)
+}
+
+func (o renewing) waiters(Record) int { return 0 }
+
+func (o renewing) next(now time.Time, r Record) (*Command, error) {
+	h, held := r.Holders[o.key]
+	if !held || h.ExpiresAt <= now.UnixMilli() {
+		return nil, ErrLeaseLost
+	}
+	if err := o.rules.doubt(now, h); err != nil {
+		return nil, err
+	}
+	ttl := h.TTL
+	if o.req.TTL != 0 {
+		ttl = o.req.TTL.Milliseconds()
+	}
+	expiry := now.UnixMilli() + ttl
+	learns := unshared(h.Tokens, h.Known)
+	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
+		return nil, nil // lasts longer already, as after a late duplicate
+	}
+	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
+		return &c, nil
+	}
+	h.RenewedAt, h.Known = now.UnixMilli(), h.Known || learns
+	if h.Unclaimed {
+		h = claimed(h, now)
+	}
+	if expiry >= h.ExpiresAt {
+		h.ExpiresAt, h.TTL = expiry, ttl
+	}
+	if o.req.Metadata != nil {
+		h.Metadata = *o.req.Metadata
+	}
+	to := r.withHolder(o.key, h) // expired holders stay: the stream drops renewals, and would miss their end
+	c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "")
+	return &c, nil
+}
