@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
-	"github.com/holdfast-lock/holdfast/internal/locktest"
+	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
 // The checks of a semaphore full of executions' leases, all overdue, are asked for again in writes that DynamoDB takes.
 func TestManyOverdueChecks(t *testing.T) {
-	clock := &locktest.Clock{}
+	clock := &storetest.Clock{}
 	s := newStore(t)
 	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
 	if err != nil {

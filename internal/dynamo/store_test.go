@@ -12,17 +12,17 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
-	"github.com/holdfast-lock/holdfast/internal/locktest"
+	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
-func TestSuite(t *testing.T) { locktest.Run(t, newStore(t)) }
+func TestSuite(t *testing.T) { storetest.Run(t, newStore(t)) }
 
-func TestProperty(t *testing.T) { locktest.Property(t, newStore(t)) }
+func TestProperty(t *testing.T) { storetest.Property(t, newStore(t)) }
 
 // An uncontended acquire, renew and release are one request each, and never a read.
 func TestRequestsPerOperation(t *testing.T) {
 	w := &wire{}
-	clock := &locktest.Clock{}
+	clock := &storetest.Clock{}
 	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = w })
 	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
 	if err != nil {
@@ -113,7 +113,7 @@ func TestItemFitsOneWriteUnit(t *testing.T) {
 func TestUnknownAttributesAreKept(t *testing.T) {
 	table := ""
 	s := newStore(t, func(c *dynamo.Config) { table = c.Table })
-	clock := &locktest.Clock{}
+	clock := &storetest.Clock{}
 	c, _ := lock.New(lock.Config{Store: s, Clock: clock.Now})
 	db := engine(t)
 	itemKey := map[string]types.AttributeValue{

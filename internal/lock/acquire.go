@@ -10,35 +10,37 @@ import (
 // An AcquireRequest asks for permits on a lock.
 type AcquireRequest struct {
 	Lock      string
-	Secret    string // the secret, chosen by the caller, used once
-	Owner     string
-	Principal string
+	Secret    string // of the lease: random, chosen by the caller, used for one lease only
+	Owner     string // as the caller names itself; shown to others
+	Principal string // the caller as the authorizer names it
 	TTL       time.Duration
 	Metadata  string // a JSON object, or empty
 	Capacity  int64
 	Permits   int64
 
-	// Wait, if not 0, joins the queue when the lock cannot be had now, and keeps the place for this long. Repeated in time,
-	// the same request keeps it further, and finds the grant.
+	// Wait, if not 0, makes the request join the queue if the lock is held, and keeps its place for this long. The same
+	// request, repeated in time, extends the place, and returns the lease once it is granted.
 	Wait time.Duration
-	// Token is a callback's, to be told of the grant instead of polling; the place is then kept for Wait from the first request
-	// with this token.
+	// Token is the callback token of a task that waits for the grant instead of polling. The place is then kept for Wait
+	// from the first request with this token.
 	Token string
-	// Execution, if not empty, is the execution that the lease is to live as long as. TTL is then how often to check.
+	// Execution, if not empty, is the execution that the lease belongs to and ends with. TTL is then the time between two
+	// checks of it.
 	Execution string
 }
 
-// A LeaseStatus is a holder's place on a lock, as the coordinator tells it.
+// A LeaseStatus is the coordinator's answer about one lease.
 type LeaseStatus struct {
 	Lock      string
 	Lease     Lease
 	Capacity  int64
-	Remaining time.Duration // life left when the coordinator answered; a caller counts it from before it sent the request
+	Remaining time.Duration // until the expiry, when the coordinator answered; the caller counts it from before it sent the request
 }
 
-// Acquire grants permits, or answers [ErrLockHeld], [ErrCapacityMismatch], [ErrQueueFull] or, for a secret whose lease is
-// over, [ErrLeaseLost]. Repeated with the secret of a live lease it gives that lease again, with what is left of its life.
-// With a Wait, an [ErrLockHeld] tells the place in the queue.
+// Acquire grants permits. Repeated with the secret of a live lease, it returns that lease again, with the time that is left.
+//
+// The errors are [ErrLockHeld] (a [*HeldError], with the place in the queue), [ErrCapacityMismatch], [ErrQueueFull],
+// [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, and the store's.
 func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
 	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
 		return LeaseStatus{}, err
@@ -67,12 +69,12 @@ func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 	return c.lease(req.Lock, key, out.After)
 }
 
-// lease tells a holder its lease as the record has it, with the life that is left now.
+// lease is the answer about a lease that the record shows.
 func (c *Coordinator) lease(name string, key LeaseKey, r Record) (LeaseStatus, error) {
 	h := r.Holders[key]
 	remaining := time.Duration(h.ExpiresAt-c.clock().UnixMilli()) * time.Millisecond
 	if remaining <= 0 {
-		return LeaseStatus{}, ErrLeaseLost // the store's reply took longer than the lease lasted
+		return LeaseStatus{}, ErrLeaseLost // the store's reply took longer than the lease
 	}
 	return LeaseStatus{Lock: name, Lease: h, Capacity: r.Capacity, Remaining: remaining}, nil
 }
@@ -83,7 +85,8 @@ type acquiring struct {
 	req   AcquireRequest
 }
 
-// blind tells whether the request can be granted by a single write to the record, unseen.
+// blind tells whether one write to the record, made before reading it, can grant the request. A token or an execution needs
+// further items.
 func (o acquiring) blind() bool { return o.req.Token == "" && o.req.Execution == "" }
 
 func (o acquiring) first(now time.Time) Command {
@@ -103,9 +106,9 @@ func (o acquiring) terms() Terms {
 
 func (o acquiring) waiters(Record) int {
 	if o.req.Wait == 0 && o.req.Token == "" {
-		return queueHead // it has no place; it only helps to settle
+		return queueHead // it has no place: the waiters only matter for settling
 	}
-	return MaxQueue // it may be anywhere in it
+	return MaxQueue // its place may be anywhere
 }
 
 func (o acquiring) next(now time.Time, r Record) (*Command, error) {
@@ -117,7 +120,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	}
 	to, kept := o.keepPlace(now, r)
 	to, overdue := o.rules.recheck(now, o.rules.settle(now, to))
-	h, turn := to.Holders[o.key] // it was the head, and its turn is now
+	h, turn := to.Holders[o.key] // it was a waiter, and settling granted it
 	joins := to.waits(o.key) < 0
 	if err := o.fenceError(now, to); err != nil && !turn {
 		return nil, err
@@ -151,13 +154,14 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
-// clears tells whether a write is worth it that grants nothing: everyone who was seen in the queue went away, and only others that
-// were not seen bar this request. Without it, a queue that all have left could bar those for ever who do not join it.
+// clears tells whether to write a record that grants nothing: all waiters that were read have lost their places, and only
+// waiters that were not read stand before this request. Without that write, a long queue of abandoned places would refuse
+// requests that do not wait, for ever.
 func (o acquiring) clears(from, to Record) bool {
 	return len(to.Queue) == 0 && to.Waiting > 0 && to.Waiting < from.Waiting && to.hasPermits(o.terms())
 }
 
-// repeat decides on a request whose lease holds already.
+// repeat decides on a request whose lease is in the record.
 func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	if h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
@@ -171,7 +175,7 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 		h = claimed(h, now)
 	}
 	h, added := h.withToken(o.req.Token)
-	if added { // its task was tried again, and waits with another token: tell that one too
+	if added { // the task was retried and waits with another token, which needs a callback too
 		cause = CauseToken
 	}
 	learns := o.req.Token == "" && unshared(h.Tokens, h.Known)
@@ -187,8 +191,8 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	return &c, nil
 }
 
-// keepPlace keeps a waiter's place for longer, and adds a token that its task waits with. It tells whether that changed anything.
-// A waiter that comes late, and is still there, is not put out.
+// keepPlace extends a waiter's place and adds the token of its task. kept tells whether that changed anything. A waiter that
+// asks after its time, while its place is still stored, keeps it.
 func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 	place := r.waits(o.key)
 	if place < 0 {
@@ -198,7 +202,7 @@ func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 	if o.req.Token == "" {
 		learns := unshared(w.Tokens, w.Known)
 		w.Known = w.Known || learns
-		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // half of the time is left to lost polls and other clocks
+		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // written at half time: leaves time for lost polls and clocks that differ
 	} else {
 		w, kept = w.withToken(o.req.Token)
 	}
@@ -219,14 +223,14 @@ func (o acquiring) enqueue(now time.Time, r Record) Record {
 	return r
 }
 
-// mismatches tells whether a newcomer that does not wait names another capacity than the lock has in use. One that waits is
-// queued, and granted when what is held fits both capacities.
+// mismatches tells whether a request that does not wait names another capacity than the lock in use has. A request that waits
+// joins the queue, and is granted when the held permits fit both capacities.
 func (o acquiring) mismatches(r Record) bool {
 	inUse := len(r.Holders) > 0 || r.Waiting > 0
 	return inUse && o.req.Wait == 0 && r.waits(o.key) < 0 && r.capacity() != o.req.Capacity
 }
 
-// refusal is the answer to a request that did not get the lock.
+// refusal is the error of a request that was not granted.
 func (o acquiring) refusal(now time.Time, r Record) error {
 	switch {
 	case o.mismatches(r):
@@ -241,7 +245,7 @@ func (o acquiring) refusal(now time.Time, r Record) error {
 	return o.rules.held(now, r, o.key)
 }
 
-// fenceError says why the next in turn, who fits, cannot be granted.
+// fenceError is why the next in line cannot be granted although its permits are free; nil if it can.
 func (o acquiring) fenceError(now time.Time, r Record) error {
 	next := o.terms()
 	if len(r.Queue) > 0 {
@@ -253,12 +257,12 @@ func (o acquiring) fenceError(now time.Time, r Record) error {
 	return fenceError(now, r.nextFence(now))
 }
 
-// changesHolders tells whether two records have other holders: whether a write is news to anyone.
+// changesHolders tells whether two records have different leases.
 func changesHolders(from, to Record) bool {
 	return !maps.EqualFunc(from.Holders, to.Holders, func(a, b Lease) bool { return a.Fence == b.Fence })
 }
 
-// held is the answer to a lease that must wait, with the time until the first of those in its way may be taken over.
+// held is the error of a request that must wait. RetryAfter is the time until the first of the holders can be replaced.
 func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 	e := &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Waiting: r.Waiting, Position: int64(r.waits(key) + 1)}
 	live := r.blocking(e.Now, u.skew())
@@ -266,7 +270,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 		h := live[key]
 		e.Holders = append(e.Holders, h)
 		until := h.ExpiresAt
-		if h.Execution != "" { // nobody knows; it is looked at then
+		if h.Execution != "" { // its end is unknown; its next check is the earliest that the coordinator learns of it
 			until = min(until, max(h.CheckAt, e.Now+time.Second.Milliseconds()))
 		}
 		wait := time.Duration(until+u.skew()-e.Now) * time.Millisecond
@@ -277,7 +281,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 	return e
 }
 
-// grant makes a lease of terms.
+// grant makes a lease with these terms, granted now.
 func grant(terms Terms, now time.Time, fence int64) Lease {
 	ms := now.UnixMilli()
 	l := Lease{Terms: terms, Fence: fence, AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms + terms.TTL}
@@ -287,7 +291,7 @@ func grant(terms Terms, now time.Time, fence int64) Lease {
 	return l
 }
 
-// claimed is an unclaimed grant whose waiter has come: it lasts as long as a new one.
+// claimed is an unclaimed grant after its waiter asked for it: it lasts as long as a new lease.
 func claimed(h Lease, now time.Time) Lease {
 	fresh := grant(h.Terms, now, h.Fence)
 	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt

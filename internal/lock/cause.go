@@ -11,7 +11,7 @@ type Cause string
 
 // The causes.
 const (
-	CauseAcquire      Cause = "acquire"       // an acquire was granted, or settled the record for others
+	CauseAcquire      Cause = "acquire"       // an acquire changed the holders: its own, or others by settling
 	CauseClaim        Cause = "claim"         // a waiter that polls claimed its grant, or a caller without a token asked for a task's lease
 	CauseToken        Cause = "token"         // a task's further callback token was added to its lease
 	CauseRenew        Cause = "renew"         // a lease was extended

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// checkOffset is the clock guard (rule 5): a reply that proves our clock wrong makes no grant.
+// checkOffset is the clock guard (rule 5): a coordinator whose clock the reply proves wrong grants nothing.
 func (c *Coordinator) checkOffset(offset time.Duration) error {
 	wrong := offset.Abs() > MaxClockError
 	c.suspect.Store(wrong)
@@ -16,7 +16,7 @@ func (c *Coordinator) checkOffset(offset time.Duration) error {
 	return nil
 }
 
-// noteClock remembers what an error says of our clock.
+// noteClock remembers if an error says that this coordinator's clock is wrong.
 func (c *Coordinator) noteClock(err error) error {
 	if _, wrong := errors.AsType[*ClockError](err); wrong {
 		c.suspect.Store(true)
@@ -24,8 +24,8 @@ func (c *Coordinator) noteClock(err error) error {
 	return err
 }
 
-// readIfSuspect reads the lock before the first grant after a reply that proved our clock wrong, so that a clock that is
-// known to be wrong writes nothing.
+// readIfSuspect reads the lock if the last reply proved this coordinator's clock wrong, to learn whether it still is: a
+// coordinator that knows its clock to be wrong writes nothing.
 func (c *Coordinator) readIfSuspect(ctx context.Context, name string) error {
 	if !c.suspect.Load() {
 		return nil
@@ -37,18 +37,19 @@ func (c *Coordinator) readIfSuspect(ctx context.Context, name string) error {
 	return c.checkOffset(reply.Offset)
 }
 
-// undo takes back a grant made under a wrong clock, as far as it can: the holders it displaced that were live by the store's clock
-// are back, its secret is spent, and so is its fencing token, which nobody was told: the lock has the token of before. If it fails,
-// the grant expires by itself, and a token that is far ahead is for [Coordinator.Repair].
+// undo takes back a grant that this coordinator made under a wrong clock and told nobody of. The leases that it displaced
+// and that are live by the store's clock return, and the record's fencing token is the one of before. The secret of the
+// grant cannot be used again. If undo fails, the grant expires; a fencing token that is far ahead is then for
+// [Coordinator.Repair].
 func (c *Coordinator) undo(ctx context.Context, name string, key LeaseKey, granted Reply) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	theirs := c.clock().Add(-granted.Offset)
-	_, _ = c.store.Apply(ctx, name, c.rules.undo(theirs, key, granted.Before, granted.After)) // nothing more to do if it fails
+	_, _ = c.store.Apply(ctx, name, c.rules.undo(theirs, key, granted.Before, granted.After)) // see above if it fails
 }
 
-// undo makes the record before again of the record after a grant of key, at now by the store's clock, if nobody wrote since. The
-// grant was not told to anyone; it ends as a release, so that late duplicates of its acquire are recognised.
+// undo restores the record before of a grant, if the record after it is still stored. now is the store's clock. The record
+// remembers the grant as ended, so that late duplicates of its acquire are recognised.
 func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
 	to := after
 	to.Holders = before.blocking(now.UnixMilli(), u.skew())
@@ -63,8 +64,8 @@ func (u Rules) undo(now time.Time, key LeaseKey, before, after Record) Command {
 	return u.swap(now, after, to, CauseUndo, after.By, "undone: granted under a wrong clock")
 }
 
-// doubt refuses to tell a lease that a coordinator with a wrong clock granted: that one tells nobody, and may be about to take it
-// back, with its fencing token.
+// doubt refuses to answer with a lease that a coordinator with a wrong clock granted: that coordinator tells nobody of it
+// and may be about to undo it.
 func (u Rules) doubt(now time.Time, h Lease) error {
 	if err := fenceError(now, h.Fence); err != nil {
 		return err
@@ -72,7 +73,7 @@ func (u Rules) doubt(now time.Time, h Lease) error {
 	if ahead := time.Duration(h.AcquiredAt-now.UnixMilli()) * time.Millisecond; ahead > u.Skew {
 		return &StoreError{
 			Kind: ErrUnavailable, What: "the lease was granted " + ahead.String() + " ahead of now: two coordinators' clocks disagree",
-			Fix: "send the same request again; and see that the coordinators' clocks are synchronised",
+			Fix: "send the same request again, and check that the coordinators' clocks are synchronised",
 		}
 	}
 	return nil

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A Command is one guarded write: if every clause of the guard holds of the record as it is stored, the effect makes the
-// next record, in one atomic step. This file is the whole table of commands; [Command.Allows] and [Command.Next] are the
-// reference interpreter. A store either runs them under a mutex (see [Memory]) or compiles the same clauses and effects
-// to conditions and updates of its own.
+// A Command is one guarded write: if every clause of the guard holds for the record as it is stored, the effect makes the
+// next record, in one atomic step. This file is the table of commands. [Command.Allows] and [Command.Next] are their
+// reference interpreter: a store either runs them under a mutex (see [Memory]) or compiles the clauses and effects to
+// conditions and updates of its own (see package dynamo).
 type Command struct {
 	Kind   Kind
 	Guard  []Clause
@@ -22,14 +22,14 @@ type Kind string
 
 // The commands.
 const (
-	Take    Kind = "take"    // the only holder of a lock that has none
-	Renew   Kind = "renew"   // a later expiry for the lease that decides when the lock is free
-	Release Kind = "release" // the only holder goes
-	Expire  Kind = "expire"  // the only holder is past its expiry, and is put out
-	Swap    Kind = "swap"    // any next record computed in Go from the one that was read
+	Take    Kind = "take"    // a lease on a free lock
+	Renew   Kind = "renew"   // a later expiry for a lease, which becomes the latest of the lock
+	Release Kind = "release" // the end of the only lease, by its holder
+	Expire  Kind = "expire"  // the end of the only lease, past its expiry
+	Swap    Kind = "swap"    // any next record, computed from the one that was read
 )
 
-// A Stamp is what every command writes beside its effect. Rev is always counted up by one.
+// A Stamp is what every command writes beside its effect. Every command also increments Rev.
 type Stamp struct {
 	Cause  Cause
 	By     string
@@ -47,7 +47,7 @@ type Clause struct {
 // A Test is a kind of clause.
 type Test uint8
 
-// The tests. "The lease" is the holder under Clause.Lease; a test of a lease that is not there fails.
+// The tests. "The lease" is the one under Clause.Key; a test of a lease that is not in the record fails.
 const (
 	FreeBy         Test = iota + 1 // free_at <= N
 	NobodyWaiting                  // waiting = 0
@@ -56,7 +56,7 @@ const (
 	LeaseOutlives                  // the lease's expires_at > N
 	LeaseExpiredBy                 // the lease's expires_at <= N
 	LeaseTTLIs                     // the lease's ttl_ms = N
-	LeaseClaimed                   // the lease is not a grant that its waiter has yet to claim
+	LeaseClaimed                   // the lease is no grant that its waiter has not claimed
 	OnlyHolder                     // there is exactly one holder
 	RevIs                          // rev = N
 	FenceIs                        // fence = N
@@ -67,7 +67,7 @@ func (t Test) String() string {
 		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs"}[t]
 }
 
-// Holds interprets the clause on a record.
+// Holds tells whether the clause holds for a record.
 func (c Clause) Holds(r Record) bool {
 	h, held := r.Holders[c.Key]
 	switch c.Test {
@@ -100,14 +100,14 @@ func (c Clause) Holds(r Record) bool {
 // An Effect is what a command does to the record besides its stamp: one of [Grant], [Extend], [End] and [Become].
 type Effect interface{ apply(Record) Record }
 
-// Grant makes Holder the only holder of a lock that has none. It sets the lock's capacity and fence.
+// Grant makes Lease the only lease of a free lock. It sets the lock's capacity and fencing token.
 type Grant struct {
 	Key      LeaseKey
 	Lease    Lease
 	Capacity int64
 }
 
-// Extend moves a lease's expiry, which becomes the lock's. A nil Metadata leaves the lease's as it is.
+// Extend moves a lease's expiry, which becomes the lock's FreeAt. With a nil Metadata the lease keeps what it has.
 type Extend struct {
 	Key       LeaseKey
 	ExpiresAt int64
@@ -116,15 +116,15 @@ type Extend struct {
 	Metadata  *string
 }
 
-// End empties a lock whose only holder is Lease, and remembers the lease as retired, with the fence it had.
+// End frees a lock whose only lease is Key. The record remembers the lease as retired.
 type End struct {
 	Key   LeaseKey
 	At    int64
 	Cause Cause
 }
 
-// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's. Of the queue From
-// may show the head only; what it does not show stays.
+// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's. The queue of From
+// may be the head only; the waiters behind it stay.
 type Become struct{ From, To Record }
 
 func (e Grant) apply(r Record) Record {
@@ -157,7 +157,7 @@ func (e Become) apply(r Record) Record {
 	return to
 }
 
-// Allows interprets the guard.
+// Allows tells whether the guard holds for a record.
 func (c Command) Allows(r Record) bool {
 	if r.Rev == 0 {
 		return c.Absent
@@ -170,7 +170,7 @@ func (c Command) Allows(r Record) bool {
 	return true
 }
 
-// Next interprets the effect and the stamp on a record that the guard allows.
+// Next is the record that the command makes of one that the guard allows.
 func (c Command) Next(r Record) Record {
 	rev := r.Rev + 1
 	r = c.Effect.apply(r)
@@ -178,9 +178,9 @@ func (c Command) Next(r Record) Record {
 	return r
 }
 
-// take grants a lock that has no holders, or never was. Holders past their expiry are left to a swap, which is made only
-// after a reply of the store has been seen: so no blind write of a coordinator with a wrong clock displaces anyone. The
-// holder's fence is the proposal: it must beat the record's.
+// take grants a lock that has no leases, or no record. It leaves expired leases to a swap, which a coordinator makes only
+// after it has seen a reply of the store: so no write that a coordinator with a wrong clock makes blind ends a live lease.
+// The lease's fencing token must be higher than the record's.
 func (u Rules) take(now time.Time, key LeaseKey, h Lease, capacity int64) Command {
 	return Command{
 		Kind:   Take,
@@ -196,18 +196,18 @@ func (u Rules) take(now time.Time, key LeaseKey, h Lease, capacity int64) Comman
 	}
 }
 
-// renew extends a lease that is live at now. It writes the lock's free_at, so it is allowed only where the new expiry is
-// no earlier than any holder's, its own included: a renewal never shortens a lease. sameTTL holds it to leases whose TTL
-// is the one given, for callers that did not say one.
+// renew extends a lease that is live at now. It writes the lock's FreeAt, so its guard wants the new expiry to be no earlier
+// than that of any lease, its own included: a renewal never shortens a lease. sameTTL restricts it to a lease whose TTL is
+// the given one, for callers that named none.
 func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metadata *string, by string) Command {
 	expiry := now.UnixMilli() + ttl
 	c := Command{
 		Kind: Renew,
 		Guard: []Clause{
 			{Test: LeaseOutlives, Key: key, N: now.UnixMilli()},
-			{Test: LeaseClaimed, Key: key}, // to claim a grant is more than to move its expiry: see claimed
+			{Test: LeaseClaimed, Key: key}, // to claim a grant changes more than the expiry: see claimed
 			{Test: FreeBy, N: expiry},
-			{Test: NobodyWaiting}, // a row must outlast its waiters, and this writes a native TTL without knowing them
+			{Test: NobodyWaiting}, // a row must be kept longer than its waiters' places, which this does not know
 			{Test: FenceBelow, N: u.unseenFence(now)},
 		},
 		Effect: Extend{Key: key, ExpiresAt: expiry, RenewedAt: now.UnixMilli(), TTL: ttl, Metadata: metadata},
@@ -219,12 +219,12 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 	return c
 }
 
-// release ends a lease that is live at now and alone.
+// release ends a lease that is live at now and the only one.
 func (u Rules) release(now time.Time, key LeaseKey, by string) Command {
 	return u.end(Release, CauseRelease, now, key, by, Clause{Test: LeaseOutlives, Key: key, N: now.UnixMilli()})
 }
 
-// expire ends a lease that is over for every clock within the skew allowance, and alone.
+// expire ends a lease that has expired by every clock within the skew allowance, and that is the only one.
 func (u Rules) expire(now time.Time, key LeaseKey) Command {
 	return u.end(Expire, CauseExpire, now, key, "", Clause{Test: LeaseExpiredBy, Key: key, N: now.UnixMilli() - u.skew()})
 }
@@ -238,22 +238,18 @@ func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by strin
 	}
 }
 
-// unseenFence bounds the record's fence for a command that writes a native TTL without having seen it. Were the bound not
-// in the guard, a write with a stale now could have the row purged before a later take is sure to propose a higher
-// fence. It leaves room for a grant made by a clock ahead of ours.
+// unseenFence is the bound of the record's fencing token in the guard of a command that writes a native TTL without having
+// read the record. Without the bound, a write with a stale now could let the row be purged before a later take is sure to
+// propose a higher token. It leaves room for a grant by a coordinator whose clock is ahead.
 func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMicro() + 1 }
 
-// swap makes from into to, if from is still what is stored. Rev alone would not prove that: a row that was purged and
-// made anew counts from 1 again, but its fence has grown. FreeAt, Capacity and the native TTL follow from to. A row with waiters
-// is kept for a retention after the last of them loses its place, so that one whose waiters all died goes in the end.
+// swap replaces from by to, if from is still stored. Rev alone does not prove that: after a purge a new row counts from 1
+// again, but its fencing token is higher. FreeAt, Capacity and the native TTL follow from to. A row with waiters is kept for
+// a retention after the last of them loses its place, so that a row whose waiters all died is purged in the end.
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
 	to.FreeAt, to.Capacity = freeAt(to.Holders), to.capacity()
 	stamp := Stamp{Cause: cause, By: by, Reason: reason, TTL: u.purgeAt(now, max(to.FreeAt, to.lastUntil()), to.Fence)}
-	unseen := to.Waiting > int64(len(to.Queue)) && from.Waiting > 0
-	switch {
-	case unseen && from.TTL == 0: // by an older version, which never purges a row with waiters
-		stamp.TTL = 0
-	case unseen: // the row outlasts those as it did
+	if to.Waiting > int64(len(to.Queue)) && from.Waiting > 0 { // waiters that were not read: the row is kept for them as before
 		stamp.TTL = max(stamp.TTL, from.TTL)
 	}
 	return Command{

@@ -15,20 +15,20 @@ type Config struct {
 	Rules Rules
 }
 
-// A Coordinator answers requests for locks. It keeps nothing but its opinion of its own clock, so any number may serve
-// one table. It is safe for use by any number of goroutines, and starts none.
+// A Coordinator answers requests for locks over a store. Its only state is whether its clock was found wrong, so any number
+// of coordinators can serve one table. It is safe for concurrent use and starts no goroutine.
 type Coordinator struct {
 	store   Store
 	clock   func() time.Time
 	rules   Rules
-	suspect atomic.Bool // the last reply showed a wrong clock: look before the next grant
+	suspect atomic.Bool // the last reply proved the clock wrong
 }
 
-// maxTries bounds how often an operation is tried again because another write came first. Each such failure is the
-// success of someone else, so only a lock under a storm of writes ever gets there.
+// maxTries is how often an operation is tried while other writes come first. Each failed try means that another caller's
+// write succeeded, so only a lock with very many callers reaches it.
 const maxTries = 8
 
-// New makes a coordinator.
+// New returns a coordinator. An error names the field of cfg that is wrong.
 func New(cfg Config) (*Coordinator, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("lock: Config.Store is nil; give it a store")
@@ -42,13 +42,14 @@ func New(cfg Config) (*Coordinator, error) {
 	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults()}, nil
 }
 
-// outcome is how an operation ended: on a reply, written by us or found to be done already.
+// outcome is the reply on which an operation ended. wrote tells whether this operation made the last write, or found the
+// record as it wants it.
 type outcome struct {
 	Reply
 	wrote bool
 }
 
-// writeFirst tries the optimistic command, and decides on the record that comes back when its guard fails.
+// writeFirst tries the operation's optimistic command. If its guard fails, it decides on the record that the refusal returns.
 func (c *Coordinator) writeFirst(ctx context.Context, name string, op operation) (outcome, error) {
 	reply, err := c.store.Apply(ctx, name, op.first(c.clock()))
 	if err == nil {
@@ -61,7 +62,7 @@ func (c *Coordinator) writeFirst(ctx context.Context, name string, op operation)
 	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op)
 }
 
-// readFirst reads a record, and decides on it.
+// readFirst reads the record and decides on it.
 func (c *Coordinator) readFirst(ctx context.Context, name string, op decider) (outcome, error) {
 	reply, err := c.store.Get(ctx, name)
 	if err != nil {
@@ -70,8 +71,8 @@ func (c *Coordinator) readFirst(ctx context.Context, name string, op decider) (o
 	return c.decide(ctx, name, reply, op)
 }
 
-// withQueue adds to a record that was read as much of its queue as an operation wants. The queue may be a later one than the
-// record: then whatever is written fails its guard.
+// withQueue adds the head of the queue to a record: up to limit waiters. It is read after the record and may be newer; a
+// command on the two then fails its guard, or the error is errMoved.
 func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limit int) (Record, error) {
 	if r.Waiting == 0 || limit == 0 {
 		return r, nil
@@ -87,13 +88,13 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 		}
 	}
 	if known != int64(len(r.Queue)) || known != min(r.Waiting, int64(limit)) {
-		return r, errMoved // the queue is of a later record
+		return r, errMoved
 	}
 	return r, nil
 }
 
-// decide drives an operation from a record that was read until it has an answer. What a reply proves of our clock is
-// judged before anything is written on it: a decision under a wrong clock could put out a holder that lives.
+// decide runs an operation from a record that was read until it has an outcome. It checks what each reply says of this
+// coordinator's clock before it writes: a decision under a wrong clock could end a live lease.
 func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
 	moved := int64(-1) // the revision whose queue did not fit it
 	for range maxTries {
@@ -102,12 +103,12 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 		}
 		r, err := c.withQueue(ctx, name, read.After, op.waiters(read.After))
 		if errors.Is(err, errMoved) {
-			if moved != read.After.Rev { // look again, once
+			if moved != read.After.Rev { // read both again, once
 				moved = read.After.Rev
 				if read, err = c.store.Get(ctx, name); err == nil {
 					continue
 				}
-			} else { // nobody moves it: somebody deleted or added waiters by hand. What is there counts
+			} else { // the record is the same: an operator added or deleted waiters in the table
 				r, err = recounted(r), nil
 			}
 		}
@@ -127,7 +128,7 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 			if become, ok := cmd.Effect.(Become); ok {
 				reply.After.Queue = become.To.Queue
 			}
-			if Unsettled(reply.After) { // as far as it can now: what this leaves, the stream's consumer does
+			if Unsettled(reply.After) { // if this fails, the stream's consumer settles the lock
 				_ = c.Settle(ctx, name)
 			}
 			return outcome{reply, true}, nil
@@ -140,14 +141,14 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 	}
 	return outcome{}, &StoreError{
 		Kind: ErrThrottled, What: fmt.Sprintf("another write came first %d times", maxTries),
-		Fix: "many callers are at this one lock; spread them, or let them wait longer between tries",
+		Fix: "many callers use this one lock; use several locks, or let the callers pause longer between tries",
 	}
 }
 
-// errMoved says that a queue was read that is of a later record.
-var errMoved = errors.New("the queue moved on")
+// errMoved says that the queue that was read belongs to a later record.
+var errMoved = errors.New("the queue changed between two reads")
 
-// recounted is a record whose count and tickets follow from the queue that is there.
+// recounted is a record whose count and tickets are those of its queue.
 func recounted(r Record) Record {
 	r.Waiting = int64(len(r.Queue))
 	for _, w := range r.Queue {

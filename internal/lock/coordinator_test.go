@@ -176,7 +176,7 @@ func TestQueuesThatMoved(t *testing.T) {
 	// One waiter was deleted by hand, another added.
 	r := k.record()
 	r.Queue = r.Queue[1:]
-	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: 9, Key: "d", Terms: Terms{Owner: "d", Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()})
+	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: 9, Key: "d", Terms: Terms{Owner: "d", Permits: 1, Capacity: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()})
 	k.store.records[lockName] = r
 	k.want(k.release("a"), nil)
 	k.holds([]string{"c"}, []string{"d"})

@@ -181,7 +181,7 @@ func TestQueueOfALaterRecord(t *testing.T) {
 func TestQueueOfAFirstRevision(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
-		Rev: 1, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "w", Terms: Terms{Permits: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()}},
+		Rev: 1, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "w", Terms: Terms{Permits: 1, Capacity: 1, TTL: 1000}, Until: k.time.Add(time.Hour).UnixMilli()}},
 	}}
 	asked := 0
 	k.store.queue = func(list []Waiter, _ int) []Waiter {
@@ -201,7 +201,7 @@ func TestQueueOfAFirstRevision(t *testing.T) {
 func TestOnlyDeadWaiters(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
-		Rev: 5, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "dead", Terms: Terms{Permits: 1, TTL: 1000}, Until: 1}},
+		Rev: 5, Capacity: 1, Waiting: 1, NextTicket: 1, Queue: []Waiter{{Ticket: 1, Key: "dead", Terms: Terms{Permits: 1, Capacity: 1, TTL: 1000}, Until: 1}},
 	}}
 	k.must("a")
 	k.holds([]string{"a"}, nil)

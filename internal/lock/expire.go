@@ -6,12 +6,15 @@ import (
 	"time"
 )
 
-// Expire puts out the holders of a lock that are past their expiry, if the grant that the request names is one of them, and
-// hands on to waiters. It answers when to ask again: the zero time if that grant is gone, by this call or before. A grant
-// that belongs to an execution, and is to be looked after, is an [*ExecutionError]. It reads first: most leases are released
-// before their timer comes due, a read costs a fifth of a write, and a wrong clock must not write.
-func (c *Coordinator) Expire(ctx context.Context, req GrantRef) (again time.Time, err error) {
-	_, err = c.readFirst(ctx, req.Lock, expiring{c.rules, req})
+// Expire ends the expired leases of a lock if the grant that a timer names is one of them, and grants waiters what is free.
+// It returns when the timer must fire again: the zero time if the grant is over. If the grant belongs to an execution that
+// must be checked now, the error is an [*ExecutionError].
+//
+// This is where expiry is decided for a lock that nobody asks for; an acquire decides it in settle. Expire reads before it
+// writes: most leases are released before their timer fires, a read costs a fifth of a write, and a coordinator with a
+// wrong clock must not write.
+func (c *Coordinator) Expire(ctx context.Context, ref GrantRef) (again time.Time, err error) {
+	_, err = c.readFirst(ctx, ref.Lock, expiring{c.rules, ref})
 	if early, ok := errors.AsType[notDue](err); ok {
 		return time.UnixMilli(early.at), nil
 	}
@@ -20,24 +23,24 @@ func (c *Coordinator) Expire(ctx context.Context, req GrantRef) (again time.Time
 
 type expiring struct {
 	rules Rules
-	req   GrantRef
+	ref   GrantRef
 }
 
-// notDue is the outcome of a timer that came early: the lease was renewed since.
+// notDue is the outcome of a timer that fired before its time: the lease was renewed since it was set.
 type notDue struct{ at int64 }
 
 func (notDue) Error() string { return "lease is not due" }
 
-func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.req.Key) }
+func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.ref.Key) }
 
 func (o expiring) waiters(Record) int { return queueHead }
 
 func (o expiring) next(now time.Time, r Record) (*Command, error) {
-	h, held := r.Holders[o.req.Key]
-	if !held || h.Fence != o.req.Fence {
-		return nil, nil // gone
+	h, held := o.ref.in(r)
+	if !held {
+		return nil, nil
 	}
-	if h.Execution != "" && !h.Unclaimed { // time does not end it
+	if h.Execution != "" && !h.Unclaimed { // it ends with its execution, not at a time
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}
@@ -46,11 +49,11 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	if due := h.ExpiresAt + o.rules.skew(); due > now.UnixMilli() {
 		return nil, notDue{at: due}
 	}
-	if c := o.rules.expire(now, o.req.Key); c.Allows(r) {
+	if c := o.rules.expire(now, o.ref.Key); c.Allows(r) {
 		return &c, nil
 	}
 	to := o.rules.settle(now, r)
-	to.Retired = Retired{Key: o.req.Key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExpire}
+	to.Retired = Retired{Key: o.ref.Key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseExpire}
 	c := o.rules.swap(now, r, to, CauseExpire, "", "")
 	return &c, nil
 }

@@ -7,17 +7,18 @@ import (
 	"time"
 )
 
-// A ForceReleaseRequest ends leases against their holders' will.
+// A ForceReleaseRequest asks, for an operator, that leases of others end.
 type ForceReleaseRequest struct {
 	Lock      string
 	Principal string
 	Reason    string
-	Fence     int64 // 0: every holder; else only the holder with this fence
+	Fence     int64 // 0: every lease; else only the lease with this fencing token
 }
 
-// ForceRelease ends every lease on a lock, or the one with the fence given, and answers those it ended, oldest grant
-// first: none if nobody held it, or if this was a repeat. A fence that is no holder's is [ErrLockChanged]. Where the hand-off
-// to waiters cannot be written, the leases end without it, and the waiters are left to the next write.
+// ForceRelease ends every lease on a lock, or the one with the fencing token given, and returns those that it ended, oldest
+// grant first. It returns none if the lock was free or the request is a repeat. A fencing token that no lease has is
+// [ErrLockChanged]. If the store cannot write the hand-off to the waiters with it, ForceRelease ends the leases without a
+// hand-off, and the next write of the lock makes it.
 func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest) ([]Lease, error) {
 	op := &forcing{rules: c.rules, req: req}
 	_, err := c.readFirst(ctx, req.Lock, op)
@@ -43,8 +44,8 @@ func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest)
 type forcing struct {
 	rules Rules
 	req   ForceReleaseRequest
-	sent  *Become // what was last tried, to know it again if its reply was lost
-	alone bool    // leave the queue as it is: a write that touched it could not be made
+	sent  *Become // the last try, to recognise it in the record if its reply was lost
+	alone bool    // leave the queue as it is: the store refused a write with a hand-off
 }
 
 func (o *forcing) waiters(Record) int {
@@ -56,7 +57,7 @@ func (o *forcing) waiters(Record) int {
 
 func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 	if o.sent != nil && r.Retired == o.sent.To.Retired {
-		return nil, nil // the write that seemed to fail was ours
+		return nil, nil // the try that seemed to fail was applied
 	}
 	o.sent = nil
 	to := r
@@ -76,7 +77,7 @@ func (o *forcing) next(now time.Time, r Record) (*Command, error) {
 		}
 		return nil, ErrLockChanged
 	}
-	to = o.rules.advance(now, to) // others whose time is over are for a timer to tell: not everyone here was forced out
+	to = o.rules.advance(now, to) // not settle: the event of an expired lease must be an expiry, which a timer writes
 	c := o.rules.swap(now, r, to, CauseForceRelease, o.req.Principal, o.req.Reason)
 	become := c.Effect.(Become)
 	o.sent = &become

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Memory is the reference store: the interpreter of commands, under a mutex. The zero Memory is empty and ready.
+// Memory is the reference store: it interprets commands under a mutex. The zero Memory is empty and ready to use.
 type Memory struct {
-	// Changed, if set, is called after every write and purge (then after is the zero Record), in their order, with the
-	// mutex held: it must not call back. It stands in for a table's stream.
+	// Changed, if set, is called after every write and purge, in their order, in place of a table's stream. For a purge,
+	// after is the zero Record. The mutex is held: Changed must not call the Memory.
 	Changed func(name string, before, after Record)
 
 	mu      sync.Mutex
@@ -52,7 +52,7 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 	return Reply{Before: withoutQueue(before), After: withoutQueue(after)}, nil
 }
 
-// withoutQueue is a record as replies tell it.
+// withoutQueue is a record as replies contain it.
 func withoutQueue(r Record) Record {
 	r.Queue = nil
 	return r
@@ -91,10 +91,10 @@ func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, e
 	return list, nil
 }
 
-// Unbind has nothing to do: the records say it all.
+// Unbind does nothing: Bound derives its answer from the records.
 func (m *Memory) Unbind(context.Context, string, []Binding) error { return nil }
 
-// cursorMark begins a cursor, so that others are told from it.
+// cursorMark is the prefix of a cursor, by which List recognises its own.
 const cursorMark = "after\x00"
 
 // List reads records in the order of their names. The cursor is the last name, encoded.
@@ -125,7 +125,7 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 	return page, nil
 }
 
-// Purge removes the records whose native TTL has passed, as DynamoDB does in its own time, and answers how many.
+// Purge removes the records whose native TTL has passed, as DynamoDB does within days, and returns how many.
 func (m *Memory) Purge(now time.Time) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

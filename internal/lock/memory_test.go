@@ -5,12 +5,12 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
-	"github.com/holdfast-lock/holdfast/internal/locktest"
+	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
-func TestMemorySuite(t *testing.T) { locktest.Run(t, &lock.Memory{}) }
+func TestMemorySuite(t *testing.T) { storetest.Run(t, &lock.Memory{}) }
 
-func TestMemoryProperty(t *testing.T) { locktest.Property(t, &lock.Memory{}) }
+func TestMemoryProperty(t *testing.T) { storetest.Property(t, &lock.Memory{}) }
 
 func TestMemoryPurge(t *testing.T) {
 	var m lock.Memory

@@ -7,35 +7,34 @@ import (
 	"time"
 )
 
-// The queue. A waiter's place is its ticket; tickets only grow. Whoever writes a record settles it: holders past their
-// expiry go, waiters whose time is over go, and as many heads as fit become holders, all in the write's own step. So nobody who
-// comes later is granted before somebody who waits, and a lock is not free while a waiter fits: but for what one write cannot
-// move or did not see ([Unsettled]), which the next one at once does.
+// The queue. A waiter's place is its ticket; tickets only grow. Every write settles the record: in one atomic step it removes
+// expired leases and abandoned waiters, then grants the waiters at the head of the queue that fit. So a later request is
+// never granted before a waiter, and a lock is not free while a waiter fits. The exception is what one write could not move
+// or did not read ([Unsettled]); the next write, which follows at once, does that.
 //
-// A waiter that polls repeats its acquire: that keeps its place, and finds the grant. A waiter with a token is told of the
-// grant by a callback, which the stream delivers. Neither believes that it holds before an answer of the coordinator's says
-// how long: the poll's own, or the callback, which is sent only while the lease is stored.
+// A waiter that polls repeats its acquire, which extends its place and returns the lease once it is granted. A waiter with a
+// token gets a callback, which the stream's consumer sends while the lease is stored. Neither holds the lock before the
+// coordinator's answer, or the callback, says until when.
 
 const (
-	// MaxQueue is how many may wait for one lock.
+	// MaxQueue is how many waiters one lock can have.
 	MaxQueue = 500
-	// ClaimTime is how long a grant to a waiter that polls lasts before the waiter has asked for it: what a waiter that went
-	// away costs those behind it.
+	// ClaimTime is how long a grant to a waiter that polls lasts until the waiter claims it. It bounds what an abandoned
+	// place costs the waiters behind it.
 	ClaimTime = 10 * time.Second
-	// queueHead is how many waiters a hand-off reads first: more than one only matters where the first ones went away, or
-	// where several fit.
+	// queueHead is how many waiters a hand-off reads. One is enough unless places are abandoned or several waiters fit.
 	queueHead = 32
-	// maxMoves is how many waiters one write moves, so that it fits a transaction of 100 items; the rest is for further writes.
+	// maxMoves is how many waiters one write grants or removes, so that it fits DynamoDB's transactions of 100 items.
 	maxMoves = 40
 )
 
-// settle is the record after what time and the queue demand: see above. It changes nothing of r's own maps and slices.
+// settle is the record without expired leases and abandoned waiters, and with the waiters granted that fit.
 func (u Rules) settle(now time.Time, r Record) Record {
 	r.Holders = r.blocking(now.UnixMilli(), u.skew())
 	return u.advance(now, r)
 }
 
-// advance is the part of settle that concerns the queue.
+// advance is the part of settle that changes the queue.
 func (u Rules) advance(now time.Time, r Record) Record {
 	ms := now.UnixMilli()
 	to := r
@@ -48,7 +47,7 @@ func (u Rules) advance(now time.Time, r Record) Record {
 		}
 		fence := to.nextFence(now)
 		switch {
-		case w.Until <= ms: // went away
+		case w.Until <= ms: // abandoned
 			moves++
 		case len(to.Queue) == 0 && to.fits(w.Terms) && fenceError(now, fence) == nil:
 			moves++
@@ -68,20 +67,20 @@ func (u Rules) advance(now time.Time, r Record) Record {
 	return to
 }
 
-// fits tells whether want's permits are free, and there is room for it, whatever the queue.
+// fits tells whether the permits of want are free and the record has room for the lease, whatever the queue.
 func (r Record) fits(want Terms) bool { return r.hasPermits(want) && r.room(want) == nil }
 
 func (r Record) hasPermits(want Terms) bool {
 	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
 }
 
-// Unsettled tells whether a write may have left waiters that fit: its queue may go on beyond what it moved or saw. Whoever
-// made it goes on; if that died, somebody else must. Where the head of the queue is known, it tells.
+// Unsettled tells whether a write may have left waiters that fit, because the queue is longer than what the write read or
+// moved. The coordinator that made the write settles the record again; if it fails, the stream's consumer does.
 func Unsettled(r Record) bool {
 	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
 }
 
-// settling does nothing but settle.
+// settling only settles.
 type settling struct{ rules Rules }
 
 func (o settling) waiters(Record) int { return MaxQueue }
@@ -99,7 +98,7 @@ func (o settling) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
-// lastUntil is when the last of the waiters that are known loses its place; 0 with none.
+// lastUntil is when the last of the waiters that were read loses its place; 0 with none.
 func (r Record) lastUntil() (at int64) {
 	for _, w := range r.Queue {
 		at = max(at, w.Until)
@@ -107,12 +106,12 @@ func (r Record) lastUntil() (at int64) {
 	return at
 }
 
-// waits finds a lease's place among the waiters that are known; -1: none.
+// waits is the index of a lease's place among the waiters that were read; -1: none.
 func (r Record) waits(key LeaseKey) int {
 	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key })
 }
 
-// PlacesEnded are the waiters that are not in the queue any more and got nothing, of a write whose records tell the queue.
+// PlacesEnded are the waiters that a write removed without a grant. Both records must have their queues.
 func PlacesEnded(before, after Record) (list []Waiter) {
 	for _, w := range before.Queue {
 		if _, holds := after.Holders[w.Key]; !holds && after.waits(w.Key) < 0 {
@@ -122,7 +121,7 @@ func PlacesEnded(before, after Record) (list []Waiter) {
 	return list
 }
 
-// mergeQueue is a stored queue after a write that saw its head as from, and makes that to.
+// mergeQueue is a stored queue after a write that read its head as from and replaces it by to.
 func mergeQueue(stored, from, to []Waiter) []Waiter {
 	seen := map[int64]bool{}
 	for _, w := range from {
@@ -138,7 +137,7 @@ func mergeQueue(stored, from, to []Waiter) []Waiter {
 	return out
 }
 
-// Settle hands on what a write left undone that could not move all who wait at once.
+// Settle grants a lock's waiters what earlier writes left free, and removes abandoned waiters.
 func (c *Coordinator) Settle(ctx context.Context, name string) error {
 	_, err := c.readFirst(ctx, name, settling{c.rules})
 	return err

@@ -10,36 +10,34 @@ import (
 	"time"
 )
 
-// A LeaseKey names a lease inside a record. It is a hash of the lease secret and the lock's name, so the table, its
-// stream, logs and events can carry it without letting anyone act as the holder.
+// A LeaseKey names a lease in a record. It is a hash of the lease secret and the lock's name, so that the table, its stream,
+// logs and events can contain it and nobody who reads them can act as the holder.
 type LeaseKey string
 
-// KeyOf hashes a lease secret for use on the lock called name: the first 128 bits of SHA-256, base64url, 22 characters.
+// KeyOf is the key of a lease secret on a lock: the first 128 bits of a SHA-256 in base64url, 22 characters.
 func KeyOf(name, secret string) LeaseKey {
 	sum := sha256.Sum256([]byte("holdfast lease\x00" + name + "\x00" + secret))
 	return LeaseKey(base64.RawURLEncoding.EncodeToString(sum[:16]))
 }
 
-// A Record is one lock as it is stored. The zero Record is a lock that was never taken, or whose row was purged.
-//
-// A Record is a value: nothing changes its Holders map in place. Times are Unix milliseconds by a coordinator's clock
-// unless a field says otherwise.
+// A Record is one lock as it is stored. The zero Record is a lock without a row. A Record is a value: nothing changes its
+// Holders map or its Queue in place. Times are Unix milliseconds by a coordinator's clock unless a field says otherwise.
 type Record struct {
 	Rev        int64              // number of writes so far; 0 only in the zero Record
 	Fence      int64              // the highest fencing token ever granted (about Unix microseconds, see [Record.nextFence])
-	Capacity   int64              // permits there are: the smallest capacity that a holder asked for; with no holders, the last one
+	Capacity   int64              // permits of the lock: the smallest capacity of its leases; without a lease, the last one
 	Holders    map[LeaseKey]Lease // empty when free
-	FreeAt     int64              // when the last of the present holders expires; 0 with none
-	Waiting    int64              // waiters in the queue
-	NextTicket int64              // the queue's next ticket
-	Cause      Cause              // what the last write was
-	By         string             // principal that asked for the last write, where it is known
-	Reason     string             // why, for a force-release
-	Retired    Retired            // the lease that ended last, so that late duplicates of its requests are recognised
+	FreeAt     int64              // when the last of the leases expires; 0 when free
+	Waiting    int64              // number of waiters in the queue
+	NextTicket int64              // the last ticket given
+	Cause      Cause              // of the last write
+	By         string             // principal that asked for the last write; empty: unknown
+	Reason     string             // of a force-release or repair, as the operator gave it
+	Retired    Retired            // the lease that ended last: late duplicates of its requests are recognised
 	TTL        int64              // native TTL in Unix SECONDS; 0: never purge
 
-	// Queue is the head of the queue, in the order of tickets: as much of it as was asked for with [Store.Waiters]. A store's
-	// replies leave it empty. Every write that changes it counts Rev up, so a swap proves that it is as it was read.
+	// Queue is the head of the queue in the order of tickets, as far as it was read with [Store.Waiters]. The replies of a
+	// store leave it empty. Every write that changes the queue increments Rev, so a swap proves that it is as it was read.
 	Queue []Waiter
 }
 
@@ -92,20 +90,19 @@ type Retired struct {
 	Cause Cause // how it ended: CauseRelease, CauseExpire or CauseForceRelease
 }
 
-// blocking returns the holders that bar others at a coordinator's now: those not yet past their expiry by the skew
-// allowance s, so that no clock within s of ours can still take them for live.
+// blocking are the leases that keep others out at now: those not yet past their expiry by the skew allowance s, so that no
+// coordinator's clock within s of this one can still take them for live. Both are in milliseconds.
 func (r Record) blocking(now, s int64) map[LeaseKey]Lease {
 	live := maps.Clone(r.Holders)
 	maps.DeleteFunc(live, func(_ LeaseKey, h Lease) bool { return h.ExpiresAt <= now-s })
 	return live
 }
 
-// nextFence is the token of a grant made now: max(now in microseconds, fence+1). It grows with every grant, can be
-// proposed before the record is known (now), and still grows when the row was purged in between (see [Rules.Retention]).
+// nextFence is the fencing token of a grant made now: max(now in microseconds, Fence+1). It grows with every grant. A request
+// can propose it without the record (now), and it still grows after the row was purged (see [Rules.Retention]).
 func (r Record) nextFence(now time.Time) int64 { return max(now.UnixMicro(), r.Fence+1) }
 
-// withHolder is the record with a holder put, withoutHolder and withoutWaiter with one taken out. None changes r's own map and
-// slice.
+// withHolder is the record with a lease put; withoutHolder and withoutWaiter are the record without one.
 func (r Record) withHolder(key LeaseKey, h Lease) Record {
 	holders := make(map[LeaseKey]Lease, len(r.Holders)+1)
 	maps.Copy(holders, r.Holders)
@@ -126,7 +123,7 @@ func (r Record) withoutWaiter(place int) Record {
 	return r
 }
 
-// Size is about what the record takes, in bytes, when it is shown.
+// Size is about how many bytes the record takes in an answer.
 func (r Record) Size() int {
 	size := 200
 	for _, h := range r.Holders {
@@ -135,23 +132,16 @@ func (r Record) Size() int {
 	return size
 }
 
-// limit is how many permits the record's holders and a newcomer that asks for this capacity may have together: the smallest
-// capacity that one of them asked for. So while a capacity is being changed, never more are held than the smaller one allows.
+// limit is how many permits the record's leases and a new one with the given capacity may have together: the smallest of
+// their capacities. So while the capacity of a lock is being changed, the smaller one holds.
 func (r Record) limit(capacity int64) int64 {
-	if capacity == 0 {
-		capacity = r.Capacity
-	}
-	for _, h := range r.Holders {
-		own := h.Capacity
-		if own == 0 {
-			own = r.Capacity
-		}
-		capacity = min(capacity, own)
+	for _, l := range r.Holders {
+		capacity = min(capacity, l.Capacity)
 	}
 	return capacity
 }
 
-// capacity is the limit of the present holders alone; with none, the last one.
+// capacity is the limit of the present leases; without one, the last.
 func (r Record) capacity() int64 {
 	if len(r.Holders) == 0 {
 		return r.Capacity
@@ -173,7 +163,7 @@ func freeAt(holders map[LeaseKey]Lease) (at int64) {
 	return at
 }
 
-// byFence returns the keys of holders, oldest grant first.
+// byFence are the keys of leases, oldest grant first.
 func byFence(holders map[LeaseKey]Lease) []LeaseKey {
 	return slices.SortedFunc(maps.Keys(holders), func(a, b LeaseKey) int {
 		return cmp.Compare(holders[a].Fence, holders[b].Fence)

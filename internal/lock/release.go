@@ -12,15 +12,15 @@ type ReleaseRequest struct {
 	Principal string
 }
 
-// A Released is the answer to a release.
+// Released is what a release did.
 type Released struct {
 	Lock  string
 	Fence int64
 	At    int64 // Unix milliseconds
 }
 
-// Release ends a live lease. Repeated, it gives the same answer while the record remembers the lease; a lease that is
-// over otherwise, or never was, is [ErrLeaseLost].
+// Release ends a live lease, or removes a waiter from the queue. Repeated, it returns the same answer while the record
+// remembers the lease. A lease that ended in another way, or that never existed, is [ErrLeaseLost].
 func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released, error) {
 	out, err := c.writeFirst(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Secret), req})
 	if err != nil {
@@ -41,7 +41,7 @@ func (o releasing) waiters(r Record) int {
 	if _, held := r.Holders[o.key]; held {
 		return queueHead
 	}
-	return MaxQueue // it may be a waiter who leaves
+	return MaxQueue // it may be a waiter
 }
 
 func (o releasing) next(now time.Time, r Record) (*Command, error) {

@@ -10,11 +10,12 @@ type RenewRequest struct {
 	Lock      string
 	Secret    string
 	Principal string
-	TTL       time.Duration // 0: as long as the lease's TTL
+	TTL       time.Duration // 0: the TTL that the lease has
 	Metadata  *string       // nil: unchanged
 }
 
-// Renew extends a live lease to at least TTL from now and never shortens it; a lease that is over is [ErrLeaseLost].
+// Renew extends a live lease so that it lasts for at least TTL from now. It never shortens one. A lease that is over is
+// [ErrLeaseLost].
 func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus, error) {
 	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
 		return LeaseStatus{}, err
@@ -30,8 +31,8 @@ func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus,
 	return c.lease(req.Lock, key, out.After)
 }
 
-// DefaultTTL is what an acquire without one gets. A renewal without one guesses it, so that it too costs one request
-// for leases with the default.
+// DefaultTTL is the TTL of an acquire that names none. A renewal that names none tries this one first, guarded by the
+// lease's TTL, so that it costs one request for leases with the default.
 const DefaultTTL = time.Minute
 
 type renewing struct {
@@ -65,7 +66,7 @@ func (o renewing) next(now time.Time, r Record) (*Command, error) {
 	expiry := now.UnixMilli() + ttl
 	learns := unshared(h.Tokens, h.Known)
 	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
-		return nil, nil // lasts longer already, as after a late duplicate
+		return nil, nil // the lease lasts longer already: this request is a late duplicate
 	}
 	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
 		return &c, nil
@@ -80,7 +81,7 @@ func (o renewing) next(now time.Time, r Record) (*Command, error) {
 	if o.req.Metadata != nil {
 		h.Metadata = *o.req.Metadata
 	}
-	to := r.withHolder(o.key, h) // expired holders stay: the stream drops renewals, and would miss their end
+	to := r.withHolder(o.key, h) // not settled: the stream drops renewals, and would miss the end of an expired lease
 	c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "")
 	return &c, nil
 }

@@ -5,19 +5,19 @@ import (
 	"time"
 )
 
-// This file puts right what a coordinator with a wrong clock wrote. Such a coordinator tells nobody of a grant (see
-// [MaxClockError]), but what it wrote blind stays: a holder that is never used, and a fencing token ahead of time, which would close
-// the lock until time catches up with it. The coordinator takes both back at once (undo); if its reply was lost, or it died, an
-// operator does, with a force-release and a repair.
+// A coordinator with a wrong clock tells nobody of its grants (see [MaxClockError]), but what it wrote before it read a reply
+// stays: a lease that is not used, and a fencing token ahead of time, which closes the lock until time catches up. The
+// coordinator takes both back at once (undo). If the reply was lost, or the coordinator died, an operator does it with a
+// force-release and a repair.
 
-// maxTold is above every fencing token that a coordinator can have told by now: a grant's token is at most [MaxFenceLead] ahead
-// of its coordinator's clock, and a clock that is further from the store's than [MaxClockError], and the second by which a Date
-// is cut, tells nothing. Ours may be as far off, the other way.
+// maxTold is higher than every fencing token that anybody can have been told by now. A grant's token is at most
+// [MaxFenceLead] ahead of its coordinator's clock, and a coordinator whose clock is further from the store's than
+// [MaxClockOffset] tells nobody. This coordinator's clock may be as far off in the other direction.
 func maxTold(now time.Time) int64 {
 	return now.Add(MaxFenceLead + 2*(MaxClockError+time.Second)).UnixMicro()
 }
 
-// A RepairRequest asks for a lock's fencing token to be put right.
+// A RepairRequest asks, for an operator, that a lock's fencing token is lowered.
 type RepairRequest struct {
 	Lock      string
 	Principal string
@@ -30,14 +30,15 @@ type Repaired struct {
 	Opens         time.Time // when the lock can be granted again
 }
 
-// Repair puts right a lock whose fencing token is ahead of time, so that nobody can be granted it: a coordinator with a wrong clock
-// wrote it. The token becomes one that is above all that can have been told to anyone, and the lock can be granted again some
-// seconds later; those who wait are then granted by the next acquire. The write has [CauseRepair], and who asked and why.
+// Repair opens a lock that nobody can be granted because its fencing token is ahead of time: a coordinator with a wrong clock
+// wrote it. It lowers the token to one that is higher than all that anybody can have been told. The lock can be granted
+// again some seconds later; the next acquire then grants its waiters. The write has [CauseRepair], the principal and the
+// reason.
 //
-// It checks that this coordinator's clock agrees with the store's; that the token is further ahead than any that can have been
-// told, else it is [ErrNothingToRepair]; and that no lease with such a token is live, else it is [ErrLockHeld]: force-release that
-// one first. It cannot check whether a resource has stored the wrong token, as from an event: that one would refuse those that
-// come.
+// Repair checks three things. This coordinator's clock must agree with the store's. The token must be further ahead than any
+// that anybody can have been told, or the error is [ErrNothingToRepair]. No live lease may have such a token, or the error is
+// [ErrLockHeld]: force-release that lease first. Repair cannot check whether a resource has stored the wrong token, for
+// instance from an event; that resource would refuse later holders until its token is reset.
 func (c *Coordinator) Repair(ctx context.Context, req RepairRequest) (Repaired, error) {
 	op := &repairing{rules: c.rules, req: req}
 	if _, err := c.readFirst(ctx, req.Lock, op); err != nil {
@@ -50,14 +51,14 @@ type repairing struct {
 	rules Rules
 	req   RepairRequest
 	done  Repaired
-	sent  int64 // the revision that was last tried, to know it again if its reply was lost
+	sent  int64 // the revision of the last try, to recognise it in the record if its reply was lost
 }
 
 func (o *repairing) waiters(Record) int { return queueHead }
 
 func (o *repairing) next(now time.Time, r Record) (*Command, error) {
 	if o.sent != 0 && r.Rev == o.sent && r.Cause == CauseRepair && r.Fence == o.done.After {
-		return nil, nil // the write that seemed to fail was ours
+		return nil, nil // the try that seemed to fail was applied
 	}
 	fence := maxTold(now)
 	if r.Fence <= fence {

@@ -7,13 +7,13 @@ import (
 
 // Rules are the protocol's constants. They must be the same for all coordinators of a table.
 type Rules struct {
-	// Skew is how far apart, pairwise, the coordinators' clocks may be. A lease is taken over only when it is past its
-	// expiry by this much. Zero means 250 ms.
+	// Skew is the skew allowance: how far apart, pairwise, the coordinators' clocks may be. A lease is replaced only when it
+	// is past its expiry by this much. Zero: 250 ms.
 	Skew time.Duration
 
-	// Retention is how long a row outlives its last use before native TTL may purge it. While a row is there the record
-	// recognises late duplicates and a clock that went back; after it, a new row's fences still grow, as long as no write
-	// lands later than this after its coordinator read the clock. Zero means 24 hours; it must exceed [MaxFenceLead].
+	// Retention is how long a row is kept after its last use, before native TTL may purge it. While the row exists, late
+	// duplicates and a clock that stepped back are recognised. After a purge fencing tokens still grow, if no write lands
+	// later than Retention after its coordinator read the clock. Zero: 24 hours. It must exceed [MaxFenceLead].
 	Retention time.Duration
 }
 
@@ -22,18 +22,18 @@ const (
 	DefaultSkew = 250 * time.Millisecond
 	// DefaultRetention is the default of [Rules.Retention].
 	DefaultRetention = 24 * time.Hour
-	// MaxFenceLead is how far ahead of now a fencing token may be granted. A record whose fence is further ahead was
-	// written by a badly wrong clock; it is refused until time catches up, because a purge could not outlast it.
+	// MaxFenceLead is how far ahead of now a granted fencing token may be. A record with a higher one was written by a
+	// coordinator with a wrong clock, and its lock is refused until time catches up: a row is not kept long enough for it.
 	MaxFenceLead = time.Hour
-	// MaxClockError is how far off a reply of the store may prove a coordinator's clock to be before it stops granting.
+	// MaxClockError is the clock error, as a reply of the store proves it, above which a coordinator grants nothing.
 	MaxClockError = time.Second
-	// MaxClockOffset is how far a coordinator's clock can be off, and grant. The store tells its time cut to whole seconds, so
-	// a prompt reply proves up to a second less than the clock is off: a clock that is off by more than this is always
-	// noticed, and one that is off by [MaxClockError] or less never.
+	// MaxClockOffset is the largest true clock error that a coordinator can have and still grant. The store's Date is cut to
+	// whole seconds, so a prompt reply proves up to a second less than the true error: a larger error is always noticed,
+	// one of [MaxClockError] or less never.
 	MaxClockOffset = MaxClockError + time.Second
 )
 
-// withDefaults fills in the zero values.
+// withDefaults replaces zero values by the defaults.
 func (u Rules) withDefaults() Rules {
 	if u.Skew == 0 {
 		u.Skew = DefaultSkew
@@ -44,7 +44,7 @@ func (u Rules) withDefaults() Rules {
 	return u
 }
 
-// Validate says which rule cannot be kept.
+// Validate returns an error that names the field that is out of range.
 func (u Rules) Validate() error {
 	u = u.withDefaults()
 	if u.Skew < 0 || u.Skew > MaxClockOffset {
@@ -58,9 +58,9 @@ func (u Rules) Validate() error {
 
 func (u Rules) skew() int64 { return u.Skew.Milliseconds() }
 
-// purgeAt is the native TTL, in Unix seconds: the latest of now, freeAt (ms) and the fence (µs), rounded up, plus the
-// retention. So whoever takes the lock after the purge, with a now that is at most a retention old, proposes a higher
-// fence than the row had.
+// purgeAt is the native TTL of a record, in Unix seconds: the retention after the latest of now, freeAt (milliseconds) and
+// the fencing token (microseconds), rounded up. So a take after the purge, with a now that is at most a retention old,
+// proposes a higher fencing token than the row had.
 func (u Rules) purgeAt(now time.Time, freeAt, fence int64) int64 {
 	latest := max(now.UnixMilli(), freeAt, (fence+999)/1000)
 	return (latest+999)/1000 + int64(u.Retention/time.Second)

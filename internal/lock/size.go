@@ -1,21 +1,21 @@
 package lock
 
-// How much a record may hold. A store keeps a lock's holders in one item, which has a limit (400 KB in DynamoDB), so a lease is
-// granted only where it fits beside the others. One that does not fit waits as if its permits were taken, or is told so by a
-// [*FullError]. Waiters are items of their own, and count when they are granted.
+// The size of records. A store keeps the leases of a lock in one item, whose size is limited (400 KB in DynamoDB). A lease is
+// granted only if it fits beside the others; one that does not fit waits as if its permits were taken, or is refused with a
+// [*FullError]. Waiters are items of their own and count when they are granted.
 
 const (
-	// MaxRecordBytes is how many bytes a record may take, by [Record.Bytes]: some less than the 409,600 of a DynamoDB item.
+	// MaxRecordBytes is how many bytes a record may take, by [Record.Bytes]: less than the 409,600 bytes of a DynamoDB item.
 	MaxRecordBytes = 400_000
-	// MaxMetadata is how many bytes of metadata each lease may have at any time: a renewal may bring them, and is one write that
-	// sees no record, so every lease is granted with room for them.
+	// MaxMetadata is how many bytes of metadata a lease may have. Every lease is granted with room for them: a renewal may
+	// bring them, and is one write that does not read the record.
 	MaxMetadata = 2048
 
-	recordBytes = 4096 // the record without its holders: its name, who wrote it and why
-	holderBytes = 256  // a holder without its texts: names of attributes, numbers and the lease's key
+	recordBytes = 4096 // the record without its leases
+	holderBytes = 256  // a lease without its texts: attribute names, numbers and the key
 )
 
-// Bytes bounds what the record takes in a store, whatever renewals do to its leases' metadata.
+// Bytes is an upper bound of the record's size in a store, whatever metadata renewals bring.
 func (r Record) Bytes() int64 {
 	sum := int64(recordBytes)
 	for _, h := range r.Holders {
@@ -28,7 +28,7 @@ func (t Terms) bytes() int64 {
 	return int64(holderBytes + len(t.Owner) + len(t.Principal) + len(t.Tokens.String()) + len(t.Execution) + max(len(t.Metadata), MaxMetadata))
 }
 
-// room tells, by a [*FullError], that a lease has no room beside the record's others. Alone, every lease has.
+// room returns a [*FullError] if the record has no room for another lease. An empty record has room for any.
 func (r Record) room(want Terms) error {
 	if len(r.Holders) == 0 {
 		return nil
@@ -36,7 +36,7 @@ func (r Record) room(want Terms) error {
 	return full(r.Bytes() + want.bytes())
 }
 
-// grows tells, by a [*FullError], that a change of a record's leases makes it larger than it may be.
+// grows returns a [*FullError] if a change makes the record larger than it may be.
 func grows(from, to Record) error {
 	if size := to.Bytes(); size > from.Bytes() {
 		return full(size)

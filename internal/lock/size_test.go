@@ -154,7 +154,9 @@ func TestHandOffMovesWhatFits(t *testing.T) {
 // Where the head of the queue is known not to fit, nothing is left to do; where it is not known, something may be.
 func TestUnsettled(t *testing.T) {
 	holders := map[LeaseKey]Lease{"a": {Terms: Terms{Permits: 1, Capacity: 3}}}
-	head := func(permits int64) []Waiter { return []Waiter{{Ticket: 1, Terms: Terms{Permits: permits}}} }
+	head := func(permits int64) []Waiter {
+		return []Waiter{{Ticket: 1, Terms: Terms{Permits: permits, Capacity: 3}}}
+	}
 	for _, test := range []struct {
 		record Record
 		want   bool
@@ -306,24 +308,6 @@ func TestRowsOfWaitersGo(t *testing.T) {
 	}
 	if n := m.Purge(now.Add(48*time.Hour + time.Second)); n != 1 {
 		t.Error("the row stays")
-	}
-}
-
-// An older version stores no native TTL in a row with waiters. A write that does not see all of them leaves it so.
-func TestRowsOfAnOlderVersionStayWithTheirWaiters(t *testing.T) {
-	k := newKit(t)
-	k.must("a")
-	k.waits("w", placeFor(72*time.Hour))
-	r := k.record()
-	r.TTL = 0
-	k.store.records[lockName] = r
-	k.pass(time.Second)
-	if _, err := k.renew("a", ttl); err != nil || k.record().TTL != 0 {
-		t.Errorf("after a renewal, which sees no waiter: native TTL %d, %v", k.record().TTL, err)
-	}
-	k.waits("x")
-	if want := time.Unix(1_800_000_000, 0).Add(72*time.Hour + DefaultRetention).Unix(); k.record().TTL != want {
-		t.Errorf("after a write that sees all: native TTL %d, want %d", k.record().TTL, want)
 	}
 }
 

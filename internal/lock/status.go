@@ -2,18 +2,18 @@ package lock
 
 import "context"
 
-// A Status is what anyone may know of a lock.
+// A Status is what every caller may see of a lock.
 type Status struct {
 	Lock      string
-	Capacity  int64 // 1 for a lock never seen
-	Available int64 // permits that an acquire of that capacity could get
-	Fence     int64 // the highest ever granted
+	Capacity  int64 // 1 for a lock that has no record
+	Available int64 // permits that are free
+	Fence     int64 // the highest fencing token ever granted
 	Holders   []Lease
 	Waiting   int64
 	Now       int64 // the coordinator's clock, Unix milliseconds
 }
 
-// Status reads a lock. A holder is listed as long as it bars others: until its expiry plus the skew allowance.
+// Status reads a lock. It lists a lease as long as it keeps others out: until its expiry plus the skew allowance.
 func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 	reply, err := c.store.Get(ctx, name)
 	if err != nil {
@@ -36,13 +36,13 @@ func (c *Coordinator) status(name string, r Record) Status {
 // A ListRequest asks for a page of statuses.
 type ListRequest struct {
 	Prefix string
-	All    bool // also locks that nobody holds, as long as their rows are kept
+	All    bool // also free locks, as long as their records are kept
 	Limit  int
 	Cursor string
 }
 
-// List reads locks by name prefix. A page may be short, even empty, and still have a next cursor; at the end that is
-// empty. A cursor that no list answered is [ErrBadCursor].
+// List reads locks by name prefix. A page may be short or empty and still have a next cursor; on the last page next is
+// empty. A cursor that List did not return is [ErrBadCursor].
 func (c *Coordinator) List(ctx context.Context, req ListRequest) (list []Status, next string, err error) {
 	q := ListQuery{Prefix: req.Prefix, Limit: req.Limit, Cursor: req.Cursor}
 	if !req.All {

@@ -5,57 +5,58 @@ import (
 	"time"
 )
 
-// A Store keeps records and applies commands to them, each in one atomic step.
+// A Store keeps records and applies commands to them, each in one atomic step. It must be safe for concurrent use. Package
+// storetest checks an implementation.
 //
-// Errors are [*GuardError] for a guard that does not hold, [*StoreError] or [*ClockError] for faults, and ctx.Err() when
-// the context ended. After a fault nobody knows whether the command was applied.
+// Errors are a [*GuardError] for a guard that does not hold, a [*StoreError] or a [*ClockError] for faults, and ctx.Err()
+// after the context ended. After a fault it is unknown whether the command was applied.
 type Store interface {
-	// Get reads a record, strongly consistent; Reply.After is the zero Record if there is none.
+	// Get reads a record with a consistent read. Reply.After is the zero Record if there is none.
 	Get(ctx context.Context, name string) (Reply, error)
-	// Apply runs a command.
+	// Apply runs a command on a record.
 	Apply(ctx context.Context, name string, c Command) (Reply, error)
-	// Waiters reads the head of a lock's queue, strongly consistent, in the order of tickets: limit of them at most.
+	// Waiters reads the head of a lock's queue with a consistent read: up to limit waiters, in the order of their tickets.
 	Waiters(ctx context.Context, name string, limit int) ([]Waiter, error)
 	// List reads records by name prefix, in pages.
 	List(ctx context.Context, q ListQuery) (Page, error)
 
-	// Bound lists the leases and places in queues that were ever bound to an execution, and are not unbound.
+	// Bound lists the leases and places in queues that were bound to an execution and are not unbound. Apply binds them.
 	Bound(ctx context.Context, execution string) ([]Binding, error)
-	// Unbind forgets them.
+	// Unbind removes bindings.
 	Unbind(ctx context.Context, execution string, list []Binding) error
 }
 
-// A Binding is a lease, or a place in a queue, that belongs to an execution.
+// A Binding is the lease, or the place in a queue, of an execution.
 type Binding struct {
 	Lock string
 	Key  LeaseKey
 }
 
-// A Reply is what a store says of one record.
+// A Reply is a store's answer about one record.
 type Reply struct {
 	Before Record // as it was before the command; zero for Get
 	After  Record
-	// Offset is how far this process's clock provably is from the store's, as told by the very reply: positive when ours
-	// is ahead, 0 when they may agree.
+	// Offset is how far this process's clock is from the store's, at least, as this reply proves it: positive if this
+	// process is ahead, 0 if the clocks may agree.
 	Offset time.Duration
 }
 
 // A ListQuery selects records.
 type ListQuery struct {
 	Prefix    string // of the lock's name; empty: all
-	HeldAfter int64  // if not 0: only those whose FreeAt is later than this
-	Limit     int    // at most so many on a page
-	Cursor    string // where the last page ended; empty: from the start
+	HeldAfter int64  // Unix milliseconds; if not 0: only records whose FreeAt is later
+	Limit     int    // of records on a page
+	Cursor    string // the Next of the page before; empty: the first page
 }
 
-// MaxPageBytes ends a page of a list: past it no record is added. With the largest record it leaves room in the 6 MB that a
-// Lambda function may answer.
+// MaxPageBytes is the size, by [Record.Size], after which no record is added to a page. With the largest record more, a page
+// fits the 6 MB that a Lambda function may return.
 const MaxPageBytes = 2 << 20
 
-// A Page is part of a list. It may be short, even empty, and still have a Next.
+// A Page is part of a list. It may be short or empty and still have a Next.
 type Page struct {
 	Entries []Entry
-	Next    string // empty at the end
+	Next    string // the cursor of the next page; empty on the last one
 }
 
 // An Entry is a record in a list.

@@ -2,11 +2,11 @@ package lock
 
 import "slices"
 
-// A Change is one thing that happened to a lease in one write.
+// A Change is what one write did to one lease.
 type Change struct {
 	Kind  ChangeKind
 	Key   LeaseKey
-	Lease Lease // as it was last stored
+	Lease Lease // after the write, or before it if the write ended it
 }
 
 // A ChangeKind says what happened to a lease.
@@ -20,8 +20,8 @@ const (
 	LeaseForceReleased ChangeKind = "force-released"
 )
 
-// Changes tells what a write did to leases, purely from the record before and after it (the zero Record for a row that
-// is not there): leases that ended first, then those granted, each oldest grant first. A lease is known by key and fence.
+// Changes derives what a write did to leases from the record before and after it; the zero Record stands for no row. Ends
+// come first, then grants, each oldest grant first. A lease is identified by its key and its fencing token.
 func Changes(before, after Record) (list []Change) {
 	for _, key := range byFence(before.Holders) {
 		h := before.Holders[key]
@@ -40,8 +40,8 @@ func Changes(before, after Record) (list []Change) {
 	return list
 }
 
-// endOf is what ended the lease under key, in the write that made after. A force-release ends every lease that is gone; other
-// causes end the retired one, beside leases that expired.
+// endOf is how the lease under key ended in the write that made the record after. A force-release ended every lease that is
+// gone. Another write ended the retired lease by its cause; the others had expired.
 func endOf(key LeaseKey, after Record) ChangeKind {
 	kind := causes[after.Cause].ends
 	if kind == LeaseForceReleased || kind != "" && after.Retired.Key == key {
@@ -50,8 +50,7 @@ func endOf(key LeaseKey, after Record) ChangeKind {
 	return LeaseExpired
 }
 
-// CallbacksDue are the grants of a write of which somebody with a token is to be told: new ones, and those whose task waits with
-// another token since.
+// CallbacksDue are the grants that need callbacks after a write: new grants with tokens, and those that got another token.
 func CallbacksDue(before, after Record) (list []Change) {
 	for _, key := range byFence(after.Holders) {
 		if h := after.Holders[key]; !h.Tokens.Empty() && (before.Holders[key].Fence != h.Fence || before.Holders[key].Tokens != h.Tokens) {

@@ -1,6 +1,6 @@
-// Package locktest holds what every store of package lock must pass: a suite of behaviour, driven through a coordinator
+// Package storetest holds what every store of package lock must pass: a suite of behaviour, driven through a coordinator
 // as its users drive it, and a property that holds a store against the reference interpreter.
-package locktest
+package storetest
 
 import (
 	"context"
