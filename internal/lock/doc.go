@@ -126,8 +126,8 @@ What each party sees, and why that is safe:
 # Rules
 
 The rules of the protocol, and where the code keeps them. explorer_test.go walks every interleaving of small worlds against
-them; explore_test.go removes each clause of each guard and expects the explorer to notice; rules_test.go has a quick test of
-each rule.
+them. explore_test.go removes each clause of each guard and expects the explorer to notice. The tests named TestRule are the
+quick tests of each rule.
 
  1. A lease past its expiry is over: LeaseOutlives in renew and release, FreeBy and NotRetired in take. The lease of an
     execution lasts as long as that, however its grant was claimed: LeaseClaimed in renew, and claimed.
