@@ -52,7 +52,7 @@ func (c *Coordinator) shareDirect(with, pattern string, functions ...string) map
 		if !isAccount {
 			props.Principal, props.PrincipalOrgId = jsii.String("*"), &with
 		}
-		id := strings.ToUpper(f[:1]) + f[1:] + "For" + base64.RawURLEncoding.EncodeToString([]byte(with+" "+pattern))
+		id := capital(f) + "For" + base64.RawURLEncoding.EncodeToString([]byte(with+" "+pattern))
 		if c.Construct.Node().TryFindChild(&id) == nil {
 			awslambda.NewCfnPermission(c.Construct, &id, props)
 		}

@@ -2,7 +2,6 @@ package infra
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
@@ -70,9 +69,9 @@ func (c *Coordinator) alarms() {
 	if c.API != nil {
 		c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
 	}
-	for _, f := range c.names() {
-		c.alarm("Errors"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
-		c.alarm("Throttles"+strings.ToUpper(f[:1])+f[1:], "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
+	for _, f := range c.names {
+		c.alarm("Errors"+capital(f), "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
+		c.alarm("Throttles"+capital(f), "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
 	}
 	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is away",
 		c.lambdaMetric("stream", "IteratorAge", "Maximum"), 30_000, 3)
@@ -112,15 +111,6 @@ func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric
 	c.Alarms[id] = alarm
 }
 
-// names are the functions', in a fixed order.
-func (c *Coordinator) names() []string {
-	list := []string{"acquire", "renew", "release", "status", "forcerelease", "stream"}
-	if c.Timers != nil {
-		list = append(list, "expire")
-	}
-	return list
-}
-
 // dashboard shows, from the top: what callers see, what locks do, and whether the machinery keeps up.
 func (c *Coordinator) dashboard() {
 	search := func(dimensions, name, statistic string) awscloudwatch.IMetric {
@@ -135,7 +125,7 @@ func (c *Coordinator) dashboard() {
 		return awscloudwatch.NewGraphWidget(&awscloudwatch.GraphWidgetProps{Title: &title, Left: &metrics, Width: jsii.Number(8), Height: jsii.Number(6)})
 	}
 	each := func(name, statistic string) (list []awscloudwatch.IMetric) {
-		for _, f := range c.names() {
+		for _, f := range c.names {
 			list = append(list, c.lambdaMetric(f, name, statistic))
 		}
 		return list

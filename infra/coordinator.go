@@ -29,6 +29,8 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awssqs"
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // An Architecture is what the functions are built for.
@@ -110,6 +112,7 @@ type Coordinator struct {
 	namespace *string     // of the metrics
 	key       awskms.IKey // Props.Key, in a form that is not written to; nil without
 	logs      map[string]awslogs.LogGroup
+	names     []string       // of the functions, in the order of alarms and of the dashboard
 	rule      awsevents.Rule // of executions that end; nil without
 }
 
@@ -150,8 +153,8 @@ func (p Props) validate() error {
 		return fmt.Errorf("infra: Props.Architecture is %q; it must be %s or %s", p.Architecture, ARM64, X86)
 	case p.NoPromptExpiry && len(p.StateMachines)+len(p.DurableFunctions) > 0:
 		return errors.New("infra: Props.NoPromptExpiry is set, and so are StateMachines or DurableFunctions: tasks that wait behind a dead holder need the timers; leave one out")
-	case *p.MaxTTL.ToSeconds(nil) < 60 || *p.MaxTTL.ToSeconds(nil) > 7*24*60*60:
-		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from 60 s to 604,800 s (7 days)", *p.MaxTTL.ToSeconds(nil))
+	case *p.MaxTTL.ToSeconds(nil) < wire.DefaultTTL.Seconds() || *p.MaxTTL.ToSeconds(nil) > wire.MaxTTL.Seconds():
+		return fmt.Errorf("infra: Props.MaxTTL is %v s; it must be from %v s to %v s", *p.MaxTTL.ToSeconds(nil), wire.DefaultTTL.Seconds(), wire.MaxTTL.Seconds())
 	case p.Concurrency < 0 || p.StreamConcurrency < 0 || p.ExpireConcurrency < 0 || p.RequestsPerSecond < 0 || p.Burst < 0:
 		return errors.New("infra: Props.Concurrency, StreamConcurrency, ExpireConcurrency, RequestsPerSecond and Burst must not be negative")
 	case p.TimersConcurrency < minTimersConcurrency || p.TimersConcurrency > 1000:
@@ -200,7 +203,7 @@ func (p Props) withDefaults() Props {
 		p.RequestsPerSecond, p.Burst = cmp.Or(p.RequestsPerSecond, 1000), cmp.Or(p.Burst, 500)
 	}
 	if p.MaxTTL == nil {
-		p.MaxTTL = awscdk.Duration_Hours(jsii.Number(24))
+		p.MaxTTL = awscdk.Duration_Seconds(jsii.Number(wire.DefaultMaxTTL.Seconds()))
 	}
 	if p.LogRetention == "" {
 		p.LogRetention = awslogs.RetentionDays_ONE_MONTH
@@ -316,6 +319,9 @@ func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	}
 	return awslambda.Code_FromAsset(&dir, nil), func() { _ = os.RemoveAll(dir) }
 }
+
+// capital is a function's name as a part of a construct's id.
+func capital(name string) string { return strings.ToUpper(name[:1]) + name[1:] }
 
 func optional(s string) *string {
 	if s == "" {

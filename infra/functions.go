@@ -1,20 +1,15 @@
 package infra
 
 import (
-	"encoding/json"
 	"maps"
 	"strconv"
 	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
-	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
-	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslogs"
 	"github.com/aws/jsii-runtime-go"
-
-	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // Timeouts in seconds. A request's is below the API's 30. A queue's messages stay invisible for six times as long as their
@@ -26,79 +21,90 @@ const (
 	timersVisibility = 6 * expireTimeout
 )
 
+// memory of each function, in MB.
+const memory = 256
+
 // A function is one Lambda function: what it is called, here and under functions/, and what it needs.
 type function struct {
 	id, name, description string
-	memory, timeout       float64
-	concurrency           int  // reserved; 0: none
-	request               bool // it serves requests
+	timeout               float64 // in seconds
+	concurrency           int     // reserved; 0: none
+	request               bool    // it serves requests
 	environment           map[string]*string
 	statements            []awsiam.PolicyStatement
 }
 
+// functions adds all functions. Their order is that of alarms and of the dashboard.
 func (c *Coordinator) functions() {
-	// What hands a lock on writes the queue beside the lock.
-	queue := []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
-	table := func(actions ...string) awsiam.PolicyStatement { return allow(actions, c.Table.TableArn()) }
-	stream := function{
-		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and tells tasks that wait", memory: 256, timeout: streamTimeout,
+	list := append(c.requestFunctions(), c.streamFunction())
+	if c.Timers != nil {
+		list = append(list, c.expireFunction())
+	}
+	for _, f := range list {
+		c.tasks(&f)
+		c.function(f)
+	}
+}
+
+// queueActions are the table's actions of a function that grants a lock to its waiters: it writes the queue beside the lock.
+var queueActions = []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
+
+// requestFunctions are the functions that serve requests.
+func (c *Coordinator) requestFunctions() (list []function) {
+	for _, f := range []struct {
+		id, description string
+		actions         []string // on the table
+	}{
+		{"Acquire", "Acquires a lock", queueActions},
+		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}},
+		{"Release", "Releases a lease", queueActions},
+		{"Status", "Shows locks", []string{"dynamodb:GetItem", "dynamodb:Scan"}},
+		{"ForceRelease", "Ends leases against their holders' will", queueActions},
+	} {
+		list = append(list, function{
+			id: f.id, name: strings.ToLower(f.id), description: f.description, timeout: requestTimeout, concurrency: c.props.Concurrency,
+			request: true, statements: []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())},
+		})
+	}
+	return list
+}
+
+// streamFunction is the function that consumes the table's stream.
+func (c *Coordinator) streamFunction() function {
+	f := function{
+		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and tells tasks that wait", timeout: streamTimeout,
 		concurrency: c.props.StreamConcurrency,
 		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
 		statements: []awsiam.PolicyStatement{
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
-			table(queue...),
+			allow(queueActions, c.Table.TableArn()),
 		},
 	}
-	list := []function{
-		{
-			id: "Acquire", name: "acquire", description: "Acquires a lock", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table(queue...)},
-		},
-		{
-			id: "Renew", name: "renew", description: "Renews a lease", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:UpdateItem")},
-		},
-		{
-			id: "Release", name: "release", description: "Releases a lease", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table(queue...)},
-		},
-		{
-			id: "Status", name: "status", description: "Shows locks", memory: 256, timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table("dynamodb:GetItem", "dynamodb:Scan")},
-		},
-		{
-			id: "ForceRelease", name: "forcerelease", description: "Ends leases against their holders' will", memory: 256,
-			timeout: requestTimeout, request: true,
-			statements: []awsiam.PolicyStatement{table(queue...)},
-		},
-	}
+	queues := []*string{c.DeadLetters.QueueArn()}
 	if c.Timers != nil {
-		stream.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
-		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn(), c.Timers.QueueArn()))
-		list = append(list, function{
-			id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", memory: 256, timeout: expireTimeout,
-			concurrency: c.props.ExpireConcurrency,
-			environment: map[string]*string{
-				"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
-			},
-			statements: []awsiam.PolicyStatement{
-				allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // what the stream function put off
-				table(queue...),
-				allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
-				allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()),
-			},
-		})
-	} else {
-		stream.statements = append(stream.statements, allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()))
+		f.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
+		queues = append(queues, c.Timers.QueueArn())
 	}
-	for _, f := range append(list, stream) {
-		if f.request {
-			f.concurrency = c.props.Concurrency
-		}
-		c.tasks(&f)
-		c.function(f)
+	f.statements = append(f.statements, allow([]string{"sqs:SendMessage"}, queues...))
+	return f
+}
+
+// expireFunction is the function that handles timers and the ends of executions.
+func (c *Coordinator) expireFunction() function {
+	return function{
+		id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", timeout: expireTimeout,
+		concurrency: c.props.ExpireConcurrency,
+		environment: map[string]*string{
+			"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
+		},
+		statements: []awsiam.PolicyStatement{
+			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // the events that the stream function put off
+			allow(queueActions, c.Table.TableArn()),
+			allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
+			allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()),
+		},
 	}
 }
 
@@ -136,40 +142,6 @@ func (c *Coordinator) tasks(f *function) {
 	}
 }
 
-// executions has the expire function told when an execution of Props.StateMachines ends.
-func (c *Coordinator) executions() {
-	if len(c.props.StateMachines) == 0 || c.Functions["expire"] == nil {
-		return
-	}
-	var machines []any
-	for _, m := range c.props.StateMachines {
-		name, open := strings.CutSuffix(m, "*")
-		arn := *awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
-			Service: jsii.String("states"), Resource: jsii.String("stateMachine"), ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
-		})
-		if open {
-			machines = append(machines, map[string]any{"prefix": arn})
-		} else { // and the child executions of its Distributed Maps
-			machines = append(machines, arn, map[string]any{"prefix": arn + "/"})
-		}
-	}
-	c.rule = awsevents.NewRule(c.Construct, jsii.String("ExecutionsEnd"), &awsevents.RuleProps{
-		Description: jsii.String("Ends the leases of executions that ended"),
-		EventPattern: &awsevents.EventPattern{
-			Source: jsii.Strings("aws.states"), DetailType: jsii.Strings("Step Functions Execution Status Change"),
-			Detail: &map[string]any{"status": []any{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"}, "stateMachineArn": machines},
-		},
-		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Functions["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
-	})
-	// EventBridge invokes the function asynchronously: Lambda retries twice, and then gives the event up.
-	awslambda.NewCfnEventInvokeConfig(c.Construct, jsii.String("ExecutionsEndFailed"), &awslambda.CfnEventInvokeConfigProps{
-		FunctionName: c.Functions["expire"].FunctionName(), Qualifier: jsii.String("$LATEST"), MaximumRetryAttempts: jsii.Number(2),
-		DestinationConfig: &awslambda.CfnEventInvokeConfig_DestinationConfigProperty{
-			OnFailure: &awslambda.CfnEventInvokeConfig_OnFailureProperty{Destination: c.DeadLetters.QueueArn()},
-		},
-	})
-}
-
 // allow makes a statement for some resources.
 func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
 	return awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{Actions: jsii.Strings(actions...), Resources: &resources})
@@ -205,7 +177,7 @@ func (c *Coordinator) function(f function) {
 	defer copied()
 	props := &awslambda.FunctionProps{
 		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: code,
-		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: &f.memory,
+		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: jsii.Number(memory),
 		Timeout: awscdk.Duration_Seconds(&f.timeout), Environment: &environment,
 		// The role is not to be added to: it is imported, so that no other construct can widen it.
 		Role:     awsiam.Role_FromRoleArn(c.Construct, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
@@ -223,50 +195,5 @@ func (c *Coordinator) function(f function) {
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
-}
-
-// StreamFilters let through what changes who holds a lock, and what tells that a task waited in vain, and nothing else: a
-// renewal, a waiter or the purge of a lock that was free invokes nothing.
-var StreamFilters = []map[string]any{
-	{"dynamodb": map[string]any{
-		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": lock.QuietCauses()}}}},
-	}},
-	{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{
-		"Keys": map[string]any{"sk": map[string]any{"S": []any{map[string]any{"prefix": "ended#"}}}},
-	}},
-	{"eventName": []any{"REMOVE"}, "dynamodb": map[string]any{
-		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"OldImage": map[string]any{"free_at": map[string]any{"N": []any{map[string]any{"anything-but": []any{"0"}}}}},
-	}},
-}
-
-// eventSources connects the stream and the timers to their functions.
-func (c *Coordinator) eventSources() {
-	var filters []*awslambda.CfnEventSourceMapping_FilterProperty
-	for _, f := range StreamFilters {
-		pattern, err := json.Marshal(f)
-		if err != nil {
-			panic(err)
-		}
-		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: jsii.String(string(pattern))})
-	}
-	// The construct of the CDK takes no -1, which keeps a record for the whole life of the stream: what waits for a function that is
-	// broken for hours is told afterwards. The stream function itself sets aside a record that can never be handled.
-	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.CfnEventSourceMappingProps{
-		FunctionName: c.Functions["stream"].FunctionName(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
-		BatchSize: jsii.Number(100), FilterCriteria: &awslambda.CfnEventSourceMapping_FilterCriteriaProperty{Filters: filters},
-		FunctionResponseTypes: jsii.Strings("ReportBatchItemFailures"), BisectBatchOnFunctionError: jsii.Bool(true),
-		MaximumRetryAttempts: jsii.Number(-1), MaximumRecordAgeInSeconds: jsii.Number(-1),
-		DestinationConfig: &awslambda.CfnEventSourceMapping_DestinationConfigProperty{
-			OnFailure: &awslambda.CfnEventSourceMapping_OnFailureProperty{Destination: c.DeadLetters.QueueArn()},
-		},
-	})
-	if c.Timers == nil {
-		return
-	}
-	awslambda.NewEventSourceMapping(c.Construct, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
-		Target: c.Functions["expire"], EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10), ReportBatchItemFailures: jsii.Bool(true),
-		MaxConcurrency: jsii.Number(c.props.TimersConcurrency),
-	})
+	c.names = append(c.names, f.name)
 }

@@ -136,7 +136,7 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 func (c *Coordinator) aliases(name, pattern string, functions []string) (arns map[string]*string, list []*string) {
 	arns = map[string]*string{}
 	for _, f := range functions {
-		id := jsii.String(strings.ToUpper(f[:1]) + f[1:] + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
+		id := jsii.String(capital(f) + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
 		alias, _ := c.Construct.Node().TryFindChild(id).(awslambda.CfnAlias)
 		if alias == nil {
 			alias = awslambda.NewCfnAlias(c.Construct, id, &awslambda.CfnAliasProps{

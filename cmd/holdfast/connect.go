@@ -97,6 +97,24 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 	return lockclient.New(cfg)
 }
 
+// close releases whatever the client holds, or may hold unheard; also when a signal ended ctx.
+func (c *connection) close(ctx context.Context, client *lockclient.Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout)
+	defer cancel()
+	return client.Close(ctx)
+}
+
+// giveUp closes the client after acquiring has failed, and answers that failure. Nothing is known to be held then, so a failure
+// to close tells no more: a grant that was not heard of runs out by itself.
+func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, s *streams, name string, failed error) error {
+	slow := time.AfterFunc(time.Second, func() {
+		s.notice("giving_up", fmt.Sprintf("giving up; releasing %s first, which may have been granted unheard: 5 s at most", name), "lock", name)
+	})
+	defer slow.Stop()
+	_ = c.close(ctx, client)
+	return failed
+}
+
 // httpClient reaches names under .localhost on this machine (RFC 6761), where not every resolver knows them; nil for others.
 func (c *connection) httpClient() *http.Client {
 	u, err := url.Parse(c.Endpoint)

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -87,6 +88,16 @@ func main() {
 		width:  stderrWidth,
 	}
 	os.Exit(run(ctx, os.Args[1:], s))
+}
+
+// endings are the signals that end a command, except for those that are ignored, as nohup has it.
+func endings() (list []os.Signal) {
+	for _, n := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(n) {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 func stderrWidth() int {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -319,5 +320,31 @@ func TestNoWaitDoesNotQueue(t *testing.T) {
 	}
 	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || status.Waiting != 0 {
 		t.Errorf("%+v, %v", status, err)
+	}
+}
+
+// A command that gives up says what it waits for, and a second interrupt ends it at once.
+func TestGivingUpIsTold(t *testing.T) {
+	s := newService(t)
+	s.hangs.Store(true)
+	cmd := holdfast(t, s.url, "acquire", "a", "--timeout=1m")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() && !strings.Contains(lines.Text(), "coordinator unreachable") {
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	for lines.Scan() && !strings.Contains(lines.Text(), "giving up; releasing a first") {
+	}
+	told := lines.Text()
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Errorf("%v after %q", cmd.ProcessState, told)
 	}
 }

@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// A life is a command under exec that starts another process, whose common end a pipe tells.
+type life struct {
+	service *service
+	cmd     *exec.Cmd
+	stderr  *bytes.Buffer
+	dead    chan time.Time // when the last of its processes was gone
+}
+
+// Scripts that hold the named pipe open, start another process, say that they run, and go on for ever.
+const (
+	obedient = `exec 3>"$1"; sleep 1000 & echo up >&3; wait`
+	stubborn = `exec 3>"$1"; trap "" TERM INT; sh -c 'trap "" TERM INT; while :; do sleep 0.01; done' & echo up >&3; while :; do sleep 0.01; done`
+)
+
+func startExec(t *testing.T, s *service, name, script string, flags ...string) *life {
+	t.Helper()
+	return startExecBy(t, s, nil, name, script, flags...)
+}
+
+// startExecBy starts a command under exec by another command.
+func startExecBy(t *testing.T, s *service, by []string, name, script string, flags ...string) *life {
+	t.Helper()
+	fifo := filepath.Join(t.TempDir(), "alive")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"exec", name}, flags...)
+	l := &life{service: s, cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1)}
+	if len(by) > 0 {
+		env := l.cmd.Env
+		l.cmd = exec.CommandContext(t.Context(), by[0], append(by[1:], l.cmd.Args...)...)
+		l.cmd.Env = env
+	}
+	l.cmd.Stderr = l.stderr
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.Open(fifo) // waits for the command
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := make(chan bool)
+	go func() {
+		defer func() { _ = pipe.Close() }()
+		lines := bufio.NewReader(pipe)
+		said := true
+		for range strings.Count(script, "echo up") {
+			_, err := lines.ReadString('\n')
+			said = said && err == nil
+		}
+		up <- said
+		buf := make([]byte, 16)
+		for {
+			if n, err := pipe.Read(buf); n == 0 || err != nil {
+				l.dead <- time.Now()
+				return
+			}
+		}
+	}()
+	if !<-up {
+		t.Fatalf("the command did not start: %s", l.stderr)
+	}
+	return l
+}
+
+// died waits until every process is gone.
+func (l *life) died(t *testing.T) time.Time {
+	t.Helper()
+	select {
+	case at := <-l.dead:
+		return at
+	case <-time.After(30 * time.Second):
+		t.Fatal("processes live on")
+		return time.Time{}
+	}
+}
+
+func (l *life) signal(t *testing.T, n syscall.Signal) {
+	t.Helper()
+	if err := l.cmd.Process.Signal(n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deaths are the ways in which a lock is lost under a running command. Each answers how long all its processes lived on; what
+// they must not do is live when another may hold the lock.
+var deaths = map[string]func(t *testing.T) time.Duration{
+	"forced out, TERM does": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", obedient, "--ttl=1s")
+		s.force(t, "a")
+		at := l.died(t)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(time.Unix(0, s.refused.Load()))
+	},
+	"forced out, KILL after 100 ms": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s", "--grace=100ms")
+		s.force(t, "a")
+		at := l.died(t)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(time.Unix(0, s.refused.Load()))
+	},
+	"cut off": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s", "--grace=100ms")
+		s.cut.Store(true)
+		at := l.died(t)
+		expiry := s.expiry(t, "a")
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
+	},
+	"holdfast killed": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", obedient, "--ttl=10s")
+		killed := time.Now()
+		if err := l.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		at := l.died(t)
+		_ = l.cmd.Wait()
+		return at.Sub(killed)
+	},
+	"holdfast stopped": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=1s")
+		if err := l.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		expiry := s.expiry(t, "a")
+		at := l.died(t)
+		_ = l.cmd.Process.Signal(syscall.SIGCONT)
+		if code := exitOf(l.cmd.Wait()); code != exitLost {
+			t.Errorf("exit code %d: %s", code, l.stderr)
+		}
+		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
+	},
+	"holdfast killed, command stubborn": func(t *testing.T) time.Duration {
+		s := newService(t)
+		l := startExec(t, s, "a", stubborn, "--ttl=10s", "--grace=100ms")
+		killed := time.Now()
+		if err := l.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		at := l.died(t)
+		_ = l.cmd.Wait()
+		if expiry := s.expiry(t, "a"); at.After(expiry) {
+			t.Errorf("the command lived until %v after the lease's end", at.Sub(expiry))
+		}
+		return at.Sub(killed)
+	},
+}
+
+// A command does not outlive its lock, nor does anything that it started.
+func TestExecDeaths(t *testing.T) {
+	for name, death := range deaths {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var took []time.Duration
+			for range execRuns {
+				t.Run("", func(t *testing.T) {
+					t.Parallel()
+					d := death(t)
+					mu.Lock()
+					defer mu.Unlock()
+					took = append(took, d)
+				})
+			}
+			t.Cleanup(func() { // when all have run
+				if len(took) == 0 {
+					return
+				}
+				slices.Sort(took)
+				at := func(percent int) time.Duration {
+					return took[min(len(took)*percent/100, len(took)-1)].Round(100 * time.Microsecond)
+				}
+				fmt.Printf("exec: %s: p50 %v, p99 %v, max %v over %d runs, no process left\n", name, at(50), at(99), at(100), len(took))
+				if execStrict && (name == "cut off" || name == "holdfast stopped") && at(100) > 0 {
+					t.Errorf("a command lived %v into the time when another may hold the lock", at(100))
+				}
+			})
+		})
+	}
+}
+
+// escaping starts processes that leave the command's process group.
+const escaping = `exec 3>"$1"
+timeout 1000 sh -c 'echo up >&3; sleep 1000; :' &
+setsid sh -c 'echo up >&3; sleep 1000; :' &
+setsid sh -c 'trap "" TERM; echo up >&3; while :; do sleep 1000; done' &
+nohup sh -c 'echo up >&3; sleep 1000; :' >/dev/null 2>&1 &
+bash -m -c 'sleep 1000 & echo up >&3; wait' &
+echo 1000 | xargs -P 2 -n 1 sh -c 'echo up >&3; sleep "$0"; :' &
+sh -c 'setsid sh -c "(echo up >&3; sleep 1000; :) & exit" & exit'
+echo up >&3; wait`
+
+// Nor does anything that left the command's process group.
+func TestExecEscapes(t *testing.T) {
+	for name, test := range map[string]struct {
+		do   func(t *testing.T, s *service, l *life)
+		code int
+	}{
+		"forced out": {func(t *testing.T, s *service, _ *life) { s.force(t, "a") }, exitLost},
+		"cut off":    {func(_ *testing.T, s *service, _ *life) { s.cut.Store(true) }, exitLost},
+		"cancelled":  {func(t *testing.T, _ *service, l *life) { l.signal(t, syscall.SIGTERM) }, 128 + int(syscall.SIGTERM)},
+		"killed":     {func(t *testing.T, _ *service, l *life) { l.signal(t, syscall.SIGKILL) }, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newService(t)
+			l := startExec(t, s, "a", escaping, "--ttl=3s", "--grace=100ms")
+			test.do(t, s, l)
+			l.died(t)
+			if code := exitOf(l.cmd.Wait()); code != test.code {
+				t.Errorf("exit code %d: %s", code, l.stderr)
+			}
+		})
+	}
+}
+
+// exec reports a failing renewal at once, with the time until which the lease is proved, and reports the loss once.
+func TestExecTellsOfAnOutage(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms")
+	s.cut.Store(true)
+	l.died(t)
+	if code := exitOf(l.cmd.Wait()); code != exitLost {
+		t.Errorf("exit code %d", code)
+	}
+	text := l.stderr.String()
+	failing, stopping := strings.Index(text, "renewal is failing; the lease of a is proved until "), strings.Index(text, "stopping the command")
+	if failing < 0 || stopping < failing || strings.Count(text, "renewal is failing") != 1 || strings.Count(text, "\n") != 3 {
+		t.Errorf("told %q", text)
+	}
+	forced := startExec(t, newService(t), "a", obedient, "--ttl=1s")
+	forced.service.force(t, "a")
+	forced.died(t)
+	_ = forced.cmd.Wait()
+	if text := forced.stderr.String(); strings.Count(text, "the lock is lost") != 1 || strings.Count(text, "\n") != 2 {
+		t.Errorf("told %q", text)
+	}
+}
+
+// When the command was ended because the lease could not be renewed, exec ends with the lease, whether or not the coordinator
+// answers the release.
+func TestExecEndsWithItsLease(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms", "--timeout=20s")
+	s.hangs.Store(true)
+	expiry := s.expiry(t, "a") // no renewal moves it any more
+	l.died(t)
+	code, late := exitOf(l.cmd.Wait()), time.Since(expiry)
+	if code != exitLost || late > 10*time.Second {
+		t.Errorf("exit code %d, %v after the lease: %s", code, late, l.stderr)
+	}
+}
+
+// With --with-parent, a job whose shell was killed ends.
+func TestExecWithParent(t *testing.T) {
+	s := newService(t)
+	l := startExecBy(t, s, []string{"sh", "-c", `"$@"; :`, "sh"}, "a", stubborn, "--with-parent", "--ttl=1s")
+	l.signal(t, syscall.SIGKILL) // the shell alone
+	l.died(t)
+	_ = l.cmd.Wait()
+}
+
+// What a command leaves in its process group when it ends is stopped before the lock is given back.
+func TestExecStopsWhatIsLeft(t *testing.T) {
+	s := newService(t)
+	l := startExec(t, s, "a", `exec 3>"$1"; sleep 1000 & echo up >&3; exit 3`)
+	l.died(t)
+	if code := exitOf(l.cmd.Wait()); code != 3 {
+		t.Errorf("exit code %d", code)
+	}
+}
