@@ -33,9 +33,8 @@ var mayImport = map[string][]string{
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
 	"lockclient/fencing":  {},
-	"internal/inprocess":  {"lockclient", "internal/api", "internal/wire"},
-	"lockclient/direct":   {"lockclient", "internal/inprocess", "internal/api", "internal/dynamo", "internal/lock", "internal/reach", "internal/wire"},
-	"lockclient/locktest": {"lockclient", "internal/inprocess", "internal/api", "internal/lock", "internal/wire"},
+	"lockclient/direct":   {"lockclient", "internal/api", "internal/dynamo", "internal/lock", "internal/reach", "internal/wire"},
+	"lockclient/locktest": {"lockclient", "internal/api", "internal/lock", "internal/wire"},
 }
 
 // onlyStdlib are the packages that import nothing but the standard library.

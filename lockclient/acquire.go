@@ -183,9 +183,6 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			a.opts.OnUnavailable(err)
 		}
 		return c.backoff(a.failures-1, down.after), true
-	case a.request.Wait > 0 && isOldCoordinators(err):
-		a.request.Wait = 0
-		return 0, true
 	case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
 		a.request.Lease, a.unsure = rand.Text(), false
 		if !a.mayFail() {
@@ -226,12 +223,6 @@ func isRefusedFor(err error, codes ...wire.Code) bool {
 	return ok && slices.Contains(codes, wire.Code(refused.Code))
 }
 
-// isOldCoordinators tells whether a coordinator of a version without a queue refused a request for a place in it.
-func isOldCoordinators(err error) bool {
-	refused, ok := errors.AsType[*RefusedError](err)
-	return ok && refused.Field == "wait_ms"
-}
-
 // try sends the request once.
 func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	if a.client.isClosed() {
@@ -243,7 +234,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	}
 	var answer wire.Lease
 	sent := a.client.now()
-	if err := a.client.send(ctx, opAcquire, a.name, a.request, &answer); err != nil {
+	if err := a.client.send(ctx, wire.OpAcquire, a.name, a.request, &answer); err != nil {
 		return nil, err
 	}
 	a.unsure = true // until somebody keeps it
@@ -306,7 +297,7 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 	n := 0
 	send := func() error {
 		n++
-		return c.send(ctx, opRelease, name, wire.ReleaseRequest{Lease: secret}, &answer)
+		return c.send(ctx, wire.OpRelease, name, wire.ReleaseRequest{Lease: secret}, &answer)
 	}
 	err := c.retry(ctx, send)
 	for err != nil && more != nil && more(err) {
@@ -359,7 +350,7 @@ func (c *Client) adopt(ctx context.Context, name, secret string, opts Options) (
 	var sent reading
 	err = c.retry(ctx, func() error {
 		sent = c.now()
-		return c.send(ctx, opRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds(), Metadata: metadata}, &answer)
+		return c.send(ctx, wire.OpRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds(), Metadata: metadata}, &answer)
 	})
 	if err != nil {
 		return nil, err

@@ -127,7 +127,7 @@ func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 
 // problemError turns a problem into an error of this package.
-func problemError(p wire.Problem) error {
+func problemError(p *wire.Problem) error {
 	after := time.Duration(p.RetryAfter) * time.Millisecond
 	switch p.Code {
 	case wire.LockHeld:
@@ -141,7 +141,7 @@ func problemError(p wire.Problem) error {
 	case wire.QueueFull:
 		return &HeldError{RetryAfter: after}
 	}
-	if p.Code != wire.Misconfigured && p.Code != wire.LockFull && (p.Status >= 500 || p.Status == 429) {
+	if p.Outage() {
 		text := fmt.Sprintf("%d %s: %s", p.Status, p.Code, p.Detail)
 		if p.RequestID != "" {
 			text += fmt.Sprintf(" (request %s)", p.RequestID)

@@ -471,3 +471,12 @@ func init() {
 		r.harm.times = 0
 	}
 }
+
+func hasField(r *http.Request, field string) bool {
+	body, err := r.GetBody()
+	if err != nil {
+		return false
+	}
+	data, _ := io.ReadAll(body)
+	return strings.Contains(string(data), field)
+}

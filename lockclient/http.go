@@ -20,6 +20,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/holdfast-lock/holdfast/internal/reach"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // httpTransport is the default [Transport]: the coordinator's HTTP API, signed with SigV4 where there are credentials.
@@ -107,39 +108,41 @@ func (t *httpTransport) sign(ctx context.Context, req *http.Request, body []byte
 	return nil
 }
 
+// request makes the HTTP request of an operation: the fields are the body of a POST, and the query of a GET.
 func (t *httpTransport) request(ctx context.Context, r Request) (*http.Request, error) {
-	target := t.endpoint + "/v1/locks"
-	if r.Op != opList {
-		// Not every gateway hands a literal + on as it is.
-		target += "/" + strings.ReplaceAll(url.PathEscape(r.Lock), "+", "%2B")
-	}
-	switch r.Op {
-	case opStatus:
-		return t.get(ctx, target)
-	case opList:
-		var fields map[string]any
-		if err := json.Unmarshal(r.Body, &fields); err != nil {
+	method, path := wire.Op(r.Op).Route()
+	name := strings.ReplaceAll(url.PathEscape(r.Lock), "+", "%2B") // some gateways decode a literal + as a space
+	target := t.endpoint + strings.Replace(path, "{name}", name, 1)
+	var body io.Reader
+	if method == http.MethodPost {
+		body = bytes.NewReader(r.Body)
+	} else if r.Body != nil {
+		query, err := queryOf(r.Body)
+		if err != nil {
 			return nil, err
 		}
-		query := url.Values{}
-		for k, v := range fields {
-			query.Set(k, fmt.Sprint(v))
-		}
-		return t.get(ctx, target+"?"+query.Encode())
+		target += "?" + query
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target+"/"+r.Op, bytes.NewReader(r.Body))
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	return req, nil
 }
 
-func (t *httpTransport) get(ctx context.Context, target string) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
-	if err == nil {
-		req.Header.Set("Accept", "application/json")
+// queryOf returns the members of a JSON object as a query.
+func queryOf(object []byte) (string, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(object, &fields); err != nil {
+		return "", err
 	}
-	return req, err
+	query := url.Values{}
+	for k, v := range fields {
+		query.Set(k, fmt.Sprint(v))
+	}
+	return query.Encode(), nil
 }

@@ -247,7 +247,7 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata json.RawMessage) (sent reading, answer wire.Lease, err error) {
 	sent = l.client.now()
 	request := wire.RenewRequest{Lease: l.secret, TTL: ttl.Milliseconds(), Metadata: metadata}
-	if err = l.client.send(ctx, opRenew, l.name, request, &answer); err == nil {
+	if err = l.client.send(ctx, wire.OpRenew, l.name, request, &answer); err == nil {
 		err = checkGrant(answer, l.name, l.secret)
 	}
 	if err == nil && answer.Fence != l.fence {

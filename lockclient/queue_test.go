@@ -2,9 +2,7 @@ package lockclient_test
 
 import (
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -118,34 +116,4 @@ func (u untilDead) RoundTrip(r *http.Request) (*http.Response, error) {
 	default:
 		return u.RoundTripper.RoundTrip(r)
 	}
-}
-
-// A coordinator of a version without a queue is used as before.
-func TestOldCoordinator(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		holder := w.acquire(w.client(), lockclient.Options{TTL: 10 * time.Second, ManualRenew: true})
-		refused := 0
-		w.breakWith(func(op string, _ int, r *http.Request) (*http.Response, error) {
-			if op == "acquire" && hasField(r, "wait_ms") {
-				refused++
-				return answer(400, nil, `{"code":"invalid_request","status":400,"field":"wait_ms","detail":"wait_ms needs the queue"}`)(), nil
-			}
-			return nil, nil
-		}, nil)
-		l, err := w.client().Acquire(t.Context(), "a", lockclient.Options{})
-		if err != nil || refused != 1 {
-			t.Fatal(err, refused)
-		}
-		_ = l.Release(t.Context())
-		_ = holder.Release(t.Context())
-	})
-}
-
-func hasField(r *http.Request, field string) bool {
-	body, err := r.GetBody()
-	if err != nil {
-		return false
-	}
-	data, _ := io.ReadAll(body)
-	return strings.Contains(string(data), field)
 }

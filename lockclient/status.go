@@ -48,7 +48,7 @@ func (c *Client) status(ctx context.Context, name string) (Status, error) {
 		return Status{}, refused("name", "name %s", problem)
 	}
 	var s wire.Status
-	if err := c.retry(ctx, func() error { return c.send(ctx, opStatus, name, nil, &s) }); err != nil {
+	if err := c.retry(ctx, func() error { return c.send(ctx, wire.OpStatus, name, nil, &s) }); err != nil {
 		return Status{}, err
 	}
 	return newStatus(s), checkLock(s.Lock, name)
@@ -87,7 +87,7 @@ func (c *Client) List(ctx context.Context, prefix string, all bool) iter.Seq2[St
 		}
 		for {
 			var page wire.List
-			err := c.retry(ctx, func() error { return c.send(ctx, opList, "", request, &page) })
+			err := c.retry(ctx, func() error { return c.send(ctx, wire.OpList, "", request, &page) })
 			if err == nil && page.Locks == nil {
 				err = notCoordinator(http.StatusOK, "an answer that is no list of locks")
 			}
@@ -185,7 +185,7 @@ func (c *Client) forceRelease(ctx context.Context, name, reason string, fence in
 	}
 	var answer wire.ForceReleased
 	err := c.retry(ctx, func() error {
-		return c.send(ctx, opForceRelease, name, wire.ForceReleaseRequest{Reason: reason, Fence: fence}, &answer)
+		return c.send(ctx, wire.OpForceRelease, name, wire.ForceReleaseRequest{Reason: reason, Fence: fence}, &answer)
 	})
 	if err != nil {
 		return nil, err

@@ -39,19 +39,9 @@ type Response struct {
 	RetryAfter time.Duration // a hint, where whoever answered was not the coordinator; 0: none
 }
 
-// The operations of a [Request].
-const (
-	opAcquire      = "acquire"
-	opRenew        = "renew"
-	opRelease      = "release"
-	opForceRelease = "force-release"
-	opStatus       = "status"
-	opList         = "list"
-)
-
 // send makes one try of a request. Its error is one of this package's; when ctx ended first it is ctx's too.
-func (c *Client) send(ctx context.Context, op, name string, request, answer any) error {
-	r := Request{Op: op, Lock: name}
+func (c *Client) send(ctx context.Context, op wire.Op, name string, request, answer any) error {
+	r := Request{Op: string(op), Lock: name}
 	if request != nil {
 		var err error
 		if r.Body, err = json.Marshal(request); err != nil {
@@ -91,7 +81,7 @@ func readAnswer(resp Response, answer any) error {
 	var p wire.Problem
 	if json.Unmarshal(resp.Body, &p) == nil && p.Code != "" {
 		p.Status = resp.Status
-		return problemError(p)
+		return problemError(&p)
 	}
 	return gatewayError(resp)
 }

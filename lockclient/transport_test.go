@@ -26,6 +26,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
@@ -111,7 +112,10 @@ func overHTTP(t *testing.T) reached {
 // fakeLambda is a fake of the Lambda service: it invokes the API's handlers, and answers as the service does.
 func fakeLambda(t *testing.T) http.Handler {
 	a := newAPI(t)
-	functions := map[string]lambda.Handler{"acquire": a.Acquire(), "renew": a.Renew(), "release": a.Release(), "forcerelease": a.ForceRelease(), "status": a.Status()}
+	functions := map[string]lambda.Handler{}
+	for _, op := range wire.Ops() {
+		functions[strings.ReplaceAll(string(op.Function()), "-", "")] = a.Handler(op)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/2015-03-31/functions/"), "/invocations")
 		payload, _ := io.ReadAll(r.Body)

@@ -5,6 +5,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda"
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-func main() { lambda.Start(boot.API().Acquire()) }
+func main() { lambda.Start(boot.API().Handler(wire.OpAcquire)) }

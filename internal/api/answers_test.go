@@ -60,7 +60,7 @@ func TestProblems(t *testing.T) {
 	} {
 		s := newSystem(t, func(s *system, _ *api.Config) { s.store = failing{test.err} })
 		resp := s.call("acquire", "a", `{}`)
-		test.want.Type, test.want.Lock, test.want.RequestID = wire.ProblemType(test.want.Code), "a", "request-1"
+		test.want.Type, test.want.Lock, test.want.RequestID = "urn:holdfast:problem:"+string(test.want.Code), "a", "request-1"
 		want, _ := json.Marshal(test.want)
 		if resp.Body != strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(want)) || resp.Headers["Retry-After"] != test.header {
 			t.Errorf("%s: %s, Retry-After %q; want %s", name, resp.Body, resp.Headers["Retry-After"], want)
@@ -86,7 +86,7 @@ func TestAnswersBeforeTheDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		start := time.Now()
-		_, err := s.Acquire().Invoke(ctx, []byte(`{"name":"a"}`))
+		_, err := s.Handler(wire.OpAcquire).Invoke(ctx, []byte(`{"name":"a"}`))
 		if took := time.Since(start); took != 9750*time.Millisecond || err == nil || !strings.Contains(err.Error(), "store_unavailable") {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -113,7 +113,7 @@ func TestWhatIsAnEvent(t *testing.T) {
 	} {
 		s := newSystem(t)
 		ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "direct-1", InvokedFunctionArn: ownFunction})
-		out, err := s.Acquire().Invoke(ctx, []byte(payload))
+		out, err := s.Handler(wire.OpAcquire).Invoke(ctx, []byte(payload))
 		if says == "" {
 			if err != nil || !strings.Contains(string(out), `"lock":"a"`) {
 				t.Errorf("%s: %s, %v", payload, out, err)
@@ -303,7 +303,7 @@ func TestLeasesAreMade(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for i := range 3 {
-		out, err := a.Acquire().Invoke(t.Context(), fmt.Appendf(nil, `{"name":"a%d"}`, i))
+		out, err := a.Handler(wire.OpAcquire).Invoke(t.Context(), fmt.Appendf(nil, `{"name":"a%d"}`, i))
 		var l wire.Lease
 		if err != nil || json.Unmarshal(out, &l) != nil || wire.CheckLease(l.Lease) != "" || seen[l.Lease] {
 			t.Errorf("%s, %v", out, err)

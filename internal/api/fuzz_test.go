@@ -51,7 +51,7 @@ func FuzzAcquireBody(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	a := fuzzAPI(f)
-	handler := a.Acquire()
+	handler := a.Handler(wire.OpAcquire)
 	event := events.APIGatewayV2HTTPRequest{
 		Version: "2.0", Headers: map[string]string{"content-type": "application/json"}, PathParameters: map[string]string{"name": "a"},
 		RequestContext: events.APIGatewayV2HTTPRequestContext{HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: "POST"}},

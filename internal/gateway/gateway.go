@@ -4,7 +4,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -45,14 +44,12 @@ type Gateway struct {
 
 // New makes a gateway to an API.
 func New(a *api.API, log *slog.Logger) *Gateway {
-	return &Gateway{log: log, routes: map[string]lambda.Handler{
-		"POST /v1/locks/{name}/acquire":       a.Acquire(),
-		"POST /v1/locks/{name}/renew":         a.Renew(),
-		"POST /v1/locks/{name}/release":       a.Release(),
-		"POST /v1/locks/{name}/force-release": a.ForceRelease(),
-		"GET /v1/locks/{name}":                a.Status(),
-		"GET /v1/locks":                       a.Status(),
-	}}
+	g := &Gateway{log: log, routes: map[string]lambda.Handler{}}
+	for _, op := range wire.Ops() {
+		method, path := op.Route()
+		g.routes[method+" "+path] = a.Handler(op)
+	}
+	return g
 }
 
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -199,20 +196,21 @@ func isText(contentType string) bool {
 }
 
 func problem(w http.ResponseWriter, code wire.Code, detail, id string) {
-	write(w, wire.Problem{Detail: detail, Code: code, RequestID: id})
+	p := wire.NewProblem(code, id)
+	p.Detail = detail
+	write(w, p)
 }
 
 // Refuse answers a problem about a field of the request; an empty field names none.
 func Refuse(w http.ResponseWriter, code wire.Code, field, detail string) {
-	write(w, wire.Problem{Detail: detail, Code: code, Field: field, RequestID: rand.Text()})
+	p := wire.NewProblem(code, rand.Text())
+	p.Field, p.Detail = field, detail
+	write(w, p)
 }
 
-func write(w http.ResponseWriter, p wire.Problem) {
-	p.Type, p.Title, p.Status = wire.ProblemType(p.Code), p.Code.Title(), p.Code.Status()
+func write(w http.ResponseWriter, p *wire.Problem) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
-	var b bytes.Buffer
-	_ = json.NewEncoder(&b).Encode(p)
-	_, _ = w.Write(b.Bytes())
+	_ = json.NewEncoder(w).Encode(p)
 }

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// DirectRequest is what a direct invocation of an operation's function carries: the request's fields, the lock's name, and
-// op where one function serves several. body is a JSON object, or nil.
-func DirectRequest(op, name string, body []byte) ([]byte, error) {
+// DirectRequest returns the payload of a direct invocation of the function that serves op: the fields of body, a JSON object or
+// nil, and beside them name, the lock's name, and op where the function serves several operations.
+func DirectRequest(op Op, name string, body []byte) ([]byte, error) {
 	fields := map[string]json.RawMessage{}
 	if body != nil {
 		if err := json.Unmarshal(body, &fields); err != nil {
@@ -18,10 +18,10 @@ func DirectRequest(op, name string, body []byte) ([]byte, error) {
 		encoded, _ := json.Marshal(value) // a string always encodes
 		fields[field] = encoded
 	}
-	if op == "status" || op == "list" {
-		set("op", op)
+	if op.Function() == OpStatus {
+		set("op", string(op))
 	}
-	if op != "list" {
+	if op != OpList {
 		set("name", name)
 	}
 	return json.Marshal(fields)

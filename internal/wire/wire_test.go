@@ -162,12 +162,24 @@ func TestCodes(t *testing.T) {
 			t.Errorf("%s and %s have the title %q", c, other, c.Title())
 		}
 		titles[c.Title()] = c
-		if wire.ProblemType(c) != "urn:holdfast:problem:"+string(c) {
-			t.Errorf("type %q", wire.ProblemType(c))
+		p := wire.NewProblem(c, "id")
+		if p.Type != "urn:holdfast:problem:"+string(c) || p.Title != c.Title() || p.Status != c.Status() || p.Code != c || p.RequestID != "id" {
+			t.Errorf("%s: %+v", c, p)
 		}
 	}
 	if len(wire.Codes()) != len(want) {
 		t.Errorf("codes %v", wire.Codes())
+	}
+	for _, c := range wire.Codes() {
+		outage := c == wire.Throttled || c == wire.StoreUnavailable || c == wire.Internal
+		if p := (&wire.Problem{Code: c, Status: 200}); p.Outage() != outage {
+			t.Errorf("%s: outage is %v", c, !outage)
+		}
+	}
+	for status, outage := range map[int]bool{404: false, 409: false, 429: true, 500: true, 503: true} {
+		if p := (&wire.Problem{Code: "of a newer version", Status: status}); p.Outage() != outage {
+			t.Errorf("an unknown code with status %d: outage is %v", status, !outage)
+		}
 	}
 	unknown := wire.Code("of a newer version")
 	if unknown.Status() != 500 || unknown.ErrorType() != "Internal" || unknown.Title() != wire.Internal.Title() {
@@ -211,7 +223,7 @@ func TestDirectRequest(t *testing.T) {
 		if test.body != "" {
 			body = []byte(test.body)
 		}
-		if got, err := wire.DirectRequest(test.op, test.name, body); err != nil || string(got) != test.want {
+		if got, err := wire.DirectRequest(wire.Op(test.op), test.name, body); err != nil || string(got) != test.want {
 			t.Errorf("%s: %s, %v; want %s", test.op, got, err, test.want)
 		}
 	}
@@ -234,5 +246,29 @@ func TestLimits(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("limits\n%v, want\n%v", got, want)
+	}
+}
+
+// Each operation has a route of its own, and a function: list shares that of status.
+func TestOps(t *testing.T) {
+	want := map[wire.Op]struct {
+		method, path string
+		function     wire.Op
+	}{
+		"acquire": {"POST", "/v1/locks/{name}/acquire", "acquire"}, "renew": {"POST", "/v1/locks/{name}/renew", "renew"},
+		"release": {"POST", "/v1/locks/{name}/release", "release"}, "force-release": {"POST", "/v1/locks/{name}/force-release", "force-release"},
+		"status": {"GET", "/v1/locks/{name}", "status"}, "list": {"GET", "/v1/locks", "status"},
+	}
+	for _, op := range wire.Ops() {
+		if method, path := op.Route(); method != want[op].method || path != want[op].path || op.Function() != want[op].function {
+			t.Errorf("%s: %s %s, function %s", op, method, path, op.Function())
+		}
+	}
+	if len(wire.Ops()) != len(want) {
+		t.Errorf("operations %v", wire.Ops())
+	}
+	unknown := wire.Op("steal")
+	if method, path := unknown.Route(); method != "" || path != "" || unknown.Function() != "" {
+		t.Errorf("an unknown operation: %s %s, function %s", method, path, unknown.Function())
 	}
 }

@@ -25,8 +25,8 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
-	"github.com/holdfast-lock/holdfast/internal/inprocess"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -70,9 +70,9 @@ func (c Config) Validate() error {
 
 // A Table is a [lockclient.Transport] to a lock table. It is safe for use by any number of goroutines.
 type Table struct {
-	*inprocess.Transport
-	store       *dynamo.Store
+	api         *api.API
 	coordinator *lock.Coordinator
+	store       *dynamo.Store
 }
 
 // New makes a transport to a table. It sends nothing: a table that is not there shows at the first request, or is made by
@@ -115,7 +115,13 @@ func New(ctx context.Context, cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Table{inprocess.New(a), store, coordinator}, nil
+	return &Table{a, coordinator, store}, nil
+}
+
+// RoundTrip implements [lockclient.Transport].
+func (t *Table) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
+	answer := t.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
+	return lockclient.Response{Status: answer.Status, Body: answer.Body}, nil
 }
 
 // CreateTable makes the table, and waits until it can be used: keys pk and sk, pay per request, native TTL, a stream. It may

@@ -47,7 +47,7 @@ type Config struct {
 type Transport struct {
 	client    *lambda.Client
 	http      *reach.Client
-	functions map[string]string
+	functions map[wire.Op]string
 }
 
 // New makes a transport. It sends nothing.
@@ -73,20 +73,21 @@ func New(cfg Config) (*Transport, error) {
 				o.Credentials = reach.NewCredentials(o.Credentials)
 			}
 		}),
-		functions: map[string]string{
-			"acquire": f.Acquire, "renew": f.Renew, "release": f.Release, "force-release": f.ForceRelease,
-			"status": f.Status, "list": f.Status,
+		functions: map[wire.Op]string{
+			wire.OpAcquire: f.Acquire, wire.OpRenew: f.Renew, wire.OpRelease: f.Release,
+			wire.OpForceRelease: f.ForceRelease, wire.OpStatus: f.Status,
 		},
 	}, nil
 }
 
 // RoundTrip implements [lockclient.Transport].
 func (t *Transport) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
-	function := t.functions[r.Op]
+	op := wire.Op(r.Op)
+	function := t.functions[op.Function()]
 	if function == "" {
-		return lockclient.Response{}, refused("no function is named for %s; name one in Config.Functions", r.Op)
+		return lockclient.Response{}, refused("no function is named for %s; name one in Config.Functions", op)
 	}
-	payload, err := wire.DirectRequest(r.Op, r.Lock, r.Body)
+	payload, err := wire.DirectRequest(op, r.Lock, r.Body)
 	if err != nil {
 		return lockclient.Response{}, refused("%v", err)
 	}

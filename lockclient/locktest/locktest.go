@@ -17,13 +17,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/inprocess"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -35,10 +34,10 @@ var ErrInjected = errors.New("locktest: injected failure")
 // A Coordinator is a lock coordinator of a test. It is a [lockclient.Transport], and safe for use by any number of
 // goroutines.
 type Coordinator struct {
-	t         testing.TB
-	transport lockclient.Transport
-	admin     *lockclient.Client
-	changes   changes
+	t       testing.TB
+	api     *api.API
+	admin   *lockclient.Client
+	changes changes
 
 	mu       sync.Mutex
 	ahead    time.Duration
@@ -63,12 +62,10 @@ func New(t testing.TB) *Coordinator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := api.New(api.Config{Coordinator: coordinator, Log: slog.New(slog.DiscardHandler), MinTTL: time.Millisecond})
-	if err != nil {
+	if c.api, err = api.New(api.Config{Coordinator: coordinator, Log: slog.New(slog.DiscardHandler), MinTTL: time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	c.transport = inprocess.New(a)
-	if c.admin, err = lockclient.New(lockclient.Config{Transport: c.transport, Owner: "locktest"}); err != nil {
+	if c.admin, err = lockclient.New(lockclient.Config{Transport: sound{c.api}, Owner: "locktest"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.admin.Close(context.WithoutCancel(t.Context())) })
@@ -95,6 +92,14 @@ func (c *Coordinator) Client(owner string, change ...func(*lockclient.Config)) *
 	}
 	c.t.Cleanup(func() { _ = client.Close(context.WithoutCancel(c.t.Context())) })
 	return client
+}
+
+// sound is a transport to the coordinator on which no faults are injected.
+type sound struct{ api *api.API }
+
+func (s sound) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
+	answer := s.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
+	return lockclient.Response{Status: answer.Status, Body: answer.Body}, nil
 }
 
 // RoundTrip implements [lockclient.Transport].
@@ -142,8 +147,8 @@ func (c *Coordinator) LoseNextAnswer(op string, n int) { c.inject(op, n, nil, tr
 
 func (c *Coordinator) inject(op string, n int, err error, after bool) {
 	c.t.Helper()
-	if op != "" && !strings.Contains(" acquire renew release force-release status list ", " "+op+" ") {
-		c.t.Fatalf("locktest: there is no operation %q; give acquire, renew, release, force-release, status or list", op)
+	if op != "" && !slices.Contains(wire.Ops(), wire.Op(op)) {
+		c.t.Fatalf("locktest: there is no operation %q; give one of %v", op, wire.Ops())
 	}
 	if err == nil {
 		err = ErrInjected

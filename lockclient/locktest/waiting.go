@@ -74,7 +74,7 @@ func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclie
 	for first := true; ; first = false {
 		changed := c.changes.of(r.Lock)
 		// Whoever serves a request knows nothing of its sender's context.
-		resp, err := c.transport.RoundTrip(context.WithoutCancel(ctx), r)
+		resp, err := sound{c.api}.RoundTrip(context.WithoutCancel(ctx), r)
 		pause, waits := c.waits(r, resp, first)
 		if left := time.Until(until); err != nil || !waits || left <= 0 {
 			return resp, err
@@ -99,7 +99,7 @@ func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclie
 func (c *Coordinator) waits(r lockclient.Request, resp lockclient.Response, first bool) (time.Duration, bool) {
 	var request wire.AcquireRequest
 	var p wire.Problem
-	if r.Op != "acquire" || json.Unmarshal(r.Body, &request) != nil || request.Wait == 0 ||
+	if wire.Op(r.Op) != wire.OpAcquire || json.Unmarshal(r.Body, &request) != nil || request.Wait == 0 ||
 		json.Unmarshal(resp.Body, &p) != nil || p.Code != wire.LockHeld {
 		return 0, false
 	}

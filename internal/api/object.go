@@ -2,13 +2,11 @@ package api
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"mime"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,35 +30,16 @@ func invalid(field, format string, args ...any) error {
 	return &badInput{wire.InvalidRequest, field, fmt.Sprintf(format, args...)}
 }
 
-// httpBody checks and unwraps the body of an HTTP request.
-func httpBody(contentType, body string, encoded bool) ([]byte, error) {
-	if body == "" {
-		return nil, invalid("body", "the body is empty; send a JSON object, {} at least")
-	}
-	switch media, params, err := mime.ParseMediaType(contentType); {
-	case contentType == "":
-		return nil, invalid("content-type", "the content-type is missing; send application/json")
-	case err != nil || media != "application/json":
-		return nil, invalid("content-type", "the content-type is %q; send application/json", brief([]byte(contentType)))
-	case params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8"):
-		return nil, invalid("content-type", "the charset is %q; send UTF-8", brief([]byte(params["charset"])))
-	}
-	data := []byte(body)
-	if encoded {
-		var err error
-		if data, err = base64.StdEncoding.DecodeString(body); err != nil {
-			return nil, invalid("body", "the body is said to be base64 and is not")
-		}
-	}
-	return data, nil
-}
-
 // object is a JSON object that is taken apart field by field. The first thing wrong is kept; what nobody took is unknown.
 type object struct {
 	where  string // what a field is called in errors: a field, or a query parameter
 	fields map[string]json.RawMessage
 	taken  map[string]bool
 	err    error
+}
+
+func newObject() *object {
+	return &object{where: "field", fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
 }
 
 // parseObject reads exactly one JSON object: valid UTF-8, no duplicate keys at any depth, nothing after it.
@@ -76,7 +55,7 @@ func parseObject(data []byte) (*object, error) {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, invalid("body", "the body is not a JSON object; send one, like {\"ttl_ms\": 60000}")
 	}
-	o := &object{where: "field", fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	o := newObject()
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Capacity: 1, Permits: 1}
+	lease, given := c.fields.str("lease")
+	if given {
+		c.fields.checkLease(lease)
+	} else {
+		lease = rand.Text()
+	}
+	req.Secret = lease
+	req.Owner, _ = c.fields.str("owner")
+	if problem := wire.CheckText(req.Owner, wire.MaxOwner, false); problem != "" {
+		c.fields.fail("owner", "owner %s", problem)
+	}
+	if ttl, given := a.ttl(c.fields); given {
+		req.TTL = ttl
+	}
+	req.Metadata, _ = c.fields.metadata()
+	if n, given := c.fields.integer("capacity", 1, wire.MaxCapacity, ""); given {
+		req.Capacity = n
+	}
+	if n, given := c.fields.integer("permits", 1, wire.MaxCapacity, ""); given {
+		req.Permits = n
+		if n > req.Capacity {
+			c.fields.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", n, req.Capacity)
+		}
+	}
+	a.queueing(c, &req, given)
+	if req.TTL == 0 {
+		req.TTL = a.defaultTTL(req.Execution != "")
+	}
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	l, err := a.coordinator.Acquire(ctx, req)
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token != "" && held.Position > 0 {
+		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting}, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return leaseAnswer(l, lease), l.Lease.Fence, nil
+}
+
+// queueing takes the fields of an acquire that waits, or that belongs to an execution.
+func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
+	token, isTask := c.fields.str("task_token")
+	id, isCallback := c.fields.str("callback_id")
+	field, most := "task_token", wire.MaxWait
+	switch {
+	case isTask && isCallback:
+		c.fields.fail("callback_id", "task_token and callback_id are both there; give the one that waits")
+	case isTask:
+		req.Token = wire.TaskPrefix + token
+	case isCallback:
+		field, token, req.Token = "callback_id", id, wire.DurablePrefix+id
+	}
+	if isTask || isCallback {
+		most = wire.MaxTokenWait
+		req.Wait = most
+		problem := wire.CheckToken(token)
+		switch {
+		case c.http:
+			c.fields.fail(field, "%s is for direct invocations of the function, as a state machine makes them; over HTTP send wait_ms and poll", field)
+		case !ownLease:
+			c.fields.fail("lease", "lease is missing; with %s choose it yourself (States.UUID() makes one), since the callback does not carry it", field)
+		case token == "":
+			c.fields.fail(field, "%s is empty; send what the waiting task was given", field)
+		case problem != "":
+			c.fields.fail(field, "%s %s", field, problem)
+		}
+	}
+	if n, given := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), most.Milliseconds(), " milliseconds"); given {
+		req.Wait = time.Duration(n) * time.Millisecond
+		if !ownLease {
+			c.fields.fail("lease", "lease is missing; with wait_ms choose it yourself, since the place in the queue is kept, and the grant found, by the same lease")
+		}
+	}
+	if execution, given := c.fields.str("execution"); given {
+		req.Execution = execution
+		if problem := a.checkExecution(execution, c.function); problem != "" {
+			c.fields.fail("execution", "execution %s", problem)
+		}
+	}
+}
+
+// defaultTTL is the ttl_ms of an acquire that gives none: for a lease that belongs to an execution, how often to look whether that runs.
+func (a *API) defaultTTL(bound bool) time.Duration {
+	if bound {
+		return min(wire.DefaultCheck, a.maxTTL)
+	}
+	return wire.DefaultTTL
+}

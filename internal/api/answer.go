@@ -1,0 +1,56 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+func leaseAnswer(l lock.LeaseStatus, secret string) wire.Lease {
+	h := l.Lease
+	return wire.Lease{
+		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
+		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
+		Capacity: l.Capacity, Permits: h.Permits, Metadata: metadata(h.Metadata),
+	}
+}
+
+func statusAnswer(s lock.Status) wire.Status {
+	return wire.Status{
+		Lock: s.Lock, Locked: len(s.Holders) > 0, Capacity: s.Capacity, Available: s.Available, Fence: s.Fence,
+		Holders: holders(s.Holders, s.Now), Waiting: s.Waiting, ServerTime: wire.At(s.Now),
+	}
+}
+
+// metadata is what a record says, if it is JSON: something else may have written it.
+func metadata(s string) json.RawMessage {
+	if !json.Valid([]byte(s)) {
+		return nil
+	}
+	return json.RawMessage(s)
+}
+
+// holders shows leases as they are at now, in Unix milliseconds; what ended has nothing left.
+func holders(list []lock.Lease, now int64) []wire.Holder {
+	out := make([]wire.Holder, len(list))
+	for i, h := range list {
+		out[i] = wire.Holder{
+			Owner: h.Owner, Fence: h.Fence, Permits: h.Permits, AcquiredAt: wire.At(h.AcquiredAt), RenewedAt: wire.At(h.RenewedAt),
+			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: metadata(h.Metadata), Principal: h.Principal,
+		}
+	}
+	return out
+}
+
+// encode writes JSON without escaping <, > and &: an owner is told as it was sent.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic(err) // only plain types get here
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}

@@ -1,0 +1,115 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// When a caller should send a request again, if the coordinator knows no better.
+const (
+	retryOutage = time.Second     // after an outage or a throttle
+	retryFull   = 5 * time.Second // when others have left
+)
+
+const outage = "the store cannot be used just now; it is not known whether the write happened: send the same request again"
+
+// problems is the table of the coordinator's errors and the problems that callers get for them. The first row that matches
+// counts. What a caller cannot use is in the log only.
+var problems = []struct {
+	err    error
+	code   wire.Code
+	retry  time.Duration // zero: no hint
+	detail func(error) string
+}{
+	{lock.ErrLeaseLost, wire.LeaseLost, 0, always("the lease has expired, was released or forced out, or never was; acquire with a new one")},
+	{lock.ErrCapacityMismatch, wire.CapacityMismatch, 0, func(err error) string { return err.Error() + "; use that, or wait until it is free" }},
+	{lock.ErrQueueFull, wire.QueueFull, retryFull, always(fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue))},
+	{lock.ErrLockFull, wire.LockFull, retryFull, full},
+	{lock.ErrLockChanged, wire.LockChanged, 0, always("no holder has the fence given any more; look at the lock again")},
+	{lock.ErrMisconfigured, wire.Misconfigured, 0, misconfigured},
+	{lock.ErrThrottled, wire.Throttled, retryOutage, always("too many writes at once; it is not known whether this one happened: send the same request again")},
+	{lock.ErrUnavailable, wire.StoreUnavailable, retryOutage, always(outage)},
+	{context.DeadlineExceeded, wire.StoreUnavailable, retryOutage, always(outage)},
+	{context.Canceled, wire.StoreUnavailable, retryOutage, always(outage)},
+}
+
+func always(text string) func(error) string { return func(error) string { return text } }
+
+// newProblem returns the problem that a caller gets for the error of a call.
+func newProblem(c *call, err error) *wire.Problem {
+	p := problemOf(err, c.requestID)
+	if wire.CheckName(c.lock) == "" {
+		p.Lock = c.lock
+	}
+	return p
+}
+
+func problemOf(err error, requestID string) *wire.Problem {
+	if errors.Is(err, lock.ErrBadCursor) {
+		err = invalid("cursor", "cursor is not one that a list answered; start without one")
+	}
+	if bad, ok := errors.AsType[*badInput](err); ok {
+		p := wire.NewProblem(bad.code, requestID)
+		p.Field, p.Detail = bad.field, bad.detail
+		return p
+	}
+	if held, ok := errors.AsType[*lock.HeldError](err); ok {
+		return heldProblem(held, requestID)
+	}
+	for _, row := range problems {
+		if errors.Is(err, row.err) {
+			p := wire.NewProblem(row.code, requestID)
+			p.RetryAfter, p.Detail = row.retry.Milliseconds(), row.detail(err)
+			return p
+		}
+	}
+	p := wire.NewProblem(wire.Internal, requestID)
+	p.Detail = "this is a bug; the log has more under this request_id"
+	return p
+}
+
+// heldProblem says who holds the lock, and where in its queue the caller is.
+func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
+	p := wire.NewProblem(wire.LockHeld, requestID)
+	p.RetryAfter, p.Position, p.Waiting = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting
+	switch {
+	case held.Position > 0:
+		p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again to keep it", held.Position, held.Waiting)
+	case held.Waiting > 0:
+		p.Detail = fmt.Sprintf("the lock is held, and %d wait for it; send wait_ms to join them", held.Waiting)
+	default:
+		p.Detail = fmt.Sprintf("the lock is held; the next permit is free in %d ms at the latest, unless its lease is renewed", p.RetryAfter)
+	}
+	for _, h := range held.Holders {
+		p.Holders = append(p.Holders, wire.ProblemHolder{
+			Owner: h.Owner, Fence: h.Fence, ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-held.Now, 0),
+		})
+	}
+	return p
+}
+
+// full is the detail of a request that does not fit into the lock's record.
+func full(err error) string {
+	const fix = "send less metadata, or come back when others have left"
+	if e, ok := errors.AsType[*lock.FullError](err); ok {
+		return fmt.Sprintf("the lock's record would have %d bytes with this request; at most %d are allowed: %s", e.Size, e.Most, fix)
+	}
+	return "the lock's record is full: " + fix
+}
+
+// misconfigured is the detail of a fault that lasts until somebody corrects the deployment. Its cause is in the log only.
+func misconfigured(err error) string {
+	fault, ok := errors.AsType[*lock.StoreError](err)
+	if !ok {
+		return "the store can never work as it is set up; the log has more under this request_id"
+	}
+	if fault.Fix == "" {
+		return fault.What
+	}
+	return fault.What + "; " + fault.Fix
+}
