@@ -255,3 +255,18 @@ func TestDecisionsAreIndexed(t *testing.T) {
 		t.Errorf("the index lists %d of %d decisions", len(list), numbered)
 	}
 }
+
+var attribute = regexp.MustCompile(`(?m)^\tattr[A-Za-z]+ += "([a-z_]+)"`)
+
+// ARCHITECTURE.md has a row for every attribute of the table.
+func TestAttributesAreDocumented(t *testing.T) {
+	list := attribute.FindAllStringSubmatch(read(t, "internal/dynamo/item.go"), -1)
+	if len(list) < 20 {
+		t.Fatalf("found %d attributes", len(list))
+	}
+	for _, m := range list {
+		if !strings.Contains(read(t, "ARCHITECTURE.md"), "`"+m[1]+"`") {
+			t.Errorf("ARCHITECTURE.md does not have the attribute %s", m[1])
+		}
+	}
+}
