@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"internal/gateway":   {"internal/api", "internal/wire"},
 	"internal/stream":    {"internal/lock", "internal/wire", "internal/emf", "events"},
 	"internal/duration":  {},
-	"internal/local":     {"internal/api", "internal/gateway", "internal/lock", "internal/stream", "internal/wire", "events"},
+	"internal/local":     {"internal/api", "internal/lock", "internal/stream", "internal/wire", "events"},
 	"internal/emf":       {},
 	"internal/scope":     {"internal/wire"},
 	"events":             {},

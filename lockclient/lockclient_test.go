@@ -18,7 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, coordinator: c, handler: gateway.New(a, log)}
+	return &world{t: t, coordinator: c, handler: local.NewGateway(a, log)}
 }
 
 func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {

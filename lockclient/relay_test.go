@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
-	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/reach/relay"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
@@ -38,7 +38,7 @@ func serve(t *testing.T, h http.Handler) (*relay.Relay, string, *http.Client) {
 func TestDeadConnections(t *testing.T) {
 	for name, reach := range map[string]func(t *testing.T) (*relay.Relay, lockclient.Config){
 		"http": func(t *testing.T) (*relay.Relay, lockclient.Config) {
-			r, endpoint, client := serve(t, gateway.New(newAPI(t), slog.New(slog.DiscardHandler)))
+			r, endpoint, client := serve(t, local.NewGateway(newAPI(t), slog.New(slog.DiscardHandler)))
 			return r, lockclient.Config{Endpoint: endpoint, HTTPClient: client, RequestTimeout: time.Second}
 		},
 		"invoke": func(t *testing.T) (*relay.Relay, lockclient.Config) {

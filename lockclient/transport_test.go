@@ -24,7 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -100,7 +100,7 @@ func newHarm(t *testing.T) *harm {
 }
 
 func overHTTP(t *testing.T) reached {
-	server := httptest.NewServer(gateway.New(newAPI(t), slog.New(slog.DiscardHandler)))
+	server := httptest.NewServer(local.NewGateway(newAPI(t), slog.New(slog.DiscardHandler)))
 	t.Cleanup(server.Close)
 	h := newHarm(t)
 	return reached{

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
@@ -55,7 +55,7 @@ func newService(t *testing.T) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := gateway.New(a, slog.New(slog.DiscardHandler))
+	g := local.NewGateway(a, slog.New(slog.DiscardHandler))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		if s.hangs.Load() {

@@ -8,14 +8,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
-	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -88,7 +85,7 @@ func (h *hub) send(lock, id string, e stream.Entry) {
 func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		gateway.Refuse(w, wire.InvalidRequest, "", "the query is not percent-encoded right")
+		refuse(w, wire.InvalidRequest, "", "the query is not percent-encoded right")
 		return "", false
 	}
 	for name, values := range query {
@@ -102,7 +99,7 @@ func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
 			problem = wire.CheckPrefix(values[0])
 		}
 		if problem != "" {
-			gateway.Refuse(w, wire.InvalidRequest, name, fmt.Sprintf("%q %s", name, problem))
+			refuse(w, wire.InvalidRequest, name, fmt.Sprintf("%q %s", name, problem))
 			return "", false
 		}
 	}
@@ -137,7 +134,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	messages := h.join(prefix)
 	if messages == nil {
 		w.Header().Set("Retry-After", "10")
-		gateway.Refuse(w, wire.Throttled, "", fmt.Sprintf("%d others read events already, which is the most", maxReaders))
+		refuse(w, wire.Throttled, "", fmt.Sprintf("%d others read events already, which is the most", maxReaders))
 		return
 	}
 	defer h.leave(messages)
@@ -170,43 +167,5 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-h.closed:
 			return
 		}
-	}
-}
-
-// changes carries the memory store's writes to a consumer, in order, without holding the store up.
-type changes struct {
-	mu      sync.Mutex
-	pending []stream.Write
-	next    int
-	wake    chan struct{}
-}
-
-func newChanges() *changes { return &changes{wake: make(chan struct{}, 1)} }
-
-// add is [lock.Memory]'s Changed.
-func (c *changes) add(name string, before, after lock.Record) {
-	c.mu.Lock()
-	c.next++
-	c.pending = append(c.pending, stream.Write{Lock: name, Sequence: strconv.Itoa(c.next), Before: before, After: after})
-	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run hands batches on until ctx ends.
-func (c *changes) run(ctx context.Context, consume func(context.Context, []stream.Write) []string) {
-	for {
-		select {
-		case <-c.wake:
-		case <-ctx.Done():
-			return
-		}
-		c.mu.Lock()
-		batch := c.pending
-		c.pending = nil
-		c.mu.Unlock()
-		consume(ctx, batch) // the hub takes everything, and timers in process cannot fail
 	}
 }

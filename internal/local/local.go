@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -29,9 +28,6 @@ type Options struct {
 	MaxTTL      time.Duration `name:"max-ttl" placeholder:"TIME" default:"24h" help:"The longest TTL that is accepted, up to 168h; 24h in AWS, unless the deployment says otherwise."`
 	ListenHint  string        `hidden:"" env:"HOLDFAST_LISTEN_HINT" default:"--listen HOST:PORT"` // how to choose an address
 }
-
-// purgeEvery is how often the memory store forgets what native TTL would.
-const purgeEvery = time.Minute
 
 // Check says which flag is wrong, and how to put it right.
 func (o *Options) Check() error {
@@ -92,11 +88,11 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	defer stop()
 	work.Go(func() { backend.Follow(workCtx, consumer.Consume, log) })
 
-	serving := gateway.New(a, log)
-	serving.Events = live
+	gateway := NewGateway(a, log)
+	gateway.live = live
 	server := &http.Server{
-		Handler: gateway.Guard{Next: serving, Hosts: o.AllowHost}, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: gateway.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: guard{next: gateway, hosts: o.AllowHost}, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: handlerTimeout + 10*time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(live.close)
@@ -109,7 +105,7 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 		return err
 	case <-ctx.Done():
 	}
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateway.Timeout)
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerTimeout)
 	defer cancel()
 	err = server.Shutdown(stopCtx)
 	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
@@ -128,32 +124,6 @@ type Backend struct {
 	Store  lock.Store
 	Name   string
 	Follow func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger)
-}
-
-// Memory is a backend that forgets everything with the process.
-func Memory() Backend {
-	feed := newChanges()
-	memory := &lock.Memory{Changed: feed.add}
-	return Backend{
-		Store: memory, Name: "in memory: stopping forgets all locks",
-		Follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, _ *slog.Logger) {
-			var purging sync.WaitGroup
-			defer purging.Wait()
-			purging.Go(func() {
-				purge := time.NewTicker(purgeEvery)
-				defer purge.Stop()
-				for {
-					select {
-					case now := <-purge.C:
-						memory.Purge(now)
-					case <-ctx.Done():
-						return
-					}
-				}
-			})
-			feed.run(ctx, consume)
-		},
-	}
 }
 
 // greet prints lines that work as they are pasted, and again: a lease's secret is used once.

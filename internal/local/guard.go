@@ -1,4 +1,4 @@
-package gateway
+package local
 
 import (
 	"fmt"
@@ -11,32 +11,32 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A Guard is an [http.Handler] that refuses the requests of web pages, for a coordinator without authentication. A page
+// A guard is an [http.Handler] that refuses the requests of web pages, for a coordinator without authentication. A page
 // reaches a server on its reader's machine by a name of its own that resolves to 127.0.0.1 (DNS rebinding): then the Host header
 // has that name. Without such a name the browser sends the page's Origin.
-type Guard struct {
-	Next http.Handler
-	// Hosts are the names by which the server is known, beside localhost and IP addresses, which no page can have by rebinding.
-	Hosts []string
+type guard struct {
+	next http.Handler
+	// hosts are the names by which the server is known, beside localhost and IP addresses, which no page can have by rebinding.
+	hosts []string
 }
 
-func (g Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	host, origin, site := hostname(r.Host), r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
 	switch {
 	case !g.known(host):
-		Refuse(w, wire.InvalidRequest, "host", fmt.Sprintf("the Host header is %q, and a web page could have made it so; use localhost or 127.0.0.1, or start holdfast dev with --allow-host %s", r.Host, host))
+		refuse(w, wire.InvalidRequest, "host", fmt.Sprintf("the Host header is %q, and a web page could have made it so; use localhost or 127.0.0.1, or start holdfast dev with --allow-host %s", r.Host, host))
 	case origin != "" && !sameHost(origin, r.Host):
-		Refuse(w, wire.InvalidRequest, "origin", fmt.Sprintf("the request is that of a web page at %s; this coordinator has no authentication, and takes none from web pages", origin))
+		refuse(w, wire.InvalidRequest, "origin", fmt.Sprintf("the request is that of a web page at %s; this coordinator has no authentication, and takes none from web pages", origin))
 	case site != "" && site != "same-origin" && site != "none" && r.Header.Get("Sec-Fetch-Mode") != "navigate":
-		Refuse(w, wire.InvalidRequest, "sec-fetch-site", "the request is that of another web page; this coordinator has no authentication, and takes none from web pages")
+		refuse(w, wire.InvalidRequest, "sec-fetch-site", "the request is that of another web page; this coordinator has no authentication, and takes none from web pages")
 	default:
-		g.Next.ServeHTTP(w, r)
+		g.next.ServeHTTP(w, r)
 	}
 }
 
-func (g Guard) known(host string) bool {
+func (g guard) known(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil ||
-		slices.ContainsFunc(g.Hosts, func(h string) bool { return hostname(h) == host })
+		slices.ContainsFunc(g.hosts, func(h string) bool { return hostname(h) == host })
 }
 
 // hostname is a Host header without its port, in one spelling.

@@ -1,4 +1,4 @@
-package gateway_test
+package local
 
 import (
 	"encoding/json"
@@ -6,7 +6,6 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -46,7 +45,7 @@ func TestGuard(t *testing.T) {
 		{"localhost:7420", map[string]string{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, ""}, // a link
 	} {
 		passed := false
-		g := gateway.Guard{Hosts: []string{"holdfast"}, Next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true })}
+		g := guard{hosts: []string{"holdfast"}, next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true })}
 		r := httptest.NewRequest(http.MethodGet, "/v1/locks", http.NoBody)
 		r.Host = test.host
 		for k, v := range test.headers {
@@ -67,7 +66,7 @@ func TestGuard(t *testing.T) {
 
 // The events' route is there, and in the list of routes, only where there are events.
 func TestEventsRoute(t *testing.T) {
-	g := newGateway(t).(*gateway.Gateway)
+	g := newGateway(t)
 	get := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		g.ServeHTTP(w, httptest.NewRequest(method, path, http.NoBody))
@@ -76,7 +75,7 @@ func TestEventsRoute(t *testing.T) {
 	if w := get("GET", "/v1/events"); w.Code != http.StatusNotFound || contains(w, "routes are /v1/events") {
 		t.Errorf("without events: %d %s", w.Code, w.Body)
 	}
-	g.Events = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	g.live = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	if w := get("GET", "/v1/events"); w.Code != http.StatusTeapot {
 		t.Errorf("events: %d %s", w.Code, w.Body)
 	}

@@ -1,7 +1,4 @@
-// Package gateway plays API Gateway's part on one machine: every HTTP request becomes a payload format 2.0 event for the
-// handler of its route, as in Lambda, and the handler's answer becomes the response. There is no authorizer: events carry
-// no caller, as the logs and statuses then show.
-package gateway
+package local
 
 import (
 	"context"
@@ -28,22 +25,21 @@ import (
 )
 
 const (
-	// Timeout is what Lambda gives a function here.
-	Timeout = 10 * time.Second
-	maxBody = 1 << 20
+	handlerTimeout = 10 * time.Second // of one invocation, as Lambda ends a function
+	maxBody        = 1 << 20          // bytes; the API refuses smaller bodies too
 )
 
-// A Gateway is an [http.Handler] for the coordinator's routes.
+// A Gateway does API Gateway's work on one machine: it turns each HTTP request into an event of payload format 2.0, invokes the
+// handler of the request's route with it, as Lambda does, and turns the handler's answer into the response. It has no
+// authorizer, so its events name no caller and leases have no principal.
 type Gateway struct {
-	// Events serves GET /v1/events. Nil: there is no such route, as in AWS, where events come from EventBridge.
-	Events http.Handler
-
-	routes map[string]lambda.Handler // "METHOD /path/{name}"
+	live   http.Handler              // serves GET /v1/events; nil: there is no such route, as in AWS, where events come from EventBridge
+	routes map[string]lambda.Handler // by "METHOD /path/{name}"
 	log    *slog.Logger
 }
 
-// New makes a gateway to an API.
-func New(a *api.API, log *slog.Logger) *Gateway {
+// NewGateway makes a gateway to an API. It serves the API's routes only.
+func NewGateway(a *api.API, log *slog.Logger) *Gateway {
 	g := &Gateway{log: log, routes: map[string]lambda.Handler{}}
 	for _, op := range wire.Ops() {
 		method, path := op.Route()
@@ -64,8 +60,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := r.Method + " " + pattern
-	if g.Events != nil && route == eventsRoute {
-		g.Events.ServeHTTP(w, r)
+	if g.live != nil && route == eventsRoute {
+		g.live.ServeHTTP(w, r)
 		return
 	}
 	handler, ok := g.routes[route]
@@ -88,7 +84,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.fail(w, id, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(lambdacontext.NewContext(r.Context(), &lambdacontext.LambdaContext{AwsRequestID: id}), Timeout)
+	ctx, cancel := context.WithTimeout(lambdacontext.NewContext(r.Context(), &lambdacontext.LambdaContext{AwsRequestID: id}), handlerTimeout)
 	defer cancel()
 	answer, err := handler.Invoke(ctx, event)
 	if err != nil {
@@ -118,7 +114,7 @@ const eventsRoute = "GET /v1/events"
 // list names the routes.
 func (g *Gateway) list() string {
 	text := "/v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release"
-	if g.Events != nil {
+	if g.live != nil {
 		text = "/v1/events, " + text
 	}
 	return text
@@ -126,7 +122,7 @@ func (g *Gateway) list() string {
 
 // method is the one that a pattern takes, or "".
 func (g *Gateway) method(pattern string) string {
-	if g.Events != nil && "GET "+pattern == eventsRoute {
+	if g.live != nil && "GET "+pattern == eventsRoute {
 		return http.MethodGet
 	}
 	for route := range g.routes {
@@ -201,8 +197,8 @@ func problem(w http.ResponseWriter, code wire.Code, detail, id string) {
 	write(w, p)
 }
 
-// Refuse answers a problem about a field of the request; an empty field names none.
-func Refuse(w http.ResponseWriter, code wire.Code, field, detail string) {
+// refuse answers a problem about a field of the request; an empty field names none.
+func refuse(w http.ResponseWriter, code wire.Code, field, detail string) {
 	p := wire.NewProblem(code, rand.Text())
 	p.Field, p.Detail = field, detail
 	write(w, p)

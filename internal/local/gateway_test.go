@@ -1,4 +1,4 @@
-package gateway_test
+package local
 
 import (
 	"encoding/json"
@@ -9,12 +9,11 @@ import (
 	"testing"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/gateway"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-func newGateway(t *testing.T) http.Handler {
+func newGateway(t *testing.T) *Gateway {
 	c, err := lock.New(lock.Config{Store: &lock.Memory{}})
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +23,7 @@ func newGateway(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return gateway.New(a, log)
+	return NewGateway(a, log)
 }
 
 // Paths are handed on as API Gateway does it.
@@ -33,7 +32,7 @@ func TestRawPath(t *testing.T) {
 		"/v1/locks/a": "/v1/locks/a", "/v1/locks/deploy%3Aprod": "/v1/locks/deploy:prod", "/v1/locks/a%2Bb+c": "/v1/locks/a+b+c",
 		"/v1/locks/deploy%253Aprod": "/v1/locks/deploy%253Aprod", "/v1/locks/a%2Fb": "/v1/locks/a/b",
 	} {
-		if got := gateway.RawPath(httptest.NewRequest("GET", path, http.NoBody).URL); got != want {
+		if got := rawPath(httptest.NewRequest("GET", path, http.NoBody).URL); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
 	}

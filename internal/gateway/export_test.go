@@ -1,4 +1,0 @@
-package gateway
-
-// RawPath is rawPath, for tests.
-var RawPath = rawPath
