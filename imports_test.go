@@ -40,6 +40,10 @@ var mayImport = map[string][]string{
 // onlyStdlib are the packages that import nothing but the standard library.
 var onlyStdlib = []string{"internal/lock", "internal/wire", "internal/emf", "internal/scope", "events"}
 
+// publicLeaf is the one public package that internal packages may import: the schema of the events, which those who send events
+// share with those who receive them. It is a leaf: it imports nothing but the standard library.
+const publicLeaf = "events"
+
 func assembles(pkg string) bool {
 	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/") || strings.HasPrefix(pkg, "examples/")
 }
@@ -75,6 +79,8 @@ func TestImportDirections(t *testing.T) {
 		for _, i := range p.Imports {
 			imported, ours := strings.CutPrefix(i, module+"/")
 			switch {
+			case ours && strings.HasPrefix(name, "internal/") && !strings.HasPrefix(imported, "internal/") && imported != publicLeaf:
+				t.Errorf("%s imports %s, which points upward: an internal package imports no public one but %s", name, imported, publicLeaf)
 			case ours && !assembles(name) && !slices.Contains(allowed, imported):
 				t.Errorf("%s imports %s", name, imported)
 			case !ours && slices.Contains(onlyStdlib, name) && !all[i].Standard:

@@ -1,12 +1,14 @@
-// Package events has the events that Holdfast puts on its EventBridge bus, for subscribers to decode.
+// Package events defines the events that Holdfast puts on its EventBridge bus, and decodes them for subscribers.
 //
-// There is one event for each change of a lease: [Acquired], [Released], [Expired] or [ForceReleased]. An event is
-// delivered at least once, so it may come again, with the same [Lease.ID]. Holdfast puts a lock's events in order; EventBridge
-// does not promise to keep it: compare fences.
+// Every change of a lease is one event: [Acquired], [Released], [Expired] or [ForceReleased]. Renewals are no events. An event is
+// delivered at least once; further deliveries have the same [Lease.ID]. Holdfast sends the events of a lock in order, but
+// EventBridge does not guarantee the order of delivery: compare [Lease.Fence], which grows with every grant of the lock.
 //
-// A rule matches a lock with detail.lock, and a subtree of names with detail.prefixes:
+// An EventBridge rule selects one lock by detail.lock, or all names below a prefix by detail.prefixes:
 //
 //	{"source": ["holdfast"], "detail-type": ["Lock Released", "Lock Expired"], "detail": {"prefixes": ["deploy:prod"]}}
+//
+// The package depends on the standard library only.
 package events
 
 import (
@@ -17,10 +19,10 @@ import (
 	"time"
 )
 
-// Source is the source of every event.
+// Source is the source of every event, as EventBridge rules match it.
 const Source = "holdfast"
 
-// The detail-types.
+// The detail-types of the events.
 const (
 	TypeAcquired      = "Lock Acquired"
 	TypeReleased      = "Lock Released"
@@ -28,109 +30,118 @@ const (
 	TypeForceReleased = "Lock Force Released"
 )
 
-// Version is the version of the details that this package writes. A newer one only adds fields.
+// decoders is the table of event types: each detail-type and the decoder of its details.
+var decoders = map[string]func(detail []byte) (Event, error){
+	TypeAcquired:      decode[Acquired],
+	TypeReleased:      decode[Released],
+	TypeExpired:       decode[Expired],
+	TypeForceReleased: decode[ForceReleased],
+}
+
+// Version is the version of the details that this package writes. A higher version only adds fields.
 const Version = 1
 
-// An Event is one of [Acquired], [Released], [Expired] and [ForceReleased].
+// An Event is an [Acquired], [Released], [Expired] or [ForceReleased].
 type Event interface {
-	// DetailType is what EventBridge calls the kind.
+	// DetailType returns the event's detail-type, such as [TypeAcquired].
 	DetailType() string
-	// Subject is what all kinds have in common.
+	// Subject returns the lease that the event is about.
 	Subject() Lease
 }
 
-// A Lease is what every event tells of the lease it is about.
+// A Lease holds the fields that all events have: the lease that was granted or that ended.
 type Lease struct {
-	// Version is the schema's; see [Version].
+	// Version is the version of the schema. See the constant [Version].
 	Version int `json:"version"`
-	// ID is the same for every delivery of the same event: lock, fence and kind.
+	// ID identifies the event: lock, fencing token and kind, such as deploy:prod/1772366400123456/released. All deliveries of
+	// one event have the same ID.
 	ID string `json:"id"`
 	// Lock is the lock's name.
 	Lock string `json:"lock"`
-	// Prefixes are the name cut at each ":", shortest first, and the whole name: a rule on one of them matches that lock
-	// and all below it.
+	// Prefixes are the name up to each ":" in it, shortest first, and the whole name. A rule that matches one of them selects the
+	// lock of that name and all locks below it.
 	Prefixes []string `json:"prefixes"`
-	// Fence is the lease's fencing token.
+	// Fence is the lease's fencing token. It is below 2^53.
 	Fence int64 `json:"fence"`
-	// Owner is who the caller said it is; Principal who the authorizer said, if there was one.
+	// Owner is the holder's name for itself; it may be empty. Principal is the caller's ARN as API Gateway's authorizer gave it;
+	// it is empty for direct invocations and direct clients.
 	Owner     string `json:"owner"`
 	Principal string `json:"principal,omitempty"`
-	// Permits is how many the lease has of the lock's.
+	// Permits is the number of the lock's permits that the lease has.
 	Permits int64 `json:"permits"`
-	// AcquiredAt is when the lease was granted, ExpiresAt when it runs out, or would have, as of this event.
+	// AcquiredAt is the time of the grant. ExpiresAt is the lease's expiry as of this event; an event of its end has the expiry
+	// that the lease last had.
 	AcquiredAt Time `json:"acquired_at"`
 	ExpiresAt  Time `json:"expires_at"`
-	// Metadata is the lease's JSON object; nil without one, or if it was left out to fit EventBridge's limit, as
-	// MetadataOmitted then says.
+	// Metadata is the JSON object that the holder gave. It is nil if there is none, and also if MetadataOmitted is true: then the
+	// event would have exceeded EventBridge's size limit with it.
 	Metadata        json.RawMessage `json:"metadata,omitempty"`
 	MetadataOmitted bool            `json:"metadata_omitted,omitempty"`
-	// Waiting is how many waited for the lock after the change.
+	// Waiting is the number of waiters in the lock's queue after the change.
 	Waiting int64 `json:"waiting"`
 }
 
-// Subject is the lease itself.
+// Subject returns l. It implements [Event] for the types that embed a Lease.
 func (l Lease) Subject() Lease { return l }
 
-// An End is what events of a lease's end add.
+// An End holds the fields that all events of a lease's end have.
 type End struct {
-	// EndedAt is when the lease ended: for one that expired, its expiry.
+	// EndedAt is the time at which the lease ended. The end of an expired lease is its expiry, however late the event is.
 	EndedAt Time `json:"ended_at"`
-	// HeldMS is how long it was held, in milliseconds.
+	// HeldMS is the time from the grant to the end, in milliseconds.
 	HeldMS int64 `json:"held_ms"`
 }
 
-// Acquired says that a lease was granted.
+// Acquired is the event of a grant.
 type Acquired struct{ Lease }
 
-// Released says that its holder gave a lease back.
+// Released is the event of a lease that its holder released.
 type Released struct {
 	Lease
 	End
 }
 
-// Expired says that a lease ran out: its holder died, was cut off, or forgot it.
+// Expired is the event of a lease that was not renewed before its expiry.
 type Expired struct {
 	Lease
 	End
-	// Purged: native TTL removed the lock's row, so this comes late. A timer was lost.
+	// Purged is true if DynamoDB's native TTL removed the lock's row before the lease's expiry was processed: the event is hours
+	// late, because the lease's timer was lost.
 	Purged bool `json:"purged,omitempty"`
 }
 
-// ForceReleased says that somebody ended a lease against its holder's will.
+// ForceReleased is the event of a lease that was ended by a force-release.
 type ForceReleased struct {
 	Lease
 	End
-	// By is who, where the authorizer knew; Reason is why.
-	By     string `json:"by,omitempty"`
+	// By is the principal that force-released it; it is empty where the caller was not authenticated.
+	By string `json:"by,omitempty"`
+	// Reason is the reason that was given.
 	Reason string `json:"reason"`
 }
 
-// DetailType implements [Event].
+// DetailType returns [TypeAcquired].
 func (Acquired) DetailType() string { return TypeAcquired }
 
-// DetailType implements [Event].
+// DetailType returns [TypeReleased].
 func (Released) DetailType() string { return TypeReleased }
 
-// DetailType implements [Event].
+// DetailType returns [TypeExpired].
 func (Expired) DetailType() string { return TypeExpired }
 
-// DetailType implements [Event].
+// DetailType returns [TypeForceReleased].
 func (ForceReleased) DetailType() string { return TypeForceReleased }
 
-// Decode reads an event from EventBridge's detail-type and detail. Fields that this version doesn't know are ignored; a
-// detail-type that it doesn't know is an [*UnknownTypeError], which a subscriber may skip.
+// Decode decodes an event from the detail-type and the detail of an EventBridge event. The result is an [Acquired], [Released],
+// [Expired] or [ForceReleased], not a pointer to one. Decode ignores fields that this version of the package does not know. It
+// returns an [*UnknownTypeError] for a detail-type that this version does not know, and another error for a detail that is not
+// Holdfast's.
 func Decode(detailType string, detail []byte) (Event, error) {
-	switch detailType {
-	case TypeAcquired:
-		return decode[Acquired](detail)
-	case TypeReleased:
-		return decode[Released](detail)
-	case TypeExpired:
-		return decode[Expired](detail)
-	case TypeForceReleased:
-		return decode[ForceReleased](detail)
+	decode, known := decoders[detailType]
+	if !known {
+		return nil, &UnknownTypeError{DetailType: detailType}
 	}
-	return nil, &UnknownTypeError{DetailType: detailType}
+	return decode(detail)
 }
 
 func decode[E Event](detail []byte) (Event, error) {
@@ -144,20 +155,21 @@ func decode[E Event](detail []byte) (Event, error) {
 	return e, nil
 }
 
-// An UnknownTypeError is a detail-type that this version doesn't know.
+// An UnknownTypeError is returned for a detail-type that this version of the package does not know. A subscriber should skip the
+// event: newer versions of Holdfast may send further types.
 type UnknownTypeError struct{ DetailType string }
 
 func (e *UnknownTypeError) Error() string {
 	return fmt.Sprintf("events: detail-type %q is not known to this version", e.DetailType)
 }
 
-// ID makes an event's id.
+// ID returns the [Lease.ID] of an event.
 func ID(lock string, fence int64, detailType string) string {
 	kind := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(detailType, "Lock ")), " ", "-")
 	return lock + "/" + strconv.FormatInt(fence, 10) + "/" + kind
 }
 
-// Prefixes cuts a lock's name at each ":", shortest first, and ends with the whole name.
+// Prefixes returns the [Lease.Prefixes] of a lock.
 func Prefixes(lock string) []string {
 	var list []string
 	for i, c := range lock {
@@ -168,16 +180,16 @@ func Prefixes(lock string) []string {
 	return append(list, lock)
 }
 
-// A Time is a moment, to the millisecond, in JSON as RFC 3339 in UTC.
+// A Time is a time with millisecond precision. Its JSON form is RFC 3339 in UTC, such as "2026-03-01T12:00:00.123Z".
 type Time struct{ time.Time }
 
-// At makes a Time of Unix milliseconds.
+// At returns the Time of Unix milliseconds.
 func At(ms int64) Time { return Time{time.UnixMilli(ms).UTC()} }
 
-// MarshalJSON writes RFC 3339 with milliseconds.
+// MarshalJSON implements [json.Marshaler].
 func (t Time) MarshalJSON() ([]byte, error) {
 	return json.Marshal(t.UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
-// UnmarshalJSON reads RFC 3339.
+// UnmarshalJSON implements [json.Unmarshaler]. It accepts RFC 3339 in any time zone.
 func (t *Time) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &t.Time) }
