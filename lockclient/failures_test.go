@@ -250,212 +250,6 @@ func TestUnreachableAsSetUp(t *testing.T) {
 	}
 }
 
-// What Lambda itself refuses for good is told with what to do, and not tried again; the rest is.
-func TestInvokeFaults(t *testing.T) {
-	refusals := map[string]string{
-		"AccessDeniedException": "lambda:InvokeFunction", "ResourceNotFoundException": "check Config.Functions", "ExpiredTokenException": "renew them",
-		"UnrecognizedClientException": "AWS_ACCESS_KEY_ID", "InvalidSignatureException": "clock", "KMSAccessDeniedException": "deploy the stack",
-		"SomethingNewException": "check Config.Functions",
-	}
-	for code, says := range refusals {
-		t.Run(code, func(t *testing.T) { invokeFault(t, 403, code, lockclient.ErrRefused, says, 1) })
-	}
-	t.Run("502 with a known code", func(t *testing.T) {
-		invokeFault(t, 502, "KMSDisabledException", lockclient.ErrRefused, "deploy the stack", 1)
-	})
-	for code, status := range map[string]int{"ServiceException": 500, "TooManyRequestsException": 429, "ResourceConflictException": 409, "EC2ThrottledException": 502} {
-		t.Run(code, func(t *testing.T) { invokeFault(t, status, code, lockclient.ErrUnavailable, "", 3) })
-	}
-	t.Run("function does not start", func(t *testing.T) {
-		c, r := lambdaWith(t, answer(200, map[string]string{"X-Amz-Function-Error": "Unhandled"}, `{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"fork/exec"}`))
-		_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{})
-		wantIs(t, err, lockclient.ErrRefused)
-		if r.harm.sent != 1 {
-			t.Errorf("%d requests", r.harm.sent)
-		}
-		r.harm.next(0, nil)
-		_ = c.Close(t.Context())
-	})
-}
-
-func lambdaWith(t *testing.T, respond func() *http.Response) (*lockclient.Client, reached) {
-	r := overLambda(t)
-	cfg := r.transport
-	cfg.RetryDelay, cfg.Retries = time.Millisecond, 2
-	c, err := lockclient.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.harm.next(100, func(*http.Request, func() (*http.Response, error)) (*http.Response, error) { return respond(), nil })
-	return c, r
-}
-
-func invokeFault(t *testing.T, status int, code string, want error, says string, requests int) {
-	c, r := lambdaWith(t, answer(status, map[string]string{"X-Amzn-ErrorType": code}, `{"Message":"no"}`))
-	_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{})
-	wantIs(t, err, want)
-	r.harm.mu.Lock()
-	sent := r.harm.sent
-	r.harm.mu.Unlock()
-	if sent < requests || requests == 1 && sent != 1 || !strings.Contains(err.Error(), says) {
-		t.Errorf("%d requests, %v", sent, err)
-	}
-	r.harm.next(0, nil)
-	_ = c.Close(t.Context())
-}
-
-// TryAcquire against a coordinator that hangs ends within its tries, joins no queue, and leaves no grant behind.
-func TestTryAcquireIsBounded(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		c := w.client()
-		var told []error
-		w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
-			if hasField(r, "wait_ms") {
-				t.Error("asked for a place in the queue")
-			}
-			return nil, nil
-		}, func(op string, n int, resp *http.Response) (*http.Response, error) {
-			if op == "acquire" { // carried out, and not answered
-				time.Sleep(time.Minute)
-			}
-			return resp, nil
-		})
-		_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{Wait: time.Hour, OnUnavailable: func(err error) { told = append(told, err) }})
-		wantIs(t, err, lockclient.ErrUnavailable, lockclient.ErrAcquire)
-		if n := w.count("acquire"); n != 4 || len(told) != 3 {
-			t.Errorf("%d requests, told %d times", n, len(told))
-		}
-		for _, err := range told {
-			wantIs(t, err, lockclient.ErrUnavailable)
-		}
-		time.Sleep(time.Second) // the release in the background
-		synctest.Wait()
-		if w.locked() || w.count("release") != 1 {
-			t.Errorf("locked %v, %d releases", w.locked(), w.count("release"))
-		}
-		_ = c.Close(t.Context())
-	})
-}
-
-// hangs is a network where requests get no answer until their context ends.
-func hangs(_ string, _ int, r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-func TestTryAcquireAgainstSilence(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		c := w.client()
-		w.breakWith(hangs, nil)
-		start := time.Now()
-		_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{})
-		wantIs(t, err, lockclient.ErrUnavailable)
-		if took := time.Since(start); took < 20*time.Second || took > 22*time.Second {
-			t.Errorf("took %v", took)
-		}
-		_ = c.Close(t.Context())
-	})
-}
-
-// An outage while acquiring is told each time, and the lock is taken when it is over.
-func TestOutageWhileAcquiring(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		c := w.client()
-		w.breakWith(cutAll, nil)
-		time.AfterFunc(time.Minute, func() { w.breakWith(nil, nil) })
-		told := 0
-		l := w.acquire(c, lockclient.Options{OnUnavailable: func(err error) {
-			told++
-			wantIs(t, err, lockclient.ErrUnavailable)
-			if !strings.Contains(err.Error(), errCut.Error()) {
-				t.Errorf("%v", err)
-			}
-		}})
-		if told < 60 || told > 150 {
-			t.Errorf("told %d times in a minute", told)
-		}
-		_ = l.Release(t.Context())
-	})
-}
-
-// A wait that ends while nobody answers says both; one that the caller ends is the caller's; and if others were seen to hold
-// the lock, that is what counts.
-func TestWaitAgainstSilence(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		c := w.client()
-		w.breakWith(hangs, nil)
-		start := time.Now()
-		_, err := c.Acquire(t.Context(), "a", lockclient.Options{Wait: 200 * time.Millisecond})
-		wantIs(t, err, lockclient.ErrUnavailable, context.DeadlineExceeded, lockclient.ErrAcquire)
-		if took := time.Since(start); took != 200*time.Millisecond {
-			t.Errorf("took %v", took)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		for sentinel, operate := range map[error]func() error{
-			lockclient.ErrStatus:  func() error { _, err := c.Status(ctx, "a"); return err },
-			lockclient.ErrRelease: func() error { return c.Release(ctx, "a", aSecret) },
-		} {
-			wantIs(t, operate(), lockclient.ErrUnavailable, context.DeadlineExceeded, sentinel)
-		}
-		ctx, cancel = context.WithCancel(t.Context())
-		time.AfterFunc(time.Second, cancel)
-		_, err = c.Acquire(ctx, "a", lockclient.Options{})
-		wantIs(t, err, context.Canceled)
-		if errors.Is(err, lockclient.ErrUnavailable) {
-			t.Errorf("given up: %v", err)
-		}
-		w.breakWith(nil, nil)
-		time.Sleep(10 * time.Second)
-		l := w.acquire(w.client(), lockclient.Options{})
-		w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
-			if op == "acquire" && n > 1 {
-				return hangs(op, n, r)
-			}
-			return nil, nil
-		}, nil)
-		_, err = c.Acquire(t.Context(), "a", lockclient.Options{Wait: 3 * time.Second}) // it ends in the middle of a try
-		wantIs(t, err, lockclient.ErrHeld)
-		w.breakWith(nil, nil)
-		_ = l.Release(t.Context())
-		_ = c.Close(t.Context())
-	})
-}
-
-// A lock in use with another capacity, or whose record is full, is waited for, and not where waiting is not wanted.
-func TestWaitForAnotherCapacity(t *testing.T) {
-	for _, code := range []string{"capacity_mismatch", "lock_full"} {
-		run(t, func(t *testing.T, w *world) {
-			refusal := func(op string, _ int, r *http.Request) (*http.Response, error) {
-				if op == "acquire" {
-					return answer(409, nil, `{"code":"`+code+`","status":409,"detail":"the lock is in use with capacity 3"}`)(), nil
-				}
-				return nil, nil
-			}
-			c := w.client()
-			w.breakWith(refusal, nil)
-			_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{Capacity: 5})
-			wantIs(t, err, lockclient.ErrRefused)
-			if w.count("acquire") != 1 {
-				t.Errorf("%d requests", w.count("acquire"))
-			}
-			start := time.Now()
-			_, err = c.Acquire(t.Context(), "a", lockclient.Options{Capacity: 5, Wait: 10 * time.Second})
-			wantIs(t, err, lockclient.ErrRefused)
-			refused, ok := errors.AsType[*lockclient.RefusedError](err)
-			if took := time.Since(start); took != 10*time.Second || !ok || refused.Code != code {
-				t.Errorf("%v after %v", err, took)
-			}
-			time.AfterFunc(time.Minute, func() { w.breakWith(nil, nil) })
-			l := w.acquire(c, lockclient.Options{Capacity: 5})
-			if n := w.count("acquire"); n > 3 {
-				t.Errorf("%d requests after the lock came free", n)
-			}
-			_ = l.Release(t.Context())
-		})
-	}
-}
-
 // The sender of a redirected request is told where to; no transport sends it there.
 func init() {
 	transportSuite["a redirect is refused"] = func(t *testing.T, c *lockclient.Client, r reached) {
@@ -472,11 +266,18 @@ func init() {
 	}
 }
 
-func hasField(r *http.Request, field string) bool {
-	body, err := r.GetBody()
-	if err != nil {
-		return false
-	}
-	data, _ := io.ReadAll(body)
-	return strings.Contains(string(data), field)
+// A host that does not exist is not asked for forever.
+func TestNoSuchHost(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "holdfast.test", IsNotFound: true}
+		}, nil)
+		c := w.client()
+		_, err := c.Acquire(t.Context(), "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrRefused)
+		if !strings.Contains(err.Error(), "no host holdfast.test") {
+			t.Errorf("error %v", err)
+		}
+		_ = c.Close(t.Context())
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,6 +118,27 @@ func TestGivingUpInAnInvocationReleasesAtOnce(t *testing.T) {
 	})
 }
 
+// Within an invocation Do gives back its lease in time as well, and says that it could not.
+func TestDoInAnInvocation(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		ctx, cancel := invocation(t, 10*time.Second)
+		defer cancel()
+		c := w.lambdaClient()
+		start := time.Now()
+		err := c.Do(ctx, "a", lockclient.Options{}, func(context.Context, *lockclient.Lease) error {
+			w.breakWith(hangs, nil)
+			time.Sleep(8 * time.Second)
+			return nil
+		})
+		wantIs(t, err, lockclient.ErrRelease, lockclient.ErrUnavailable)
+		if took := time.Since(start); took != 9500*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		w.breakWith(nil, nil)
+		_ = c.Close(t.Context())
+	})
+}
+
 func TestExclusive(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.lambdaClient()
@@ -188,77 +208,79 @@ func TestExclusive(t *testing.T) {
 	})
 }
 
-// frozen is a pair of clocks of which a test stops and moves either.
-type frozen struct {
-	mu              sync.Mutex
-	start           time.Time
-	monotonic, wall time.Duration // by how much each is off
-}
-
-func (f *frozen) move(monotonic, wall time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.monotonic, f.wall = f.monotonic+monotonic, f.wall+wall
-}
-
-func (f *frozen) now() (time.Duration, time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	return now.Sub(f.start) + f.monotonic, now.Add(f.wall).Round(0)
-}
-
-// A lease is judged by real elapsed time: after a thaw, when the monotonic clock stood still, by the wall clock; and when the
-// wall clock was set back, by the monotonic one.
-func TestClocksThatStandStill(t *testing.T) {
-	for what, step := range map[string]struct{ monotonic, wall time.Duration }{
-		"frozen: the monotonic clock stood still":         {0, 30 * time.Second},
-		"frozen: both went on":                            {30 * time.Second, 30 * time.Second},
-		"the wall clock was set back while it was paused": {30 * time.Second, -time.Hour},
-	} {
-		t.Run(what, func(t *testing.T) {
-			run(t, func(t *testing.T, w *world) {
-				c := w.client()
-				f := &frozen{start: time.Now()}
-				lockclient.SetClock(c, f.now)
-				l := w.acquire(c, lockclient.Options{TTL: 30 * time.Second, ManualRenew: true})
-				if l.Err() != nil {
-					t.Fatal(l.Err())
+// The release of a finished handler ends before the invocation does, and its failure is not the handler's.
+func TestExclusiveEndsInTime(t *testing.T) {
+	for _, left := range []time.Duration{3 * time.Second, 400 * time.Millisecond, 20 * time.Second} {
+		run(t, func(t *testing.T, w *world) {
+			ctx, cancel := invocation(t, 30*time.Second)
+			defer cancel()
+			c := w.lambdaClient()
+			w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
+				if op == "release" {
+					return hangs(op, n, r)
 				}
-				f.move(step.monotonic, step.wall)
-				wantIs(t, l.Err(), lockclient.ErrLost) // at the first instruction after the thaw
-				time.Sleep(time.Second)                // and its context within a second
-				synctest.Wait()
-				wantIs(t, context.Cause(l.Context()), lockclient.ErrLost)
-				wantIs(t, l.Renew(t.Context()), lockclient.ErrLost)
-				if w.count("renew") != 0 {
-					t.Error("a renewal was sent for a lease that was over")
-				}
-				_ = c.Close(t.Context())
+				return nil, nil
+			}, nil)
+			start := time.Now()
+			var done time.Time
+			handler := lockclient.Exclusive(c, orderName, func(context.Context, order) (string, error) {
+				time.Sleep(30*time.Second - left)
+				done = time.Now()
+				return "done", nil
 			})
+			out, err := handler(ctx, order{"7"})
+			after := time.Since(start)
+			if out != "done" || err != nil {
+				t.Errorf("with %v left: %q, %v", left, out, err)
+			}
+			if most := 30*time.Second - min(500*time.Millisecond, left/2); after > most || time.Since(done) == 0 || time.Since(done) > 10*time.Second {
+				t.Errorf("with %v left: returned after %v, %v after the handler", left, after, time.Since(done))
+			}
+			w.breakWith(nil, nil)
+			_ = c.Close(t.Context())
 		})
 	}
 }
 
-// A wall clock that is set back does not lengthen a lease, nor end it.
-func TestWallClockSetBack(t *testing.T) {
+// What the handler says is told, whatever becomes of the release; a lease that was lost meanwhile is told too.
+func TestExclusiveErrors(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		c := w.client()
-		f := &frozen{start: time.Now()}
-		lockclient.SetClock(c, f.now)
-		l := w.acquire(c, lockclient.Options{TTL: 30 * time.Second})
-		f.move(0, -time.Hour)
-		time.Sleep(time.Hour)
-		if l.Err() != nil {
-			t.Error(l.Err())
+		ctx, cancel := invocation(t, time.Minute)
+		defer cancel()
+		c := w.lambdaClient()
+		handler := lockclient.Exclusive(c, func(s string) string { return "a" }, func(ctx context.Context, what string) (string, error) {
+			switch what {
+			case "forced":
+				_, _ = c.ForceRelease(ctx, "a", "test", 0)
+			case "fails":
+				return what, errCut
+			case "holds":
+				return what, &lockclient.HeldError{}
+			}
+			return what, nil
+		})
+		cutRelease := func(op string, _ int, _ *http.Request) (*http.Response, error) {
+			if op == "release" {
+				return answer(400, nil, `{"code":"invalid_request","detail":"no"}`)(), nil
+			}
+			return nil, nil
 		}
-		w.breakWith(cutAll, nil)
-		start := time.Now()
-		<-l.Context().Done()
-		if took := time.Since(start); took > 31*time.Second {
-			t.Errorf("believed for %v", took)
+		w.breakWith(cutRelease, nil)
+		if out, err := handler(ctx, "fails"); out != "fails" || err != errCut { //nolint:errorlint // it alone
+			t.Errorf("%q, %v", out, err)
 		}
 		w.breakWith(nil, nil)
+		if _, err := c.ForceRelease(ctx, "a", "test", 0); err != nil {
+			t.Fatal(err)
+		}
+		out, err := handler(ctx, "forced")
+		wantIs(t, err, lockclient.ErrLost, lockclient.ErrRelease)
+		if out != "forced" {
+			t.Errorf("%q", out)
+		}
+		if _, err := handler(ctx, "holds"); err == nil || strings.Contains(err.Error(), "acquire failed") {
+			t.Errorf("%v", err)
+		}
 		_ = c.Close(t.Context())
 	})
 }

@@ -1,6 +1,8 @@
 package lockclient_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -8,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -64,6 +67,138 @@ func TestTurns(t *testing.T) {
 			t.Error("still locked")
 		}
 	})
+}
+
+func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		first := w.acquire(w.client(), lockclient.Options{})
+		time.AfterFunc(20*time.Second, func() {
+			if err := first.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		start := time.Now()
+		second := w.acquire(w.client(), lockclient.Options{})
+		if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
+			t.Errorf("waited %v", took)
+		}
+		if n := w.count("acquire"); n > 170 { // the next in turn: between an eighth of a RetryDelay and a quarter apart
+			t.Errorf("%d requests in 20 s of waiting", n)
+		}
+		if err := second.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A waiter does not sleep past the expiry of a dead holder's lease.
+func TestWaiterTakesOverFromADeadHolder(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "dead", TTL: 20 * time.Second, Capacity: 1, Permits: 1}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		l := w.acquire(w.client(), lockclient.Options{})
+		if took := time.Since(start); took > 20*time.Second+lock.DefaultSkew+time.Second {
+			t.Errorf("took over after %v", took)
+		}
+		if err := l.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestGivingUp(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		holder, c := w.acquire(w.client(), lockclient.Options{}), w.client()
+		start := time.Now()
+		_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrHeld, lockclient.ErrAcquire)
+		held, ok := errors.AsType[*lockclient.HeldError](err)
+		if !ok || len(held.Holders) != 1 || held.Holders[0].Owner != "tester" || held.Holders[0].Fence != holder.Fence() || held.RetryAfter <= 0 {
+			t.Errorf("held %+v", held)
+		}
+		if time.Since(start) != 0 {
+			t.Errorf("a try took %v", time.Since(start))
+		}
+		_, err = c.Acquire(t.Context(), "a", lockclient.Options{Wait: 7 * time.Second})
+		wantIs(t, err, lockclient.ErrHeld, lockclient.ErrAcquire)
+		if took := time.Since(start); took != 7*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_, err = c.Acquire(ctx, "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrHeld, context.DeadlineExceeded)
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("obeyed its context after %v", took)
+		}
+		if err := holder.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Whoever gives up while a grant may be on its way gives it back.
+func TestGivingUpUnheardReleases(t *testing.T) {
+	for name, opts := range map[string]lockclient.Options{"context": {}, "wait": {Wait: 2 * time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				w.breakWith(nil, func(op string, _ int, resp *http.Response) (*http.Response, error) {
+					if op == "acquire" {
+						time.Sleep(3 * time.Second)
+					}
+					return resp, nil
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+				defer cancel()
+				c := w.client()
+				if l, err := c.Acquire(ctx, "a", opts); err == nil {
+					t.Errorf("acquired %v", l)
+				}
+				if err := c.Close(t.Context()); err != nil { // waits for what runs in the background
+					t.Error(err)
+				}
+				if w.locked() {
+					t.Error("a lease that nobody knows of is left")
+				}
+			})
+		})
+	}
+}
+
+// A lock in use with another capacity, or whose record is full, is waited for, and not where waiting is not wanted.
+func TestWaitForAnotherCapacity(t *testing.T) {
+	for _, code := range []string{"capacity_mismatch", "lock_full"} {
+		run(t, func(t *testing.T, w *world) {
+			refusal := func(op string, _ int, r *http.Request) (*http.Response, error) {
+				if op == "acquire" {
+					return answer(409, nil, `{"code":"`+code+`","status":409,"detail":"the lock is in use with capacity 3"}`)(), nil
+				}
+				return nil, nil
+			}
+			c := w.client()
+			w.breakWith(refusal, nil)
+			_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{Capacity: 5})
+			wantIs(t, err, lockclient.ErrRefused)
+			if w.count("acquire") != 1 {
+				t.Errorf("%d requests", w.count("acquire"))
+			}
+			start := time.Now()
+			_, err = c.Acquire(t.Context(), "a", lockclient.Options{Capacity: 5, Wait: 10 * time.Second})
+			wantIs(t, err, lockclient.ErrRefused)
+			refused, ok := errors.AsType[*lockclient.RefusedError](err)
+			if took := time.Since(start); took != 10*time.Second || !ok || refused.Code != code {
+				t.Errorf("%v after %v", err, took)
+			}
+			time.AfterFunc(time.Minute, func() { w.breakWith(nil, nil) })
+			l := w.acquire(c, lockclient.Options{Capacity: 5})
+			if n := w.count("acquire"); n > 3 {
+				t.Errorf("%d requests after the lock came free", n)
+			}
+			_ = l.Release(t.Context())
+		})
+	}
 }
 
 // A waiter that dies costs those behind it seconds, whenever it dies.

@@ -3,7 +3,6 @@ package lockclient_test
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -88,45 +87,5 @@ func TestWatchThroughFailures(t *testing.T) {
 		}
 		wantIs(t, last, lockclient.ErrRefused)
 		_ = c.Close(t.Context())
-	})
-}
-
-// Retries are as many as asked for, and the pauses between them grow.
-func TestRetryOptions(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		l := w.acquire(w.client(), lockclient.Options{})
-		w.breakWith(cutAll, nil)
-		for retries, want := range map[int]int{-1: 1, 0: 4, 1: 2, 6: 7} {
-			c, err := lockclient.New(lockclient.Config{Endpoint: "http://holdfast.test", HTTPClient: &http.Client{Transport: w}, Retries: retries, RetryDelay: 10 * time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			w.breakWith(cutAll, nil)
-			start := time.Now()
-			_, err = c.TryAcquire(t.Context(), "a", lockclient.Options{})
-			took := time.Since(start)
-			wantIs(t, err, lockclient.ErrUnavailable)
-			if n := w.count("acquire"); n != want {
-				t.Errorf("%d retries: %d requests", retries, n)
-			}
-			if retries == 6 && (took < 17*time.Second || took > 45*time.Second) { // 1, 2, 4, 8, 10 and 10 s, at least half of each
-				t.Errorf("6 retries took %v", took)
-			}
-			_ = c.Close(t.Context())
-		}
-		w.breakWith(nil, nil)
-		_ = l.Release(t.Context())
-	})
-}
-
-// A heartbeat is as often as asked for.
-func TestHeartbeat(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		l := w.acquire(w.client(), lockclient.Options{TTL: time.Minute, Heartbeat: 5 * time.Second})
-		time.Sleep(10*time.Minute + time.Second)
-		if n := w.count("renew"); n != 120 {
-			t.Errorf("%d renewals in 10 minutes", n)
-		}
-		_ = l.Release(t.Context())
 	})
 }

@@ -1,44 +1,82 @@
 package api_test
 
 import (
-	"fmt"
+	"encoding/json"
+	"strings"
 	"testing"
-	"time"
 
-	"github.com/holdfast-lock/holdfast/internal/api"
-	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A lease of an execution is looked at every 15 minutes, if the request does not say how often; any other lasts a minute.
-func TestDefaultTTL(t *testing.T) {
-	const execution = `{"execution":"arn:aws:states:eu-west-1:123456789012:execution:Deploy:n"%s}`
-	for _, test := range []struct {
-		body   string
-		maxTTL time.Duration
-		want   time.Duration
-	}{
-		{`{}`, 0, wire.DefaultTTL},
-		{fmt.Sprintf(execution, ""), 0, wire.DefaultCheck},
-		{fmt.Sprintf(execution, ""), 10 * time.Minute, 10 * time.Minute},
-		{fmt.Sprintf(execution, `,"ttl_ms":30000`), 0, 30 * time.Second},
+// A lease is bound to executions of the machines that are listed, in the coordinator's own account and region, and to those that
+// a Distributed Map of theirs started.
+func TestExecutions(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("x", n) }
+	for _, test := range []struct{ execution, says string }{
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map1:4f2a9c1e-0000-4000-8000-000000000001", ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/ProcessFiles:run:2", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch:x", ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:BatchNightly/Label:x", ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX:run-1", `state machine "DeployX", to which`},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deplo:run-1", "StateMachines"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX/Map1:run-1", `state machine "DeployX", to which`},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Other/Deploy:run-1", `state machine "Other", to which`},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:/Map1:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/a/b:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map*:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution::run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch*:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch 1:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch\u0085:run-1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run/1", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run*", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(80), ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(81), "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(75) + ":a", ""},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(76) + ":a", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(300), "at most 256"},
+		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy", "send the ARN"},
+		{"arn:aws:states:eu-west-1:123456789012:stateMachine:Deploy:run-1", "send the ARN"},
+		{"arn:aws:lambda:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
+		{"urn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
+		{"", "send the ARN"},
+		{"arn:aws:states:eu-west-2:123456789012:execution:Deploy:run-1", `region "eu-west-2", account "123456789012"; its end`},
+		{"arn:aws:states:eu-west-1:999999999999:execution:Deploy:run-1", `account "999999999999"`},
+		{"arn:aws-cn:states:eu-west-1:123456789012:execution:Deploy:run-1", `partition "aws-cn"`},
+		{"arn:aws:states:eu-west-1:123456789012:express:Deploy:run-1:x", "Standard workflow"},
+		{"arn:aws:states:eu-west-1:123456789012:express:Deploy/Map1:run-1", "Standard workflow"},
 	} {
-		s := newSystem(t, func(_ *system, c *api.Config) { c.Machines, c.MaxTTL = []string{"Deploy"}, test.maxTTL })
-		resp := s.call("acquire", "a", test.body)
-		if h := s.holder("a"); resp.StatusCode != 200 || h.TTL != test.want.Milliseconds() {
-			t.Errorf("%s, at most %v: %d, ttl %d ms", test.body, test.maxTTL, resp.StatusCode, h.TTL)
+		s := newSystem(t, machines("Deploy", "Batch*"))
+		payload, _ := json.Marshal(map[string]string{"name": "a", "lease": secret, "execution": test.execution})
+		_, p := s.invokeAs(ownFunction, "acquire", string(payload))
+		if test.says != "" {
+			if p == nil || p.Code != wire.InvalidRequest || p.Field != "execution" || !strings.Contains(p.Detail, test.says) {
+				t.Errorf("%s: %+v", test.execution, p)
+			}
+			continue
+		}
+		r, err := s.store.Get(t.Context(), "a")
+		if p != nil || err != nil || len(r.After.Holders) != 1 {
+			t.Errorf("%s: %+v, %v", test.execution, p, err)
+		}
+		for _, h := range r.After.Holders {
+			if h.Execution != test.execution {
+				t.Errorf("stored %q", h.Execution)
+			}
 		}
 	}
-}
-
-// holder is the lock's only one, as it is stored.
-func (s *system) holder(name string) (h lock.Lease) {
-	s.t.Helper()
-	r, err := s.store.Get(s.t.Context(), name)
-	if err != nil {
-		s.t.Fatal(err)
+	// Outside Lambda nobody knows the coordinator's own account: any is taken.
+	s := newSystem(t, machines("*"))
+	resp := s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)
+	if resp.StatusCode != 200 {
+		t.Error(resp.Body)
 	}
-	for _, h = range r.After.Holders {
+	// With no machine listed there is nothing to bind to.
+	s = newSystem(t)
+	if p := s.problem(s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)); p.Field != "execution" {
+		t.Errorf("%+v", p)
 	}
-	return h
 }

@@ -2,113 +2,126 @@ package api_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-lambda-go/lambda/messages"
-	"github.com/aws/aws-lambda-go/lambdacontext"
-
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-const ownFunction = "arn:aws:lambda:eu-west-1:123456789012:function:acquire"
-
-// invokeAs invokes a function directly, in Lambda, by an ARN of it.
-func (s *system) invokeAs(function, op, payload string) (string, *wire.Problem) {
-	s.t.Helper()
-	ctx := lambdacontext.NewContext(s.t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "direct-1", InvokedFunctionArn: function})
-	out, err := s.handler(op).Invoke(ctx, []byte(payload))
-	if err == nil {
-		return string(out), nil
-	}
-	failed, ok := errors.AsType[messages.InvokeResponse_Error](err)
-	var p wire.Problem
-	if !ok || json.Unmarshal([]byte(failed.Message), &p) != nil || failed.Type != p.Code.ErrorType() {
-		s.t.Fatalf("error %#v", err)
-	}
-	return "", &p
-}
-
-func machines(list ...string) func(*system, *api.Config) {
-	return func(_ *system, c *api.Config) { c.Machines = list }
-}
-
-// A lease is bound to executions of the machines that are listed, in the coordinator's own account and region, and to those that
-// a Distributed Map of theirs started.
-func TestExecutions(t *testing.T) {
-	long := func(n int) string { return strings.Repeat("x", n) }
-	for _, test := range []struct{ execution, says string }{
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map1:4f2a9c1e-0000-4000-8000-000000000001", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/ProcessFiles:run:2", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch:x", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:BatchNightly/Label:x", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX:run-1", `state machine "DeployX", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deplo:run-1", "StateMachines"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX/Map1:run-1", `state machine "DeployX", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Other/Deploy:run-1", `state machine "Other", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:/Map1:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/a/b:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map*:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution::run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch*:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch 1:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch\u0085:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run/1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run*", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(80), ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(81), "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(75) + ":a", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(76) + ":a", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(300), "at most 256"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:stateMachine:Deploy:run-1", "send the ARN"},
-		{"arn:aws:lambda:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
-		{"urn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
-		{"", "send the ARN"},
-		{"arn:aws:states:eu-west-2:123456789012:execution:Deploy:run-1", `region "eu-west-2", account "123456789012"; its end`},
-		{"arn:aws:states:eu-west-1:999999999999:execution:Deploy:run-1", `account "999999999999"`},
-		{"arn:aws-cn:states:eu-west-1:123456789012:execution:Deploy:run-1", `partition "aws-cn"`},
-		{"arn:aws:states:eu-west-1:123456789012:express:Deploy:run-1:x", "Standard workflow"},
-		{"arn:aws:states:eu-west-1:123456789012:express:Deploy/Map1:run-1", "Standard workflow"},
+// Bad input gets a problem that names the field and says what would be right, and changes nothing.
+func TestBadInput(t *testing.T) {
+	const lease = `"lease":"` + secret + `"`
+	deep := strings.Repeat(`{"a":`, 8) + "1" + strings.Repeat("}", 8)
+	for name, test := range map[string]struct {
+		op, lock, body string
+		changes        []change
+		code           wire.Code
+		field, says    string
+	}{
+		"name empty":             {op: "acquire", lock: "", body: `{}`, field: "name", says: "1 to 255"},
+		"name too long":          {op: "acquire", lock: strings.Repeat("n", 256), body: `{}`, field: "name", says: "at most 255"},
+		"name with a slash":      {op: "acquire", lock: "a/b", body: `{}`, field: "name", says: `'/'`},
+		"name with a percent":    {op: "status", lock: "a%2Fb", field: "name", says: `'%'`},
+		"name with a space":      {op: "renew", lock: "a b", body: `{` + lease + `}`, field: "name", says: `' '`},
+		"name with a control":    {op: "release", lock: "a\nb", body: `{` + lease + `}`, field: "name", says: `'\n'`},
+		"name beyond ASCII":      {op: "force-release", lock: "ä", body: `{"reason":"x"}`, field: "name", says: `'ä'`},
+		"body empty":             {op: "acquire", lock: "a", body: "", field: "body", says: "{} at least"},
+		"body not JSON":          {op: "acquire", lock: "a", body: `{"ttl_ms":}`, field: "body", says: "not JSON"},
+		"body cut off":           {op: "acquire", lock: "a", body: `{"ttl_ms":1000`, field: "body", says: "ends too soon"},
+		"body not an object":     {op: "acquire", lock: "a", body: `[1]`, field: "body", says: "not a JSON object"},
+		"body null":              {op: "acquire", lock: "a", body: `null`, field: "body", says: "not a JSON object"},
+		"body of two values":     {op: "acquire", lock: "a", body: `{} {}`, field: "body", says: "one value only"},
+		"body with a stray end":  {op: "acquire", lock: "a", body: `{}}`, field: "body", says: "one value only"},
+		"body not UTF-8":         {op: "acquire", lock: "a", body: "eyJvd25lciI6Iv8ifQ==", changes: []change{encoded}, field: "body", says: "UTF-8"},
+		"body not base64":        {op: "acquire", lock: "a", body: `{}`, changes: []change{encoded}, field: "body", says: "base64"},
+		"body too large":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", wire.MaxBody) + `"}`, code: wire.PayloadTooLarge, field: "body", says: "16384"},
+		"duplicate key":          {op: "acquire", lock: "a", body: `{"owner":"a","owner":"b"}`, field: "owner", says: "twice"},
+		"unknown field":          {op: "acquire", lock: "a", body: `{"ttl":1000}`, field: "ttl", says: "unknown"},
+		"field in other case":    {op: "acquire", lock: "a", body: `{"TTL_MS":1000}`, field: "TTL_MS", says: "unknown"},
+		"wait too short":         {op: "acquire", lock: "a", body: `{"wait_ms":10}`, field: "wait_ms", says: "1000 to 900000"},
+		"wait too long":          {op: "acquire", lock: "a", body: `{"wait_ms":900001}`, field: "wait_ms", says: "1000 to 900000"},
+		"token over HTTP":        {op: "acquire", lock: "a", body: `{"task_token":"x"}`, field: "task_token", says: "direct invocations"},
+		"not an execution":       {op: "acquire", lock: "a", body: `{"execution":"x"}`, field: "execution", says: "$$.Execution.Id"},
+		"an Express execution":   {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:express:m:n:o"}`, field: "execution", says: "Standard"},
+		"another's execution":    {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:execution:m:n"}`, field: "execution", says: "StateMachines"},
+		"content type missing":   {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("")}, field: "content-type", says: "application/json"},
+		"content type of a form": {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/x-www-form-urlencoded")}, field: "content-type", says: "application/json"},
+		"charset":                {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/json; charset=latin1")}, field: "content-type", says: "UTF-8"},
+		"TTL 0":                  {op: "acquire", lock: "a", body: `{"ttl_ms":0}`, field: "ttl_ms", says: "from 1000 to 86400000"},
+		"TTL negative":           {op: "renew", lock: "a", body: `{` + lease + `,"ttl_ms":-1}`, field: "ttl_ms", says: "from 1000"},
+		"TTL too large":          {op: "acquire", lock: "a", body: `{"ttl_ms":86400001}`, field: "ttl_ms", says: "86400000"},
+		"TTL huge":               {op: "acquire", lock: "a", body: `{"ttl_ms":99999999999999999999}`, field: "ttl_ms", says: "86400000"},
+		"TTL a float":            {op: "acquire", lock: "a", body: `{"ttl_ms":1000.0}`, field: "ttl_ms", says: "without fraction"},
+		"TTL with an exponent":   {op: "acquire", lock: "a", body: `{"ttl_ms":6e4}`, field: "ttl_ms", says: "exponent"},
+		"TTL a string":           {op: "acquire", lock: "a", body: `{"ttl_ms":"1000"}`, field: "ttl_ms", says: "a string"},
+		"TTL null":               {op: "acquire", lock: "a", body: `{"ttl_ms":null}`, field: "ttl_ms", says: "null"},
+		"owner too long":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", 257) + `"}`, field: "owner", says: "256"},
+		"owner not printable":    {op: "acquire", lock: "a", body: `{"owner":"a\u0007"}`, field: "owner", says: "printed"},
+		"owner a number":         {op: "acquire", lock: "a", body: `{"owner":1}`, field: "owner", says: "must be a string"},
+		"metadata too large":     {op: "acquire", lock: "a", body: `{"metadata":{"a":"` + strings.Repeat("m", 2041) + `"}}`, field: "metadata", says: "2048"},
+		"metadata too deep":      {op: "acquire", lock: "a", body: `{"metadata":{"a":` + deep + `}}`, field: "metadata", says: "8 levels"},
+		"metadata an array":      {op: "acquire", lock: "a", body: `{"metadata":[]}`, field: "metadata", says: "must be an object"},
+		"metadata key twice":     {op: "renew", lock: "a", body: `{` + lease + `,"metadata":{"a":{"b":1,"b":2}}}`, field: "metadata", says: "twice"},
+		"capacity 0":             {op: "acquire", lock: "a", body: `{"capacity":0}`, field: "capacity", says: "1 to 100"},
+		"capacity too large":     {op: "acquire", lock: "a", body: `{"capacity":101}`, field: "capacity", says: "1 to 100"},
+		"permits over capacity":  {op: "acquire", lock: "a", body: `{"capacity":2,"permits":3}`, field: "permits", says: "the capacity, which is 2"},
+		"lease missing":          {op: "release", lock: "a", body: `{}`, field: "lease", says: "missing"},
+		"lease too short":        {op: "acquire", lock: "a", body: `{"lease":"short"}`, field: "lease", says: "16 to 128"},
+		"lease malformed":        {op: "renew", lock: "a", body: `{"lease":"sixteen bytes, ok"}`, field: "lease", says: "not allowed"},
+		"reason missing":         {op: "force-release", lock: "a", body: `{}`, field: "reason", says: "say why"},
+		"reason blank":           {op: "force-release", lock: "a", body: `{"reason":" "}`, field: "reason", says: "say why"},
+		"reason too long":        {op: "force-release", lock: "a", body: `{"reason":"` + strings.Repeat("r", 513) + `"}`, field: "reason", says: "512"},
+		"fence 0":                {op: "force-release", lock: "a", body: `{"reason":"x","fence":0}`, field: "fence", says: "from 1"},
+		"limit 0":                {op: "list", changes: []change{query("limit", "0")}, field: "limit", says: "1 to 100"},
+		"limit not a number":     {op: "list", changes: []change{query("limit", "ten")}, field: "limit", says: "whole number"},
+		"limit twice":            {op: "list", changes: []change{query("limit", "1,2")}, field: "limit", says: "whole number"},
+		"state unknown":          {op: "list", changes: []change{query("state", "free")}, field: "state", says: "held or all"},
+		"prefix":                 {op: "list", changes: []change{query("prefix", "a/")}, field: "prefix", says: `'/'`},
+		"cursor":                 {op: "list", changes: []change{query("cursor", "!")}, field: "cursor", says: "start without one"},
+		"query unknown":          {op: "status", lock: "a", changes: []change{query("verbose", "1")}, field: "verbose", says: "unknown"},
 	} {
-		s := newSystem(t, machines("Deploy", "Batch*"))
-		payload, _ := json.Marshal(map[string]string{"name": "a", "lease": secret, "execution": test.execution})
-		_, p := s.invokeAs(ownFunction, "acquire", string(payload))
-		if test.says != "" {
-			if p == nil || p.Code != wire.InvalidRequest || p.Field != "execution" || !strings.Contains(p.Detail, test.says) {
-				t.Errorf("%s: %+v", test.execution, p)
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			if test.code == "" {
+				test.code = wire.InvalidRequest
 			}
-			continue
-		}
-		r, err := s.store.Get(t.Context(), "a")
-		if p != nil || err != nil || len(r.After.Holders) != 1 {
-			t.Errorf("%s: %+v, %v", test.execution, p, err)
-		}
-		for _, h := range r.After.Holders {
-			if h.Execution != test.execution {
-				t.Errorf("stored %q", h.Execution)
+			p := s.problem(s.call(test.op, test.lock, test.body, test.changes...))
+			if p.Code != test.code || p.Field != test.field || !strings.Contains(p.Detail, test.says) {
+				t.Errorf("problem %+v", p)
 			}
+			if strings.Contains(s.log.String(), `"level":"ERROR"`) {
+				t.Errorf("a caller's mistake is logged as an error: %s", s.log.String())
+			}
+			if page, _ := s.store.List(t.Context(), lock.ListQuery{Limit: 1}); len(page.Entries) > 0 {
+				t.Errorf("something was stored: %+v", page)
+			}
+		})
+	}
+}
+
+// What is at a limit is still accepted.
+func TestLimitsAreInclusive(t *testing.T) {
+	s := newSystem(t)
+	deep := strings.Repeat(`{"a":`, 7) + "{}" + strings.Repeat("}", 7)
+	pad := wire.MaxMetadata - len(`{"a":""}`)
+	for _, body := range []string{
+		`{"ttl_ms":1000}`, `{"ttl_ms":86400000}`, `{"capacity":100,"permits":100}`, `{"metadata":` + deep + `}`,
+		`{"metadata":{"a":"` + strings.Repeat("m", pad) + `"}}`, `{"owner":"` + strings.Repeat("o", 256) + `"}`,
+		`{"lease":"0123456789abcdef"}`, `{"lease":"` + strings.Repeat("l", 128) + `"}`, ` { } `,
+	} {
+		name := strings.Repeat("n", 254) + string(rune('a'+len(body)%26))
+		if resp := s.call("acquire", name, body); resp.StatusCode != 200 {
+			t.Errorf("%.60s: %s", body, resp.Body)
 		}
+		s.call("force-release", name, `{"reason":"next"}`)
 	}
-	// Outside Lambda nobody knows the coordinator's own account: any is taken.
-	s := newSystem(t, machines("*"))
-	resp := s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)
-	if resp.StatusCode != 200 {
-		t.Error(resp.Body)
-	}
-	// With no machine listed there is nothing to bind to.
-	s = newSystem(t)
-	if p := s.problem(s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)); p.Field != "execution" {
-		t.Errorf("%+v", p)
+	if resp := s.call("acquire", "b64", "e30=", encoded, contentType("application/json; charset=UTF-8")); resp.StatusCode != 200 {
+		t.Errorf("base64: %s", resp.Body)
 	}
 }
 
@@ -250,103 +263,23 @@ func TestTTLLimits(t *testing.T) {
 	}
 }
 
-// Over HTTP a waiter polls: it is told its place, keeps it, and leaves by a release.
-func TestWaitingOverHTTP(t *testing.T) {
-	s := newSystem(t)
-	s.call("acquire", "a", `{"lease":"`+secret+`","owner":"first"}`)
-	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 0 || p.Detail != "the lock is held; the next permit is free in 60250 ms at the latest, unless its lease is renewed" {
-		t.Errorf("%+v", p)
-	}
-	second := `{"lease":"second-second-second","wait_ms":1000}`
-	p := s.problem(s.call("acquire", "a", second))
-	if p.Code != wire.LockHeld || p.Position != 1 || p.Waiting != 1 || p.Holders[0].Owner != "first" || !strings.Contains(p.Detail, "place 1 of 1") {
-		t.Errorf("%+v", p)
-	}
-	if p := s.problem(s.call("acquire", "a", `{"wait_ms":1000}`)); p.Field != "lease" || !strings.Contains(p.Detail, "with wait_ms choose it yourself") {
-		t.Errorf("a place that nobody could come back to: %+v", p)
-	}
-	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 1 || !strings.Contains(p.Detail, "send wait_ms to join") {
-		t.Errorf("%+v", p)
-	}
-	w, err := s.store.Waiters(t.Context(), "a", 10)
-	if err != nil || len(w) != 1 || w[0].Until != s.now.UnixMilli()+1000 || !w[0].Tokens.Empty() {
-		t.Errorf("waiters %+v, %v", w, err)
-	}
-	s.call("release", "a", `{"lease":"`+secret+`"}`)
-	if resp := s.call("acquire", "a", second); resp.StatusCode != 200 {
-		t.Error(resp.Body)
-	}
-}
-
-// Durable waiting is for direct invocations: the answer is a place in the queue, and a callback tells of the grant.
-func TestTokens(t *testing.T) {
-	const lease = `"name":"a","lease":"` + secret + `"`
-	for _, test := range []struct{ payload, field, says string }{
-		{`{"name":"a","task_token":"AAAA"}`, "lease", "with task_token choose it yourself"},
-		{`{"name":"a","callback_id":"AAAA"}`, "lease", "with callback_id choose it yourself"},
-		{`{` + lease + `,"task_token":""}`, "task_token", "task_token is empty"},
-		{`{` + lease + `,"callback_id":""}`, "callback_id", "callback_id is empty"},
-		{`{` + lease + `,"task_token":"A","callback_id":"A"}`, "callback_id", "give the one that waits"},
-		{`{` + lease + `,"task_token":"A\nB"}`, "task_token", "no token has"},
-		{`{` + lease + `,"task_token":"` + strings.Repeat("t", 2049) + `"}`, "task_token", "at most 2048"},
-		{`{` + lease + `,"task_token":"A","wait_ms":999}`, "wait_ms", "from 1000 to 31622400000"},
-		{`{` + lease + `,"task_token":"A","wait_ms":31622400001}`, "wait_ms", "from 1000 to 31622400000"},
-		{`{` + lease + `,"wait_ms":900001}`, "wait_ms", "from 1000 to 900000"},
-	} {
-		s := newSystem(t)
-		if _, p := s.invokeAs(ownFunction, "acquire", test.payload); p == nil || p.Field != test.field || !strings.Contains(p.Detail, test.says) {
-			t.Errorf("%s: %+v", test.payload, p)
-		}
-	}
-	for _, field := range []string{"task_token", "callback_id"} {
-		s := newSystem(t)
-		if p := s.problem(s.call("acquire", "a", `{"lease":"`+secret+`","`+field+`":"AAAA"}`)); p.Field != field || !strings.Contains(p.Detail, "over HTTP send wait_ms and poll") {
-			t.Errorf("%+v", p)
-		}
-	}
-	const year = 366 * 24 * time.Hour
+// A lease of an execution is looked at every 15 minutes, if the request does not say how often; any other lasts a minute.
+func TestDefaultTTL(t *testing.T) {
+	const execution = `{"execution":"arn:aws:states:eu-west-1:123456789012:execution:Deploy:n"%s}`
 	for _, test := range []struct {
-		fields, token string
-		wait          time.Duration
+		body   string
+		maxTTL time.Duration
+		want   time.Duration
 	}{
-		{`"task_token":"AAAA"`, "task:AAAA", year},
-		{`"callback_id":"AAAA"`, "callback:AAAA", year},
-		{`"task_token":"AAAA","wait_ms":1000`, "task:AAAA", time.Second},
-		{`"task_token":"AAAA","wait_ms":31622400000`, "task:AAAA", year},
-		{`"task_token":"` + strings.Repeat("t", 2048) + `"`, "task:" + strings.Repeat("t", 2048), year},
+		{`{}`, 0, wire.DefaultTTL},
+		{fmt.Sprintf(execution, ""), 0, wire.DefaultCheck},
+		{fmt.Sprintf(execution, ""), 10 * time.Minute, 10 * time.Minute},
+		{fmt.Sprintf(execution, `,"ttl_ms":30000`), 0, 30 * time.Second},
 	} {
-		s := newSystem(t)
-		s.call("acquire", "a", `{}`)
-		answer, p := s.invokeAs(ownFunction, "acquire", `{`+lease+`,`+test.fields+`}`)
-		if p != nil || answer != `{"lock":"a","queued":true,"position":1,"waiting":1}` {
-			t.Errorf("%s: %s, %+v", test.fields, answer, p)
-		}
-		w, err := s.store.Waiters(t.Context(), "a", 10)
-		if err != nil || len(w) != 1 || w[0].Tokens[0] != test.token || w[0].Until != s.now.Add(test.wait).UnixMilli() {
-			t.Errorf("%s: waiters %+v, %v", test.fields, w, err)
-		}
-	}
-}
-
-// Who has no place in the queue is not told that it waits: nobody would ever call it back.
-func TestNoPlaceIsNotQueued(t *testing.T) {
-	for _, test := range []struct {
-		fields string
-		err    error
-		code   wire.Code
-		queued bool
-	}{
-		{`,"task_token":"A"`, &lock.HeldError{Waiting: 3}, wire.LockHeld, false},
-		{`,"callback_id":"A"`, &lock.HeldError{Waiting: 3}, wire.LockHeld, false},
-		{`,"task_token":"A"`, lock.ErrQueueFull, wire.QueueFull, false},
-		{`,"wait_ms":1000`, &lock.HeldError{Position: 2, Waiting: 3}, wire.LockHeld, false},
-		{`,"task_token":"A"`, &lock.HeldError{Position: 2, Waiting: 3}, "", true},
-		{`,"task_token":"A"`, fmt.Errorf("wrapped: %w", &lock.HeldError{Position: 2, Waiting: 3}), "", true},
-	} {
-		s := newSystem(t, func(s *system, _ *api.Config) { s.store = failing{test.err} })
-		answer, p := s.invokeAs(ownFunction, "acquire", `{"name":"a","lease":"`+secret+`"`+test.fields+`}`)
-		if test.queued != strings.Contains(answer, `"queued":true,"position":2,"waiting":3`) || !test.queued && (p == nil || p.Code != test.code) {
-			t.Errorf("%+v: %s, %+v", test, answer, p)
+		s := newSystem(t, func(_ *system, c *api.Config) { c.Machines, c.MaxTTL = []string{"Deploy"}, test.maxTTL })
+		resp := s.call("acquire", "a", test.body)
+		if h := s.holder("a"); resp.StatusCode != 200 || h.TTL != test.want.Milliseconds() {
+			t.Errorf("%s, at most %v: %d, ttl %d ms", test.body, test.maxTTL, resp.StatusCode, h.TTL)
 		}
 	}
 }

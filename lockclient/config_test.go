@@ -1,7 +1,7 @@
 package lockclient_test
 
 import (
-	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +13,90 @@ import (
 )
 
 const gatewayURL = "https://abc123.execute-api.eu-west-1.amazonaws.com"
+
+func TestConfigIsChecked(t *testing.T) {
+	creds := credentials.NewStaticCredentialsProvider("a", "b", "")
+	for _, test := range []struct {
+		cfg  lockclient.Config
+		says string
+	}{
+		{lockclient.Config{}, "Endpoint is empty"},
+		{lockclient.Config{Endpoint: "holdfast.test"}, "give a URL"},
+		{lockclient.Config{Endpoint: "ftp://holdfast.test"}, "give a URL"},
+		{lockclient.Config{Endpoint: "http://holdfast.test", Credentials: creds}, "Region"},
+		{lockclient.Config{Endpoint: "http://holdfast.test", RequestTimeout: -1}, "RequestTimeout"},
+		{lockclient.Config{Endpoint: "http://holdfast.test", Owner: strings.Repeat("o", 257)}, "Owner"},
+	} {
+		if _, err := lockclient.New(test.cfg); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%+v: %v", test.cfg, err)
+		}
+	}
+}
+
+func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		for _, test := range []struct {
+			name string
+			opts lockclient.Options
+			says string
+		}{
+			{"", lockclient.Options{}, "name is empty"},
+			{"a/b", lockclient.Options{}, `'/'`},
+			{"a", lockclient.Options{TTL: -1}, "Options.TTL"},
+			{"a", lockclient.Options{TTL: 8 * 24 * time.Hour}, "Options.TTL"},
+			{"a", lockclient.Options{Wait: -1}, "Options.Wait"},
+			{"a", lockclient.Options{Permits: 2}, "Options.Permits"},
+			{"a", lockclient.Options{Metadata: func() {}}, "json"},
+			{"a", lockclient.Options{Metadata: []int{1}}, "no JSON object"},
+			{"a", lockclient.Options{Metadata: map[string]string{"x": strings.Repeat("y", 2048)}}, "2056 bytes"},
+			{"a", lockclient.Options{MinHold: -1}, "Options.MinHold"},
+			{"a", lockclient.Options{Heartbeat: -1}, "Options.Heartbeat"},
+			{"a", lockclient.Options{Heartbeat: time.Minute}, "Options.Heartbeat"},
+			{"a", lockclient.Options{Heartbeat: 9 * time.Second, TTL: 9 * time.Second}, "Options.Heartbeat"},
+		} {
+			_, err := c.Acquire(t.Context(), test.name, test.opts)
+			wantIs(t, err, lockclient.ErrRefused, lockclient.ErrAcquire)
+			if !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%+v: %v", test, err)
+			}
+		}
+		if len(w.seen) != 0 {
+			t.Errorf("sent %v", w.seen)
+		}
+		_, err := c.Acquire(t.Context(), "a", lockclient.Options{TTL: time.Millisecond}) // only the coordinator knows
+		refused, ok := errors.AsType[*lockclient.RefusedError](err)
+		if !ok || refused.Field != "ttl_ms" || refused.Status != 400 || refused.Code != "invalid_request" {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// An owner is text of any script, with emoji and joiners; not what commands a terminal.
+func TestOwnerIsText(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		for _, owner := range []string{"\U0001F468\u200d\U0001F4BB on call", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "a\u00a0b"} {
+			c := w.client()
+			l := w.acquire(c, lockclient.Options{Owner: owner})
+			if s, err := c.Status(t.Context(), "a"); err != nil || s.Holders[0].Owner != owner {
+				t.Errorf("%+v, %v", s, err)
+			}
+			if err := l.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := w.client().TryAcquire(t.Context(), "a", lockclient.Options{Owner: "a\x1b[2Jb"})
+		refused, ok := errors.AsType[*lockclient.RefusedError](err)
+		if !ok || refused.Field != "owner" {
+			t.Errorf("%v", err)
+		}
+	})
+	for _, owner := range []string{"a\u009bb", strings.Repeat("o", 257)} {
+		if err := (lockclient.Config{Endpoint: "http://a", Owner: owner}).Validate(); err == nil || !strings.Contains(err.Error(), "Config.Owner") {
+			t.Errorf("%q: %v", owner, err)
+		}
+	}
+}
 
 // An endpoint is checked as far as its name tells: each error says what to give.
 func TestEndpointsAreChecked(t *testing.T) {
@@ -83,133 +167,30 @@ func TestRegionOfTheEndpoint(t *testing.T) {
 	})
 }
 
-// A + goes out as %2B, in a path and in a query: what a literal one means on the way is not certain.
-func TestPlusIsEncoded(t *testing.T) {
+// Retries are as many as asked for, and the pauses between them grow.
+func TestRetryOptions(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		var sent []string
-		w.breakWith(func(_ string, _ int, r *http.Request) (*http.Response, error) {
-			sent = append(sent, r.URL.RequestURI())
-			return nil, nil
-		}, nil)
-		c := w.client()
-		l, err := c.Acquire(t.Context(), "a+b:c@d=e", lockclient.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s, err := c.Status(t.Context(), "a+b:c@d=e"); err != nil || !s.Locked || s.Lock != "a+b:c@d=e" {
-			t.Errorf("%+v, %v", s, err)
-		}
-		listed := 0
-		for s, err := range c.List(t.Context(), "a+", false) {
-			if listed++; err != nil || s.Lock != l.Name() {
-				t.Errorf("%+v, %v", s, err)
+		l := w.acquire(w.client(), lockclient.Options{})
+		w.breakWith(cutAll, nil)
+		for retries, want := range map[int]int{-1: 1, 0: 4, 1: 2, 6: 7} {
+			c, err := lockclient.New(lockclient.Config{Endpoint: "http://holdfast.test", HTTPClient: &http.Client{Transport: w}, Retries: retries, RetryDelay: 10 * time.Second})
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		if err := l.Release(t.Context()); err != nil || listed != 1 {
-			t.Error(err, listed)
-		}
-		for i, want := range []string{"/v1/locks/a%2Bb:c@d=e/acquire", "/v1/locks/a%2Bb:c@d=e", "/v1/locks?limit=100&prefix=a%2B&state=held", "/v1/locks/a%2Bb:c@d=e/release"} {
-			if sent[i] != want {
-				t.Errorf("sent %s, want %s", sent[i], want)
-			}
-		}
-	})
-}
-
-// The release of a finished handler ends before the invocation does, and its failure is not the handler's.
-func TestExclusiveEndsInTime(t *testing.T) {
-	for _, left := range []time.Duration{3 * time.Second, 400 * time.Millisecond, 20 * time.Second} {
-		run(t, func(t *testing.T, w *world) {
-			ctx, cancel := invocation(t, 30*time.Second)
-			defer cancel()
-			c := w.lambdaClient()
-			w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
-				if op == "release" {
-					return hangs(op, n, r)
-				}
-				return nil, nil
-			}, nil)
+			w.breakWith(cutAll, nil)
 			start := time.Now()
-			var done time.Time
-			handler := lockclient.Exclusive(c, orderName, func(context.Context, order) (string, error) {
-				time.Sleep(30*time.Second - left)
-				done = time.Now()
-				return "done", nil
-			})
-			out, err := handler(ctx, order{"7"})
-			after := time.Since(start)
-			if out != "done" || err != nil {
-				t.Errorf("with %v left: %q, %v", left, out, err)
+			_, err = c.TryAcquire(t.Context(), "a", lockclient.Options{})
+			took := time.Since(start)
+			wantIs(t, err, lockclient.ErrUnavailable)
+			if n := w.count("acquire"); n != want {
+				t.Errorf("%d retries: %d requests", retries, n)
 			}
-			if most := 30*time.Second - min(500*time.Millisecond, left/2); after > most || time.Since(done) == 0 || time.Since(done) > 10*time.Second {
-				t.Errorf("with %v left: returned after %v, %v after the handler", left, after, time.Since(done))
+			if retries == 6 && (took < 17*time.Second || took > 45*time.Second) { // 1, 2, 4, 8, 10 and 10 s, at least half of each
+				t.Errorf("6 retries took %v", took)
 			}
-			w.breakWith(nil, nil)
 			_ = c.Close(t.Context())
-		})
-	}
-}
-
-// What the handler says is told, whatever becomes of the release; a lease that was lost meanwhile is told too.
-func TestExclusiveErrors(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		ctx, cancel := invocation(t, time.Minute)
-		defer cancel()
-		c := w.lambdaClient()
-		handler := lockclient.Exclusive(c, func(s string) string { return "a" }, func(ctx context.Context, what string) (string, error) {
-			switch what {
-			case "forced":
-				_, _ = c.ForceRelease(ctx, "a", "test", 0)
-			case "fails":
-				return what, errCut
-			case "holds":
-				return what, &lockclient.HeldError{}
-			}
-			return what, nil
-		})
-		cutRelease := func(op string, _ int, _ *http.Request) (*http.Response, error) {
-			if op == "release" {
-				return answer(400, nil, `{"code":"invalid_request","detail":"no"}`)(), nil
-			}
-			return nil, nil
-		}
-		w.breakWith(cutRelease, nil)
-		if out, err := handler(ctx, "fails"); out != "fails" || err != errCut { //nolint:errorlint // it alone
-			t.Errorf("%q, %v", out, err)
 		}
 		w.breakWith(nil, nil)
-		if _, err := c.ForceRelease(ctx, "a", "test", 0); err != nil {
-			t.Fatal(err)
-		}
-		out, err := handler(ctx, "forced")
-		wantIs(t, err, lockclient.ErrLost, lockclient.ErrRelease)
-		if out != "forced" {
-			t.Errorf("%q", out)
-		}
-		if _, err := handler(ctx, "holds"); err == nil || strings.Contains(err.Error(), "acquire failed") {
-			t.Errorf("%v", err)
-		}
-		_ = c.Close(t.Context())
-	})
-}
-
-// Within an invocation Do gives back its lease in time as well, and says that it could not.
-func TestDoInAnInvocation(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		ctx, cancel := invocation(t, 10*time.Second)
-		defer cancel()
-		c := w.lambdaClient()
-		start := time.Now()
-		err := c.Do(ctx, "a", lockclient.Options{}, func(context.Context, *lockclient.Lease) error {
-			w.breakWith(hangs, nil)
-			time.Sleep(8 * time.Second)
-			return nil
-		})
-		wantIs(t, err, lockclient.ErrRelease, lockclient.ErrUnavailable)
-		if took := time.Since(start); took != 9500*time.Millisecond {
-			t.Errorf("took %v", took)
-		}
-		w.breakWith(nil, nil)
-		_ = c.Close(t.Context())
+		_ = l.Release(t.Context())
 	})
 }

@@ -1,0 +1,113 @@
+package api_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// Over HTTP a waiter polls: it is told its place, keeps it, and leaves by a release.
+func TestWaitingOverHTTP(t *testing.T) {
+	s := newSystem(t)
+	s.call("acquire", "a", `{"lease":"`+secret+`","owner":"first"}`)
+	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 0 || p.Detail != "the lock is held; the next permit is free in 60250 ms at the latest, unless its lease is renewed" {
+		t.Errorf("%+v", p)
+	}
+	second := `{"lease":"second-second-second","wait_ms":1000}`
+	p := s.problem(s.call("acquire", "a", second))
+	if p.Code != wire.LockHeld || p.Position != 1 || p.Waiting != 1 || p.Holders[0].Owner != "first" || !strings.Contains(p.Detail, "place 1 of 1") {
+		t.Errorf("%+v", p)
+	}
+	if p := s.problem(s.call("acquire", "a", `{"wait_ms":1000}`)); p.Field != "lease" || !strings.Contains(p.Detail, "with wait_ms choose it yourself") {
+		t.Errorf("a place that nobody could come back to: %+v", p)
+	}
+	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 1 || !strings.Contains(p.Detail, "send wait_ms to join") {
+		t.Errorf("%+v", p)
+	}
+	w, err := s.store.Waiters(t.Context(), "a", 10)
+	if err != nil || len(w) != 1 || w[0].Until != s.now.UnixMilli()+1000 || !w[0].Tokens.Empty() {
+		t.Errorf("waiters %+v, %v", w, err)
+	}
+	s.call("release", "a", `{"lease":"`+secret+`"}`)
+	if resp := s.call("acquire", "a", second); resp.StatusCode != 200 {
+		t.Error(resp.Body)
+	}
+}
+
+// Durable waiting is for direct invocations: the answer is a place in the queue, and a callback tells of the grant.
+func TestTokens(t *testing.T) {
+	const lease = `"name":"a","lease":"` + secret + `"`
+	for _, test := range []struct{ payload, field, says string }{
+		{`{"name":"a","task_token":"AAAA"}`, "lease", "with task_token choose it yourself"},
+		{`{"name":"a","callback_id":"AAAA"}`, "lease", "with callback_id choose it yourself"},
+		{`{` + lease + `,"task_token":""}`, "task_token", "task_token is empty"},
+		{`{` + lease + `,"callback_id":""}`, "callback_id", "callback_id is empty"},
+		{`{` + lease + `,"task_token":"A","callback_id":"A"}`, "callback_id", "give the one that waits"},
+		{`{` + lease + `,"task_token":"A\nB"}`, "task_token", "no token has"},
+		{`{` + lease + `,"task_token":"` + strings.Repeat("t", 2049) + `"}`, "task_token", "at most 2048"},
+		{`{` + lease + `,"task_token":"A","wait_ms":999}`, "wait_ms", "from 1000 to 31622400000"},
+		{`{` + lease + `,"task_token":"A","wait_ms":31622400001}`, "wait_ms", "from 1000 to 31622400000"},
+		{`{` + lease + `,"wait_ms":900001}`, "wait_ms", "from 1000 to 900000"},
+	} {
+		s := newSystem(t)
+		if _, p := s.invokeAs(ownFunction, "acquire", test.payload); p == nil || p.Field != test.field || !strings.Contains(p.Detail, test.says) {
+			t.Errorf("%s: %+v", test.payload, p)
+		}
+	}
+	for _, field := range []string{"task_token", "callback_id"} {
+		s := newSystem(t)
+		if p := s.problem(s.call("acquire", "a", `{"lease":"`+secret+`","`+field+`":"AAAA"}`)); p.Field != field || !strings.Contains(p.Detail, "over HTTP send wait_ms and poll") {
+			t.Errorf("%+v", p)
+		}
+	}
+	const year = 366 * 24 * time.Hour
+	for _, test := range []struct {
+		fields, token string
+		wait          time.Duration
+	}{
+		{`"task_token":"AAAA"`, "task:AAAA", year},
+		{`"callback_id":"AAAA"`, "callback:AAAA", year},
+		{`"task_token":"AAAA","wait_ms":1000`, "task:AAAA", time.Second},
+		{`"task_token":"AAAA","wait_ms":31622400000`, "task:AAAA", year},
+		{`"task_token":"` + strings.Repeat("t", 2048) + `"`, "task:" + strings.Repeat("t", 2048), year},
+	} {
+		s := newSystem(t)
+		s.call("acquire", "a", `{}`)
+		answer, p := s.invokeAs(ownFunction, "acquire", `{`+lease+`,`+test.fields+`}`)
+		if p != nil || answer != `{"lock":"a","queued":true,"position":1,"waiting":1}` {
+			t.Errorf("%s: %s, %+v", test.fields, answer, p)
+		}
+		w, err := s.store.Waiters(t.Context(), "a", 10)
+		if err != nil || len(w) != 1 || w[0].Tokens[0] != test.token || w[0].Until != s.now.Add(test.wait).UnixMilli() {
+			t.Errorf("%s: waiters %+v, %v", test.fields, w, err)
+		}
+	}
+}
+
+// Who has no place in the queue is not told that it waits: nobody would ever call it back.
+func TestNoPlaceIsNotQueued(t *testing.T) {
+	for _, test := range []struct {
+		fields string
+		err    error
+		code   wire.Code
+		queued bool
+	}{
+		{`,"task_token":"A"`, &lock.HeldError{Waiting: 3}, wire.LockHeld, false},
+		{`,"callback_id":"A"`, &lock.HeldError{Waiting: 3}, wire.LockHeld, false},
+		{`,"task_token":"A"`, lock.ErrQueueFull, wire.QueueFull, false},
+		{`,"wait_ms":1000`, &lock.HeldError{Position: 2, Waiting: 3}, wire.LockHeld, false},
+		{`,"task_token":"A"`, &lock.HeldError{Position: 2, Waiting: 3}, "", true},
+		{`,"task_token":"A"`, fmt.Errorf("wrapped: %w", &lock.HeldError{Position: 2, Waiting: 3}), "", true},
+	} {
+		s := newSystem(t, func(s *system, _ *api.Config) { s.store = failing{test.err} })
+		answer, p := s.invokeAs(ownFunction, "acquire", `{"name":"a","lease":"`+secret+`"`+test.fields+`}`)
+		if test.queued != strings.Contains(answer, `"queued":true,"position":2,"waiting":3`) || !test.queued && (p == nil || p.Code != test.code) {
+			t.Errorf("%+v: %s, %+v", test, answer, p)
+		}
+	}
+}
