@@ -46,8 +46,8 @@ type Config struct {
 	Owner string
 }
 
-// Validate says which field is wrong, and how to put it right.
-func (c Config) Validate() error {
+// validate returns an error that names a field that is wrong and says how to correct it.
+func (c Config) validate() error {
 	if c.Transport == nil {
 		if err := c.validateHTTP(); err != nil {
 			return err
@@ -158,7 +158,7 @@ type Client struct {
 
 // New makes a client. It sends nothing.
 func New(cfg Config) (*Client, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	c := &Client{

@@ -92,7 +92,7 @@ func TestOwnerIsText(t *testing.T) {
 		}
 	})
 	for _, owner := range []string{"a\u009bb", strings.Repeat("o", 257)} {
-		if err := (lockclient.Config{Endpoint: "http://a", Owner: owner}).Validate(); err == nil || !strings.Contains(err.Error(), "Config.Owner") {
+		if _, err := lockclient.New(lockclient.Config{Endpoint: "http://a", Owner: owner}); err == nil || !strings.Contains(err.Error(), "Config.Owner") {
 			t.Errorf("%q: %v", owner, err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestEndpointsAreChecked(t *testing.T) {
 		{lockclient.Config{Endpoint: "http://a?x=1"}, "up to where /v1/locks begins"},
 		{lockclient.Config{Endpoint: "http://a#x"}, "up to where /v1/locks begins"},
 	} {
-		err := test.cfg.Validate()
+		_, err := lockclient.New(test.cfg)
 		if (err == nil) != (test.says == "") || err != nil && (!strings.Contains(err.Error(), test.says) || !strings.HasPrefix(err.Error(), "lockclient: Config.")) {
 			t.Errorf("%s, %q: %v", test.cfg.Endpoint, test.cfg.Region, err)
 		}

@@ -390,7 +390,7 @@ func TestTransportConfigsAreChecked(t *testing.T) {
 		}
 	}
 	for _, table := range []string{"", "tab", strings.Repeat("t", 255), "arn:aws:dynamodb:eu-west-1:123456789012:table/locks"} {
-		if err := (direct.Config{Table: table}).Validate(); err != nil {
+		if _, err := direct.New(t.Context(), direct.Config{Table: table, Region: "eu-west-1"}); err != nil {
 			t.Errorf("%q: %v", table, err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
 type devCmd struct {
@@ -55,7 +56,7 @@ func (d *devCmd) backend(ctx context.Context, conn *connection) (local.Backend, 
 	if conn.DynamodbEndpoint == "" && conn.Region == "" {
 		return local.Memory(), nil
 	}
-	table := cmp.Or(conn.Table, defaultTable)
+	table := cmp.Or(conn.Table, direct.DefaultTable)
 	cfg, err := awsConfig(ctx, conn.Region, conn.DynamodbEndpoint)
 	if err != nil {
 		return local.Backend{}, err

@@ -6,10 +6,8 @@ import (
 	"fmt"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
-
-// defaultTable is the lock table's name where none is given.
-const defaultTable = "distributed-locks"
 
 // initCmd makes the lock table. It may be repeated, and changes nothing that is there.
 type initCmd struct{}
@@ -19,7 +17,7 @@ func (initCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if err := conn.noEndpoint("init"); err != nil {
 		return err
 	}
-	table := cmp.Or(conn.Table, defaultTable)
+	table := cmp.Or(conn.Table, direct.DefaultTable)
 	cfg, err := conn.tableConfig(ctx)
 	if err != nil {
 		return err

@@ -48,6 +48,7 @@ func NewGateway(a *api.API, log *slog.Logger) *Gateway {
 	return g
 }
 
+// ServeHTTP implements [http.Handler].
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := rand.Text()
 	pattern, params, err := parsePath(r.URL.EscapedPath())
@@ -66,12 +67,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	handler, ok := g.routes[route]
 	if !ok {
-		if method := g.method(pattern); method != "" {
-			w.Header().Set("Allow", method)
-			problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+method, id)
-			return
-		}
-		problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are "+g.list(), id)
+		g.noRoute(w, r, pattern, id)
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -79,21 +75,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem(w, wire.PayloadTooLarge, fmt.Sprintf("the body is larger than %d bytes, or did not arrive whole", maxBody), id)
 		return
 	}
-	event, err := json.Marshal(newEvent(r, route, params, body, id))
+	resp, err := invoke(r.Context(), handler, newEvent(r, route, params, body, id))
 	if err != nil {
-		g.fail(w, id, err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(lambdacontext.NewContext(r.Context(), &lambdacontext.LambdaContext{AwsRequestID: id}), handlerTimeout)
-	defer cancel()
-	answer, err := handler.Invoke(ctx, event)
-	if err != nil {
-		g.fail(w, id, err)
-		return
-	}
-	var resp events.APIGatewayV2HTTPResponse
-	if err := json.Unmarshal(answer, &resp); err != nil {
-		g.fail(w, id, err)
+		g.log.Error("gateway", "error", err, "request_id", id)
+		problem(w, wire.Internal, "this is a bug; the log has more under this request_id", id)
 		return
 	}
 	for k, v := range resp.Headers {
@@ -104,9 +89,30 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, resp.Body)
 }
 
-func (g *Gateway) fail(w http.ResponseWriter, id string, err error) {
-	g.log.Error("gateway", "error", err, "request_id", id)
-	problem(w, wire.Internal, "this is a bug; the log has more under this request_id", id)
+// invoke invokes a handler as Lambda does.
+func invoke(ctx context.Context, h lambda.Handler, event events.APIGatewayV2HTTPRequest) (resp events.APIGatewayV2HTTPResponse, err error) {
+	payload, err := json.Marshal(event)
+	if err != nil {
+		return resp, err
+	}
+	ctx = lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{AwsRequestID: event.RequestContext.RequestID})
+	ctx, cancel := context.WithTimeout(ctx, handlerTimeout)
+	defer cancel()
+	answer, err := h.Invoke(ctx, payload)
+	if err != nil {
+		return resp, err
+	}
+	return resp, json.Unmarshal(answer, &resp)
+}
+
+// noRoute answers a request whose path matches no route, or whose method is not the path's.
+func (g *Gateway) noRoute(w http.ResponseWriter, r *http.Request, pattern, id string) {
+	if method := g.method(pattern); method != "" {
+		w.Header().Set("Allow", method)
+		problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+method, id)
+		return
+	}
+	problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are "+g.list(), id)
 }
 
 const eventsRoute = "GET /v1/events"

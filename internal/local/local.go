@@ -66,15 +66,9 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
+	listener, err := o.listen(ctx, log)
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s: %s; choose another address with %s", o.Listen, why(err), o.ListenHint)
-	}
-	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-		if !o.AllowRemote {
-			return errors.Join(o.remote(), listener.Close())
-		}
-		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", o.Listen)
+		return err
 	}
 	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
 	timers := stream.NewLocalTimers(expirer.Fire)
@@ -97,7 +91,26 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	}
 	server.RegisterOnShutdown(live.close)
 	o.greet(out, "http://"+listener.Addr().String(), backend.Name)
+	return serve(ctx, server, listener)
+}
 
+// listen opens the address to serve on. It refuses one beyond this machine unless o.AllowRemote is set.
+func (o *Options) listen(ctx context.Context, log *slog.Logger) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %s; choose another address with %s", o.Listen, why(err), o.ListenHint)
+	}
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		if !o.AllowRemote {
+			return nil, errors.Join(o.remote(), listener.Close())
+		}
+		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", o.Listen)
+	}
+	return listener, nil
+}
+
+// serve serves until ctx ends, and then waits for the requests that are under way.
+func serve(ctx context.Context, server *http.Server, listener net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {

@@ -52,8 +52,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Validate says which field is wrong, and how to put it right.
-func (c Config) Validate() error {
+// validate returns an error that names a field that is wrong and says how to correct it.
+func (c Config) validate() error {
 	u, err := url.Parse(c.Endpoint)
 	switch {
 	case c.Table != "" && !dynamo.ValidTable(c.Table):
@@ -78,7 +78,7 @@ type Table struct {
 // New makes a transport to a table. It sends nothing: a table that is not there shows at the first request, or is made by
 // [Table.CreateTable].
 func New(ctx context.Context, cfg Config) (*Table, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	if cfg.Table == "" {

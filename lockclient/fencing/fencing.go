@@ -21,8 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
 
-// DefaultAttribute is the attribute that keeps an item's token.
-const DefaultAttribute = "fence"
+// defaultAttribute is the attribute that has an item's token if a Guard names no other.
+const defaultAttribute = "fence"
 
 // A Guard lets a write pass if no higher fencing token has written the item before.
 type Guard struct {
@@ -38,7 +38,7 @@ const (
 
 func (g Guard) attribute() string {
 	if g.Attribute == "" {
-		return DefaultAttribute
+		return defaultAttribute
 	}
 	return g.Attribute
 }
