@@ -120,7 +120,7 @@ func serve(ctx context.Context, server *http.Server, listener net.Listener) erro
 	}
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerTimeout)
 	defer cancel()
-	err = server.Shutdown(stopCtx)
+	err := server.Shutdown(stopCtx)
 	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
 	}
