@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
+	"github.com/holdfast-lock/holdfast/internal/poller"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
@@ -82,12 +83,12 @@ func (d *devCmd) backend(ctx context.Context, conn *connection) (local.Backend, 
 	return local.Backend{
 		Store: store, Name: fmt.Sprintf("in DynamoDB table %q, %s", table, where),
 		Follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger) {
-			poller := &stream.Poller{
+			reader := &poller.Poller{
 				Tables:  dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = endpoint }),
 				Streams: dynamodbstreams.NewFromConfig(cfg, func(o *dynamodbstreams.Options) { o.BaseEndpoint = endpoint }),
-				Table:   table, Decode: dynamo.Decode, Consume: consume, Log: log,
+				Table:   table, Consume: consume, Log: log,
 			}
-			poller.Run(ctx)
+			reader.Run(ctx)
 		},
 	}, nil
 }

@@ -1,11 +1,12 @@
-// Command expire is the function behind the timer queue: it puts out leases whose holders
-// died, and those of executions that ended.
+// Command expire is the function behind the timers' queue and the rule on executions: it ends expired leases and those of
+// executions that ended, and does the work that was put off.
 package main
 
 import (
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/holdfast-lock/holdfast/functions/internal/streamboot"
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/consumer"
 )
 
-func main() { lambda.Start(streamboot.Expirer().Handle) }
+func main() { lambda.Start(boot.Must(consumer.NewExpirer).Handle) }

@@ -1,10 +1,12 @@
-// Command stream is the function behind the lock table's stream: it publishes events, sets timers and tells tasks that wait.
+// Command stream is the function behind the lock table's stream: it sets timers, sends callbacks and publishes events.
 package main
 
 import (
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/holdfast-lock/holdfast/functions/internal/streamboot"
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/consumer"
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
 
-func main() { lambda.Start(streamboot.Consumer().HandleStream(streamboot.Decode())) }
+func main() { lambda.Start(boot.Must(consumer.New).HandleStream(dynamo.ReadRecord)) }

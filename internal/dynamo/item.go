@@ -253,6 +253,3 @@ func (d *decoder) fail(attr string, v any) {
 		d.err = fmt.Errorf("attribute %q is %v (%T), which no lock record has", attr, v, v)
 	}
 }
-
-// DecodeEnded reads the item that tells of a waiter's end.
-func DecodeEnded(it map[string]types.AttributeValue) (lock.Waiter, error) { return decodeWaiter(it) }

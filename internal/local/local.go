@@ -71,11 +71,11 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 		return err
 	}
 	expirer := &stream.Expirer{Coordinator: coordinator, Log: log}
-	timers := stream.NewLocalTimers(expirer.Fire)
-	defer timers.Close()
-	expirer.Timers = timers
+	armed := NewTimers(expirer.Fire)
+	defer armed.Close()
+	expirer.Timers = armed
 	live := newHub(log)
-	consumer := &stream.Consumer{Bus: live, Timers: timers, DeadLetter: logDeadLetter{}, Skew: rules.Skew, Log: log}
+	consumer := &stream.Consumer{Bus: live, Timers: armed, DeadLetter: logDeadLetter{}, Skew: rules.Skew, Log: log}
 	var work sync.WaitGroup
 	defer work.Wait()
 	workCtx, stop := context.WithCancel(ctx)

@@ -54,7 +54,9 @@ func newChanges() *changes { return &changes{wake: make(chan struct{}, 1)} }
 func (c *changes) add(name string, before, after lock.Record) {
 	c.mu.Lock()
 	c.next++
-	c.pending = append(c.pending, stream.Write{Lock: name, Sequence: strconv.Itoa(c.next), Before: before, After: after})
+	c.pending = append(c.pending, stream.Write{
+		Write: lock.Write{Lock: name, Before: before, After: after}, Sequence: strconv.Itoa(c.next),
+	})
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:

@@ -59,3 +59,39 @@ func CallbacksDue(before, after Record) (list []Change) {
 	}
 	return list
 }
+
+// A Write is one write of a lock's record, as a table's stream shows it.
+type Write struct {
+	Lock   string
+	Before Record   // zero for a new row
+	After  Record   // zero for a row that was removed
+	Ended  []Waiter // waiters with tokens whose places ended without a grant
+}
+
+// Effects are what follows from a write.
+type Effects struct {
+	Changes   []Change // ends first, then grants, each oldest grant first
+	Timed     []Change // the leases that need a timer
+	Callbacks []Change // the grants that need callbacks
+	Unsettled bool     // see [Unsettled]
+}
+
+// Effects derives what follows from a write.
+func (w Write) Effects() Effects {
+	e := Effects{Changes: Changes(w.Before, w.After), Callbacks: CallbacksDue(w.Before, w.After), Unsettled: Unsettled(w.After)}
+	for _, c := range e.Changes {
+		if c.Kind == LeaseAcquired {
+			e.Timed = append(e.Timed, c)
+		}
+	}
+	if w.After.Cause.Quiet() { // a check sets the next timer itself
+		return e
+	}
+	for _, key := range byFence(w.After.Holders) {
+		l := w.After.Holders[key]
+		if before := w.Before.Holders[key]; before.Fence == l.Fence && before.CheckAt != l.CheckAt { // somebody asked for an overdue check again
+			e.Timed = append(e.Timed, Change{LeaseAcquired, key, l})
+		}
+	}
+	return e
+}

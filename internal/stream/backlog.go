@@ -52,7 +52,7 @@ type Backlog interface {
 const (
 	// giveUpAfter is for how long a job is tried: as long as the stream keeps its records.
 	giveUpAfter = 24 * time.Hour
-	// firstDelay is the delay of a job that is put off for the first time. It doubles with every further time, up to maxDelay.
+	// firstDelay is the delay of a job that is put off for the first time. It doubles with every further time, up to MaxDelay.
 	firstDelay = 5 * time.Second
 	// writeMargin is what is left of a function's time to put off what it could not do.
 	writeMargin = 5 * time.Second
@@ -60,10 +60,10 @@ const (
 
 // retryDelay is how long a job waits that was put off so many times before.
 func retryDelay(tries int) time.Duration {
-	if tries > 8 { // 5 s doubled eight times is more than maxDelay
-		return maxDelay
+	if tries > 8 { // 5 s doubled eight times is more than MaxDelay
+		return MaxDelay
 	}
-	return min(firstDelay<<max(tries, 0), maxDelay)
+	return min(firstDelay<<max(tries, 0), MaxDelay)
 }
 
 // again is the job as it is put off at now.
@@ -168,9 +168,9 @@ func (c *Consumer) hopeless(f failure) bool {
 
 // giveUp buries a job. false: it could not be buried.
 func (c *Consumer) giveUp(ctx context.Context, f failure) bool {
-	body, err := encodeJob(f.job)
+	body, err := EncodeJob(f.job)
 	if err == nil && c.DeadLetter != nil {
-		err = c.DeadLetter.Bury(ctx, Write{Lock: f.job.Lock, Raw: body, Poison: fmt.Errorf("%s was given up: %w", f.job.Kind, f.err)})
+		err = c.DeadLetter.Bury(ctx, Write{Write: lock.Write{Lock: f.job.Lock}, Raw: body, Poison: fmt.Errorf("%s was given up: %w", f.job.Kind, f.err)})
 	}
 	if err != nil {
 		c.Log.ErrorContext(ctx, "work was not buried", "lock", f.job.Lock, "kind", string(f.job.Kind), "error", err)

@@ -23,16 +23,16 @@ type fakeBacklog struct {
 
 func (f *fakeBacklog) PutOff(_ context.Context, jobs []Job) []error {
 	if f.err != nil {
-		return errAll(len(jobs), f.err)
+		return slices.Repeat([]error{f.err}, len(jobs))
 	}
 	errs := make([]error, len(jobs))
 	for i, j := range jobs {
-		body, err := encodeJob(j)
+		body, err := EncodeJob(j)
 		if err != nil {
 			errs[i] = err
 			continue
 		}
-		read, err := decodeJob(string(body))
+		read, err := DecodeJob(string(body))
 		read.Due, errs[i] = j.Due, err
 		f.jobs = append(f.jobs, read)
 	}
@@ -90,7 +90,7 @@ func (b *away) Put(ctx context.Context, entries []Entry) []error {
 	if b.hangs {
 		<-ctx.Done()
 	}
-	return errAll(len(entries), errors.New("InternalException"))
+	return slices.Repeat([]error{errors.New("InternalException")}, len(entries))
 }
 
 // Without a backlog, a batch whose events are refused comes again for as long as the bus is away; its task is told at once, and once.
@@ -334,7 +334,7 @@ func newStuck(t *testing.T, kind error) (*tasks, *stuck, Write) {
 	left := r
 	left.Holders = nil
 	store.stuck, w.fired = true, nil
-	return w, store, Write{Lock: "a", Sequence: "1", Before: r, After: left}
+	return w, store, Write{Write: lock.Write{Lock: "a", Before: r, After: left}, Sequence: "1"}
 }
 
 // A lock that cannot be handed on is put off, and its shard goes on; it is handed on once that works, or buried after a day.
@@ -449,11 +449,11 @@ func TestRecordThatPanics(t *testing.T) {
 	r := newRig()
 	r.Metrics = "Holdfast/test"
 	r.Clock = func() time.Time { panic("cannot happen") }
-	batch := []Write{{Lock: "a", Sequence: "1", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)}}
+	batch := []Write{{Write: lock.Write{Lock: "a", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)}, Sequence: "1"}}
 	r.Log = slog.New(slog.DiscardHandler)
-	list, err := r.events(t.Context(), batch[0])
-	if _, ok := errors.AsType[*panicError](err); !ok || list != nil {
-		t.Errorf("%v, %v", list, err)
+	d := r.derive(t.Context(), batch[0])
+	if _, ok := errors.AsType[*panicError](d.Poison); !ok || d.events != nil {
+		t.Errorf("%+v", d)
 	}
 }
 
@@ -533,7 +533,7 @@ func TestCallbacksFromTheBacklog(t *testing.T) {
 // How long a job waits that was put off before.
 func TestRetryDelay(t *testing.T) {
 	for tries, want := range map[int]time.Duration{
-		-1: 5 * time.Second, 0: 5 * time.Second, 1: 10 * time.Second, 2: 20 * time.Second, 7: 640 * time.Second, 8: maxDelay, 9: maxDelay, 1000: maxDelay,
+		-1: 5 * time.Second, 0: 5 * time.Second, 1: 10 * time.Second, 2: 20 * time.Second, 7: 640 * time.Second, 8: MaxDelay, 9: MaxDelay, 1000: MaxDelay,
 	} {
 		if got := retryDelay(tries); got != want {
 			t.Errorf("after %d tries: %v, want %v", tries, got, want)

@@ -120,7 +120,7 @@ const maxCallbackFailures = 3
 var errNotTried = errors.New("those before it failed; it was not tried")
 
 // callbacks tells of all grants and ended waits of a batch, and hands on what its writes left free.
-func (c *Consumer) callbacks(ctx context.Context, batch []Write) (failures []failure) {
+func (c *Consumer) callbacks(ctx context.Context, batch []derivation) (failures []failure) {
 	if c.Callbacks == nil {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (c *Consumer) callbacks(ctx context.Context, batch []Write) (failures []fai
 }
 
 // jobs are the callbacks and the hand-off that follow from a write.
-func (c *Consumer) jobs(w Write) (list []Job) {
+func (c *Consumer) jobs(w derivation) (list []Job) {
 	fail := func(tokens lock.Tokens, code, cause string) {
 		list = append(list, Job{Kind: JobFail, Lock: w.Lock, Tokens: tokens, Code: code, Cause: cause})
 	}
@@ -158,15 +158,15 @@ func (c *Consumer) jobs(w Write) (list []Job) {
 			fail(ended.Tokens, FailCancelled, "the wait was cancelled")
 		}
 	}
-	for _, ch := range lock.Changes(w.Before, w.After) {
+	for _, ch := range w.effects.Changes {
 		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Tokens.Empty() && !ch.Lease.Attempted { // the record of its grant was lost
 			fail(ch.Lease.Tokens, FailLost, "the lease ended before it could be told")
 		}
 	}
-	for _, ch := range lock.CallbacksDue(w.Before, w.After) {
+	for _, ch := range w.effects.Callbacks {
 		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Key: ch.Key, Lease: ch.Lease})
 	}
-	if lock.Unsettled(w.After) { // whoever wrote it died before it had handed on all there is
+	if w.effects.Unsettled { // whoever wrote it died before it had handed on all there is
 		list = append(list, Job{Kind: JobSettle, Lock: w.Lock})
 	}
 	return list

@@ -77,7 +77,7 @@ type tasks struct {
 func newTasks(t *testing.T) *tasks {
 	w := &tasks{t: t, now: time.Unix(1_800_000_000, 0), fake: &fakeTasks{waits: map[string]bool{}, execs: map[string]bool{}}}
 	w.memory = &lock.Memory{Changed: func(name string, before, after lock.Record) {
-		w.writes = append(w.writes, Write{Lock: name, Sequence: fmt.Sprint(len(w.writes)), Before: before, After: after, Ended: lock.PlacesEnded(before, after)})
+		w.writes = append(w.writes, Write{Write: lock.Write{Lock: name, Before: before, After: after, Ended: lock.PlacesEnded(before, after)}, Sequence: fmt.Sprint(len(w.writes))})
 	}}
 	clock := func() time.Time { return w.now }
 	var err error
@@ -199,7 +199,7 @@ func TestCrashPoints(t *testing.T) {
 		}, "two", []string{"two's token ok"}},
 		"after it was sent, before the batch was done: told nobody twice": {func(w *tasks) {
 			w.deliver(1)
-			w.writes = append(w.writes, Write{Lock: "a", Sequence: "again", Before: lock.Record{}, After: storedA(w)})
+			w.writes = append(w.writes, Write{Write: lock.Write{Lock: "a", Before: lock.Record{}, After: storedA(w)}, Sequence: "again"})
 		}, "two", []string{"two's token ok"}},
 		"the task is dead: its lock passes on at once": {func(w *tasks) {
 			delete(w.fake.waits, "two's token")
@@ -379,4 +379,112 @@ func TestTwoTellOneGrant(t *testing.T) {
 		t.Errorf("failed %v", failed)
 	}
 	w.want("one", "one's token ok")
+}
+
+// A write that left waiters that fit is settled by the consumer; one that left none is not.
+func TestUnsettledQueueIsSettled(t *testing.T) {
+	w := newTasks(t)
+	w.waits("one", func(r *lock.AcquireRequest) { r.Wait = 100 * time.Hour })
+	w.waits("two", func(r *lock.AcquireRequest) { r.Wait = 100 * time.Hour })
+	w.deliver(3)
+	w.now = w.now.Add(2 * time.Hour) // its holder is over, and nobody came
+	r := storedA(w)
+	if failed := w.consumer.Consume(t.Context(), []Write{{Write: lock.Write{Lock: "a", Before: r, After: r}, Sequence: "1"}}); failed != nil || w.holder() != "" {
+		t.Errorf("failed %v: a lock with a holder was settled", failed)
+	}
+	left := r
+	left.Holders = nil
+	if failed := w.consumer.Consume(t.Context(), []Write{{Write: lock.Write{Lock: "a", Before: r, After: left}, Sequence: "2"}}); failed != nil {
+		t.Errorf("failed %v", failed)
+	}
+	w.deliver(3)
+	w.want("two", "one's token ok", "two's token ok")
+	w.consumer.Callbacks = nil // where nobody waits with a token, whoever polls settles
+	w.now = w.now.Add(2 * time.Hour)
+	if failed := w.consumer.Consume(t.Context(), []Write{{Write: lock.Write{Lock: "a", Before: r, After: left}, Sequence: "3"}}); failed != nil {
+		t.Errorf("failed %v", failed)
+	}
+}
+
+// A task that was tried again waits with several tokens. Nobody knows which of them was told: though all are gone, nothing is
+// ended.
+func TestSeveralTokensAllGone(t *testing.T) {
+	for _, attempted := range []bool{false, true} {
+		w := newTasks(t)
+		w.waits("one")
+		w.waits("two")
+		w.waits("three")
+		w.deliver(3)
+		w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's new token" }) // while it waits
+		clear(w.fake.waits)
+		w.release("one")
+		if attempted {
+			w.deliver(1)
+			w.writes = append(w.writes, w.lost...)
+		}
+		w.deliver(5)
+		w.want("two", "one's token ok")
+	}
+}
+
+// The only token is gone at the first attempt: the lease is ended; an error of the end is counted, and the write does not come again.
+func TestEndOfADeadTasksLease(t *testing.T) {
+	w := newTasks(t)
+	log := logged(w.consumer)
+	store := &endless{Memory: w.memory}
+	var err error
+	if w.coordinator, err = lock.New(lock.Config{Store: store, Clock: func() time.Time { return w.now }}); err != nil {
+		t.Fatal(err)
+	}
+	w.consumer.Coordinator = w.coordinator
+	w.waits("one")
+	clear(w.fake.waits)
+	if failed := w.consumer.Consume(t.Context(), w.writes); failed != nil || counted(log, CallbackFailed) != 1 {
+		t.Errorf("failed %v, log %s", failed, log)
+	}
+	w.want("one")
+}
+
+// endless is a store on which no lease ends.
+type endless struct{ *lock.Memory }
+
+func (s *endless) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
+	if become, ok := c.Effect.(lock.Become); ok && len(become.To.Holders) < len(become.From.Holders) {
+		return lock.Reply{}, &lock.StoreError{Kind: lock.ErrUnavailable, What: "away"}
+	}
+	return s.Memory.Apply(ctx, name, c)
+}
+
+// What can never be told is counted, of a grant and of a wait that ended, and holds nothing up.
+func TestUndeliverable(t *testing.T) {
+	w := newTasks(t)
+	log := logged(w.consumer)
+	w.waits("one")
+	w.waits("two")
+	w.deliver(3)
+	w.fake.before = func(string) error { return fmt.Errorf("%w: AccessDeniedException", ErrUndeliverable) }
+	w.release("two") // a wait that is cancelled
+	if failed := w.consumer.Consume(t.Context(), w.writes); failed != nil || counted(log, CallbackUndeliverable) != 1 {
+		t.Errorf("failed %v, counted %d", failed, counted(log, CallbackUndeliverable))
+	}
+	w.writes = nil
+	w.release("one")
+	w.waits("three")
+	if failed := w.consumer.Consume(t.Context(), w.writes); failed != nil || counted(log, CallbackUndeliverable) != 2 {
+		t.Errorf("failed %v, counted %d", failed, counted(log, CallbackUndeliverable))
+	}
+	w.want("", "one's token ok")
+}
+
+// What a task is told of its lease: all that is public of it, and no secret.
+func TestOutput(t *testing.T) {
+	h := record(lock.CauseAcquire, 7).Holders[leaseKey(7)]
+	const plain = `{"lock":"a","fence":7,"owner":"o7","acquired_at":"1970-01-01T00:00:01.000Z","expires_at":"1970-01-01T00:00:05.000Z","ttl_ms":4000,"permits":1`
+	if got := string(output("a", h)); got != plain+"}" {
+		t.Errorf("%s", got)
+	}
+	h.Metadata, h.Tokens, h.Principal = `{"n":1}`, lock.Tokens{"task:x"}, "arn:p"
+	if got := string(output("a", h)); got != plain+`,"metadata":{"n":1}}` {
+		t.Errorf("%s", got)
+	}
 }

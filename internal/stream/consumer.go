@@ -32,10 +32,8 @@ type Bus interface {
 
 // A Timer is set when a lease is granted, and names it.
 type Timer struct {
-	Lock  string
-	Key   lock.LeaseKey
-	Fence int64
-	Due   time.Time
+	lock.GrantRef
+	Due time.Time
 }
 
 // Timers set timers off at their time: as often as they like, since a timer for a lease that moved on does nothing.
@@ -93,23 +91,21 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	work, cancel := working(ctx)
 	defer cancel()
 	bad := make([]bool, len(batch))
+	derived := make([]derivation, len(batch))
 	var offers []*offer
-	for i := range batch {
-		list, err := c.events(work, batch[i])
-		if batch[i].Poison == nil && err != nil {
-			batch[i].Poison = err
-		}
-		if batch[i].Poison != nil {
-			bad[i] = !c.bury(ctx, batch[i])
+	for i, w := range batch {
+		d := c.derive(work, w)
+		if derived[i] = d; d.Poison != nil {
+			bad[i] = !c.bury(ctx, d.Write)
 			continue
 		}
-		c.audit(work, batch[i])
-		for _, e := range list {
+		c.audit(work, d.Write)
+		for _, e := range d.events {
 			offers = append(offers, &offer{write: i, entry: e})
 		}
 	}
-	failures := c.arm(work, batch)
-	failures = append(failures, c.callbacks(work, batch)...)
+	failures := c.arm(work, derived)
+	failures = append(failures, c.callbacks(work, derived)...)
 	for _, o := range c.publish(work, offers) {
 		failures = append(failures, failure{Job{Kind: JobPublish, Lock: o.entry.Lock, Event: o.entry}, o.write, o.err})
 	}
@@ -124,19 +120,28 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	return failed
 }
 
-// events makes a write's events.
-func (c *Consumer) events(ctx context.Context, w Write) (list []Entry, err error) {
+// A derivation is a write with what follows from it.
+type derivation struct {
+	Write
+	effects lock.Effects
+	events  []Entry
+}
+
+// derive derives what follows from a write, once for events, timers and callbacks. A panic poisons the write.
+func (c *Consumer) derive(ctx context.Context, w Write) derivation {
+	d := derivation{Write: w}
 	if w.Poison != nil {
-		return nil, w.Poison
+		return d
 	}
-	err = safely(func() error {
-		for _, e := range Events(w) {
+	d.Poison = safely(func() error {
+		d.effects = w.Effects()
+		for _, e := range Events(w.Write, d.effects.Changes) {
 			c.measure(ctx, e)
-			list = append(list, entry(e))
+			d.events = append(d.events, entry(e))
 		}
 		return nil
 	})
-	return list, err
+	return d
 }
 
 // audit logs what an operator did to a lock that is no change of a lease, and so no event.
@@ -147,20 +152,22 @@ func (c *Consumer) audit(ctx context.Context, w Write) {
 	}
 }
 
-// arm sets the timers of a batch's grants, and those of leases whose execution is to be looked at sooner or later than was known.
-func (c *Consumer) arm(ctx context.Context, batch []Write) (failures []failure) {
+// arm sets the timers of a batch: those of its grants, and those of leases whose overdue check somebody asked for again. A lease
+// that ends within the batch needs none.
+func (c *Consumer) arm(ctx context.Context, batch []derivation) (failures []failure) {
 	if c.Timers == nil {
 		return nil
 	}
 	var timers []Timer
 	var timerOf []int // the write of each timer
-	for i, w := range batch {
-		if w.Poison != nil {
+	for i, d := range batch {
+		if d.Poison != nil {
 			continue
 		}
-		for _, ch := range timed(w) {
-			if !endsWithin(batch[i+1:], w.Lock, ch) {
-				timers, timerOf = append(timers, Timer{w.Lock, ch.Key, ch.Lease.Fence, c.due(ch.Lease)}), append(timerOf, i)
+		for _, ch := range d.effects.Timed {
+			ref := lock.GrantRef{Lock: d.Lock, Key: ch.Key, Fence: ch.Lease.Fence}
+			if !endsWithin(batch[i+1:], ref) {
+				timers, timerOf = append(timers, Timer{ref, c.due(ch.Lease)}), append(timerOf, i)
 			}
 		}
 	}
@@ -177,24 +184,6 @@ func (c *Consumer) arm(ctx context.Context, batch []Write) (failures []failure) 
 	return failures
 }
 
-// timed are the leases of a write that need a timer: new ones, and those whose overdue check somebody asked for again.
-func timed(w Write) (list []lock.Change) {
-	for _, ch := range lock.Changes(w.Before, w.After) {
-		if ch.Kind == lock.LeaseAcquired {
-			list = append(list, ch)
-		}
-	}
-	if w.After.Cause.Quiet() { // the check itself sets the next timer
-		return list
-	}
-	for key, h := range w.After.Holders {
-		if before := w.Before.Holders[key]; before.Fence == h.Fence && before.CheckAt != h.CheckAt {
-			list = append(list, lock.Change{Kind: lock.LeaseAcquired, Key: key, Lease: h})
-		}
-	}
-	return list
-}
-
 // due is when a lease's timer is to come: a skew past its expiry, or when its execution is to be looked at.
 func (c *Consumer) due(h lock.Lease) time.Time {
 	if h.Execution != "" && !h.Unclaimed {
@@ -207,11 +196,11 @@ func (c *Consumer) reporter() reporter { return reporter{c.Log, c.Metrics, c.Clo
 
 func (c *Consumer) now() time.Time { return c.reporter().now() }
 
-// endsWithin tells whether a grant is over by the end of the batch: then it needs no timer. Locks that are held for less
-// than the stream's polling interval mostly cost none.
-func endsWithin(rest []Write, name string, granted lock.Change) bool {
-	return slices.ContainsFunc(rest, func(w Write) bool {
-		return w.Lock == name && w.Poison == nil && w.After.Holders[granted.Key].Fence != granted.Lease.Fence
+// endsWithin tells whether a grant is over by the end of the batch. Locks that are held for less than the stream's polling
+// interval mostly need no timer so.
+func endsWithin(rest []derivation, ref lock.GrantRef) bool {
+	return slices.ContainsFunc(rest, func(d derivation) bool {
+		return d.Lock == ref.Lock && d.Poison == nil && d.After.Holders[ref.Key].Fence != ref.Fence
 	})
 }
 
@@ -425,12 +414,4 @@ func encode(e events.Event) []byte {
 		panic(fmt.Errorf("stream: %w", err)) // plain types, and metadata that was found to be JSON
 	}
 	return data
-}
-
-// errAll answers the same error for each of n.
-func errAll(n int, err error) []error {
-	if err == nil {
-		err = errors.New("unknown error")
-	}
-	return slices.Repeat([]error{err}, n)
 }

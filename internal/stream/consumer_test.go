@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,7 +52,7 @@ type fakeTimers struct {
 
 func (f *fakeTimers) Arm(_ context.Context, timers []Timer) []error {
 	if f.err != nil {
-		return errAll(len(timers), f.err)
+		return slices.Repeat([]error{f.err}, len(timers))
 	}
 	f.armed = append(f.armed, timers...)
 	return make([]error, len(timers))
@@ -85,11 +83,11 @@ func newRig() *rig {
 }
 
 func grant(seq int, name string, fence int64) Write {
-	return Write{Lock: name, Sequence: fmt.Sprint(seq), After: record(lock.CauseAcquire, fence)}
+	return Write{Write: lock.Write{Lock: name, After: record(lock.CauseAcquire, fence)}, Sequence: fmt.Sprint(seq)}
 }
 
 func end(seq int, name string, fence int64) Write {
-	return Write{Lock: name, Sequence: fmt.Sprint(seq), Before: record(lock.CauseAcquire, fence), After: retired(record(lock.CauseRelease), fence)}
+	return Write{Write: lock.Write{Lock: name, Before: record(lock.CauseAcquire, fence), After: retired(record(lock.CauseRelease), fence)}, Sequence: fmt.Sprint(seq)}
 }
 
 func TestBatchesOfTenAndOrderWithinALock(t *testing.T) {
@@ -168,37 +166,12 @@ func TestContextThatEnds(t *testing.T) {
 // A record that cannot be read is buried, and the batch goes on; only if it cannot be buried does it come again.
 func TestPoison(t *testing.T) {
 	r := newRig()
-	batch := []Write{grant(1, "a", 1), {Lock: "p", Sequence: "2", Poison: errors.New("no record")}, grant(3, "b", 1)}
+	batch := []Write{grant(1, "a", 1), {Write: lock.Write{Lock: "p"}, Sequence: "2", Poison: errors.New("no record")}, grant(3, "b", 1)}
 	if failed := r.Consume(t.Context(), batch); failed != nil || len(r.dead.buried) != 1 || len(r.bus.taken) != 2 {
 		t.Errorf("failed %v, buried %v, taken %v", failed, r.dead.buried, r.bus.taken)
 	}
 	r.dead.err = errors.New("queue is gone")
 	if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"2"}) {
-		t.Errorf("failed %v", failed)
-	}
-}
-
-// A grant sets a timer for its expiry and the skew, unless it is over by the end of the batch.
-func TestTimers(t *testing.T) {
-	r := newRig()
-	renewed := record(lock.CauseRenew, 7)
-	batch := []Write{
-		grant(1, "short", 1), end(2, "short", 1), grant(3, "long", 7), {Lock: "long", Sequence: "4", Before: record(lock.CauseAcquire, 7), After: renewed},
-		grant(5, "again", 1), end(6, "again", 1), grant(7, "again", 2),
-	}
-	if failed := r.Consume(t.Context(), batch); failed != nil {
-		t.Fatalf("failed %v", failed)
-	}
-	due := time.UnixMilli(5250)
-	if want := []Timer{{"long", leaseKey(7), 7, due}, {"again", leaseKey(2), 2, due}}; !slices.Equal(r.timers.armed, want) {
-		t.Errorf("armed %v, want %v", r.timers.armed, want)
-	}
-	r.timers.err = errors.New("queue is gone")
-	if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"3", "7"}) {
-		t.Errorf("failed %v", failed)
-	}
-	r.Timers = nil // prompt expiry is off
-	if failed := r.Consume(t.Context(), batch); failed != nil {
 		t.Errorf("failed %v", failed)
 	}
 }
@@ -262,7 +235,7 @@ func TestExpirer(t *testing.T) {
 		}
 		timers := &fakeTimers{}
 		x := &Expirer{Coordinator: c, Timers: timers, Log: slog.New(slog.DiscardHandler)}
-		timer := Timer{Lock: "a", Key: lock.KeyOf("a", "s"), Fence: l.Lease.Fence}
+		timer := Timer{GrantRef: lock.GrantRef{Lock: "a", Key: lock.KeyOf("a", "s"), Fence: l.Lease.Fence}}
 		for _, step := range []struct {
 			wait         time.Duration
 			armed, holds int
@@ -278,34 +251,6 @@ func TestExpirer(t *testing.T) {
 		}
 		if due := timers.armed[0].Due; due.UnixMilli() != l.Lease.ExpiresAt+lock.DefaultSkew.Milliseconds() {
 			t.Errorf("set again for %v", due)
-		}
-	})
-}
-
-func TestLocalTimers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var fired atomic.Int64
-		l := NewLocalTimers(func(context.Context, Timer) error {
-			if fired.Add(1) == 1 {
-				return errors.New("try again")
-			}
-			return nil
-		})
-		l.Arm(t.Context(), []Timer{{Lock: "a", Due: time.Now().Add(10 * time.Second)}, {Lock: "b", Due: time.Now().Add(time.Hour)}})
-		time.Sleep(9 * time.Second)
-		if fired.Load() != 0 {
-			t.Error("fired early")
-		}
-		time.Sleep(3 * time.Second)
-		synctest.Wait()
-		if fired.Load() != 2 {
-			t.Errorf("fired %d times", fired.Load())
-		}
-		l.Close()
-		l.Arm(t.Context(), []Timer{{Lock: "c"}})
-		time.Sleep(2 * time.Hour)
-		if fired.Load() != 2 {
-			t.Error("fired after Close")
 		}
 	})
 }
@@ -335,19 +280,24 @@ func TestRequestsPerPair(t *testing.T) {
 	} {
 		sends := 0
 		r := newRig()
-		r.Timers = newQueue(func(*http.Request) (*http.Response, error) {
-			sends++
-			return answer(200, `{"Successful":[],"Failed":[]}`), nil
-		})
+		r.Timers = armed(func([]Timer) { sends++ })
 		for _, batch := range test.batches() {
 			if failed := r.Consume(t.Context(), batch); len(failed) != 0 {
 				t.Errorf("%s: failed %v", test.name, failed)
 			}
 		}
 		if len(r.bus.puts) != test.puts || sends != test.sends {
-			t.Errorf("%s: %d pairs took %d PutEvents and %d SendMessageBatch, want %d and %d", test.name, test.pairs, len(r.bus.puts), sends, test.puts, test.sends)
+			t.Errorf("%s: %d pairs took %d PutEvents and %d requests for timers, want %d and %d", test.name, test.pairs, len(r.bus.puts), sends, test.puts, test.sends)
 		}
 	}
+}
+
+// armed are timers that only tell a function: each call is one request, of ten timers at most here.
+type armed func([]Timer)
+
+func (f armed) Arm(_ context.Context, timers []Timer) []error {
+	f(timers)
+	return make([]error, len(timers))
 }
 
 // How late an expiry was told becomes a metric.
@@ -358,9 +308,28 @@ func TestExpiryLag(t *testing.T) {
 	r.Clock = func() time.Time { return time.UnixMilli(5700) } // the record's lease ran out at 5000
 	r.Consume(t.Context(), []Write{
 		grant(1, "deploy:x", 1),
-		{Lock: "deploy:x", Sequence: "2", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)},
+		{Write: lock.Write{Lock: "deploy:x", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)}, Sequence: "2"},
 	})
 	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"expiry_lag_ms":700,"group":"deploy","_aws":{`) {
 		t.Errorf("log %s", &log)
+	}
+}
+
+// A repair changes no lease and makes no event; the log tells who did it, and why.
+func TestRepairIsLogged(t *testing.T) {
+	r := newRig()
+	log := logged(&r.Consumer)
+	before, after := record(lock.CauseRelease, 9), record(lock.CauseRepair)
+	before.Holders, after.Fence, after.By, after.Reason = nil, 5, "arn:operator", "clock"
+	if failed := r.Consume(t.Context(), []Write{{Write: lock.Write{Lock: "a", Before: before, After: after}, Sequence: "1"}}); failed != nil || len(r.bus.taken) != 0 {
+		t.Errorf("failed %v, events %v", failed, r.bus.taken)
+	}
+	if want := `"level":"WARN","msg":"lock repaired","lock":"a","by":"arn:operator","reason":"clock","fence_before":9,"fence_after":5}`; !strings.Contains(log.String(), want) {
+		t.Errorf("log %s", log)
+	}
+	log.Reset()
+	r.Consume(t.Context(), []Write{grant(2, "a", 10)})
+	if log.Len() != 0 {
+		t.Errorf("log %s", log)
 	}
 }

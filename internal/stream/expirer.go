@@ -61,7 +61,7 @@ func (x *Expirer) reporter() reporter { return reporter{x.Log, x.Metrics, x.Cloc
 // Fire puts out the lease that a timer names, if it is past its expiry; sets the timer again if the lease was renewed;
 // and does nothing if the lease is gone. An error means that the timer must come again.
 func (x *Expirer) Fire(ctx context.Context, t Timer) error {
-	again, err := x.Coordinator.Expire(ctx, lock.GrantRef{Lock: t.Lock, Key: t.Key, Fence: t.Fence})
+	again, err := x.Coordinator.Expire(ctx, t.GrantRef)
 	if bound, ok := errors.AsType[*lock.ExecutionError](err); ok && x.Executions != nil {
 		again, err = x.check(ctx, t, bound)
 	}
@@ -87,7 +87,7 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 // that was never told.
 func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
 	about := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
-	req := lock.GrantRef{Lock: t.Lock, Key: t.Key, Fence: t.Fence}
+	req := t.GrantRef
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution waits for its turn", about...)
 		return x.Coordinator.MarkChecked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
@@ -214,6 +214,3 @@ func (x *Expirer) do(ctx context.Context, jobs []Job) (failed []int) {
 	}
 	return append(failed, x.Consumer.putOff(ctx, failures)...)
 }
-
-// minHop keeps a timer that is due at once from spinning, should two clocks disagree about when that is.
-const minHop = 10 * time.Millisecond

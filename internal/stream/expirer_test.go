@@ -30,7 +30,7 @@ func bound(r *lock.AcquireRequest) { r.Execution, r.Wait = "arn:"+r.Owner, 24*ti
 func (w *tasks) dueTimer() Timer {
 	w.t.Helper()
 	for key, h := range storedA(w).Holders {
-		return Timer{Lock: "a", Key: key, Fence: h.Fence}
+		return Timer{GrantRef: lock.GrantRef{Lock: "a", Key: key, Fence: h.Fence}}
 	}
 	w.t.Fatal("nobody holds the lock")
 	return Timer{}
@@ -341,7 +341,7 @@ func TestEndIsPutOff(t *testing.T) {
 // message hands a job to the expire function as the queue does.
 func (w *tasks) message(x *Expirer, j Job) {
 	w.t.Helper()
-	body, err := encodeJob(j)
+	body, err := EncodeJob(j)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func TestTimersThatFail(t *testing.T) {
 		w.now = w.now.Add(giveUpAfter)
 		w.message(x, backlog.take()[0])
 	}
-	if j := backlog.jobs[0]; j.Tries != 11 || !j.Due.Equal(w.now.Add(maxDelay)) || len(dead.buried) != 2 {
+	if j := backlog.jobs[0]; j.Tries != 11 || !j.Due.Equal(w.now.Add(MaxDelay)) || len(dead.buried) != 2 {
 		t.Errorf("put off %+v", j)
 	}
 	backlog.err, dead.err = errReset, errReset
@@ -412,7 +412,7 @@ func TestTimersThatFail(t *testing.T) {
 	x.Consumer = nil
 	w.fake.describe = func(string) (bool, error) { return true, errReset }
 	w.now = w.now.Add(time.Hour)
-	event, _ := encodeJob(Job{Kind: JobSettle, Lock: "a"})
+	event, _ := EncodeJob(Job{Kind: JobSettle, Lock: "a"})
 	if failed := handleMessages(t, x, string(body), string(event), `?`); !slices.Equal(slices.Sorted(slices.Values(failed)), []string{"0", "1", "2"}) {
 		t.Errorf("without a consumer: failed %v", failed)
 	}
@@ -435,13 +435,13 @@ func TestJobsFromTheQueue(t *testing.T) {
 	w.now = w.now.Add(time.Hour)
 	var bodies []string
 	for _, j := range []Job{
-		{Kind: JobPublish, Lock: "refused", Event: entry(Events(grant(1, "refused", 1))[0]), Since: w.now, Tries: 1},
-		{Kind: JobPublish, Lock: "b", Event: entry(Events(grant(1, "b", 1))[0]), Since: w.now.Add(-time.Hour), Tries: 4},
-		{Kind: JobTimer, Lock: "none", Timer: Timer{Lock: "none", Key: "k", Fence: 1}},
+		{Kind: JobPublish, Lock: "refused", Event: entry(eventsOf(grant(1, "refused", 1))[0]), Since: w.now, Tries: 1},
+		{Kind: JobPublish, Lock: "b", Event: entry(eventsOf(grant(1, "b", 1))[0]), Since: w.now.Add(-time.Hour), Tries: 4},
+		{Kind: JobTimer, Lock: "none", Timer: Timer{GrantRef: lock.GrantRef{Lock: "none", Key: "k", Fence: 1}}},
 		{Kind: JobSettle, Lock: "a"},
 		{Kind: "newer", Lock: "a"},
 	} {
-		body, err := encodeJob(j)
+		body, err := EncodeJob(j)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -473,14 +473,14 @@ func TestJobMessages(t *testing.T) {
 		{Kind: JobTell, Lock: "a", Key: "k", Lease: h, Since: since},
 		{Kind: JobFail, Lock: "a", Tokens: h.Tokens, Code: "WaitTimedOut", Cause: "why", Tries: 1},
 		{Kind: JobSettle, Lock: "a", Since: since, Tries: 1},
-		{Kind: JobTimer, Lock: "a", Timer: Timer{Lock: "a", Key: "k", Fence: 7}, Since: since, Tries: 2},
+		{Kind: JobTimer, Lock: "a", Timer: Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 7}}, Since: since, Tries: 2},
 		{Kind: JobEnd, Execution: ExecutionEnd{"arn:x", "FAILED"}, Since: since},
 	} {
-		body, err := encodeJob(j)
+		body, err := EncodeJob(j)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decodeJob(string(body))
+		got, err := DecodeJob(string(body))
 		if err != nil {
 			t.Errorf("%s: %v", body, err)
 		}
@@ -493,11 +493,11 @@ func TestJobMessages(t *testing.T) {
 		`{"v":1,"kind":"fail","lock":"a"}`: "fail", `{"v":1,"kind":"settle"}`: "names no lock", `{"v":1,"kind":"timer","lock":"a","lease":"k"}`: "timer",
 		`{"v":1,"lock":"a","fence":1}`: "timer", `{"v":1,"lock":"a","lease":"k","fence":0}`: "timer", `{"v":1,"kind":"end"}`: "end", `{"v":1,"kind":"end","execution":{}}`: "end", `[]`: "unmarshal",
 	} {
-		if j, err := decodeJob(body); err == nil || !strings.Contains(err.Error(), says) {
+		if j, err := DecodeJob(body); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v, %v", body, j, err)
 		}
 	}
-	if j, err := decodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{Lock: "a", Key: "k", Fence: 1}) || !j.Since.IsZero() {
+	if j, err := DecodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 1}}) || !j.Since.IsZero() {
 		t.Errorf("a timer: %+v, %v", j, err)
 	}
 }

@@ -1,5 +1,3 @@
-//go:build !memory
-
 package stream
 
 import (
@@ -7,37 +5,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"time"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Decoder reads items' images; package dynamo has it.
-type Decoder struct {
-	Record func(image map[string]types.AttributeValue) (lock.Record, error)
-	Ended  func(image map[string]types.AttributeValue) (lock.Waiter, error)
-}
-
-// Sort keys: of a lock's record, and the beginning of those that tell of the end of a wait with a token. Waiters have others.
-const (
-	skLock  = "lock"
-	skEnded = "ended#"
-)
+// A Reader reads a stream record as Lambda sends it; package dynamo has it. sequence is the record's number in the stream. ok is
+// false if the record is about no lock. An error says why the record cannot be read.
+type Reader func(raw json.RawMessage) (w lock.Write, sequence string, ok bool, err error)
 
 // HandleStream is the function behind the table's stream. It answers the sequence numbers that must come again, for an
 // event source mapping with ReportBatchItemFailures.
-func (c *Consumer) HandleStream(decode Decoder) func(context.Context, streamEvent) (lambdaevents.DynamoDBEventResponse, error) {
+func (c *Consumer) HandleStream(read Reader) func(context.Context, streamEvent) (lambdaevents.DynamoDBEventResponse, error) {
 	return func(ctx context.Context, event streamEvent) (resp lambdaevents.DynamoDBEventResponse, err error) {
 		ctx, cancel := withMargin(ctx)
 		defer cancel()
 		var batch []Write
 		for _, raw := range event.Records {
-			if w, ok := readSafely(raw, decode); ok {
+			if w, ok := readSafely(raw, read); ok {
 				batch = append(batch, w)
 			}
 		}
@@ -62,116 +49,17 @@ type streamEvent struct {
 	Records []json.RawMessage `json:"Records"`
 }
 
-// readSafely reads one record; one that makes reading panic is poison. false: it is not about a lock's record.
-func readSafely(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
+// readSafely reads one record. A panic while reading makes it a poisoned write. ok is false if it is about no lock.
+func readSafely(raw json.RawMessage, read Reader) (w Write, ok bool) {
+	w = Write{Raw: raw}
 	err := safely(func() error {
-		w, ok = readRecord(raw, decode)
+		w.Write, w.Sequence, ok, w.Poison = read(raw)
 		return nil
 	})
 	if err != nil {
-		return Write{Raw: raw, Sequence: sequenceOf(raw), Poison: err}, true
+		return Write{Raw: raw, Sequence: w.Sequence, Poison: err}, true
 	}
 	return w, ok
-}
-
-// sequenceOf finds a record's place in the stream, even if the rest of it cannot be read; else it is empty.
-func sequenceOf(raw json.RawMessage) string {
-	var place struct {
-		Change struct{ SequenceNumber string } `json:"dynamodb"`
-	}
-	_ = json.Unmarshal(raw, &place)
-	return place.Change.SequenceNumber
-}
-
-// readRecord reads one record; false if it is not about a lock's record.
-func readRecord(raw json.RawMessage, decode Decoder) (w Write, ok bool) {
-	w.Raw = raw
-	var record struct {
-		Change struct {
-			Keys           map[string]json.RawMessage `json:"Keys"`
-			SequenceNumber string                     `json:"SequenceNumber"`
-			OldImage       map[string]json.RawMessage `json:"OldImage"`
-			NewImage       map[string]json.RawMessage `json:"NewImage"`
-		} `json:"dynamodb"`
-	}
-	if w.Poison = json.Unmarshal(raw, &record); w.Poison != nil {
-		w.Sequence = sequenceOf(raw)
-		return w, true
-	}
-	w.Sequence = record.Change.SequenceNumber
-	keys, err := attributes(record.Change.Keys)
-	if err != nil {
-		w.Poison = fmt.Errorf("keys: %w", err)
-		return w, true
-	}
-	pk, _ := keys["pk"].(*types.AttributeValueMemberS)
-	sk, _ := keys["sk"].(*types.AttributeValueMemberS)
-	if pk == nil || sk == nil {
-		w.Poison = fmt.Errorf("keys: pk or sk is missing, or not a string")
-		return w, true
-	}
-	w.Lock = pk.Value
-	if strings.HasPrefix(sk.Value, skEnded) && record.Change.NewImage != nil {
-		item, err := attributes(record.Change.NewImage)
-		var ended lock.Waiter
-		if err == nil {
-			ended, err = decode.Ended(item)
-		}
-		w.Ended, w.Poison = []lock.Waiter{ended}, err
-		return w, true
-	}
-	if sk.Value != skLock {
-		return w, false
-	}
-	for _, image := range []struct {
-		name string
-		from map[string]json.RawMessage
-		to   *lock.Record
-	}{{"old image", record.Change.OldImage, &w.Before}, {"new image", record.Change.NewImage, &w.After}} {
-		item, err := attributes(image.from)
-		if err == nil {
-			*image.to, err = decode.Record(item)
-		}
-		if err != nil {
-			w.Poison = fmt.Errorf("%s: %w", image.name, err)
-			return w, true
-		}
-	}
-	return w, true
-}
-
-// attributes reads DynamoDB's JSON. Types that no lock record has are kept as null: they belong to attributes that this
-// version doesn't know.
-func attributes(image map[string]json.RawMessage) (map[string]types.AttributeValue, error) {
-	if image == nil {
-		return nil, nil
-	}
-	item := make(map[string]types.AttributeValue, len(image))
-	for name, raw := range image {
-		var v struct {
-			S *string
-			N *string
-			M map[string]json.RawMessage
-		}
-		if err := json.Unmarshal(raw, &v); err != nil {
-			return nil, fmt.Errorf("attribute %s: %w", strconv.Quote(name), err)
-		}
-		switch {
-		case v.S != nil:
-			item[name] = &types.AttributeValueMemberS{Value: *v.S}
-		case v.N != nil:
-			item[name] = &types.AttributeValueMemberN{Value: *v.N}
-		case v.M != nil:
-			m, err := attributes(v.M)
-			if err != nil {
-				return nil, err
-			}
-			item[name] = &types.AttributeValueMemberM{Value: m}
-		default:
-			item[name] = &types.AttributeValueMemberNULL{Value: true}
-		}
-	}
-	return item, nil
 }
 
 // Handle is the expire function: behind the timers' queue, and behind the rule on executions. An event of an execution that cannot
@@ -223,7 +111,7 @@ func (x *Expirer) HandleTimers(ctx context.Context, event lambdaevents.SQSEvent)
 		resp.BatchItemFailures = append(resp.BatchItemFailures, lambdaevents.SQSBatchItemFailure{ItemIdentifier: id})
 	}
 	for _, m := range event.Records {
-		job, err := decodeJob(m.Body)
+		job, err := DecodeJob(m.Body)
 		if err == nil {
 			jobs, ids = append(jobs, job), append(ids, m.MessageId)
 			continue

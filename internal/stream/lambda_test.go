@@ -11,9 +11,6 @@ import (
 	"time"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -31,7 +28,7 @@ func TestHandleStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig()
-	resp, err := r.HandleStream(Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event)
+	resp, err := r.HandleStream(dynamo.ReadRecord)(t.Context(), event)
 	if err != nil || len(resp.BatchItemFailures) != 0 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
@@ -48,88 +45,8 @@ func TestHandleStream(t *testing.T) {
 		t.Errorf("buried %q", problems)
 	}
 	r.bus.refuse = func(int, Entry) error { return http.ErrServerClosed }
-	if resp, _ = r.HandleStream(Decoder{Record: dynamo.Decode, Ended: dynamo.DecodeEnded})(t.Context(), event); len(resp.BatchItemFailures) != 3 || resp.BatchItemFailures[0].ItemIdentifier != "300000000000000000001" {
+	if resp, _ = r.HandleStream(dynamo.ReadRecord)(t.Context(), event); len(resp.BatchItemFailures) != 3 || resp.BatchItemFailures[0].ItemIdentifier != "300000000000000000001" {
 		t.Errorf("failures %+v", resp)
-	}
-}
-
-func newQueue(do doer) *Queue {
-	return &Queue{URL: "http://sqs.test/timers", Clock: func() time.Time { return time.UnixMilli(0) }, Client: sqs.New(sqs.Options{
-		Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), HTTPClient: do,
-		BaseEndpoint: aws.String("http://sqs.test"), Retryer: aws.NopRetryer{}, DisableMessageChecksumValidation: true,
-	})}
-}
-
-// Timers go ten a request, with delays rounded up to seconds and cut at 15 minutes; those refused are told.
-func TestQueueArm(t *testing.T) {
-	var delays []int
-	requests := 0
-	q := newQueue(func(r *http.Request) (*http.Response, error) {
-		var in struct {
-			Entries []struct {
-				MessageBody  string
-				DelaySeconds int
-			}
-		}
-		body, _ := io.ReadAll(r.Body)
-		if err := json.Unmarshal(body, &in); err != nil {
-			t.Error(err)
-		}
-		requests++
-		for _, e := range in.Entries {
-			delays = append(delays, e.DelaySeconds)
-			job, err := decodeJob(e.MessageBody)
-			timer := job.Timer
-			if err != nil || timer.Lock != "a" || timer.Key != "k" || timer.Fence != 7 {
-				t.Errorf("message %s: %v", e.MessageBody, err)
-			}
-		}
-		if requests == 2 {
-			return answer(200, `{"Successful":[],"Failed":[{"Id":"1","Code":"InternalError","SenderFault":false}]}`), nil
-		}
-		if requests == 3 {
-			return answer(503, `{}`), nil
-		}
-		return answer(200, `{"Successful":[],"Failed":[]}`), nil
-	})
-	var timers []Timer
-	for i := range 22 {
-		timers = append(timers, Timer{"a", "k", 7, time.UnixMilli([]int64{-5000, 0, 1, 1000, 1001, 899_001, 900_001, 86_400_000}[i%8])})
-	}
-	errs := q.Arm(t.Context(), timers)
-	if requests != 3 || !slices.Equal(delays[:8], []int{0, 0, 1, 1, 2, 900, 900, 900}) {
-		t.Errorf("%d requests, delays %v", requests, delays[:8])
-	}
-	var refused []int
-	for i, err := range errs {
-		if err != nil {
-			refused = append(refused, i)
-		}
-	}
-	if !slices.Equal(refused, []int{11, 20, 21}) {
-		t.Errorf("refused %v", refused)
-	}
-}
-
-func TestQueueBury(t *testing.T) {
-	var body string
-	q := newQueue(func(r *http.Request) (*http.Response, error) {
-		var in struct{ MessageBody string }
-		data, _ := io.ReadAll(r.Body)
-		if err := json.Unmarshal(data, &in); err != nil {
-			t.Error(err)
-		}
-		body = in.MessageBody
-		return answer(200, `{"MessageId":"1"}`), nil
-	})
-	if err := q.Bury(t.Context(), Write{Lock: "a", Sequence: "7", Poison: io.EOF, Raw: []byte(`{"dynamodb":{}}`)}); err != nil {
-		t.Fatal(err)
-	}
-	if body != `{"problem":"EOF","lock":"a","sequence":"7","record":{"dynamodb":{}}}` {
-		t.Errorf("message %s", body)
-	}
-	if err := q.Bury(t.Context(), Write{Sequence: "8", Poison: io.EOF, Raw: make([]byte, 300*1024)}); err != nil || strings.Contains(body, "record") {
-		t.Errorf("message %s, %v", body, err)
 	}
 }
 

@@ -9,8 +9,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// maxDelay is SQS's longest DelaySeconds; a timer that is due later goes there in hops.
-const maxDelay = 900 * time.Second
+// MaxDelay is the longest delay of a message, which is SQS's longest DelaySeconds. A timer that is due later is set again when
+// its message arrives.
+const MaxDelay = 900 * time.Second
 
 // timerMessage is a timer on the queue.
 type timerMessage struct {
@@ -18,6 +19,11 @@ type timerMessage struct {
 	Lock    string        `json:"lock"`
 	Lease   lock.LeaseKey `json:"lease"` // the hash, not the secret
 	Fence   int64         `json:"fence"`
+}
+
+// EncodeTimer makes a timer's message.
+func EncodeTimer(t Timer) ([]byte, error) {
+	return json.Marshal(timerMessage{1, t.Lock, t.Key, t.Fence})
 }
 
 // jobMessage is a job on the queue. A message without a kind is a timer's.
@@ -43,8 +49,8 @@ type eventMessage struct {
 	Time       time.Time       `json:"time"`
 }
 
-// encodeJob makes a job's message. The tokens of a callback are in it, as they are in the table; no lease's secret is.
-func encodeJob(j Job) ([]byte, error) {
+// EncodeJob makes a job's message. The tokens of a callback are in it, as they are in the table; no lease's secret is.
+func EncodeJob(j Job) ([]byte, error) {
 	m := jobMessage{Version: 1, Kind: j.Kind, Lock: j.Lock, Tries: j.Tries}
 	if !j.Since.IsZero() {
 		m.Since = j.Since.UnixMilli()
@@ -64,8 +70,8 @@ func encodeJob(j Job) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// decodeJob reads a message's body: a job, or a timer.
-func decodeJob(body string) (Job, error) {
+// DecodeJob reads a message's body: a job, or a timer.
+func DecodeJob(body string) (Job, error) {
 	var m jobMessage
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
 		return Job{}, err
@@ -84,7 +90,7 @@ func decodeJob(body string) (Job, error) {
 	switch j.Kind {
 	case "", JobTimer:
 		j.Kind, j.Key = JobTimer, ""
-		j.Timer = Timer{Lock: m.Lock, Key: m.Lease, Fence: m.Fence}
+		j.Timer = Timer{GrantRef: lock.GrantRef{Lock: m.Lock, Key: m.Lease, Fence: m.Fence}}
 		missing = m.Lease == "" || m.Fence < 1
 	case JobPublish:
 		if missing = m.Event == nil; !missing {

@@ -10,22 +10,18 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Write is one change of a lock's record, as the stream tells it.
+// A Write is one write of a lock's record, as the stream's consumer gets it.
 type Write struct {
-	Lock     string
-	Sequence string        // its number in the stream
-	Before   lock.Record   // zero for a row that was made
-	After    lock.Record   // zero for a row that was removed
-	Ended    []lock.Waiter // with tokens, whose wait is over without a grant
-	Poison   error         // why it cannot be read; then only Lock, if known, Sequence and Raw are there
-	Raw      []byte        // the stream's record, for the dead-letter queue
+	lock.Write
+	Sequence string // its number in the stream
+	Poison   error  // why the record cannot be read; then only Lock, if it is known, Sequence and Raw are set
+	Raw      []byte // the stream's record, for the dead-letter queue
 }
 
-// Events tells what a write did, in the order of [lock.Changes]: ends first. Nothing in them depends on when or how often
-// the write is read.
-func Events(w Write) []events.Event {
+// Events are the events of a write's changes, in their order. They do not depend on when or how often the write is read.
+func Events(w lock.Write, changes []lock.Change) []events.Event {
 	var list []events.Event
-	for _, c := range lock.Changes(w.Before, w.After) {
+	for _, c := range changes {
 		h := c.Lease
 		lease := events.Lease{
 			Version: events.Version, Lock: w.Lock, Prefixes: events.Prefixes(w.Lock), Fence: h.Fence, Owner: h.Owner,
@@ -42,7 +38,7 @@ func Events(w Write) []events.Event {
 	return list
 }
 
-func event(w Write, c lock.Change, lease events.Lease) events.Event {
+func event(w lock.Write, c lock.Change, lease events.Lease) events.Event {
 	ended := func(at int64) events.End {
 		return events.End{EndedAt: events.At(at), HeldMS: max(at-c.Lease.AcquiredAt, 0)}
 	}

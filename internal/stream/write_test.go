@@ -65,7 +65,7 @@ func TestEventsOfEveryTransition(t *testing.T) {
 		"undone: the displaced one is in": {record(lock.CauseAcquire, 2), retired(record(lock.CauseRelease, 1), 2), []string{"released 2 at 3000", "acquired 1"}},
 	} {
 		var got []string
-		for _, e := range Events(Write{Lock: "a:b", Before: test.before, After: test.after}) {
+		for _, e := range eventsOf(Write{Write: lock.Write{Lock: "a:b", Before: test.before, After: test.after}}) {
 			l := e.Subject()
 			kind := e.DetailType()
 			if l.ID != events.ID("a:b", l.Fence, kind) || l.Lock != "a:b" || l.Version != 1 || !slices.Equal(l.Prefixes, []string{"a", "a:b"}) {
@@ -105,7 +105,10 @@ func TestMetadataThatIsNoJSONIsLeftOut(t *testing.T) {
 	h := r.Holders[leaseKey(1)]
 	h.Metadata = "{broken"
 	r.Holders[leaseKey(1)] = h
-	if l := Events(Write{Lock: "a", After: r})[0].Subject(); l.Metadata != nil || !l.MetadataOmitted {
+	if l := eventsOf(Write{Write: lock.Write{Lock: "a", After: r}})[0].Subject(); l.Metadata != nil || !l.MetadataOmitted {
 		t.Errorf("%+v", l)
 	}
 }
+
+// eventsOf are the events of a write.
+func eventsOf(w Write) []events.Event { return Events(w.Write, w.Effects().Changes) }

@@ -1,5 +1,5 @@
-// Package boot builds what functions need, once per cold start, from the environment. What only the stream's functions need
-// is in package streamboot: the SDK's packages take a good part of a cold start to initialise.
+// Package boot builds what functions need, once per cold start, from the environment. Package consumer builds what only the
+// stream and expire functions need: the SDK's clients take a good part of a cold start to initialise.
 //
 //	HOLDFAST_TABLE              the lock table; required
 //	HOLDFAST_STATE_MACHINES     names of the state machines to whose executions leases may belong, with commas between; a "*"
@@ -13,11 +13,10 @@
 //	                            cannot be handled now holds up those behind it
 //	HOLDFAST_DLQ_URL            where the stream and expire functions bury what they cannot handle; required for both
 //
-// and AWS_REGION and credentials as the SDK reads them.
+// and the variables of AWS that package awsenv lists.
 package boot
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,9 +26,9 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/awsenv"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -41,7 +40,7 @@ func API() *api.API { return Must((*Environment).api) }
 // Must builds something from the environment, or ends the process with an error that names the setting.
 func Must[T any](build func(*Environment) (T, error)) T {
 	log := lambdacontext.NewLogger()
-	cfg, err := config.LoadDefaultConfig(context.Background())
+	cfg, err := awsenv.Config(os.Getenv)
 	var v T
 	if err == nil {
 		v, err = build(&Environment{Getenv: os.Getenv, AWS: cfg, Log: log})

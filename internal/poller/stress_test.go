@@ -1,6 +1,6 @@
 //go:build stress
 
-package stream
+package poller
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package stream
+package poller
 
 import (
 	"context"
@@ -22,7 +22,9 @@ import (
 
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // eventLog keeps events by id, and lets a test wait for them.
@@ -39,7 +41,7 @@ func newEventLog() *eventLog {
 	return &eventLog{at: map[string]time.Time{}, events: map[string]events.Event{}, more: make(chan struct{})}
 }
 
-func (l *eventLog) Put(_ context.Context, entries []Entry) []error {
+func (l *eventLog) Put(_ context.Context, entries []stream.Entry) []error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	errs := make([]error, len(entries))
@@ -114,14 +116,14 @@ func newCloud(t *testing.T) *cloud {
 		t.Fatal(err)
 	}
 	c.db = dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint) })
-	log := slog.New(slog.DiscardHandler)
-	x := &Expirer{Coordinator: c.Coordinator, Log: log}
-	timers := NewLocalTimers(x.Fire)
+	log, ready := slog.New(slog.DiscardHandler), newReadyLog()
+	x := &stream.Expirer{Coordinator: c.Coordinator, Log: log}
+	timers := local.NewTimers(x.Fire)
 	x.Timers = timers
-	consumer := &Consumer{Bus: c.log, Timers: timers, DeadLetter: &fakeDeadLetter{}, Skew: lock.DefaultSkew, Log: log}
+	consumer := &stream.Consumer{Bus: c.log, Timers: timers, Skew: lock.DefaultSkew, Log: log}
 	c.poller = &Poller{
 		Tables: c.db, Streams: dynamodbstreams.NewFromConfig(cfg, func(o *dynamodbstreams.Options) { o.BaseEndpoint = aws.String(endpoint) }),
-		Table: c.table, Decode: dynamo.Decode, Consume: consumer.Consume, Log: log, started: make(chan struct{}),
+		Table: c.table, Consume: consumer.Consume, Log: slog.New(ready),
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -133,7 +135,7 @@ func newCloud(t *testing.T) *cloud {
 		client.CloseIdleConnections()
 		store.CloseIdleConnections()
 	})
-	<-c.poller.started
+	<-ready.ready
 	return c
 }
 
@@ -183,7 +185,7 @@ func TestStreamOfDynamoDBLocal(t *testing.T) {
 	refusals := 0
 	c.log.mu.Lock()
 	c.log.refuse = func(id string) error {
-		if refusals++; refusals <= 2*maxPuts {
+		if refusals++; refusals <= 8 {
 			return errors.New("away")
 		}
 		return nil

@@ -1,7 +1,6 @@
-package stream
+package eventbridge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,17 +10,14 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
-
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // fakeEventBridge is a fake of EventBridge at the HTTP level, which does to a publisher whatever the service may: it
@@ -55,9 +51,9 @@ func (f *fakeEventBridge) Do(r *http.Request) (*http.Response, error) {
 	}
 	switch f.rng.IntN(20) {
 	case 0:
-		return answer(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`), nil
+		return awstest.Answer(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`), nil
 	case 1:
-		return answer(500, `{"__type":"InternalException"}`), nil
+		return awstest.Answer(500, `{"__type":"InternalException"}`), nil
 	case 2:
 		return nil, context.DeadlineExceeded // on the way there
 	case 3: // on the way back
@@ -80,14 +76,7 @@ func (f *fakeEventBridge) Do(r *http.Request) (*http.Response, error) {
 		out.Entries = append(out.Entries, map[string]string{"EventId": "x"})
 	}
 	data, _ := json.Marshal(out)
-	return answer(200, string(data)), nil
-}
-
-func answer(status int, body string) *http.Response {
-	return &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": {"application/x-amz-json-1.1"}}, Body: io.NopCloser(strings.NewReader(body)),
-		ContentLength: int64(len(body)),
-	}
+	return awstest.Answer(200, string(data)), nil
 }
 
 func (f *fakeEventBridge) take(detail string) {
@@ -108,11 +97,7 @@ func TestOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // backoff costs no time in here
 		history, want := makeHistory(t)
 		fake := &fakeEventBridge{rng: rand.New(rand.NewPCG(1, 2)), first: map[string][]string{}, copies: map[string]int{}}
-		client := eventbridge.New(eventbridge.Options{
-			Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), HTTPClient: fake,
-			BaseEndpoint: aws.String("http://eventbridge.test"), Retryer: aws.NopRetryer{},
-		})
-		c := &Consumer{Bus: &EventBridge{Client: client, Name: "bus"}, Log: slog.New(slog.DiscardHandler)}
+		c := &stream.Consumer{Bus: New(awstest.Config(fake), "bus"), Log: slog.New(slog.DiscardHandler)}
 		// As an event source mapping does: a batch at a time, again from the first that failed.
 		for at := 0; at < len(history); {
 			batch := history[at:min(at+100, len(history))]
@@ -121,7 +106,7 @@ func TestOutbox(t *testing.T) {
 				at += len(batch)
 				continue
 			}
-			at += slices.IndexFunc(batch, func(w Write) bool { return w.Sequence == failed[0] })
+			at += slices.IndexFunc(batch, func(w stream.Write) bool { return w.Sequence == failed[0] })
 		}
 		lost, invented, deliveries, total := 0, 0, 0, 0
 		expected := map[string]bool{}
@@ -154,10 +139,10 @@ func TestOutbox(t *testing.T) {
 
 // makeHistory runs random operations on a few locks until there are enough transitions, and tells, from the answers
 // alone, which events each lock must have had.
-func makeHistory(t *testing.T) (history []Write, want map[string][]string) {
+func makeHistory(t *testing.T) (history []stream.Write, want map[string][]string) {
 	store := &lock.Memory{}
 	store.Changed = func(name string, before, after lock.Record) {
-		history = append(history, Write{Lock: name, Sequence: fmt.Sprint(len(history)), Before: before, After: after})
+		history = append(history, stream.Write{Write: lock.Write{Lock: name, Before: before, After: after}, Sequence: fmt.Sprint(len(history))})
 	}
 	c, err := lock.New(lock.Config{Store: store})
 	if err != nil {
@@ -242,40 +227,3 @@ func makeHistory(t *testing.T) (history []Write, want map[string][]string) {
 	}
 	return history, want
 }
-
-// A lost answer of a single request, in detail.
-func TestEventBridgeAnswers(t *testing.T) {
-	for name, test := range map[string]struct {
-		resp *http.Response
-		err  error
-		want []bool // refused?
-	}{
-		"all taken":        {resp: answer(200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"},{"EventId":"2"}]}`), want: []bool{false, false}},
-		"one refused":      {resp: answer(200, `{"FailedEntryCount":1,"Entries":[{"EventId":"1"},{"ErrorCode":"ThrottlingException"}]}`), want: []bool{false, true}},
-		"answer too short": {resp: answer(200, `{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}`), want: []bool{true, true}},
-		"request refused":  {resp: answer(400, `{"__type":"AccessDeniedException"}`), want: []bool{true, true}},
-		"no answer":        {err: errors.New("connection reset"), want: []bool{true, true}},
-	} {
-		var sent []byte
-		client := eventbridge.New(eventbridge.Options{
-			Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), BaseEndpoint: aws.String("http://eventbridge.test"),
-			Retryer: aws.NopRetryer{}, HTTPClient: doer(func(r *http.Request) (*http.Response, error) {
-				sent, _ = io.ReadAll(r.Body)
-				return test.resp, test.err
-			}),
-		})
-		errs := (&EventBridge{Client: client, Name: "bus"}).Put(t.Context(), []Entry{{DetailType: events.TypeAcquired, Detail: []byte(`{}`)}, {DetailType: events.TypeReleased, Detail: []byte(`{}`)}})
-		for i, refused := range test.want {
-			if (errs[i] != nil) != refused {
-				t.Errorf("%s: %v", name, errs)
-			}
-		}
-		if !bytes.Contains(sent, []byte(`"Source":"holdfast"`)) || !bytes.Contains(sent, []byte(`"EventBusName":"bus"`)) {
-			t.Errorf("sent %s", sent)
-		}
-	}
-}
-
-type doer func(*http.Request) (*http.Response, error)
-
-func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }

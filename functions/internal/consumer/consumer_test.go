@@ -1,4 +1,4 @@
-package streamboot
+package consumer
 
 import (
 	"log/slog"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/sqs"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
@@ -19,8 +20,8 @@ func TestSettings(t *testing.T) {
 		"HOLDFAST_TABLE": "locks", "HOLDFAST_BUS": "bus", "HOLDFAST_TIMER_QUEUE_URL": "https://sqs/timers", "HOLDFAST_DLQ_URL": "https://sqs/dlq",
 	}
 	build := map[string]func(*boot.Environment) error{
-		"consumer": func(e *boot.Environment) error { _, err := consumer(e); return err },
-		"expirer":  func(e *boot.Environment) error { _, err := expirer(e); return err },
+		"consumer": func(e *boot.Environment) error { _, err := New(e); return err },
+		"expirer":  func(e *boot.Environment) error { _, err := NewExpirer(e); return err },
 	}
 	for _, test := range []struct{ what, set, to, says string }{
 		{"consumer", "", "", ""}, {"expirer", "", "", ""},
@@ -53,7 +54,7 @@ func TestParts(t *testing.T) {
 	e := &boot.Environment{
 		AWS: aws.Config{Region: "eu-west-1", HTTPClient: awshttp.NewBuildableClient()}, Log: slog.New(slog.DiscardHandler), Getenv: func(name string) string { return settings[name] },
 	}
-	x, err := expirer(e)
+	x, err := NewExpirer(e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,15 +65,15 @@ func TestParts(t *testing.T) {
 	if c.Metrics != "Holdfast/x" || c.Skew != lock.DefaultSkew || c.Coordinator != x.Coordinator || c.Callbacks == nil || c.Bus == nil || c.Log == nil {
 		t.Errorf("consumer %+v", c)
 	}
-	queue, ok := c.Backlog.(*stream.Queue)
-	if dead, _ := c.DeadLetter.(*stream.Queue); !ok || queue.URL != "https://sqs/timers" || c.Timers != stream.Timers(queue) || x.Timers != c.Timers || dead == nil || dead.URL != "https://sqs/dlq" {
+	queue, ok := c.Backlog.(*sqs.Queue)
+	if dead, _ := c.DeadLetter.(*sqs.Queue); !ok || queue.URL() != "https://sqs/timers" || c.Timers != stream.Timers(queue) || x.Timers != c.Timers || dead == nil || dead.URL() != "https://sqs/dlq" {
 		t.Errorf("queues %v, %v, %v", c.Backlog, c.Timers, c.DeadLetter)
 	}
-	if client, ok := timely(e).HTTPClient.(*awshttp.BuildableClient); !ok || client.GetTimeout() != attemptTimeout {
-		t.Errorf("an attempt may take for ever: %v", timely(e).HTTPClient)
+	if client, ok := bounded(e).HTTPClient.(*awshttp.BuildableClient); !ok || client.GetTimeout() != attemptTimeout {
+		t.Errorf("an attempt may take for ever: %v", bounded(e).HTTPClient)
 	}
 	settings["HOLDFAST_TIMER_QUEUE_URL"] = ""
-	if c, err := consumer(e); err != nil || c.Timers != nil || c.Backlog != nil {
+	if c, err := New(e); err != nil || c.Timers != nil || c.Backlog != nil {
 		t.Errorf("without a queue: %v, %v, %v", c.Timers, c.Backlog, err)
 	}
 }

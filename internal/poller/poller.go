@@ -1,6 +1,5 @@
-//go:build !memory
-
-package stream
+// Package poller reads a table's stream for the local process, as Lambda's event source mapping does.
+package poller
 
 import (
 	"context"
@@ -15,7 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams/types"
 
-	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/dynamo"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // A Poller reads a table's stream as Lambda's event source mapping does, for the local process: every shard in order, a
@@ -24,12 +24,14 @@ type Poller struct {
 	Tables  *dynamodb.Client
 	Streams *dynamodbstreams.Client
 	Table   string
-	Decode  func(image map[string]ddbtypes.AttributeValue) (lock.Record, error)
-	Consume func(ctx context.Context, batch []Write) (failed []string)
+	Consume func(ctx context.Context, batch []stream.Write) (failed []string)
 	Log     *slog.Logger
 	Every   time.Duration // between two looks at a shard; zero: 250 ms, as Lambda's
-	started chan struct{} // closed once the first iterators are there; tests wait for it
 }
+
+// Reading is the message of the log record that a poller writes once it has a place in every shard: from then on no write of
+// the table is missed.
+const Reading = "reading the table's stream"
 
 // shard is where the poller is in one shard.
 type shard struct {
@@ -52,14 +54,15 @@ func (p *Poller) Run(ctx context.Context) {
 		err := p.round(ctx, shards, first)
 		if first && err == nil {
 			first = false
-			if p.started != nil {
-				close(p.started)
-			}
+			p.Log.Info(Reading, "table", p.Table)
 		}
 		if err != nil && ctx.Err() == nil {
 			p.Log.Error("stream cannot be read", "table", p.Table, "error", err)
 		}
-		pause(ctx, every)
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -177,7 +180,7 @@ func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 }
 
 func (p *Poller) hand(ctx context.Context, records []types.Record) map[string]bool {
-	var batch []Write
+	var batch []stream.Write
 	for _, r := range records {
 		if w, ok := p.read(r); ok {
 			batch = append(batch, w)
@@ -192,19 +195,11 @@ func (p *Poller) hand(ctx context.Context, records []types.Record) map[string]bo
 	return failed
 }
 
-func (p *Poller) read(r types.Record) (Write, bool) {
-	w := Write{Sequence: aws.ToString(r.Dynamodb.SequenceNumber)}
+func (p *Poller) read(r types.Record) (w stream.Write, ok bool) {
+	w.Sequence = aws.ToString(r.Dynamodb.SequenceNumber)
 	w.Raw, _ = json.Marshal(r.Dynamodb)
-	pk, _ := r.Dynamodb.Keys["pk"].(*types.AttributeValueMemberS)
-	sk, _ := r.Dynamodb.Keys["sk"].(*types.AttributeValueMemberS)
-	if pk == nil || sk == nil || sk.Value != skLock {
-		return w, false
-	}
-	w.Lock = pk.Value
-	if w.Before, w.Poison = p.Decode(fromStream(r.Dynamodb.OldImage)); w.Poison == nil {
-		w.After, w.Poison = p.Decode(fromStream(r.Dynamodb.NewImage))
-	}
-	return w, true
+	w.Write, ok, w.Poison = dynamo.DecodeWrite(fromStream(r.Dynamodb.Keys), fromStream(r.Dynamodb.OldImage), fromStream(r.Dynamodb.NewImage))
+	return w, ok
 }
 
 // fromStream turns the stream client's types into the table client's, which are the same under another name.

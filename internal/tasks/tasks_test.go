@@ -1,4 +1,4 @@
-package stream
+package tasks
 
 import (
 	"errors"
@@ -10,9 +10,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
+
+// errUnknown marks an answer that says nothing of the task.
+var errUnknown = errors.New("unknown")
 
 // fakeServices is a fake of Step Functions and Lambda: it keeps what was asked, and answers with an error if there is one.
 type fakeServices struct {
@@ -43,7 +46,7 @@ func newServices(t *testing.T) (*Services, *fakeServices) {
 		server.Close()
 	})
 	cfg := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: client, BaseEndpoint: &server.URL}
-	return &Services{Tasks: sfn.NewFromConfig(cfg), Durable: lambda.NewFromConfig(cfg)}, f
+	return New(cfg), f
 }
 
 // Each kind of token goes to its service, once, and what the services refuse with is told apart.
@@ -55,21 +58,21 @@ func TestServices(t *testing.T) {
 	}{
 		{"task:abc", "", 0, nil},
 		{"callback:abc", "", 0, nil},
-		{"task:abc", "TaskTimedOut", 400, ErrTaskGone},
-		{"task:abc", "TaskDoesNotExist", 400, ErrTaskGone},
-		{"task:abc", "InvalidToken", 400, ErrTaskGone},
-		{"callback:abc", "CallbackTimeoutException", 400, ErrTaskGone},
-		{"callback:abc", "ResourceNotFoundException", 404, ErrTaskGone},
-		{"task:abc", "AccessDeniedException", 400, ErrUndeliverable},
-		{"callback:abc", "InvalidParameterValueException", 400, ErrUndeliverable},
-		{"task:abc", "ThrottlingException", 400, errReset},
-		{"callback:abc", "ServiceException", 500, errReset},
+		{"task:abc", "TaskTimedOut", 400, stream.ErrTaskGone},
+		{"task:abc", "TaskDoesNotExist", 400, stream.ErrTaskGone},
+		{"task:abc", "InvalidToken", 400, stream.ErrTaskGone},
+		{"callback:abc", "CallbackTimeoutException", 400, stream.ErrTaskGone},
+		{"callback:abc", "ResourceNotFoundException", 404, stream.ErrTaskGone},
+		{"task:abc", "AccessDeniedException", 400, stream.ErrUndeliverable},
+		{"callback:abc", "InvalidParameterValueException", 400, stream.ErrUndeliverable},
+		{"task:abc", "ThrottlingException", 400, errUnknown},
+		{"callback:abc", "ServiceException", 500, errUnknown},
 	} {
 		s, f := newServices(t)
 		f.status, f.code = test.status, test.code
-		for _, err := range []error{s.Succeed(t.Context(), test.token, []byte(`{"fence":1}`)), s.Fail(t.Context(), test.token, FailLost, "why")} {
-			switch known := errors.Is(err, ErrTaskGone) || errors.Is(err, ErrUndeliverable); {
-			case test.want == nil && err != nil, test.want == errReset && (err == nil || known), test.want != nil && test.want != errReset && !errors.Is(err, test.want): //nolint:errorlint // a mark
+		for _, err := range []error{s.Succeed(t.Context(), test.token, []byte(`{"fence":1}`)), s.Fail(t.Context(), test.token, stream.FailLost, "why")} {
+			switch known := errors.Is(err, stream.ErrTaskGone) || errors.Is(err, stream.ErrUndeliverable); {
+			case test.want == nil && err != nil, test.want == errUnknown && (err == nil || known), test.want != nil && test.want != errUnknown && !errors.Is(err, test.want): //nolint:errorlint // a mark
 				t.Errorf("%s, %s: %v", test.token, test.code, err)
 			}
 		}
@@ -109,7 +112,7 @@ func TestRunning(t *testing.T) {
 			t.Errorf("%s: %v, %v", status, running, err)
 		}
 	}
-	s.Tasks = sfn.New(s.Tasks.Options(), func(o *sfn.Options) { o.Retryer = aws.NopRetryer{} })
+	s.stepFunctions = sfn.New(s.stepFunctions.Options(), func(o *sfn.Options) { o.Retryer = aws.NopRetryer{} })
 	f.status = 400
 	for code, over := range map[string]bool{
 		"ExecutionDoesNotExist": true, "InvalidArn": true, "ValidationException": true, "AccessDeniedException": false, "ThrottlingException": false, "KmsAccessDeniedException": false,

@@ -1,16 +1,18 @@
-package stream
+package local
 
 import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// LocalTimers are [Timers] in one process. Make them with [NewLocalTimers] and end them with Close.
-type LocalTimers struct {
+// Timers are [stream.Timers] in one process.
+type Timers struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	fire   func(context.Context, Timer) error
+	fire   func(context.Context, stream.Timer) error
 
 	mu      sync.Mutex
 	closed  bool
@@ -18,27 +20,28 @@ type LocalTimers struct {
 	running sync.WaitGroup
 }
 
-// NewLocalTimers makes timers that call fire, each in a goroutine of its own, and again after a second if it fails.
-func NewLocalTimers(fire func(context.Context, Timer) error) *LocalTimers {
+// NewTimers returns timers that call fire, each in a goroutine of its own, and again after a second if it fails. Close ends
+// them.
+func NewTimers(fire func(context.Context, stream.Timer) error) *Timers {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &LocalTimers{ctx: ctx, cancel: cancel, fire: fire, pending: map[*time.Timer]bool{}}
+	return &Timers{ctx: ctx, cancel: cancel, fire: fire, pending: map[*time.Timer]bool{}}
 }
 
-// Arm implements [Timers].
-func (l *LocalTimers) Arm(_ context.Context, timers []Timer) []error {
+// Arm implements [stream.Timers].
+func (l *Timers) Arm(_ context.Context, list []stream.Timer) []error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
 	}
-	for _, t := range timers {
+	for _, t := range list {
 		l.arm(t, max(time.Until(t.Due), minHop))
 	}
 	return nil
 }
 
 // arm needs the mutex.
-func (l *LocalTimers) arm(t Timer, in time.Duration) {
+func (l *Timers) arm(t stream.Timer, in time.Duration) {
 	var timer *time.Timer
 	l.running.Add(1)
 	timer = time.AfterFunc(in, func() {
@@ -59,7 +62,7 @@ func (l *LocalTimers) arm(t Timer, in time.Duration) {
 }
 
 // Close stops all timers and waits for those that run.
-func (l *LocalTimers) Close() {
+func (l *Timers) Close() {
 	l.mu.Lock()
 	l.closed = true
 	for timer := range l.pending {
@@ -71,3 +74,6 @@ func (l *LocalTimers) Close() {
 	l.cancel()
 	l.running.Wait()
 }
+
+// minHop is the least time until a timer fires. It keeps a timer that is due from firing in a loop if two clocks disagree.
+const minHop = 10 * time.Millisecond

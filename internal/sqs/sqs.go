@@ -1,48 +1,56 @@
-//go:build !memory
-
-package stream
+// Package sqs keeps the stream's timers, jobs and dead letters in SQS queues.
+package sqs
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// Queue keeps timers as delayed messages of a standard SQS queue, and buries what cannot be read in another.
+// A Queue is a standard SQS queue. It is a [stream.Timers] and a [stream.Backlog], whose timers and jobs are delayed messages,
+// or a [stream.DeadLetter].
 type Queue struct {
-	Client *sqs.Client
-	URL    string
-	Clock  func() time.Time // nil: time.Now
+	client *awssqs.Client
+	url    string
 }
 
-// A message is what goes to the queue: a body, and when it is to come; or why there is none.
+// New returns the queue with a URL.
+func New(cfg aws.Config, url string) *Queue { return &Queue{awssqs.NewFromConfig(cfg), url} }
+
+// URL is the queue's.
+func (q *Queue) URL() string { return q.url }
+
+// A message is a body and the time at which it must be delivered, or the error of making it.
 type message struct {
 	body []byte
 	due  time.Time
 	err  error
 }
 
-// Arm implements [Timers], ten messages a request. Delays are whole seconds, so a timer comes up to one second late.
-func (q *Queue) Arm(ctx context.Context, timers []Timer) []error {
+// Arm implements [stream.Timers]. Delays are whole seconds, so a timer fires up to one second late.
+func (q *Queue) Arm(ctx context.Context, timers []stream.Timer) []error {
 	list := make([]message, len(timers))
 	for i, t := range timers {
-		body, err := json.Marshal(timerMessage{1, t.Lock, t.Key, t.Fence})
+		body, err := stream.EncodeTimer(t)
 		list[i] = message{body, t.Due, err}
 	}
 	return q.send(ctx, list)
 }
 
-// PutOff implements [Backlog] on the same queue.
-func (q *Queue) PutOff(ctx context.Context, jobs []Job) []error {
+// PutOff implements [stream.Backlog].
+func (q *Queue) PutOff(ctx context.Context, jobs []stream.Job) []error {
 	list := make([]message, len(jobs))
 	for i, j := range jobs {
-		body, err := encodeJob(j)
+		body, err := stream.EncodeJob(j)
 		list[i] = message{body, j.Due, err}
 	}
 	return q.send(ctx, list)
@@ -71,24 +79,20 @@ func (q *Queue) send(ctx context.Context, list []message) []error {
 
 // sendBatch sends messages in one request, and sets the error of each that was not taken.
 func (q *Queue) sendBatch(ctx context.Context, list []message, errs []error) {
-	now := time.Now
-	if q.Clock != nil {
-		now = q.Clock
-	}
-	in := &sqs.SendMessageBatchInput{QueueUrl: aws.String(q.URL)}
+	in := &awssqs.SendMessageBatchInput{QueueUrl: aws.String(q.url)}
 	for i, m := range list {
 		if errs[i] = m.err; m.err == nil {
 			in.Entries = append(in.Entries, types.SendMessageBatchRequestEntry{
-				Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(string(m.body)), DelaySeconds: delaySeconds(m.due.Sub(now())),
+				Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(string(m.body)), DelaySeconds: delaySeconds(time.Until(m.due)),
 			})
 		}
 	}
 	if len(in.Entries) == 0 {
 		return
 	}
-	out, err := q.Client.SendMessageBatch(ctx, in)
+	out, err := q.client.SendMessageBatch(ctx, in)
 	if err != nil {
-		copy(errs, errAll(len(list), err))
+		copy(errs, slices.Repeat([]error{err}, len(list)))
 		return
 	}
 	for _, f := range out.Failed {
@@ -99,7 +103,7 @@ func (q *Queue) sendBatch(ctx context.Context, list []message, errs []error) {
 }
 
 func delaySeconds(d time.Duration) int32 {
-	return int32(min(max(d, 0)+time.Second-1, maxDelay) / time.Second)
+	return int32(min(max(d, 0)+time.Second-1, stream.MaxDelay) / time.Second)
 }
 
 // A buriedWrite is a stream record in the dead-letter queue.
@@ -110,19 +114,19 @@ type buriedWrite struct {
 	Record   json.RawMessage `json:"record,omitempty"`
 }
 
-// maxMessage is how much of a record is buried; SQS takes 256 KiB in all.
-const maxMessage = 200 * 1024
+// maxRecord is the size in bytes above which a record is left out of its dead letter: a message has 256 KiB at most.
+const maxRecord = 200 * 1024
 
-// Bury implements [DeadLetter].
-func (q *Queue) Bury(ctx context.Context, w Write) error {
+// Bury implements [stream.DeadLetter].
+func (q *Queue) Bury(ctx context.Context, w stream.Write) error {
 	b := buriedWrite{Problem: w.Poison.Error(), Lock: w.Lock, Sequence: w.Sequence}
-	if len(w.Raw) <= maxMessage && json.Valid(w.Raw) {
+	if len(w.Raw) <= maxRecord && json.Valid(w.Raw) {
 		b.Record = w.Raw
 	}
 	body, err := json.Marshal(b)
 	if err != nil {
 		return err
 	}
-	_, err = q.Client.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: aws.String(q.URL), MessageBody: aws.String(string(body))})
+	_, err = q.client.SendMessage(ctx, &awssqs.SendMessageInput{QueueUrl: aws.String(q.url), MessageBody: aws.String(string(body))})
 	return err
 }

@@ -1,0 +1,73 @@
+// Package consumer builds the stream's consumer, which the stream and the expire function need: it does what follows from a write,
+// at once in the one and later, from the backlog, in the other. Package boot lists the settings.
+package consumer
+
+import (
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/eventbridge"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/sqs"
+	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/tasks"
+)
+
+// attemptTimeout bounds one attempt of a request to EventBridge, SQS or Step Functions, of which the SDK makes three.
+const attemptTimeout = 5 * time.Second
+
+// bounded is the SDK's configuration with a bound on each attempt, which it does not have by itself.
+func bounded(e *boot.Environment) aws.Config {
+	cfg := e.AWS.Copy()
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
+		cfg.HTTPClient = b.WithTimeout(attemptTimeout)
+	}
+	return cfg
+}
+
+// New builds the consumer. An error names the setting that is missing or wrong.
+func New(e *boot.Environment) (*stream.Consumer, error) {
+	bus, err := e.Required("HOLDFAST_BUS", "name the event bus")
+	if err != nil {
+		return nil, err
+	}
+	dlq, err := e.Required("HOLDFAST_DLQ_URL", "give the dead-letter queue's URL")
+	if err != nil {
+		return nil, err
+	}
+	cfg := bounded(e)
+	c := &stream.Consumer{
+		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: tasks.New(cfg),
+		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Getenv("HOLDFAST_METRICS"),
+	}
+	if c.Coordinator, err = e.Coordinator(); err != nil {
+		return nil, err
+	}
+	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
+		timers := sqs.New(cfg, url)
+		c.Timers, c.Backlog = timers, timers
+	}
+	return c, nil
+}
+
+// checksPerSecond bounds the calls of DescribeExecution by one process of the expire function. Its event source allows about ten
+// processes, and an account may call DescribeExecution 10 to 15 times a second in all.
+const checksPerSecond = 1
+
+// NewExpirer builds what the expire function needs. An error names the setting that is missing or wrong.
+func NewExpirer(e *boot.Environment) (*stream.Expirer, error) {
+	if _, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL"); err != nil {
+		return nil, err
+	}
+	c, err := New(e)
+	if err != nil {
+		return nil, err
+	}
+	return &stream.Expirer{
+		Coordinator: c.Coordinator, Timers: c.Timers, Executions: tasks.New(bounded(e)), Consumer: c,
+		ChecksPerSecond: checksPerSecond, Log: e.Log, Metrics: c.Metrics,
+	}, nil
+}

@@ -1,0 +1,127 @@
+package dynamo
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// DecodeWrite reads a record of the table's stream: the keys and images of one item. ok is false if the item is neither a
+// lock's record nor the end of a wait. If err is not nil, w has the lock's name where the keys have one.
+func DecodeWrite(keys, before, after map[string]types.AttributeValue) (w lock.Write, ok bool, err error) {
+	var sk string
+	if w.Lock, sk, err = streamKey(keys); err != nil {
+		return w, true, err
+	}
+	switch {
+	case isEnded(sk) && after != nil:
+		ended, err := decodeWaiter(after)
+		w.Ended = []lock.Waiter{ended}
+		return w, true, err
+	case sk != skLock:
+		return w, false, nil
+	}
+	if w.Before, err = Decode(before); err != nil {
+		return w, true, fmt.Errorf("old image: %w", err)
+	}
+	if w.After, err = Decode(after); err != nil {
+		return w, true, fmt.Errorf("new image: %w", err)
+	}
+	return w, true, nil
+}
+
+// ReadRecord reads a record of the table's stream as Lambda sends it, in DynamoDB's JSON. sequence is its number in the
+// stream, which is also known of a record whose rest cannot be read. ok and err are as for [DecodeWrite].
+func ReadRecord(raw json.RawMessage) (w lock.Write, sequence string, ok bool, err error) {
+	var record struct {
+		Change struct {
+			Keys           map[string]json.RawMessage `json:"Keys"`
+			SequenceNumber string                     `json:"SequenceNumber"`
+			OldImage       map[string]json.RawMessage `json:"OldImage"`
+			NewImage       map[string]json.RawMessage `json:"NewImage"`
+		} `json:"dynamodb"`
+	}
+	if err := json.Unmarshal(raw, &record); err != nil {
+		return w, sequenceOf(raw), true, err
+	}
+	change := record.Change
+	keys, err := attributes(change.Keys)
+	if err != nil {
+		return w, change.SequenceNumber, true, fmt.Errorf("keys: %w", err)
+	}
+	name, sk, err := streamKey(keys)
+	if err != nil || sk != skLock && !isEnded(sk) {
+		return lock.Write{Lock: name}, change.SequenceNumber, err != nil, err
+	}
+	w.Lock = name
+	before, err := attributes(change.OldImage)
+	if err != nil {
+		return w, change.SequenceNumber, true, fmt.Errorf("old image: %w", err)
+	}
+	after, err := attributes(change.NewImage)
+	if err != nil {
+		return w, change.SequenceNumber, true, fmt.Errorf("new image: %w", err)
+	}
+	w, ok, err = DecodeWrite(keys, before, after)
+	return w, change.SequenceNumber, ok, err
+}
+
+func streamKey(keys item) (name, sk string, err error) {
+	p, _ := keys[attrPK].(*types.AttributeValueMemberS)
+	s, _ := keys[attrSK].(*types.AttributeValueMemberS)
+	if p == nil || s == nil {
+		return "", "", errors.New("keys: pk or sk is missing, or not a string")
+	}
+	return p.Value, s.Value, nil
+}
+
+func isEnded(sk string) bool { return strings.HasPrefix(sk, skEnded) }
+
+// sequenceOf finds a record's sequence number if the rest of the record cannot be read; "" if it cannot either.
+func sequenceOf(raw json.RawMessage) string {
+	var place struct {
+		Change struct{ SequenceNumber string } `json:"dynamodb"`
+	}
+	_ = json.Unmarshal(raw, &place)
+	return place.Change.SequenceNumber
+}
+
+// attributes reads DynamoDB's JSON. Values of types that no lock record has are read as null: they belong to attributes that
+// this version does not know.
+func attributes(image map[string]json.RawMessage) (item, error) {
+	if image == nil {
+		return nil, nil
+	}
+	it := make(item, len(image))
+	for name, raw := range image {
+		var v struct {
+			S *string
+			N *string
+			M map[string]json.RawMessage
+		}
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return nil, fmt.Errorf("attribute %s: %w", strconv.Quote(name), err)
+		}
+		switch {
+		case v.S != nil:
+			it[name] = str(*v.S)
+		case v.N != nil:
+			it[name] = &types.AttributeValueMemberN{Value: *v.N}
+		case v.M != nil:
+			m, err := attributes(v.M)
+			if err != nil {
+				return nil, err
+			}
+			it[name] = &types.AttributeValueMemberM{Value: m}
+		default:
+			it[name] = &types.AttributeValueMemberNULL{Value: true}
+		}
+	}
+	return it, nil
+}
