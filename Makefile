@@ -27,12 +27,12 @@ go-version:
 
 # Built and then run, since go run answers Ctrl-C with an error.
 run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT, RUN_ARGS='--min-ttl 100ms' for shorter TTLs than AWS has
-	@go build -tags memory -o .bin/run ./scripts/run
+	@go build -o .bin/run ./scripts/run
 	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/run --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
-	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/stream ./lockclient
+	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/eventbridge ./lockclient
 	@go test -C scripts/outside ./...
 
 quick: go-version ## The inner loop, in less than a minute: vet, and the quick tests of what changed, with DynamoDB Local
@@ -42,9 +42,8 @@ quick: go-version ## The inner loop, in less than a minute: vet, and the quick t
 lint: go-version ## Check formatting, vet, linters, go fix and generated files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	@go vet ./...
-	@go vet -tags stress ./cmd/holdfast ./internal/stream
+	@go vet -tags stress ./cmd/holdfast ./internal/poller
 	@go vet -tags samlocal ./lockclient
-	@go vet -tags memory ./scripts/run ./internal/local
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go vet -C scripts/outside ./... && go -C scripts/outside mod tidy -diff
@@ -138,7 +137,7 @@ bench: go-version ## Compare with bare DynamoDB and another library; time handle
 	@scripts/with-dynamodb.sh go run -C scripts/outside ./handoff
 
 stress: go-version ## Race processes for one lock, kill holders, time expiries
-	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/stream
+	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/poller
 
 explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all

@@ -18,13 +18,20 @@ var mayImport = map[string][]string{
 	"internal/dynamo":    {"internal/lock", "internal/reach"},
 	"internal/storetest": {"internal/lock"},
 	"internal/api":       {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
-	"internal/gateway":   {"internal/api", "internal/wire"},
 	"internal/stream":    {"internal/lock", "internal/wire", "internal/emf", "events"},
 	"internal/duration":  {},
-	"internal/local":     {"internal/api", "internal/lock", "internal/stream", "internal/wire", "events"},
-	"internal/emf":       {},
-	"internal/scope":     {"internal/wire"},
-	"events":             {},
+
+	"internal/eventbridge": {"internal/stream", "events"},
+	"internal/sqs":         {"internal/stream"},
+	"internal/tasks":       {"internal/stream", "internal/wire"},
+	"internal/poller":      {"internal/dynamo", "internal/stream"},
+	"internal/awsenv":      {},
+	"internal/awstest":     {},
+
+	"internal/local": {"internal/api", "internal/lock", "internal/stream", "internal/wire", "events"},
+	"internal/emf":   {},
+	"internal/scope": {"internal/wire"},
+	"events":         {},
 
 	"internal/reach":       {},
 	"internal/reach/relay": {},
@@ -86,6 +93,47 @@ func TestImportDirections(t *testing.T) {
 			case !ours && slices.Contains(onlyStdlib, name) && !all[i].Standard:
 				t.Errorf("%s imports %s", name, i)
 			}
+		}
+	}
+}
+
+// mayLink says which service clients of the AWS SDK each program may link. A client adds about a millisecond and 0.3 MB to a
+// function's start, so a function links only those that it calls.
+var mayLink = map[string][]string{
+	"./functions/acquire":      {"dynamodb"},
+	"./functions/renew":        {"dynamodb"},
+	"./functions/release":      {"dynamodb"},
+	"./functions/status":       {"dynamodb"},
+	"./functions/forcerelease": {"dynamodb"},
+	"./functions/stream":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"},
+	"./functions/expire":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"}, // it does the stream function's work that was put off
+	"./lockclient":             {},
+	"./lockclient/invoke":      {"lambda"},
+	"./lockclient/fencing":     {"dynamodb"},
+	"./internal/stream":        {},
+	"./internal/local":         {},
+	"./scripts/run":            {},
+	// With the SDK's config package, which signs in with SSO and STS, for what people run.
+	"./lockclient/direct": {"dynamodb", "signin", "sso", "ssooidc", "sts"},
+	"./cmd/holdfast":      {"dynamodb", "dynamodbstreams", "signin", "sso", "ssooidc", "sts"},
+}
+
+// A program links the SDK's clients that mayLink names, all of them and no other.
+func TestClientsOfPrograms(t *testing.T) {
+	for program, want := range mayLink {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", program).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []string{}
+		for _, path := range strings.Fields(string(out)) {
+			service, ok := strings.CutPrefix(path, "github.com/aws/aws-sdk-go-v2/service/")
+			if ok && !strings.Contains(service, "/") {
+				got = append(got, service)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s links the clients %v, want %v", program, got, want)
 		}
 	}
 }

@@ -36,7 +36,7 @@ var targets = []target{
 	{"internal/wire", ""},
 	{"internal/scope", ""},
 	{"internal/api", ""},
-	{"internal/stream", "^TestOutbox$"},
+	{"internal/stream", ""},
 	{"internal/dynamo", ""},
 	{"internal/reach", ""},
 	{"lockclient", "^(TestCyclesLeakNothing|TestTransports|TestDeadConnections|TestUnreachableAsSetUp|TestCloseThroughAThrottle)$"},

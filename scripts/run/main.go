@@ -1,5 +1,4 @@
-// Command run is `holdfast dev` in memory, without what only AWS needs: built with -tags memory it links no AWS SDK, and so is
-// compiled in half the time. make run starts it.
+// Command run is `holdfast dev` in memory. It links no client of the AWS SDK, so it compiles in half the time. make run starts it.
 package main
 
 import (
