@@ -117,8 +117,8 @@ e2e: synth-examples ## Prove the CDK stack end to end, on this machine, with aut
 	@cd infra && go vet -tags cloud ./e2e
 	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
 
-sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; sets up Docker and SAM if missing
-	@trap 'scripts/sam-local.sh stop' EXIT; scripts/sam-local.sh setup; scripts/with-dynamodb.sh scripts/sam-cycle.sh
+sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; needs Docker and the SAM CLI
+	@scripts/with-dynamodb.sh scripts/sam-local.sh
 
 deploy: go-version node ## Deploy to the AWS account of your credentials, with the CDK; CDK_ARGS adds to its command
 	@$(MAKE) -s build ARCHES=arm64

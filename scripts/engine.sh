@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: start_engine NAME FIRST_PORT COMMAND... runs a command, in which @PORT@ is a free port, in the background until it
 # listens; sets port and engine_log, and ends the engine with this shell.
 engine_log=$(mktemp)

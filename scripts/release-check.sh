@@ -13,7 +13,7 @@ clean() {
     if [ -d "$dir" ]; then chmod -R u+w "$dir" && rm -rf "$dir"; fi
   done
   rm -f "$cache/cache/download/$module/@v/$version".* "$cache/cache/download/$module/infra/@v/$version".*
-  for info in $(grep -l "$module\$" "$cache"/cache/vcs/*.info 2>/dev/null); do rm -rf "${info%.info}" "${info%.info}".*; done
+  grep -l "$module\$" "$cache"/cache/vcs/*.info 2>/dev/null | while read -r info; do rm -rf "${info%.info}" "${info%.info}".*; done
   rm -rf "$tmp"
 }
 trap clean EXIT

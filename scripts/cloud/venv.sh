@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: makes the Python environment of requirements.txt, once, and exports HOLDFAST_CLOUD_PYTHON. Needs Python 3.10 or later
 # with venv.
 requirements=$(dirname "${BASH_SOURCE[0]}")/requirements.txt
