@@ -3,6 +3,7 @@
 # whose functions are built from the module. Git's insteadOf puts the clone in the place of the public repository.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 tmp=$(mktemp -d)
 module=github.com/holdfast-lock/holdfast
 version=v0.0.1-check.$(date +%s)
@@ -58,3 +59,8 @@ functions=$(grep -c '"Type": "AWS::Lambda::Function"' "$tmp/out/App.template.jso
 go install "$module/cmd/holdfast@$version" 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
 "$tmp/bin/holdfast" --help >/dev/null
 echo "release-check: go get of both modules, a synthesis with $functions functions, and go install work"
+if command -v goreleaser >/dev/null; then
+  cd "$root" && goreleaser check --quiet && echo "release-check: .goreleaser.yaml is valid"
+else
+  echo "release-check: .goreleaser.yaml is not checked: goreleaser is not installed"
+fi
