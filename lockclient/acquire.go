@@ -15,30 +15,33 @@ import (
 )
 
 const (
-	herdSpread  = 50 * time.Millisecond // by which waiters spread when a lease expires
-	keepPlace   = 15 * time.Second      // how long a place in the queue is kept without a poll; polls are RetryDelay apart
-	headDivisor = 4                     // how many times as often the head of the queue asks
-	lastRelease = 5 * time.Second       // what a release in the background may take
+	herdSpread  = 50 * time.Millisecond // waiters spread their requests over this time after a lease's expiry
+	keepPlace   = 15 * time.Second      // the coordinator keeps a place in the queue for this long after the last poll
+	headDivisor = 4                     // the first waiter polls this many times as often as RetryDelay says
+	lastRelease = 5 * time.Second       // the time limit of a release in the background
 )
 
-// Acquire takes the lock, waiting in its queue while others hold it: until ctx ends or Options.Wait is over, when the error
-// is a [*HeldError] if others held the lock at the last look. A coordinator that does not answer is tried for as long (see
-// Options.OnUnavailable); then the error is an [ErrUnavailable] and ctx's. What no repetition can mend, such as a host name
-// that does not exist, is an [ErrRefused] at once. A lock in use with another capacity, or whose record is full, is waited
-// for as well; if it still is at the end, the error is an [ErrRefused] with the code capacity_mismatch or lock_full.
+// Acquire acquires the lock. While others hold it, Acquire waits in the lock's queue until ctx ends or Options.Wait has passed.
+//
+// The error is an [*OpError] with one of these kinds: a [*HeldError] if others still held the lock at the last answer; an
+// [ErrUnavailable], joined with ctx's error, if the coordinator did not answer until the end of the wait (Acquire retries until
+// then: see Options.OnUnavailable); an [ErrRefused] if no retry can help. A lock that is in use with another capacity, or whose
+// record is full, is waited for too; if it still is at the end of the wait, the error is an [ErrRefused] with the code
+// capacity_mismatch or lock_full. A grant whose answer was lost is released in the background as far as the coordinator can be
+// reached; otherwise it expires.
 func (c *Client) Acquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, true)
 }
 
-// TryAcquire takes the lock if it is free now; else the error is a [*HeldError]. It does not join the queue, and Options.Wait
-// does not count. A request that brings no answer is sent again, Config.Retries times; then the error is an [ErrUnavailable],
-// and a grant that was not heard of is released, as far as the coordinator can be reached, or expires.
+// TryAcquire acquires the lock if it is free now. If it is not, the error is a [*HeldError]. TryAcquire does not join the queue,
+// and ignores Options.Wait. It retries a request without an answer Config.Retries times; then the error is an [ErrUnavailable], and
+// a grant whose answer was lost is released in the background as far as the coordinator can be reached, or expires.
 func (c *Client) TryAcquire(ctx context.Context, name string, opts Options) (*Lease, error) {
 	return c.acquire(ctx, name, opts, false)
 }
 
 func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bool) (*Lease, error) {
-	c.mu.Lock() // so that Close waits for all that it does not refuse
+	c.mu.Lock() // Close refuses this acquisition, or waits for it
 	closed := c.isClosed()
 	if !closed {
 		c.work.Add(1)
@@ -59,18 +62,18 @@ func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bo
 	return lease, nil
 }
 
-// acquisition is one Acquire or TryAcquire. All its requests carry one secret, so that a grant whose answer was lost is
-// given again, until the coordinator says that this secret's lease is over.
+// An acquisition is one call of Acquire or TryAcquire. All its requests carry the same secret. So the coordinator answers a retry
+// with the grant whose answer was lost. Only after an answer that the secret's lease has ended does the acquisition take a new one.
 type acquisition struct {
 	client *Client
 	name   string
 	opts   Options
 	wait   bool
-	inv    *invocation // whose life the lease gets; nil: the TTL's
+	inv    *invocation // the lease lasts until the end of this invocation; nil: it lasts for its TTL
 
 	request  wire.AcquireRequest
-	unsure   bool // a try brought no answer, so there may be a grant we know nothing of
-	failures int  // tries that brought nothing since the last answer
+	unsure   bool // there may be a grant, or a place in the queue, that has to be released when giving up
+	failures int  // the number of tries without an answer since the last answer
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
@@ -127,8 +130,8 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	return nil
 }
 
-// loop tries until there is a grant, a reason to give up, or no time left; then the error is that of the last try that
-// had an answer, or else of the last one.
+// loop tries until there is a grant, an error that ends the acquisition, or no time left. Then the error is that of the last try
+// that had an answer, or else of the last try.
 func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 	tries := 0
 	var last error
@@ -158,7 +161,7 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 	}
 }
 
-// after decides what follows a failed try: a pause and another, or the end. tries is how many there were before.
+// after decides what follows a failed try: another try after a pause, or the end. tries is the number of tries before it.
 func (a *acquisition) after(err error, tries int) (pause time.Duration, again bool) {
 	c := a.client
 	held, isHeld := errors.AsType[*HeldError](err)
@@ -166,7 +169,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 	switch {
 	case isHeld:
 		a.failures = 0
-		a.unsure = a.unsure || held.Position > 0 // a place to leave when giving up
+		a.unsure = a.unsure || held.Position > 0 // the place has to be left when giving up
 		if !a.wait {
 			return 0, false
 		}
@@ -183,28 +186,28 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			a.opts.OnUnavailable(err)
 		}
 		return c.backoff(a.failures-1, down.after), true
-	case errors.Is(err, ErrLost): // a grant of ours that ended before we heard of it: start anew
+	case errors.Is(err, ErrLost): // the lease was granted, and ended before its answer arrived
 		a.request.Lease, a.unsure = rand.Text(), false
 		if !a.mayFail() {
 			return 0, false
 		}
 		return c.backoff(a.failures-1, 0), true
-	case a.wait && isRefusedFor(err, wire.CapacityMismatch, wire.LockFull): // until others are gone
+	case a.wait && isRefusedFor(err, wire.CapacityMismatch, wire.LockFull): // they pass when others release the lock
 		a.failures = 0
 		return c.backoff(tries, 0), true
 	}
 	return 0, false
 }
 
-// mayFail counts a try that brought nothing, and tells whether there may be another: one that waits has no other bound than
-// its time.
+// mayFail counts a try that led to nothing, and reports whether another may follow. An acquisition that waits is limited by its
+// time only.
 func (a *acquisition) mayFail() bool {
 	a.failures++
 	return a.wait || a.failures <= a.client.retries
 }
 
-// pollPause is how long a waiter pauses. Polling slows down, but nobody sleeps past the holder's expiry; and the head of the
-// queue asks more often, since every hand-off waits for that.
+// pollPause returns the pause of a waiter between two polls. It grows with each poll, but ends shortly after the first lease's
+// expiry. The first waiter of the queue polls more often: each hand-off to it takes until its next poll.
 func (a *acquisition) pollPause(held *HeldError, tries int) time.Duration {
 	pause := min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
 	if held.Position == 1 {
@@ -228,7 +231,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	if a.client.isClosed() {
 		return nil, ErrClosed
 	}
-	if a.inv != nil { // less is left of it with every try
+	if a.inv != nil { // its remaining time has become shorter
 		a.opts.TTL, a.opts.ManualRenew = a.inv.ttl(), true
 		a.request.TTL = a.opts.TTL.Milliseconds()
 	}
@@ -237,7 +240,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	if err := a.client.send(ctx, wire.OpAcquire, a.name, a.request, &answer); err != nil {
 		return nil, err
 	}
-	a.unsure = true // until somebody keeps it
+	a.unsure = true // until keep has made a Lease of it
 	if err := checkGrant(answer, a.name, a.request.Lease); err != nil {
 		return nil, err
 	}
@@ -248,7 +251,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	return lease, err
 }
 
-// checkGrant sees that an answer is the lease that was asked for.
+// checkGrant returns an error if an answer is not the lease that was asked for.
 func checkGrant(answer wire.Lease, name, secret string) error {
 	if answer.Lock != name || answer.Lease != secret || answer.Fence < 1 || answer.TTL < 1 {
 		return notCoordinator(http.StatusOK, "an answer that is not a lease of this lock")
@@ -256,9 +259,9 @@ func checkGrant(answer wire.Lease, name, secret string) error {
 	return nil
 }
 
-// forget releases, as far as it can, a lease that nobody will use: in the background, so that a caller who gives up is
-// not kept; but at once within a Lambda invocation, where nothing runs in the background, and on a closed client, since
-// Close waits for what does.
+// forget releases a lease that nobody uses, as far as the coordinator can be reached. It does so in the background, so that a caller
+// who gives up is not kept. It does so at once in a Lambda invocation, where nothing runs in the background after the handler, and
+// on a closed client, since Close waits for it.
 func (c *Client) forget(ctx context.Context, name, lease string) {
 	inLambda := invocationOf(ctx) != nil
 	most := budget(ctx, lastRelease)
@@ -279,8 +282,8 @@ func (c *Client) forget(ctx context.Context, name, lease string) {
 	}
 }
 
-// Release gives back a lease by its secret, as [Lease.Secret] told it, for whoever has no [Lease]: another process, say.
-// Repeated, it succeeds again while the coordinator remembers the lease; one that is over otherwise is an [ErrLost].
+// Release releases a lease by its secret (see [Lease.Secret]), for a process that has no [Lease] of it. A repetition succeeds while
+// the coordinator remembers the lease. The error matches [ErrLost] if the lease ended otherwise.
 func (c *Client) Release(ctx context.Context, name, secret string) error {
 	if err := checkSecret(name, secret); err != nil {
 		return &OpError{ErrRelease, name, err}
@@ -291,7 +294,7 @@ func (c *Client) Release(ctx context.Context, name, secret string) error {
 	return nil
 }
 
-// releaseSecret releases, and does so again after an error for as long as more, if given, says so.
+// releaseSecret releases a lease. After an error it tries again for as long as more, if not nil, returns true.
 func (c *Client) releaseSecret(ctx context.Context, name, secret string, more func(error) bool) error {
 	var answer wire.Released
 	n := 0
@@ -305,7 +308,7 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 	}
 	switch {
 	case errors.Is(err, ErrLost) && n > 1:
-		return nil // a repeat: the first try was carried out
+		return nil // a retry: an earlier try released it
 	case err != nil:
 		return err
 	}
@@ -322,10 +325,11 @@ func checkSecret(name, secret string) error {
 	return nil
 }
 
-// Adopt makes a [Lease] of one that is held already, by its secret: one that another process acquired and handed over. It
-// renews the lease, by Options.TTL or else its own TTL, and from then on looks after it. Of opts only TTL, Heartbeat,
-// ManualRenew, Metadata and OnRenewal count. A lease that is over is an [ErrLost]. Two processes that hold one lease hold it
-// together: neither knows that the other released it before its next renewal.
+// Adopt makes a [Lease] of a lease that another process acquired and handed over by its secret. It renews the lease at once, by
+// Options.TTL or else by the lease's TTL, and renews it in the background from then on. It uses only the options TTL, Heartbeat,
+// ManualRenew, Metadata and OnRenewal. The error matches [ErrLost] if the lease has ended.
+//
+// Two processes that have the same lease hold it together: each learns only at its next renewal that the other released it.
 func (c *Client) Adopt(ctx context.Context, name, secret string, opts Options) (*Lease, error) {
 	lease, err := c.adopt(ctx, name, secret, opts)
 	if err != nil {

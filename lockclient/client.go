@@ -16,33 +16,38 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Config is how a client reaches its coordinator. Only Endpoint or Transport is required.
+// Config configures a [Client]. Either Endpoint or Transport is required.
 type Config struct {
-	// Endpoint is the coordinator's URL, up to where /v1/locks begins.
+	// Endpoint is the coordinator's URL without the /v1/locks part of its routes, such as
+	// https://ID.execute-api.REGION.amazonaws.com.
 	Endpoint string
-	// Region and Credentials sign requests (SigV4, service execute-api). With no Credentials requests go unsigned, as a
-	// local coordinator takes them; an endpoint of API Gateway needs them. Region is taken from such an endpoint if empty.
+	// Region and Credentials sign the requests (SigV4, service execute-api). Without Credentials requests are not signed, which
+	// only a local coordinator accepts. If Region is empty, it is taken from an API Gateway endpoint's host name.
 	Region      string
 	Credentials aws.CredentialsProvider
-	// HTTPClient sends requests; nil: one of the client's own, which uses the environment's proxies for https only. Redirects
-	// are not followed. Connections on which a try timed out are not used again if its Transport is an [http.Transport], or
-	// has a method CloseIdleConnections that sees to it.
+	// HTTPClient sends the requests. If it is nil, the client makes its own, which uses the environment's proxy for https only.
+	// Redirects are not followed in either case. After a request timed out, its connection is not used again, provided that
+	// HTTPClient.Transport is an [http.Transport] or has a working method CloseIdleConnections.
 	HTTPClient *http.Client
-	// Transport carries requests another way than over HTTP, in place of the four fields above: see packages invoke and
-	// direct.
+	// Transport carries the requests in place of HTTP. Endpoint, Region, Credentials and HTTPClient must then be unset. See
+	// packages invoke and direct.
 	Transport Transport
 
-	// RequestTimeout bounds one try of a request. Zero: 5 s.
+	// RequestTimeout limits one try of a request. Zero means 5 s.
 	RequestTimeout time.Duration
-	// Retries is how often a request that brought no answer is sent again: the connection failed, the coordinator was
-	// throttled or its store was away. Acquire goes on for as long as it may wait. Zero: 3. Negative: never.
+	// Retries is how many times a request without an answer is sent again: the connection failed, or the coordinator was throttled
+	// or could not use its store. Zero means 3; a negative number means never. Acquire ignores it, and retries until the end of its
+	// wait.
 	Retries int
-	// RetryDelay is the longest pause between two tries, of a request that brought no answer and of an acquire while others
-	// hold the lock alike. The first pause is a tenth of it, each further one twice the last, all drawn from their upper
-	// halves, so that callers spread; whoever is next in a lock's queue pauses for a quarter of it at most. Zero: 1 s.
+	// RetryDelay is the longest pause between two tries, both of a request without an answer and of an acquire while others hold the
+	// lock. The first pause is a tenth of RetryDelay, and each further one is twice the last. Every pause is drawn at random from the
+	// upper half of its range, so that clients spread. The first waiter in a lock's queue pauses for at most a quarter of RetryDelay.
+	// Zero means 1 s.
 	RetryDelay time.Duration
 	// Owner is told to others while this client holds a lock; Options can say another. Empty: host name and process id; in
 	// a Lambda invocation the function's name and the request's id.
+	// Owner is the name that others see while this client holds a lock, at most 256 bytes. Options.Owner replaces it. If it is
+	// empty, it is HOST/PID, and in a Lambda invocation FUNCTION/REQUEST-ID.
 	Owner string
 }
 
@@ -67,48 +72,48 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Options say how a lock is taken. The zero value waits as long as the context lasts, with a TTL of 60 s.
+// Options say how a lock is acquired. The zero value waits until the context ends, for a lease with a TTL of 60 s.
 type Options struct {
-	// TTL is how long the lease lasts without a renewal, 1 s to as much as the deployment allows: 24 h unless it sets another,
-	// 7 days at most. Zero: 60 s; but within a Lambda invocation what is left of the context, which Lambda ends with the
-	// invocation, and about a second, and then nothing renews it: a function that was killed cannot hold a lock for longer
-	// than it could have run.
+	// TTL is the time from a grant or renewal to the lease's expiry, in whole milliseconds: from 1 s to the maximum of the
+	// deployment, which is 24 h by default and at most 7 days. Zero means 60 s. Within a Lambda invocation zero means the rest of the
+	// invocation plus about a second, without renewals: the lease of a function that is killed does not outlive its invocation by
+	// more than that.
 	TTL time.Duration
-	// Heartbeat is how often the lease is renewed in the background, less than the TTL. Zero: a third of the TTL.
+	// Heartbeat is the interval between renewals in the background. It must be less than the TTL. Zero means a third of the TTL.
 	Heartbeat time.Duration
-	// ManualRenew leaves renewing to the caller.
+	// ManualRenew turns background renewal off. The caller renews with [Lease.Renew].
 	ManualRenew bool
 
-	// MinHold keeps the lock held for at least this long after the grant, however soon it is released: a short periodic
-	// job then runs once a period, though the clocks of its hosts differ. See [Lease.Release].
+	// MinHold is the least time for which the lock stays held after the grant, even if the lease is released sooner. It makes a short
+	// periodic job run once a period although the clocks of its hosts differ. At most 7 days. See [Lease.Release].
 	MinHold time.Duration
 
-	// Wait is how long Acquire goes on trying while others hold the lock. Zero: as long as its context lasts.
+	// Wait limits how long Acquire waits while others hold the lock. Zero means until its context ends. TryAcquire ignores it.
 	Wait time.Duration
-	// OnWait, if set, is called each time that Acquire learns that others hold the lock, before it waits.
+	// OnWait, if not nil, is called before each pause of a wait, with the holders and the place in the queue.
 	OnWait func(*HeldError)
-	// OnUnavailable, if set, is called each time that a try to acquire brought no answer and will be repeated, with an
-	// [ErrUnavailable] that says why.
+	// OnUnavailable, if not nil, is called before an acquire is retried because the last try had no answer. The error matches
+	// [ErrUnavailable].
 	OnUnavailable func(error)
-	// OnRenewal, if set, is called when renewing the lease in the background begins to fail, with the reason and the time
-	// until which the lease is proved all the same; and with nil when renewals succeed again. It is not called for the loss
-	// of the lease, which ends its context. It must not block, since the next renewal waits for it.
+	// OnRenewal, if not nil, is called with an error when background renewals begin to fail, and with nil when they succeed again.
+	// proved is the time until which the lease is proved to be held nevertheless. It is not called when the lease is lost, since that
+	// ends the lease's context. It must return quickly: the next renewal waits for it.
 	OnRenewal func(err error, proved time.Time)
 
 	// Owner replaces Config.Owner.
 	Owner string
-	// Metadata is told to others while the lock is held: anything that encodes to a JSON object of at most 2,048 bytes.
+	// Metadata is shown to others while the lock is held. It must encode to a JSON object of at most 2,048 bytes. Nil means none.
 	Metadata any
-	// Capacity and Permits make the lock a semaphore: at most Capacity permits are held at a time, of which this takes
-	// Permits. Zero: 1.
+	// Capacity and Permits make the lock a semaphore: the lease takes Permits of the lock's Capacity, from 1 to 100. All holders and
+	// waiters of a lock must give the same Capacity. Zero means 1.
 	Capacity, Permits int
 }
 
 func (o Options) validate() error {
 	switch {
-	case o.TTL < 0 || o.TTL > wire.MaxTTL || o.TTL%time.Millisecond != 0: // the least is the coordinator's to say
+	case o.TTL < 0 || o.TTL > wire.MaxTTL || o.TTL%time.Millisecond != 0: // the coordinator checks the minimum
 		return refused("TTL", "Options.TTL is %v; give %v to %v, in whole milliseconds", o.TTL, wire.MinTTL, wire.MaxTTL)
-	case o.Heartbeat < 0 || o.TTL > 0 && o.Heartbeat >= o.TTL: // without a TTL it is the lease's that counts
+	case o.Heartbeat < 0 || o.TTL > 0 && o.Heartbeat >= o.TTL: // keep checks it against the TTL of the answer
 		return refused("Heartbeat", "Options.Heartbeat is %v; give less than the TTL, which is %v, or 0 for a third of it", o.Heartbeat, o.TTL)
 	case o.Wait < 0:
 		return refused("Wait", "Options.Wait is %v; give a time above 0, or 0 for as long as the context lasts", o.Wait)
@@ -122,7 +127,7 @@ func (o Options) validate() error {
 	return nil
 }
 
-// encodeMetadata encodes Options.Metadata; nil: none.
+// encodeMetadata encodes Options.Metadata. It returns nil if there is none.
 func encodeMetadata(metadata any) (json.RawMessage, error) {
 	if metadata == nil {
 		return nil, nil
@@ -139,24 +144,24 @@ func encodeMetadata(metadata any) (json.RawMessage, error) {
 	return m, nil
 }
 
-// A Client takes locks. It is safe for use by any number of goroutines.
+// A Client acquires locks. It is safe for concurrent use.
 type Client struct {
 	transport  Transport
-	timeout    time.Duration // of one try
+	timeout    time.Duration // Config.RequestTimeout
 	retries    int
 	retryDelay time.Duration
-	owner      string // empty: of each invocation
+	owner      string // Config.Owner
 	now        func() reading
 
-	life context.Context // ends when the client is closed
+	life context.Context // ends when Close begins
 	end  context.CancelCauseFunc
 
 	mu     sync.Mutex
-	leases map[*Lease]bool // those whose context has not ended
-	work   sync.WaitGroup  // acquisitions, renewals and last releases
+	leases map[*Lease]bool // the leases whose contexts have not ended
+	work   sync.WaitGroup  // acquisitions, and what runs in the background: renewals and releases
 }
 
-// New makes a client. It sends nothing.
+// New makes a client. It sends no request. The error names the field of cfg that is wrong.
 func New(cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -172,7 +177,7 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// ownerIn is who holds what is acquired in ctx, if nobody said.
+// ownerIn returns the owner of a lock that is acquired in an invocation, or outside of one if inv is nil.
 func (c *Client) ownerIn(inv *invocation) string {
 	if c.owner != "" {
 		return c.owner
@@ -184,8 +189,10 @@ func (c *Client) ownerIn(inv *invocation) string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// Do runs fn while it holds the lock, and releases it. fn's context ends when ctx does, or the lease is lost: see
-// context.Cause. The error is fn's, joined with that of losing or releasing the lease, if that failed.
+// Do acquires the lock as [Client.Acquire] does, runs fn, and releases the lock. The context that fn gets has the lease (see
+// [LeaseFrom]) and ends when ctx ends or when the lease is lost; its cause is then the lease's. Do returns fn's error, joined with
+// the error of the release if that failed, which matches [ErrLost] if the lease was lost. If the lock was not acquired, fn does not
+// run, and the error is Acquire's.
 func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx context.Context, lease *Lease) error) error {
 	return c.do(ctx, name, opts, true, fn)
 }

@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 )
 
-// A CloseError says that [Client.Close] could not release all leases. The rest expire by themselves.
+// A CloseError says that [Client.Close] failed to release some leases. Those expire by themselves.
 type CloseError struct {
-	Left  int     // leases that may still be held
-	Total int     // leases that were to be released
-	Errs  []error // why, one for each lease that was not released, or was lost before
+	Left  int     // the number of leases that may still be held
+	Total int     // the number of leases that the client held
+	Errs  []error // one for each lease that was not released or had been lost
 }
 
 func (e *CloseError) Error() string {
@@ -29,14 +29,16 @@ func andMore(n int) string {
 	return fmt.Sprintf(" (and %d more)", n)
 }
 
-// Unwrap gives all of Errs.
+// Unwrap returns e.Errs.
 func (e *CloseError) Unwrap() []error { return e.Errs }
 
-// Close ends what is being acquired ([ErrClosed]), releases every lease that this client holds, and waits until nothing of it
-// runs any more. It goes on past failures, and for as long as a throttled coordinator takes; but it gives up when a release
-// got no answer, in all its retries, and no other did meanwhile. What it could not release it counts in a [*CloseError]; those
-// leases expire by themselves, as do leases that were released before their [Options.MinHold] had passed. If ctx ends first,
-// Close returns soon. Status still works afterwards.
+// Close closes the client. It ends acquisitions in progress with [ErrClosed], releases every lease that the client holds, and waits
+// until nothing of the client runs in the background. Status works afterwards.
+//
+// Close continues after a failed release, and retries while the coordinator throttles it. It gives up when all tries of a release
+// had no answer and no other release had one meanwhile. The leases that it could not release are counted in a [*CloseError]; they
+// expire by themselves, as do the leases that were released before their [Options.MinHold] had passed. If ctx ends, Close returns
+// soon after.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.end(ErrClosed)
@@ -65,13 +67,13 @@ func (c *Client) Close(ctx context.Context) error {
 	return err
 }
 
-// closers is how many releases [Client.Close] has under way at a time.
+// closers is the number of releases that [Client.Close] makes at a time.
 const closers = 32
 
-// closing is one Close.
+// A closing is the state of one Close.
 type closing struct {
-	answers atomic.Int64 // releases that got an answer
-	away    atomic.Bool  // the coordinator does not answer
+	answers atomic.Int64 // the number of releases that had an answer
+	away    atomic.Bool  // the coordinator does not answer, so Close gives up
 
 	mu   sync.Mutex
 	left int
@@ -96,7 +98,7 @@ func (c *Client) releaseAll(ctx context.Context, held <-chan *Lease) error {
 	return &CloseError{closing.left, total, closing.errs}
 }
 
-// release releases one lease. A throttled release is repeated for as long as others are answered.
+// release releases one lease. While others are answered, it repeats a release that was throttled.
 func (c *closing) release(ctx context.Context, l *Lease) error {
 	if c.away.Load() {
 		l.stop(ErrReleased)

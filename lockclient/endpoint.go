@@ -40,7 +40,7 @@ func (c Config) validateHTTP() error {
 	return nil
 }
 
-// withScheme guesses the URL that somebody meant who left out its scheme.
+// withScheme returns the URL that an endpoint without a scheme most likely stands for.
 func withScheme(endpoint string) string {
 	u, err := url.Parse("http://" + endpoint)
 	if err != nil {
@@ -60,8 +60,8 @@ func validPort(port string) bool {
 	return err == nil && n > 0
 }
 
-// gatewayRegion is the region in the host name of an API Gateway endpoint, if it is one:
-// ID.execute-api.REGION.amazonaws.com, or that of a VPC endpoint or of another partition.
+// gatewayRegion returns the region in the host name of an API Gateway endpoint, ID.execute-api.REGION.amazonaws.com or that of a
+// VPC endpoint or of another partition. ok is false for any other host.
 func gatewayRegion(host string) (region string, ok bool) {
 	parts := strings.Split(host, ".")
 	i := slices.Index(parts, "execute-api")
@@ -71,7 +71,7 @@ func gatewayRegion(host string) (region string, ok bool) {
 	return parts[i+1], true
 }
 
-// signingRegion is the region that requests are signed for.
+// signingRegion returns the region that requests are signed for.
 func (c Config) signingRegion() string {
 	if u, err := url.Parse(c.Endpoint); c.Region == "" && err == nil {
 		region, _ := gatewayRegion(u.Hostname())

@@ -10,44 +10,49 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// What went wrong; match with errors.Is. Every error of an operation also matches that of the operation, such as [ErrAcquire].
+// The kinds of failure. Match them with errors.Is.
 var (
-	// ErrHeld: others hold the lock, and the time to wait is over. The error is or wraps a [*HeldError].
+	// ErrHeld means that others hold the lock and the time to wait is over. The error is or wraps a [*HeldError].
 	ErrHeld = errors.New("lock is held")
-	// ErrLost: the lease is over: expired, forced out, or not proved in time.
+	// ErrLost means that the lease has ended: it expired, was forced out, or was not proved to be held in time.
 	ErrLost = errors.New("lease is lost")
 	// ErrReleased is the cause of a lease's context after Release.
 	ErrReleased = errors.New("lease was released")
-	// ErrUnavailable: the coordinator could not be reached, or could not use its store, as often as was tried. It may pass.
+	// ErrUnavailable means that every try of a request failed because the coordinator could not be reached or could not use its
+	// store. It is not known whether the request took effect. A later request may succeed.
 	ErrUnavailable = errors.New("coordinator is unavailable")
-	// ErrRefused: this request will not be served, however often it is sent: it is not valid or not allowed, the lock is in
-	// use with another capacity, or the coordinator cannot be reached or cannot work as things are set up (a host name, a
-	// certificate, credentials, a missing table). It is never sent again. The text says what to change.
+	// ErrRefused means that the same request will fail again: it is not valid or not allowed, the lock is in use with another
+	// capacity, or the coordinator cannot be reached or cannot work as it is configured (a host name, a certificate,
+	// credentials, a missing table). The client does not retry it. The text says what to change. The error is or wraps a
+	// [*RefusedError].
 	ErrRefused = errors.New("request is refused")
-	// ErrClosed: the client was closed.
+	// ErrClosed means that the client was closed.
 	ErrClosed = errors.New("client is closed")
+)
 
-	// ErrAcquire matches every error of Acquire, TryAcquire and Do's acquiring.
+// The operations that fail. Every error of an operation is an [*OpError] and matches one of them, beside its kind.
+var (
+	// ErrAcquire matches the errors of Acquire and TryAcquire, and those of Do if the lock was not acquired.
 	ErrAcquire = errors.New("acquire failed")
-	// ErrRenew matches every error of Renew, and the loss of a lease in the background.
+	// ErrRenew matches the errors of Renew, SetMetadata and Adopt, and the loss of a lease in the background.
 	ErrRenew = errors.New("renewal failed")
-	// ErrRelease matches every error of Release.
+	// ErrRelease matches the errors of Release.
 	ErrRelease = errors.New("release failed")
-	// ErrForceRelease matches every error of ForceRelease.
+	// ErrForceRelease matches the errors of ForceRelease.
 	ErrForceRelease = errors.New("force-release failed")
-	// ErrStatus matches every error of Status.
+	// ErrStatus matches the errors of Status.
 	ErrStatus = errors.New("status")
-	// ErrWatch matches every error of Watch.
+	// ErrWatch matches the errors of Watch.
 	ErrWatch = errors.New("watch")
-	// ErrList matches every error of List.
+	// ErrList matches the errors of List.
 	ErrList = errors.New("list")
 )
 
-// An OpError says which operation on which lock failed.
+// An OpError is the error of an operation on a lock.
 type OpError struct {
-	Op   error  // ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch or ErrList
-	Lock string // the lock's name, or the prefix of a list
-	Err  error
+	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch or ErrList
+	Lock string // the lock's name; for List, the prefix
+	Err  error  // the kind of failure
 }
 
 func (e *OpError) Error() string {
@@ -55,29 +60,29 @@ func (e *OpError) Error() string {
 		return fmt.Sprintf("lockclient: %v: %v", e.Op, e.Err)
 	}
 	name := e.Lock
-	if wire.CheckName(name) != "" { // it may have a line's end in it, or anything else
+	if wire.CheckName(name) != "" { // it may contain control characters
 		name = strconv.Quote(name)
 	}
 	return fmt.Sprintf("lockclient: %v: %s: %v", e.Op, name, e.Err)
 }
 
-// Unwrap gives the operation and the cause.
+// Unwrap returns e.Op and e.Err, so that errors.Is matches both.
 func (e *OpError) Unwrap() []error { return []error{e.Op, e.Err} }
 
-// A Holder is who has a lock.
+// A Holder is the holder of a lock, as a [HeldError] tells it.
 type Holder struct {
-	Owner     string
-	Fence     int64
-	ExpiresAt time.Time     // by the coordinator's clock
-	Remaining time.Duration // when the coordinator answered
+	Owner     string        // its name for itself; see Config.Owner
+	Fence     int64         // the fencing token of its lease
+	ExpiresAt time.Time     // its lease's expiry, by the coordinator's clock
+	Remaining time.Duration // the time until then, when the coordinator answered
 }
 
-// A HeldError is an [ErrHeld] with who is in the way.
+// A HeldError matches [ErrHeld] and says who holds the lock. If the lock's queue is full, it has only RetryAfter.
 type HeldError struct {
 	Holders    []Holder
-	RetryAfter time.Duration // until the first of them expires, at the latest
-	Position   int           // this caller's place in the lock's queue, from 1; 0: not in it
-	Waiting    int           // how many are in it
+	RetryAfter time.Duration // the time until the first of the leases expires, unless it is renewed; or a hint, if the queue is full
+	Position   int           // the caller's place in the lock's queue, from 1; 0 if it is not in the queue
+	Waiting    int           // the number of waiters in the queue
 }
 
 func (e *HeldError) Error() string {
@@ -88,15 +93,15 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("%v by %q until %s", ErrHeld, h.Owner, h.ExpiresAt.Format(time.RFC3339))
 }
 
-// Is makes it an [ErrHeld].
+// Is reports whether target is [ErrHeld].
 func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 
-// A RefusedError is an [ErrRefused] as the coordinator put it.
+// A RefusedError matches [ErrRefused] and says what is wrong.
 type RefusedError struct {
-	Code   string // the wire code, or "" when the answer was not the coordinator's (a gateway's 403, say)
-	Status int    // HTTP; 0 when there is no answer: the client itself refused, or cannot reach the coordinator as it is set up
-	Field  string // what of the request is wrong, if one thing is
-	Detail string
+	Code   string // the code of the coordinator's answer (see docs/openapi.yaml); empty if the answer was another's, such as API Gateway's
+	Status int    // the HTTP status; 0 if there was no answer: the client refused the request, or cannot reach the coordinator
+	Field  string // the field of the request that is wrong; empty if it is none
+	Detail string // what is wrong and what to change
 }
 
 func (e *RefusedError) Error() string {
@@ -106,19 +111,19 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%v (%s): %s", ErrRefused, strings.TrimSpace(fmt.Sprintf("%d %s", e.Status, e.Code)), e.Detail)
 }
 
-// refused is what the client itself will not send.
+// refused returns the error of a request that the client does not send.
 func refused(field, format string, args ...any) error {
 	return &RefusedError{Code: string(wire.InvalidRequest), Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Is makes it an [ErrRefused].
+// Is reports whether target is [ErrRefused].
 func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 
-// unavailable is a try that came to nothing, where the same request may be sent again. Whether it was carried out is
-// not known.
+// An unavailable is the error of a try without an answer. The same request may be sent again. It is not known whether the request
+// took effect.
 type unavailable struct {
-	after     time.Duration // the coordinator's hint; 0: none
-	throttled bool          // it takes fewer requests than it gets
+	after     time.Duration // when to send it again, as the answer says; 0 if it does not
+	throttled bool          // too many requests arrive at once
 	err       error
 }
 
@@ -126,7 +131,7 @@ func (e *unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUn
 func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 
-// problemError turns a problem into an error of this package.
+// problemError returns the error of this package for a problem that the coordinator answered.
 func problemError(p *wire.Problem) error {
 	after := time.Duration(p.RetryAfter) * time.Millisecond
 	switch p.Code {

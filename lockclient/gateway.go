@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// gatewayError is an answer that is not the coordinator's: of API Gateway, of Lambda, of something else on the way, or of a
-// server that is no coordinator at all. Some of these pass; the rest say what to change.
+// gatewayError returns the error for an answer that is not the coordinator's: that of API Gateway, of Lambda, of a proxy, or of a
+// server that is no coordinator. Some of them pass, and are retried; the text of the others says what to change.
 func gatewayError(resp Response) error {
 	message := gatewayMessage(resp.Body)
 	switch resp.Status {
@@ -18,7 +18,7 @@ func gatewayError(resp Response) error {
 		return &unavailable{after: resp.RetryAfter, err: statusError(resp.Status, message)}
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return &RefusedError{Status: resp.Status, Detail: join(message, forbiddenFix(message))}
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported: // of servers that know no POST, or no HTTP/1.1
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported: // from servers without POST or HTTP/1.1
 		return notCoordinator(resp.Status, statusText(resp.Status))
 	case http.StatusBadRequest:
 		return &RefusedError{Status: resp.Status, Detail: join(message, "this is not a coordinator's answer: check Config.Endpoint, and whether it begins with https://")}
@@ -29,14 +29,14 @@ func gatewayError(resp Response) error {
 	return notCoordinator(resp.Status, join(message, statusText(resp.Status)))
 }
 
-// maxMessage bounds what is told of a gateway's message.
+// maxMessage is the number of bytes of a gateway's message that an error text repeats.
 const maxMessage = 200
 
-// gatewayMessage is the message of an answer as AWS's services word theirs: {"message":"Forbidden"}. Of another answer
-// nothing is told: it may repeat the request, and the lease's secret with it.
+// gatewayMessage returns the message of an answer in the form of AWS's services, {"message":"Forbidden"}. Nothing of another answer
+// is repeated: it may contain the request, and in it the lease's secret.
 func gatewayMessage(body []byte) string {
 	var answer struct {
-		Message string `json:"message"` // encoding/json takes "Message" as well
+		Message string `json:"message"` // encoding/json accepts "Message" too
 	}
 	if json.Unmarshal(body, &answer) != nil {
 		return ""
@@ -59,7 +59,7 @@ func join(a, b string) string {
 	return a + ": " + b
 }
 
-// forbiddenFix says what to do about a request that API Gateway does not let through, by its message.
+// forbiddenFix returns what to do about a request that API Gateway refused with a message.
 func forbiddenFix(message string) string {
 	has := func(text string) bool { return strings.Contains(strings.ToLower(message), text) }
 	switch {

@@ -23,7 +23,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// httpTransport is the default [Transport]: the coordinator's HTTP API, signed with SigV4 where there are credentials.
+// An httpTransport is the default [Transport]: the coordinator's HTTP API, with requests signed by SigV4 if there are credentials.
 type httpTransport struct {
 	endpoint    string
 	region      string
@@ -45,11 +45,12 @@ func newHTTPTransport(cfg Config) *httpTransport {
 	return t
 }
 
-// CloseIdleConnections is for a client that is closed.
+// CloseIdleConnections closes the connections that are not in use.
 func (t *httpTransport) CloseIdleConnections() { t.client.CloseIdleConnections() }
 
-// EnvCredentials are those of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, which
-// is where Lambda puts a function's. They spare a function the SDK's configuration package, which is larger than this client.
+// EnvCredentials provides the credentials of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+// AWS_SESSION_TOKEN, in which Lambda passes a function's. It spares a function the SDK's configuration package, which is larger
+// than this one.
 type EnvCredentials struct{}
 
 // Retrieve implements [aws.CredentialsProvider].
@@ -64,7 +65,7 @@ func (EnvCredentials) Retrieve(context.Context) (aws.Credentials, error) {
 	return c, nil
 }
 
-const maxAnswer = 8 << 20 // a page of a list is below 6 MB
+const maxAnswer = 8 << 20 // bytes; the largest answer, a page of a list, is below 6 MB
 
 // RoundTrip implements [Transport].
 func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, error) {

@@ -11,18 +11,19 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Exclusive makes a Lambda handler that runs only while it holds a lock, whose name it takes from the event:
+// Exclusive returns a Lambda handler that runs handler only while it holds a lock. The function name returns the lock's name for an
+// event:
 //
 //	lambda.Start(lockclient.Exclusive(client, func(e Order) string { return "order:" + e.ID }, handle))
 //
-// If others hold the lock the handler does not run, and the invocation fails with a [*HeldError]: whoever invoked it, a
-// queue or a person, tries again. Waiting inside a function is billed; Options.Wait allows it nevertheless, up to that
-// time, and no waiting is its default here. The handler finds its lease with [LeaseFrom].
+// If others hold the lock, handler does not run, and the invocation fails with a [*HeldError], so that the invoker, such as a queue,
+// tries again. Waiting for the lock in a function is billed, so Exclusive does not wait unless Options.Wait is set. The handler
+// finds its lease with [LeaseFrom].
 //
-// The lease lasts as long as the invocation, and a little longer (see [Options.TTL]); nothing renews it. So the lock of an
-// invocation that was killed or timed out comes free right after its own deadline. The same holds if the release brings no
-// answer: it ends before the deadline, and its failure is not the handler's, whose work is done. A lease that was lost while the
-// handler ran is an [ErrLost], joined with the handler's own error.
+// The lease lasts until the end of the invocation and about a second longer (see Options.TTL); it is not renewed. If the
+// invocation is killed or times out, the lock is free soon after. The release ends before the invocation's deadline, and its
+// failure is not the invocation's: the handler's work is done, and the lease expires. If the lease is lost while the handler runs,
+// the error matches [ErrLost] and is joined with the handler's own error.
 func Exclusive[In, Out any](client *Client, name func(In) string, handler func(context.Context, In) (Out, error), opts ...Options) func(context.Context, In) (Out, error) {
 	var o Options
 	if len(opts) > 0 {
@@ -38,8 +39,8 @@ func Exclusive[In, Out any](client *Client, name func(In) string, handler func(c
 		})
 		switch held, isHeld := errors.AsType[*HeldError](err); {
 		case !ran && isHeld:
-			return out, held // by itself, so that Lambda's errorType is HeldError
-		case ran && !errors.Is(err, ErrLost): // what failed besides the handler is the release
+			return out, held // not wrapped, so that Lambda's errorType is HeldError
+		case ran && !errors.Is(err, ErrLost): // only the release may have failed besides the handler
 			return out, outcome
 		}
 		return out, err
@@ -48,19 +49,19 @@ func Exclusive[In, Out any](client *Client, name func(In) string, handler func(c
 
 type leaseKey struct{}
 
-// LeaseFrom is the lease that a function run by [Client.Do] or [Exclusive] holds; nil if ctx is not of one.
+// LeaseFrom returns the lease of the function that [Client.Do] or [Exclusive] runs with ctx, or nil if ctx is another context.
 func LeaseFrom(ctx context.Context) *Lease {
 	l, _ := ctx.Value(leaseKey{}).(*Lease)
 	return l
 }
 
-// An invocation is a Lambda function's, as its context tells.
+// An invocation is an invocation of a Lambda function.
 type invocation struct {
 	id       string
 	deadline time.Time
 }
 
-// invocationOf finds the Lambda invocation whose context ctx is, or derives from; nil elsewhere.
+// invocationOf returns the Lambda invocation whose context ctx is derived from, or nil.
 func invocationOf(ctx context.Context) *invocation {
 	lc, ok := lambdacontext.FromContext(ctx)
 	if !ok {
@@ -73,11 +74,11 @@ func invocationOf(ctx context.Context) *invocation {
 	return &invocation{lc.AwsRequestID, deadline}
 }
 
-// reportMargin is what is left to the runtime to report an invocation's outcome.
+// reportMargin is the time that the runtime needs to report an invocation's outcome before its deadline.
 const reportMargin = 500 * time.Millisecond
 
-// budget bounds what is done after a handler's work, or instead of it: most, but in an invocation no more than is left of it, less
-// reportMargin, or less half of what is left if that is little.
+// budget returns the time limit of a release after the handler's work: most, but in an invocation at most its remaining time less
+// reportMargin, or half of the remaining time if that is short.
 func budget(ctx context.Context, most time.Duration) time.Duration {
 	inv := invocationOf(ctx)
 	if inv == nil {
@@ -87,14 +88,14 @@ func budget(ctx context.Context, most time.Duration) time.Duration {
 	return max(min(most, left-min(left/2, reportMargin)), 0)
 }
 
-// owner is who holds, as others see it.
+// owner returns the owner of the locks that the invocation holds: FUNCTION/REQUEST-ID.
 func (i *invocation) owner() string {
 	return os.Getenv("AWS_LAMBDA_FUNCTION_NAME") + "/" + i.id
 }
 
-// ttl is the life of a lease that lasts from now until the invocation's deadline and a margin: a second, and what the
-// client takes off for the rate of clocks, twice. So the invocation never outlives its lease, and its lease outlives it by
-// no more than two seconds or so.
+// ttl returns the TTL of a lease that lasts from now until the invocation's deadline and a margin of a second and twice the margin
+// for the rate of clocks (rateMargin). So the lease is proved until the end of the invocation, and outlives it by two seconds at
+// most.
 func (i *invocation) ttl() time.Duration {
 	left := time.Until(i.deadline)
 	ttl := left + time.Second + 2*left/rateMargin

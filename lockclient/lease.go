@@ -14,11 +14,11 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// rateMargin is the part of a lease's life that the client gives up for the difference in rate between its clock and the
-// coordinator's: 1/1000, twice the 500 ppm by which NTP may slew one.
+// rateMargin is the divisor of the margin that the client subtracts from a lease's life, for the difference in rate between its
+// clock and the coordinator's: 1/1000, twice the 500 ppm by which NTP may slew a clock.
 const rateMargin = 1000
 
-// A Lease is a lock that is held. It is safe for use by any number of goroutines.
+// A Lease is a lock that this process holds. It is safe for concurrent use.
 type Lease struct {
 	client *Client
 	name   string
@@ -27,28 +27,28 @@ type Lease struct {
 	fence  int64
 	ctx    context.Context
 	end    context.CancelCauseFunc
-	unbind func() bool   // from its invocation
+	unbind func() bool   // undoes the binding to its Lambda invocation
 	renews chan struct{} // closed when the background renewal has ended
 
 	heartbeat time.Duration
-	held      reading       // when the grant was heard of
-	minHold   time.Duration // counted from then
+	held      reading       // when the answer with the grant arrived
+	minHold   time.Duration // Options.MinHold, counted from held
 	onRenewal func(error, time.Time)
 
 	mu       sync.Mutex
-	deadline reading // until when the lease is proved
-	renewErr error   // of the last renewal, if it failed
+	deadline reading // the lease is proved to be held until then
+	renewErr error   // the error of the last renewal; nil if it succeeded
 	expiry   *time.Timer
-	released chan struct{} // made by the first Release, closed when it has its answer
+	released chan struct{} // made by the first Release, and closed when its result is known
 	result   error
 }
 
-// keep makes a lease of a grant, and starts to look after it. In a Lambda invocation the lease ends with ctx, so that
-// nothing of it runs on in an environment that is frozen and thawed.
+// keep makes a Lease of a grant and starts its timers and its renewal. In a Lambda invocation the lease ends with ctx, so that
+// nothing of it continues after the environment is frozen and thawed.
 func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease) (*Lease, error) {
 	ttl := time.Duration(answer.TTL) * time.Millisecond
 	heartbeat := cmp.Or(opts.Heartbeat, ttl/3)
-	if heartbeat >= ttl { // of an adopted lease, whose TTL is shorter than was thought
+	if heartbeat >= ttl { // possible for an adopted lease
 		heartbeat = ttl / 3
 	}
 	l := &Lease{
@@ -56,11 +56,11 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 		renews: make(chan struct{}), unbind: func() bool { return true },
 		held: c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
-	l.mu.Lock() // against watch, which may run as soon as there is a timer
+	l.mu.Lock() // watch may run as soon as the timer is there
 	defer l.mu.Unlock()
 	l.deadline = provedUntil(sent, answer)
 	if c.left(l.deadline) <= 0 {
-		return nil, ErrLost // the answer took longer than the lease lasts
+		return nil, ErrLost // the answer took longer than the lease's life
 	}
 	l.ctx, l.end = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), leaseKey{}, l))
 	c.mu.Lock()
@@ -81,45 +81,48 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	return l, nil
 }
 
-// watchEvery is how often a lease looks at its clocks. Its timers run on the monotonic one, which may have stood still; so
-// after a thaw a lease that is over ends within this time, and Err says so at once.
+// watchEvery is the longest time between two checks of a lease's clocks. Timers run on the monotonic clock, which may have stopped
+// while the process was frozen. So the context of a lease that expired meanwhile ends within this time after the thaw; Err is right
+// at once.
 const watchEvery = time.Second
 
+// provedUntil returns the time until which an answer proves the lease, for a request that was sent at sent.
 func provedUntil(sent reading, answer wire.Lease) reading {
 	remaining := time.Duration(answer.Remaining) * time.Millisecond
 	return sent.add(remaining - remaining/rateMargin)
 }
 
-// String names the lease without its secret.
+// String names the lock and the fencing token, and not the secret.
 func (l *Lease) String() string { return fmt.Sprintf("lease of %s, fence %d", l.name, l.fence) }
 
-// Format is String with every verb: a lease printed in any way keeps its secret.
+// Format prints String for every verb, so that no way of printing a lease reveals its secret.
 func (l *Lease) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.String()) }
 
-// Name is the lock's.
+// Name returns the lock's name.
 func (l *Lease) Name() string { return l.name }
 
-// Fence is the fencing token of this grant: higher than that of every grant of this lock before it, below 2^53.
+// Fence returns the fencing token of the grant. It is higher than that of every earlier grant of the lock, and below 2^53. A renewal
+// does not change it.
 func (l *Lease) Fence() int64 { return l.fence }
 
-// Secret is what the coordinator knows the lease by. Whoever has it can renew and release the lease: hand it to another
-// process only (see [Client.Adopt]), and keep it out of logs and command lines.
+// Secret returns the secret by which the coordinator knows the lease. Whoever has it can renew and release the lease: give it only
+// to a process that takes the lease over (see [Client.Adopt]), and keep it out of logs and command lines.
 func (l *Lease) Secret() string { return l.secret }
 
-// Context ends when the lease is released ([ErrReleased]), is lost, or can no longer be proved ([ErrLost]): see
-// context.Cause. It has the values of Acquire's context, but ends with it only within a Lambda invocation. That somebody forced the lock free is
-// heard at the next renewal, within a third of the TTL.
+// Context returns a context that ends when the lease is released (its cause is then [ErrReleased]), or is lost or can no longer be
+// proved to be held (the cause then matches [ErrLost]). It has the values of Acquire's context, but it ends with that context only
+// in a Lambda invocation. The client learns of a force-release at its next renewal.
 func (l *Lease) Context() context.Context { return l.ctx }
 
-// ExpiresAt is when the lease ends, as far as the client can prove, unless it is renewed.
+// ExpiresAt returns the time, on this machine's clock, until which the lease is proved to be held, unless it is renewed.
 func (l *Lease) ExpiresAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.deadline.wall
 }
 
-// Remaining is how long the lease is still proved, unless it is renewed, by the client's monotonic clock and by its wall clock,
-// whichever says less. It is 0 when the lease is over.
+// Remaining returns for how long the lease is still proved to be held, unless it is renewed: the lesser of what the monotonic clock
+// and the wall clock say. It is 0 after the lease has ended.
 func (l *Lease) Remaining() time.Duration {
 	if l.Err() != nil {
 		return 0
@@ -129,8 +132,8 @@ func (l *Lease) Remaining() time.Duration {
 	return max(l.client.left(l.deadline), 0)
 }
 
-// Err is nil while the lease is proved to be held, and else says why not. Unlike the context, it looks at the clock: it
-// is right even at the first instruction after the process was paused.
+// Err returns nil while the lease is proved to be held, and otherwise the cause of its end. Unlike Context, Err reads the clock
+// itself, so it is right even immediately after the process was paused.
 func (l *Lease) Err() error {
 	if err := context.Cause(l.ctx); err != nil {
 		return err
@@ -144,7 +147,7 @@ func (l *Lease) Err() error {
 	return nil
 }
 
-// ranOut is the loss of a lease whose time is over without anyone saying so.
+// ranOut returns the loss of a lease that expired before a renewal succeeded.
 func (l *Lease) ranOut() error {
 	l.mu.Lock()
 	last := l.renewErr
@@ -159,7 +162,7 @@ func (l *Lease) lost(why string) error {
 	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: %s", ErrLost, why)}
 }
 
-// watch ends a lease whose time is over, or looks again later.
+// watch ends the lease if it has expired, and otherwise sets the timer for the next check.
 func (l *Lease) watch() {
 	l.mu.Lock()
 	more := l.client.left(l.deadline)
@@ -172,7 +175,7 @@ func (l *Lease) watch() {
 	}
 }
 
-// stop makes the client stop believing in the lease.
+// stop ends the lease's context. From then on the client considers it lost or released.
 func (l *Lease) stop(cause error) {
 	l.end(cause)
 	l.mu.Lock()
@@ -185,7 +188,9 @@ func (l *Lease) stop(cause error) {
 	l.client.mu.Unlock()
 }
 
-// Renew extends the lease by its TTL from now. In the background this happens by itself at a third of it.
+// Renew renews the lease: it then expires one TTL after the request. The client does this in the background at every heartbeat,
+// unless Options.ManualRenew is set. The error matches [ErrLost] if the lease has ended, and [ErrUnavailable] if the coordinator did
+// not answer; the lease is then held until [Lease.ExpiresAt] as before.
 func (l *Lease) Renew(ctx context.Context) error {
 	if err := l.renew(ctx, nil, nil); err != nil {
 		return &OpError{ErrRenew, l.name, err}
@@ -193,8 +198,8 @@ func (l *Lease) Renew(ctx context.Context) error {
 	return nil
 }
 
-// SetMetadata renews the lease, and replaces what is told to others while the lock is held: by anything that encodes to a
-// JSON object of at most 2,048 bytes; nil is the empty object. Its errors are [ErrRenew]s.
+// SetMetadata renews the lease and replaces the metadata that others see while the lock is held. The metadata must encode to a JSON
+// object of at most 2,048 bytes; nil means the empty object. Its errors are those of Renew, and [ErrRefused] for other metadata.
 func (l *Lease) SetMetadata(ctx context.Context, metadata any) error {
 	if metadata == nil {
 		metadata = struct{}{}
@@ -209,7 +214,7 @@ func (l *Lease) SetMetadata(ctx context.Context, metadata any) error {
 	return nil
 }
 
-// renew renews the lease; failed, if given, is told of each try that failed.
+// renew renews the lease. It calls failed, if not nil, for each try that fails.
 func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func(error)) error {
 	if err := l.Err(); err != nil {
 		return ErrLost
@@ -234,16 +239,16 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 		return err
 	}
 	if l.ctx.Err() != nil || l.client.left(l.deadline) <= 0 {
-		return ErrLost // the answer came too late to be believed without a gap
+		return ErrLost // the proof had a gap: the lease expired before the answer arrived
 	}
-	if proved := provedUntil(sent, answer); proved.monotonic > l.deadline.monotonic { // a later proof
+	if proved := provedUntil(sent, answer); proved.monotonic > l.deadline.monotonic { // answers may arrive out of order
 		l.deadline = proved
 		l.expiry.Reset(min(l.client.left(proved), watchEvery))
 	}
 	return nil
 }
 
-// sendRenewal makes one try of a renewal. Its answer counts from sent, which is read before the request goes out.
+// sendRenewal makes one try of a renewal. sent is the time before it, from which the answer's remaining time counts.
 func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata json.RawMessage) (sent reading, answer wire.Lease, err error) {
 	sent = l.client.now()
 	request := wire.RenewRequest{Lease: l.secret, TTL: ttl.Milliseconds(), Metadata: metadata}
@@ -256,8 +261,8 @@ func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata jso
 	return sent, answer, err
 }
 
-// keepRenewing renews at each heartbeat, and more often when that fails, until the lease's context ends. A lease whose grant
-// was long in coming has less of its life left, and is renewed sooner.
+// keepRenewing renews the lease at every heartbeat, and more often after a failure, until the lease's context ends. If the grant's
+// answer was slow, less of the lease's life is left, and the first renewal is sooner.
 func (l *Lease) keepRenewing() {
 	defer close(l.renews)
 	report := renewalReport{lease: l}
@@ -270,7 +275,7 @@ func (l *Lease) keepRenewing() {
 			return
 		case <-timer.C:
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, max(min(l.heartbeat, l.left()/2), l.ttl/12)) // a try that hangs must leave time for others
+		ctx, cancel := context.WithTimeout(l.ctx, max(min(l.heartbeat, l.left()/2), l.ttl/12)) // a try that hangs leaves time for others
 		pause := l.heartbeat
 		if l.renew(ctx, nil, report.failed) != nil {
 			pause = min(l.heartbeat, l.ttl/12)
@@ -282,28 +287,28 @@ func (l *Lease) keepRenewing() {
 	}
 }
 
-// left is how long the lease is proved.
+// left returns for how long the lease is still proved to be held.
 func (l *Lease) left() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.client.left(l.deadline)
 }
 
-// A renewalReport tells Options.OnRenewal when renewals begin to fail, and when they succeed again.
+// A renewalReport calls Options.OnRenewal when renewals begin to fail and when they succeed again.
 type renewalReport struct {
 	lease   *Lease
 	failing bool
 }
 
 func (r *renewalReport) failed(err error) {
-	if r.lease.ctx.Err() == nil && !errors.Is(err, ErrLost) { // neither its release nor its loss
-		r.tell(true, err)
+	if r.lease.ctx.Err() == nil && !errors.Is(err, ErrLost) { // its release and its loss are not reported
+		r.report(true, err)
 	}
 }
 
-func (r *renewalReport) succeeded() { r.tell(false, nil) }
+func (r *renewalReport) succeeded() { r.report(false, nil) }
 
-func (r *renewalReport) tell(failing bool, err error) {
+func (r *renewalReport) report(failing bool, err error) {
 	if r.failing == failing {
 		return
 	}
@@ -313,16 +318,16 @@ func (r *renewalReport) tell(failing bool, err error) {
 	}
 }
 
-// Release gives the lock back. From the call on the client does not believe in the lease: its context ends before the
-// request is sent. A lease that was lost before is an [ErrLost]; a second Release has the first one's result. If ctx ends
-// before there is an answer, the request is sent once more, in the background, for up to 5 s.
+// Release releases the lock. The lease's context ends, with the cause [ErrReleased], before the request is sent. The error matches
+// [ErrLost] if the lease had been lost before, and [ErrUnavailable] if the coordinator did not answer. A second Release returns the
+// result of the first. If ctx ends before there is an answer, the request is sent once more in the background, for up to 5 s.
 //
-// Before [Options.MinHold] has passed, Release leaves the lock held: it sees that the lease lasts until then, with a renewal
-// if need be, and returns; the client releases it in the background when the time has come. After [Client.Close], and in a
-// Lambda invocation, nothing does: the lease then expires by itself, when both MinHold and what was left of the TTL are over.
+// Before [Options.MinHold] has passed, Release leaves the lock held. It makes sure that the lease lasts until then, with a renewal if
+// necessary, and returns; the client releases the lock in the background at that time. Two cases have no background: after
+// [Client.Close] and in a Lambda invocation, the lease instead expires by itself, when both MinHold and its TTL have passed.
 func (l *Lease) Release(ctx context.Context) error { return l.releaseOnce(ctx, nil) }
 
-// releaseOnce is Release; more, if given, tells whether to go on after an error in spite of all retries.
+// releaseOnce is Release. After an error it tries again for as long as more, if not nil, returns true.
 func (l *Lease) releaseOnce(ctx context.Context, more func(error) bool) error {
 	l.mu.Lock()
 	first := l.released == nil
@@ -352,10 +357,10 @@ func (l *Lease) release(ctx context.Context, more func(error) bool) error {
 	}
 	err := l.client.releaseSecret(ctx, l.name, l.secret, more)
 	if was != nil {
-		err = ErrLost // we had lost it; what was sent only helps others to it sooner
+		err = ErrLost // the request was sent so that others get the lock sooner
 	}
 	if err != nil {
-		if ctx.Err() != nil && was == nil && !l.client.isClosed() { // Close does not outlast its context
+		if ctx.Err() != nil && was == nil && !l.client.isClosed() { // Close ends with its context
 			l.client.forget(ctx, l.name, l.secret)
 		}
 		return &OpError{ErrRelease, l.name, err}
@@ -363,10 +368,10 @@ func (l *Lease) release(ctx context.Context, more func(error) bool) error {
 	return nil
 }
 
-// releaseLater keeps the lock for the rest of its least time.
+// releaseLater keeps the lock held for rest, and then releases it in the background.
 func (l *Lease) releaseLater(ctx context.Context, rest time.Duration) error {
 	if l.left() < rest {
-		ttl := max(rest+time.Millisecond, wire.MinTTL) // whole milliseconds are sent
+		ttl := max(rest+time.Millisecond, wire.MinTTL) // rest is truncated to whole milliseconds
 		err := l.client.retry(ctx, func() error {
 			_, _, err := l.sendRenewal(ctx, ttl, nil)
 			return err

@@ -8,15 +8,16 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// EscapeName makes a lock name of any text that is not empty, such as a path or a branch's name. It keeps A-Z a-z 0-9 . _ : @ - and writes
-// every other byte as = and two hexadecimal digits: "feature/x y" becomes "feature=2Fx=20y". Different texts have different
-// names, and [UnescapeName] gives the text back. The error is an [ErrRefused]: the text is empty or its name is too long.
+// EscapeName returns a lock name for any text that is not empty, such as a path or a branch's name. It keeps the characters
+// A-Z a-z 0-9 . _ : @ - and writes every other byte as = and two upper-case hexadecimal digits: "feature/x y" becomes
+// "feature=2Fx=20y". Different texts have different names, and [UnescapeName] returns the text of a name. The error matches
+// [ErrRefused]: the text is empty, or its name would be longer than 255 bytes.
 func EscapeName(text string) (string, error) {
 	if text == "" {
 		return "", refused("name", "there is no lock name for an empty text; give at least one character")
 	}
 	var name strings.Builder
-	onlyDots := text == "." || text == ".." // which URLs cannot carry
+	onlyDots := text == "." || text == ".." // URLs cannot contain them as a path segment
 	for i := range len(text) {
 		if c := text[i]; keepsInName(c) && !onlyDots {
 			name.WriteByte(c)
@@ -34,7 +35,7 @@ func keepsInName(c byte) bool {
 	return c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("._:@-", c) >= 0
 }
 
-// UnescapeName gives the text of a name that [EscapeName] made; another name is an [ErrRefused].
+// UnescapeName returns the text of a name that [EscapeName] returned. For any other name the error matches [ErrRefused].
 func UnescapeName(name string) (string, error) {
 	var text strings.Builder
 	for i := 0; i < len(name); i++ {

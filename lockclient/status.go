@@ -12,29 +12,29 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A Status is what anyone may know of a lock.
+// A Status is the state of a lock, as all callers may see it.
 type Status struct {
-	Lock      string
-	Locked    bool
-	Capacity  int
-	Available int
-	Fence     int64 // the highest ever granted
+	Lock      string // the lock's name
+	Locked    bool   // at least one lease is live
+	Capacity  int    // the capacity that the holders gave; 1 if the lock is free
+	Available int    // the permits that are free
+	Fence     int64  // the highest fencing token ever granted; 0 if there was no grant
 	Holders   []StatusHolder
-	Waiting   int
-	At        time.Time // by the coordinator's clock
+	Waiting   int       // the number of waiters in the queue
+	At        time.Time // when the coordinator answered, by its clock
 }
 
-// A StatusHolder is a lease as others may see it.
+// A StatusHolder is a live lease in a [Status].
 type StatusHolder struct {
 	Holder
-	Permits    int
-	AcquiredAt time.Time
-	RenewedAt  time.Time
-	Metadata   json.RawMessage // nil: none
-	Principal  string          // who the coordinator's authorizer said it is; empty without one
+	Permits    int             // of the lock's capacity
+	AcquiredAt time.Time       // the time of the grant
+	RenewedAt  time.Time       // the time of the last renewal
+	Metadata   json.RawMessage // a JSON object; nil if there is none
+	Principal  string          // the caller's ARN, as API Gateway's authorizer gave it; empty for other transports
 }
 
-// Status reads a lock. A lock that nobody ever took is free.
+// Status reads a lock. A lock that was never acquired is a free lock.
 func (c *Client) Status(ctx context.Context, name string) (Status, error) {
 	s, err := c.status(ctx, name)
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *Client) status(ctx context.Context, name string) (Status, error) {
 	return newStatus(s), checkLock(s.Lock, name)
 }
 
-// checkLock sees that an answer is about the lock that was asked for.
+// checkLock returns an error if an answer is about another lock than the request.
 func checkLock(answered, name string) error {
 	if answered != name {
 		return notCoordinator(http.StatusOK, "an answer that is not about this lock")
@@ -76,9 +76,9 @@ func newStatus(s wire.Status) Status {
 	return out
 }
 
-// List goes through the locks whose names begin with a prefix, a page at a time; all also gives those that nobody holds, as
-// long as the coordinator remembers them. A failure is the last thing it gives. It reads the whole table: a tool for people,
-// not for a program's every minute.
+// List returns an iterator over the locks whose names begin with prefix, in pages of 100. If all is true, it includes the locks that
+// nobody holds, as long as the coordinator remembers them. An error is the iterator's last element. List reads the whole table: it
+// is meant for people and not for frequent use by programs.
 func (c *Client) List(ctx context.Context, prefix string, all bool) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
 		request := listRequest{Prefix: prefix, Limit: wire.MaxPage, State: "held"}
@@ -114,17 +114,17 @@ type listRequest struct {
 	Cursor string `json:"cursor,omitzero"`
 }
 
-// Watch gives a lock's status, and again each time that it changed: who holds it, with what metadata, how many wait.
-// Renewals are no change. It asks at most every Config.RetryDelay, and less often, down to a tenth, while nothing changes,
-// but never sleeps past the time at which a lease runs out. What came and went between two looks it does not see; events do
-// (see docs/events.md).
+// Watch returns an iterator that gives a lock's status, and again each time that it has changed: its holders, their metadata, or
+// the number of waiters. A renewal is no change. Watch polls: every Config.RetryDelay at most, and while nothing changes less and
+// less often, down to a tenth of that rate, but always soon after a lease's expiry. It does not see changes between two polls;
+// subscribe to events for those (see docs/events.md).
 //
-// An error is given in its turn, and watching goes on, except after an [ErrRefused] or when ctx ends. The loop ends with
-// ctx, after its error.
+// An error is an element of its own, and the iterator continues, except after an [ErrRefused]. When ctx ends, the iterator gives
+// ctx's error and ends.
 func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
 		var last *Status
-		quiet := 0 // looks since something changed
+		quiet := 0 // the number of polls since the last change
 		for {
 			s, err := c.status(ctx, name)
 			switch {
@@ -132,7 +132,7 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 				if !yield(Status{}, &OpError{ErrWatch, name, err}) || errors.Is(err, ErrRefused) || ctx.Err() != nil {
 					return
 				}
-				last = nil // whatever comes after an error is news
+				last = nil // the first status after an error is given in any case
 			case last == nil || !s.same(*last):
 				quiet = 0
 				if !yield(s, nil) {
@@ -149,7 +149,8 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 	}
 }
 
-// watchSlack is how long after its expiry a lease is not listed any more: the coordinator's allowance for clocks.
+// watchSlack is the time after a lease's expiry at which Watch polls again. The coordinator lists a lease for its skew allowance
+// (250 ms) longer than its expiry says.
 const watchSlack = 300 * time.Millisecond
 
 func (c *Client) watchPause(s Status, quiet int) time.Duration {
@@ -160,7 +161,7 @@ func (c *Client) watchPause(s Status, quiet int) time.Duration {
 	return pause
 }
 
-// same tells whether two looks at a lock show the same, renewals aside.
+// same reports whether s and o differ in renewals only.
 func (s Status) same(o Status) bool {
 	return s.Locked == o.Locked && s.Capacity == o.Capacity && s.Fence == o.Fence && s.Waiting == o.Waiting &&
 		slices.EqualFunc(s.Holders, o.Holders, func(a, b StatusHolder) bool {
@@ -168,9 +169,10 @@ func (s Status) same(o Status) bool {
 		})
 }
 
-// ForceRelease ends the leases of others on a lock: every one, or, with a fence, only that one. It is an operator's word
-// that the holder is gone, and is recorded with the reason and the caller. It answers who was ended: nobody, if nobody held
-// the lock. A fence that is no holder's any more is an [ErrRefused] with the code lock_changed.
+// ForceRelease ends leases of a lock without their holders' consent: all of them if fence is 0, or else only the one with that
+// fencing token. It is for an operator who knows that the holder is dead. The coordinator records the reason (1 to 512 bytes) and
+// the caller. ForceRelease returns the leases that it ended; there are none if the lock was free. If no live lease has the fencing
+// token, the error is an [ErrRefused] with the code lock_changed.
 func (c *Client) ForceRelease(ctx context.Context, name, reason string, fence int64) ([]StatusHolder, error) {
 	released, err := c.forceRelease(ctx, name, reason, fence)
 	if err != nil {

@@ -13,33 +13,32 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A Transport carries requests to a coordinator, and its answers back. [New] makes one for HTTP; packages invoke and direct
-// have others. It must be safe for use by any number of goroutines. If it has a method CloseIdleConnections, closing the
-// client calls it.
+// A Transport carries requests to a coordinator and answers back. Package lockclient has one for HTTP; packages invoke and direct
+// have others. A Transport must be safe for concurrent use. If it has a method CloseIdleConnections(), [Client.Close] calls it.
 type Transport interface {
-	// RoundTrip sends a request once. Its error means that there is no answer, and that nobody knows whether the request
-	// was carried out: the client sends it again, unless the error is or wraps a [*RefusedError].
+	// RoundTrip sends a request once. An error means that there is no answer and that it is not known whether the request took
+	// effect: the client sends it again, unless the error is or wraps a [*RefusedError].
 	RoundTrip(ctx context.Context, r Request) (Response, error)
 }
 
-// A Request is what a client asks.
+// A Request is a request to a coordinator.
 type Request struct {
-	// Op is "acquire", "renew", "release", "force-release", "status" or "list".
+	// Op is the operation: "acquire", "renew", "release", "force-release", "status" or "list".
 	Op string
 	// Lock is the lock's name; empty for "list".
 	Lock string
-	// Body is the operation's fields, as a JSON object; nil for "status".
+	// Body is a JSON object with the operation's fields; nil for "status".
 	Body []byte
 }
 
-// A Response is an answer: JSON with a status of 200, or a problem with another.
+// A Response is an answer to a request.
 type Response struct {
-	Status     int
-	Body       []byte
-	RetryAfter time.Duration // a hint, where whoever answered was not the coordinator; 0: none
+	Status     int           // the HTTP status: 200 for a success
+	Body       []byte        // the operation's answer in JSON, or a problem (RFC 9457) if Status is not 200
+	RetryAfter time.Duration // when to send the request again, as an answer that is not the coordinator's says; 0 if it does not
 }
 
-// send makes one try of a request. Its error is one of this package's; when ctx ended first it is ctx's too.
+// send makes one try of a request. Its error is of this package; if ctx ended first, it wraps ctx's error.
 func (c *Client) send(ctx context.Context, op wire.Op, name string, request, answer any) error {
 	r := Request{Op: string(op), Lock: name}
 	if request != nil {
@@ -57,12 +56,12 @@ func (c *Client) send(ctx context.Context, op wire.Op, name string, request, ans
 	return readAnswer(resp, answer)
 }
 
-// noAnswer is what a transport's error means.
+// noAnswer returns this package's error for the error of a transport.
 func noAnswer(ctx context.Context, err error) error {
 	switch ended := ctx.Err(); {
 	case errors.Is(ended, context.DeadlineExceeded):
 		return &unavailable{err: fmt.Errorf("it did not answer in time: %w", ended)}
-	case ended != nil: // the caller's own wish says nothing of the coordinator
+	case ended != nil: // the caller gave up, which says nothing about the coordinator
 		return ended
 	}
 	if _, final := errors.AsType[*RefusedError](err); final {
@@ -86,7 +85,8 @@ func readAnswer(resp Response, answer any) error {
 	return gatewayError(resp)
 }
 
-// readSuccess decodes an answer. One that is cut off may come whole the next time; one that never was JSON will not.
+// readSuccess decodes an answer. An answer that was cut off may be complete the next time; one that is not JSON will not be JSON the
+// next time.
 func readSuccess(body []byte, answer any) error {
 	err := json.Unmarshal(body, answer)
 	switch text := bytes.TrimSpace(body); {
@@ -102,7 +102,7 @@ func notCoordinator(status int, what string) error {
 	return &RefusedError{Status: status, Detail: fmt.Sprintf("there is no coordinator at this URL (%s); check Config.Endpoint, which ends where /v1/locks begins", what)}
 }
 
-// retry sends a request again while it brings no answer, as often as Config.Retries says.
+// retry sends a request up to Config.Retries times again while it has no answer.
 func (c *Client) retry(ctx context.Context, send func() error) error {
 	for n := 0; ; n++ {
 		err := send()
