@@ -270,3 +270,13 @@ func TestAttributesAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// ARCHITECTURE.md says what each package is for.
+func TestPackagesAreDocumented(t *testing.T) {
+	text := read(t, "ARCHITECTURE.md")
+	for name := range mayImport {
+		if strings.HasPrefix(name, "internal/") && !strings.Contains(text, "["+name+"]") {
+			t.Errorf("ARCHITECTURE.md does not have the package %s", name)
+		}
+	}
+}
