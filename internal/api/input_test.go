@@ -283,3 +283,16 @@ func TestDefaultTTL(t *testing.T) {
 		}
 	}
 }
+
+// Limits that packages wire and lock both need, and that neither can import from the other, are the same.
+func TestLimitsAgree(t *testing.T) {
+	if wire.MaxMetadata != lock.MaxMetadata {
+		t.Errorf("metadata: %d bytes on the wire, %d in a record", wire.MaxMetadata, lock.MaxMetadata)
+	}
+	if wire.MaxTokenWait >= lock.ExecutionLife {
+		t.Errorf("a task may wait for %v, and an execution's row is kept for %v", wire.MaxTokenWait, lock.ExecutionLife)
+	}
+	if wire.SkewAllowance != lock.DefaultSkew {
+		t.Errorf("skew allowance: %v on the wire, %v in the protocol", wire.SkewAllowance, lock.DefaultSkew)
+	}
+}

@@ -1,14 +1,18 @@
-// Package direct lets a client use a DynamoDB table itself, with no service in between: for those who want a lock before
-// they deploy one, or cannot. The coordinator then runs in the client's process.
+// Package direct is a transport for package lockclient that uses a DynamoDB table without a deployed coordinator. The coordinator
+// runs in the client's process.
 //
 //	table, err := direct.New(ctx, direct.Config{Region: "eu-west-1"})
 //	...
 //	client, err := lockclient.New(lockclient.Config{Transport: table})
 //
-// It is the same protocol on the same table, so services and direct clients may share one. What the service adds is
-// missing: access by lock name (whoever may write the table may take any lock), one clock for all (every client's clock
-// must be within 250 ms of every other's, see internal/lock), a record of who the caller was, and, unless its stream
-// function is deployed on the table, events and prompt expiry (an expired lease is then taken over by the next acquire).
+// The protocol and the table are those of a deployed coordinator, so both kinds of client may use one table at the same time.
+// Compared with a deployed coordinator, a direct client lacks:
+//
+//   - Permissions by lock name. Whoever may write the table may take any lock.
+//   - One clock. The clocks of all direct clients and coordinators must be within 250 ms of each other (see internal/lock).
+//   - A record of the caller. A lease has no principal.
+//   - Events, and an expiry that is acted on in time, unless the stream's functions are deployed on the table. Without them, an
+//     expired lease is taken over by the next acquire.
 package direct
 
 import (
@@ -30,25 +34,25 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// DefaultTable is the lock table's name where none is given.
+// DefaultTable is the name of the lock table if Config.Table is empty.
 const DefaultTable = "distributed-locks"
 
-// Config is which table a client uses, and how. The zero value is the table distributed-locks, with the region and
-// credentials that the AWS SDK finds in the environment.
+// Config configures a [Table]. The zero value uses the table distributed-locks, with the region and the credentials that the AWS
+// SDK finds.
 type Config struct {
-	// Table is the lock table's name or ARN. Empty: distributed-locks.
+	// Table is the lock table's name or ARN. Empty means [DefaultTable].
 	Table string
-	// Region is the table's. Empty: what the SDK finds (AWS_REGION, the profile).
+	// Region is the table's region. Empty means the one that the SDK finds (AWS_REGION, the profile).
 	Region string
-	// Endpoint is DynamoDB's, for a local engine or a VPC endpoint. Empty: the region's.
+	// Endpoint is the URL of DynamoDB: that of a local engine or of a VPC endpoint. Empty means the region's.
 	Endpoint string
-	// Credentials sign requests. Nil: what the SDK finds (the environment, the profile, the role).
+	// Credentials sign the requests. Nil means those that the SDK finds (the environment, the profile, the role).
 	Credentials aws.CredentialsProvider
-	// PoolSize is how many connections to DynamoDB are open at a time, at most. Zero: no limit of its own.
+	// PoolSize is the largest number of connections to DynamoDB. Zero means no limit.
 	PoolSize int
-	// HTTPClient sends requests. Nil: one of its own. It takes the place of PoolSize.
+	// HTTPClient sends the requests; PoolSize must then be 0. Nil means a client of the Table's own.
 	HTTPClient *http.Client
-	// Log takes what goes wrong with the store, with what to do about it. Nil: nowhere.
+	// Log receives the faults of the store, with what to do about them. Nil means that they are not logged.
 	Log *slog.Logger
 }
 
@@ -68,15 +72,15 @@ func (c Config) validate() error {
 	return nil
 }
 
-// A Table is a [lockclient.Transport] to a lock table. It is safe for use by any number of goroutines.
+// A Table is a [lockclient.Transport] to a lock table. It is safe for concurrent use.
 type Table struct {
 	api         *api.API
 	coordinator *lock.Coordinator
 	store       *dynamo.Store
 }
 
-// New makes a transport to a table. It sends nothing: a table that is not there shows at the first request, or is made by
-// [Table.CreateTable].
+// New makes a transport to a table. It sends no request, so it succeeds even if the table does not exist; see [Table.CreateTable].
+// The error names the field of cfg that is wrong, or says what the SDK's configuration lacks.
 func New(ctx context.Context, cfg Config) (*Table, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -124,16 +128,16 @@ func (t *Table) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient
 	return lockclient.Response{Status: answer.Status, Body: answer.Body}, nil
 }
 
-// CreateTable makes the table, and waits until it can be used: keys pk and sk, pay per request, native TTL, a stream. It may
-// be repeated, and changes nothing that is there; a table of another shape is an error that says how it differs.
+// CreateTable creates the table and waits until it can be used: the keys pk and sk, on-demand capacity, native TTL, and a stream.
+// If the table exists, CreateTable changes nothing; the error then says how the table differs, if it does.
 func (t *Table) CreateTable(ctx context.Context) error { return t.store.CreateTable(ctx) }
 
-// CloseIdleConnections closes the connections to DynamoDB that are not in use; a client does so when it is closed.
+// CloseIdleConnections closes the connections to DynamoDB that are not in use. [lockclient.Client.Close] calls it.
 func (t *Table) CloseIdleConnections() { t.store.CloseIdleConnections() }
 
 var _ lockclient.Transport = (*Table)(nil)
 
-// onlyErrors keeps the coordinator's record of every request out of a client's log.
+// onlyErrors drops the coordinator's log records below the level of errors: it logs every request.
 type onlyErrors struct{ slog.Handler }
 
 func (h onlyErrors) Enabled(ctx context.Context, l slog.Level) bool {

@@ -10,24 +10,24 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// ErrNothingToRepair is what [Table.Repair] answers for a lock whose fencing token is not ahead of time.
+// ErrNothingToRepair is the error of [Table.Repair] for a lock whose fencing token is not ahead of time.
 var ErrNothingToRepair = lock.ErrNothingToRepair
 
-// Repaired is what [Table.Repair] did.
+// Repaired is the result of [Table.Repair].
 type Repaired struct {
-	Before, After int64     // the lock's highest fencing token
-	Opens         time.Time // when the lock can be granted again
+	Before, After int64     // the lock's highest fencing token before and after the repair
+	Opens         time.Time // the time from which the lock can be granted again
 }
 
-// Repair puts right a lock that nobody can be granted because its fencing token is more than an hour ahead of time: a process with a
-// wrong clock wrote it, and stopped, or lost the answer, before it could take the token back. The token becomes one that is above
-// every token that can have been told to anyone, and the lock can be granted again some seconds later. By and reason are stored
-// in the lock's row, where the stream's consumer reads them.
+// Repair corrects the fencing token of a lock that cannot be granted because the token is more than an hour ahead of time. A process
+// with a wrong clock wrote such a token, and stopped or lost the answer before it could undo the write. Repair sets the token to one
+// that is above every token that a client can have been given; a few seconds later the lock can be granted again. Repair stores by
+// (the caller) and reason (1 to 512 bytes) in the lock's row, where the stream's consumer reads them.
 //
-// Repair checks that this process's clock agrees with DynamoDB's, that the token is further ahead than any that a client can have
-// been told ([ErrNothingToRepair]), and that no live lease has such a token: that lease is to be force-released first. It cannot
-// check whether a resource has stored the wrong token, say from an event: reset it there. Repeated after a fault, it does no
-// harm.
+// Repair first checks that this process's clock agrees with DynamoDB's, that the token is further ahead than any that a client can
+// have been given (the error is [ErrNothingToRepair] if it is not), and that no live lease has such a token (force-release that
+// lease first). It cannot check whether a protected resource has stored the wrong token, for example from an event: reset it there.
+// Repair may be repeated after a fault.
 func (t *Table) Repair(ctx context.Context, name, by, reason string) (Repaired, error) {
 	if problem := wire.CheckName(name); problem != "" {
 		return Repaired{}, fmt.Errorf("direct: name %s", problem)

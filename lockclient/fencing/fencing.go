@@ -1,5 +1,5 @@
-// Package fencing puts a lease's fencing token into writes to DynamoDB, so that the table refuses a holder that was paused
-// and does not know that its lock has passed on.
+// Package fencing adds a lease's fencing token to writes to DynamoDB, so that the table refuses the writes of a holder that was
+// paused, lost its lock meanwhile, and does not know it yet.
 //
 //	guard := fencing.Guard{Fence: lease.Fence()}
 //	input := &dynamodb.UpdateItemInput{...}
@@ -7,8 +7,8 @@
 //	_, err := table.UpdateItem(ctx, input)
 //	if guard.Stale(err) { ... } // a newer holder has written: stop
 //
-// The item keeps the highest token that wrote it; a write with a lower one fails. Every writer of the item must use a guard,
-// of the same lock. docs/fencing.md has the same for SQL and S3.
+// An item keeps the highest token of its writes, and a write with a lower token fails. This protects an item only if all its
+// writers use a Guard with tokens of the same lock. docs/fencing.md shows the same for SQL and S3.
 package fencing
 
 import (
@@ -24,13 +24,13 @@ import (
 // defaultAttribute is the attribute that has an item's token if a Guard names no other.
 const defaultAttribute = "fence"
 
-// A Guard lets a write pass if no higher fencing token has written the item before.
+// A Guard lets a write succeed only if no write with a higher fencing token has succeeded on the item.
 type Guard struct {
-	Fence     int64  // of the lease that the write is made under
-	Attribute string // that keeps the token; empty: fence
+	Fence     int64  // the fencing token of the lease under which the write is made
+	Attribute string // the attribute of the item that has the token; empty means "fence"
 }
 
-// Placeholders that are unlikely to meet a caller's own.
+// The placeholders in expressions, which are unlikely to be a caller's too.
 const (
 	nameAlias  = "#holdfast_fence"
 	valueAlias = ":holdfast_fence"
@@ -47,14 +47,15 @@ func (g Guard) value() types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(g.Fence, 10)}
 }
 
-// Condition is the condition by itself, with its placeholders, for those who build expressions otherwise. What is written
-// must set the attribute to the token as well.
+// Condition returns the condition and its placeholders, for callers that build expressions themselves. The write must also set the
+// attribute to the token.
 func (g Guard) Condition() (expression string, names map[string]string, values map[string]types.AttributeValue) {
 	return "(attribute_not_exists(" + nameAlias + ") OR " + nameAlias + " <= " + valueAlias + ")",
 		map[string]string{nameAlias: g.attribute()}, map[string]types.AttributeValue{valueAlias: g.value()}
 }
 
-// add puts the condition beside one that is there, and asks for the item with a refusal, so that Stale can tell why.
+// add combines the condition with the write's own. It also makes DynamoDB return the item when a condition fails, which Stale
+// needs.
 func (g Guard) add(condition **string, names *map[string]string, values *map[string]types.AttributeValue, onFailure *types.ReturnValuesOnConditionCheckFailure) {
 	expression, n, v := g.Condition()
 	if *condition != nil && **condition != "" {
@@ -73,41 +74,41 @@ func merge[V any](a, b map[string]V) map[string]V {
 	return out
 }
 
-// Put guards a PutItem: the item gets the token, and a condition is added to the one that is there.
+// Put adds the token to the item and the condition to the write's own.
 func (g Guard) Put(in *dynamodb.PutItemInput) {
 	in.Item = merge(in.Item, map[string]types.AttributeValue{g.attribute(): g.value()})
 	g.add(&in.ConditionExpression, &in.ExpressionAttributeNames, &in.ExpressionAttributeValues, &in.ReturnValuesOnConditionCheckFailure)
 }
 
-// Update guards an UpdateItem: the update also sets the token, and a condition is added to the one that is there. The input
-// must use an update expression, not the legacy AttributeUpdates.
+// Update adds the token to the update expression and the condition to the write's own. The input must not use the legacy
+// AttributeUpdates.
 func (g Guard) Update(in *dynamodb.UpdateItemInput) {
 	in.UpdateExpression = withSet(in.UpdateExpression)
 	g.add(&in.ConditionExpression, &in.ExpressionAttributeNames, &in.ExpressionAttributeValues, &in.ReturnValuesOnConditionCheckFailure)
 }
 
-// Delete guards a DeleteItem. A deleted item forgets its token, so an older holder may make it anew: rather mark it deleted
-// with an Update where that matters.
+// Delete adds the condition to the write's own. The token is deleted with the item, so that an older holder can create the item
+// again. Where that matters, mark the item as deleted with Update instead.
 func (g Guard) Delete(in *dynamodb.DeleteItemInput) {
 	g.add(&in.ConditionExpression, &in.ExpressionAttributeNames, &in.ExpressionAttributeValues, &in.ReturnValuesOnConditionCheckFailure)
 }
 
-// TransactPut guards a Put of a transaction, as Put does.
+// TransactPut is Put for a Put in a transaction.
 func (g Guard) TransactPut(in *types.Put) {
 	in.Item = merge(in.Item, map[string]types.AttributeValue{g.attribute(): g.value()})
 	g.add(&in.ConditionExpression, &in.ExpressionAttributeNames, &in.ExpressionAttributeValues, &in.ReturnValuesOnConditionCheckFailure)
 }
 
-// TransactUpdate guards an Update of a transaction, as Update does.
+// TransactUpdate is Update for an Update in a transaction.
 func (g Guard) TransactUpdate(in *types.Update) {
 	in.UpdateExpression = withSet(in.UpdateExpression)
 	g.add(&in.ConditionExpression, &in.ExpressionAttributeNames, &in.ExpressionAttributeValues, &in.ReturnValuesOnConditionCheckFailure)
 }
 
-// setKeyword finds an update expression's SET clause: keywords are no names there.
+// setKeyword matches the SET keyword of an update expression. Attribute names cannot be keywords there.
 var setKeyword = regexp.MustCompile(`(?i)(^|[\s,)])SET\s`)
 
-// withSet adds the token to an update expression's SET clause, or adds a clause.
+// withSet adds the token to the SET clause of an update expression, or adds a SET clause.
 func withSet(update *string) *string {
 	set := nameAlias + " = " + valueAlias
 	if update == nil || *update == "" {
@@ -122,8 +123,8 @@ func withSet(update *string) *string {
 	return &out
 }
 
-// Stale tells whether a write failed because a higher token has written the item: a newer holder is at work, and this one
-// must stop. A failure of the caller's own condition, or of anything else, is not stale.
+// Stale reports whether a write failed because a write with a higher token has succeeded on the item. Then there is a newer holder,
+// and this one must stop. Stale is false for other failures, such as that of the write's own condition.
 func (g Guard) Stale(err error) bool {
 	if failed, ok := errors.AsType[*types.ConditionalCheckFailedException](err); ok {
 		return g.newer(failed.Item)

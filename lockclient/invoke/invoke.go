@@ -1,11 +1,12 @@
-// Package invoke lets a client invoke the coordinator's functions directly, without its HTTP API: from within a VPC that
-// reaches Lambda only, or to save the API's charge.
+// Package invoke is a transport for package lockclient that invokes the coordinator's Lambda functions directly, without its HTTP
+// API. It serves clients in a VPC that reaches Lambda only, and saves the price of the HTTP API.
 //
 //	functions, err := invoke.New(invoke.Config{AWS: cfg, Functions: invoke.Functions{Acquire: arn, …}})
 //	...
 //	client, err := lockclient.New(lockclient.Config{Transport: functions})
 //
-// What a caller may do is then said by lambda:InvokeFunction on aliases of the functions; see docs/iam.md.
+// A caller needs permission for lambda:InvokeFunction on the functions, or on aliases of them that are limited to some lock names;
+// see docs/iam.md.
 package invoke
 
 import (
@@ -24,33 +25,33 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Functions are the names or ARNs of the coordinator's functions, or of their aliases. One that is empty is not used: its
-// operation is refused. The stack's outputs have them.
+// Functions are the names or ARNs of the coordinator's functions, or of aliases of them, as the stack's outputs list them. The
+// operations of a function whose field is empty are refused.
 type Functions struct {
 	Acquire      string
 	Renew        string
 	Release      string
 	ForceRelease string
-	Status       string // for Status, List and Watch
+	Status       string // serves Status, List and Watch
 }
 
-// Config is how the functions are reached.
+// Config configures a [Transport].
 type Config struct {
-	// AWS has the region, the credentials and the HTTP client. Its retryer is not used, since the lock client tries again
-	// itself; nor does it log requests, which hold leases' secrets. Redirects are not followed.
+	// AWS has the region, the credentials and the HTTP client. Its retryer is not used, since the lock client retries itself. Its log
+	// mode is limited, since requests contain the secrets of leases. Redirects are not followed.
 	AWS       aws.Config
 	Functions Functions
-	Endpoint  string // of Lambda; empty: the region's
+	Endpoint  string // the URL of Lambda; empty means the region's
 }
 
-// A Transport is a [lockclient.Transport]. It is safe for use by any number of goroutines.
+// A Transport is a [lockclient.Transport] to the coordinator's functions. It is safe for concurrent use.
 type Transport struct {
 	client    *lambda.Client
 	http      *reach.Client
 	functions map[wire.Op]string
 }
 
-// New makes a transport. It sends nothing.
+// New makes a transport. It sends no request. It fails if there is no region, or if no function is named.
 func New(cfg Config) (*Transport, error) {
 	f := cfg.Functions
 	switch {
@@ -112,14 +113,14 @@ func (t *Transport) RoundTrip(ctx context.Context, r lockclient.Request) (lockcl
 	if initErrors[failed.Type] {
 		return lockclient.Response{}, refused("%s does not start: %s: %s; look at its log, and deploy the stack again", function, failed.Type, failed.Message)
 	}
-	// Lambda's own word: the function timed out or crashed, perhaps after it wrote.
+	// Lambda reports that the function timed out or crashed. It may have written before.
 	return lockclient.Response{}, fmt.Errorf("invoke: %s failed: %s %s", function, failed.Type, failed.Message)
 }
 
-// initErrors are how Lambda words a function that cannot start as it is deployed.
+// initErrors are Lambda's error types for a function that cannot start as it is deployed.
 var initErrors = map[string]bool{"Runtime.InvalidEntrypoint": true, "Runtime.ImportModuleError": true, "Runtime.HandlerNotFound": true}
 
-// fault tells what no repetition can mend from what one may.
+// fault returns the error for a failed invocation: a refusal if no retry can help.
 func fault(ctx context.Context, function string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("invoke: %s: %w", function, context.Cause(ctx))
@@ -135,13 +136,13 @@ func fault(ctx context.Context, function string, err error) error {
 	if fix, ok := fixes[code]; ok {
 		return refused("%s: %s: %s: %s", function, code, message, fix)
 	}
-	if status/100 != 4 || status == http.StatusConflict || status == http.StatusRequestTimeout { // a conflict: while it is being deployed
+	if status/100 != 4 || status == http.StatusConflict || status == http.StatusRequestTimeout { // Lambda answers 409 while the function is being deployed
 		return fmt.Errorf("invoke: %s: %w", function, err)
 	}
 	return refused("%s: %s: %s: check Config.Functions and the endpoint of Lambda", function, code, message)
 }
 
-// throttled tells whether Lambda takes no more invocations just now.
+// throttled reports whether Lambda refused an invocation because there are too many.
 func throttled(err error) bool { return httpStatus(err) == http.StatusTooManyRequests }
 
 func httpStatus(err error) int {
@@ -159,7 +160,7 @@ const (
 	fixDeployment  = "the function cannot run as it is deployed; look at it in Lambda, and deploy the stack again"
 )
 
-// fixes says what to do about errors of Lambda that no repetition mends.
+// fixes says what to do about Lambda's errors that no retry corrects.
 var fixes = map[string]string{
 	"AccessDeniedException":               "allow lambda:InvokeFunction on this function for the role",
 	"ResourceNotFoundException":           "there is no such function in this region and account: check Config.Functions and the region",
@@ -189,7 +190,7 @@ func refused(format string, args ...any) error {
 	return &lockclient.RefusedError{Detail: fmt.Sprintf(format, args...)}
 }
 
-// CloseIdleConnections closes the connections to Lambda that are not in use; a client does so when it is closed.
+// CloseIdleConnections closes the connections to Lambda that are not in use. [lockclient.Client.Close] calls it.
 func (t *Transport) CloseIdleConnections() { t.http.CloseIdleConnections() }
 
 var _ lockclient.Transport = (*Transport)(nil)

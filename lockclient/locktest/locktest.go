@@ -1,14 +1,14 @@
-// Package locktest is a lock coordinator for tests of code that uses locks: in process, in memory, and with controls for what
-// goes wrong in production.
+// Package locktest has a lock coordinator for tests of code that uses package lockclient. It runs in the test's process, stores the
+// locks in memory, and can inject the faults of production.
 //
 //	locks := locktest.New(t)
 //	client := locks.Client("me")
 //	...
-//	locks.Expire("report:daily") // the lease that anyone has on it runs out now
+//	locks.Expire("report:daily") // the lock's leases expire now
 //
-// It is the real coordinator and the real client, with the network between them replaced. It works inside a testing/synctest
-// bubble, where leases run out in no time at all. A client that waits is woken when the lock changes hands, and asks every
-// few seconds otherwise.
+// The coordinator and the client are the real ones; only the network between them is replaced. They work in a testing/synctest
+// bubble, where a lease expires without real time passing. A client that waits polls every few seconds, and is answered at once
+// when the lock's holders change.
 package locktest
 
 import (
@@ -28,11 +28,11 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// ErrInjected is what [Coordinator.FailNext] and [Coordinator.LoseNextAnswer] fail with, unless told otherwise.
+// ErrInjected is the error of the requests that [Coordinator.FailNext] and [Coordinator.LoseNextAnswer] make fail.
 var ErrInjected = errors.New("locktest: injected failure")
 
-// A Coordinator is a lock coordinator of a test. It is a [lockclient.Transport], and safe for use by any number of
-// goroutines.
+// A Coordinator is a lock coordinator of a test. It implements [lockclient.Transport], on which it injects faults. It is safe for
+// concurrent use.
 type Coordinator struct {
 	t       testing.TB
 	api     *api.API
@@ -43,18 +43,19 @@ type Coordinator struct {
 	ahead    time.Duration
 	faults   []fault
 	requests map[string]int
-	told     map[string]bool // by lease: a waiter that was told that the lock is held
+	told     map[string]bool // the leases of waiters that had the answer that the lock is held
 }
 
-// A fault is what happens to the next requests of an operation.
+// A fault is what is to happen to the next requests of an operation.
 type fault struct {
-	op    string // empty: any
-	n     int
+	op    string // empty means every operation
+	n     int    // the number of requests
 	err   error
-	after bool // the request is carried out first
+	after bool // the request takes effect, and its answer is lost
 }
 
-// New makes a coordinator with no locks. It checks nothing at the end of the test; its clients are closed there.
+// New makes a coordinator without locks. The clients that it makes are closed at the end of the test. It does not check that all
+// locks were released.
 func New(t testing.TB) *Coordinator {
 	t.Helper()
 	c := &Coordinator{t: t, requests: map[string]int{}, told: map[string]bool{}}
@@ -78,8 +79,8 @@ func (c *Coordinator) now() time.Time {
 	return time.Now().Add(c.ahead)
 }
 
-// Client makes a client that holds locks as owner. It is closed when the test ends. Its pauses between tries are short; change
-// alters them, or anything else of its configuration.
+// Client makes a client whose locks have the given owner. It is closed at the end of the test. Its RetryDelay is 20 ms; change may
+// alter that and the rest of its configuration.
 func (c *Coordinator) Client(owner string, change ...func(*lockclient.Config)) *lockclient.Client {
 	c.t.Helper()
 	cfg := lockclient.Config{Transport: c, Owner: owner, RetryDelay: 20 * time.Millisecond}
@@ -131,18 +132,19 @@ func (c *Coordinator) fault(op string) *fault {
 	return nil
 }
 
-// Requests is how many requests of an operation ("acquire", "renew", "release", "force-release", "status", "list") came.
+// Requests returns the number of requests of an operation ("acquire", "renew", "release", "force-release", "status" or "list")
+// that clients have sent.
 func (c *Coordinator) Requests(op string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.requests[op]
 }
 
-// FailNext makes the next n requests of an operation fail before they reach the coordinator; an empty op means any. A nil
-// err is [ErrInjected]; the client tries again, unless err is a [*lockclient.RefusedError].
+// FailNext makes the next n requests of an operation fail before they reach the coordinator; an empty op means every operation. A
+// nil err means [ErrInjected]. The client retries them, unless err is a [*lockclient.RefusedError] (see [Problem]).
 func (c *Coordinator) FailNext(op string, n int, err error) { c.inject(op, n, err, false) }
 
-// LoseNextAnswer carries the next n requests of an operation out, and loses their answers; an empty op means any.
+// LoseNextAnswer makes the next n requests of an operation take effect and lose their answers; an empty op means every operation.
 func (c *Coordinator) LoseNextAnswer(op string, n int) { c.inject(op, n, nil, true) }
 
 func (c *Coordinator) inject(op string, n int, err error, after bool) {
@@ -158,14 +160,14 @@ func (c *Coordinator) inject(op string, n int, err error, after bool) {
 	c.faults = append(c.faults, fault{op, n, err, after})
 }
 
-// Heal ends all faults.
+// Heal removes the faults that are still to be injected.
 func (c *Coordinator) Heal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.faults = nil
 }
 
-// Expire ends the leases of a lock as if their time were over: holders find out at their next renewal or check.
+// Expire ends all leases of a lock, as if they had expired now. Their holders learn of it at their next renewal.
 func (c *Coordinator) Expire(name string) {
 	c.t.Helper()
 	if _, err := c.admin.ForceRelease(c.t.Context(), name, "locktest: expired", 0); err != nil {
@@ -173,8 +175,8 @@ func (c *Coordinator) Expire(name string) {
 	}
 }
 
-// Steal takes a lock from whoever holds it, for owner, for an hour: what becomes of a holder that was paused for longer than
-// its lease. It answers the new holder's fencing token, which is higher.
+// Steal ends all leases of a lock and acquires it for owner for an hour, as happens to a holder that was paused for longer than its
+// lease. It returns the fencing token of the new lease.
 func (c *Coordinator) Steal(name, owner string) int64 {
 	c.t.Helper()
 	c.Expire(name)
@@ -185,7 +187,7 @@ func (c *Coordinator) Steal(name, owner string) int64 {
 	return lease.Fence()
 }
 
-// Advance moves the coordinator's clock on; clients' stand. So leases that are not renewed run out.
+// Advance sets the coordinator's clock forward by d, but not those of the clients. Leases that expire within d are then expired.
 func (c *Coordinator) Advance(d time.Duration) {
 	c.mu.Lock()
 	c.ahead += d
@@ -193,7 +195,7 @@ func (c *Coordinator) Advance(d time.Duration) {
 	c.changes.all()
 }
 
-// Holder is who holds a lock; empty: nobody.
+// Holder returns the owner of a lock's holder, or the first of them; it is empty if the lock is free.
 func (c *Coordinator) Holder(name string) string {
 	c.t.Helper()
 	s, err := c.admin.Status(context.WithoutCancel(c.t.Context()), name)
@@ -206,7 +208,8 @@ func (c *Coordinator) Holder(name string) string {
 	return s.Holders[0].Owner
 }
 
-// Problem is a refusal as a coordinator answers it, with a code of the API (see docs/openapi.yaml), for FailNext.
+// Problem returns a coordinator's refusal with a code of the API, such as "capacity_mismatch" (see docs/openapi.yaml), for
+// [Coordinator.FailNext].
 func Problem(code string) error {
 	return &lockclient.RefusedError{Code: code, Status: wire.Code(code).Status(), Detail: fmt.Sprintf("locktest: %s", http.StatusText(wire.Code(code).Status()))}
 }

@@ -12,22 +12,22 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// A waiter that asks again gets its answer when something has changed, or after a while, rather than at once: so a test in
-// which much time passes needs few requests. Its first request is answered at once, so that it learns who is in the way.
+// A waiter's polls are answered when the lock's holders have changed, or after a while, so that a test in which much time passes
+// needs few requests. Its first request is answered at once, so that it learns who holds the lock.
 
-// patience is how long a waiter is kept without an answer, if its request has no deadline; else half of what is left.
+// patience is how long a poll is kept without an answer if it has no deadline; otherwise half of the time until its deadline.
 const patience = 2 * time.Second
 
-// glance is the shortest pause between two looks on a waiter's behalf.
+// glance is the shortest pause between two tries of a poll that is kept.
 const glance = 50 * time.Millisecond
 
-// changes lets waiters wait until the holders of a lock change.
+// changes lets a poll wait until the holders of a lock change.
 type changes struct {
 	mu   sync.Mutex
-	next map[string]chan struct{} // by lock's name; closed at its next change
+	next map[string]chan struct{} // by the lock's name; closed at its next change
 }
 
-// of is closed when the holders of a lock change from now on.
+// of returns a channel that is closed at the next change of a lock's holders.
 func (c *changes) of(name string) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,7 @@ func (c *changes) of(name string) <-chan struct{} {
 	return c.next[name]
 }
 
-// wrote is the store's callback. Renewals, and waiters that keep their places, are no change.
+// wrote is called by the store after each write. Renewals and polls are no changes.
 func (c *changes) wrote(name string, before, after lock.Record) {
 	same := func(a, b lock.Lease) bool { return a.Fence == b.Fence }
 	if maps.EqualFunc(before.Holders, after.Holders, same) {
@@ -54,7 +54,7 @@ func (c *changes) wrote(name string, before, after lock.Record) {
 	}
 }
 
-// all wakes everyone, after the clock was moved.
+// all wakes every poll. It is called when the clock has been set forward.
 func (c *changes) all() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +64,7 @@ func (c *changes) all() {
 	clear(c.next)
 }
 
-// serve carries out a request, and keeps a waiter's until it is worth an answer.
+// serve serves a request. It keeps a waiter's poll until there is something to answer.
 func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
 	most := patience
 	if deadline, ok := ctx.Deadline(); ok {
@@ -73,7 +73,7 @@ func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclie
 	until := time.Now().Add(most)
 	for first := true; ; first = false {
 		changed := c.changes.of(r.Lock)
-		// Whoever serves a request knows nothing of its sender's context.
+		// A real coordinator does not learn that the sender has given up.
 		resp, err := sound{c.api}.RoundTrip(context.WithoutCancel(ctx), r)
 		pause, waits := c.waits(r, resp, first)
 		if left := time.Until(until); err != nil || !waits || left <= 0 {
@@ -94,8 +94,8 @@ func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclie
 	}
 }
 
-// waits tells whether a request is a waiter's who was told before that the lock is held, and still is, and how long until that
-// may end by itself.
+// waits reports whether a request is a repeated poll of a waiter, and the lock is still held, and how long it is until a lease's
+// expiry may change that.
 func (c *Coordinator) waits(r lockclient.Request, resp lockclient.Response, first bool) (time.Duration, bool) {
 	var request wire.AcquireRequest
 	var p wire.Problem
