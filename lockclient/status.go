@@ -149,9 +149,8 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 	}
 }
 
-// watchSlack is the time after a lease's expiry at which Watch polls again. The coordinator lists a lease for its skew allowance
-// (250 ms) longer than its expiry says.
-const watchSlack = 300 * time.Millisecond
+// watchSlack is the time after a lease's expiry at which Watch polls again: when the coordinator does not list the lease any more.
+const watchSlack = wire.SkewAllowance + 50*time.Millisecond
 
 func (c *Client) watchPause(s Status, quiet int) time.Duration {
 	pause := jitter(c.retryDelay * time.Duration(min(1+quiet, 10)))

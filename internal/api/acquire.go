@@ -53,7 +53,8 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	return leaseAnswer(l, lease), l.Lease.Fence, nil
 }
 
-// queueing takes the fields of an acquire that waits, or that belongs to an execution.
+// queueing reads the fields of an acquire that may join the queue, or whose lease belongs to an execution. ownLease is whether the
+// caller chose the lease's secret.
 func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	token, isTask := c.fields.str("task_token")
 	id, isCallback := c.fields.str("callback_id")
@@ -95,7 +96,8 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	}
 }
 
-// defaultTTL is the ttl_ms of an acquire that gives none: for a lease that belongs to an execution, how often to look whether that runs.
+// defaultTTL returns the TTL of an acquire without ttl_ms. If the lease is bound to an execution, the TTL is the interval of the
+// checks whether the execution still runs.
 func (a *API) defaultTTL(bound bool) time.Duration {
 	if bound {
 		return min(wire.DefaultCheck, a.maxTTL)

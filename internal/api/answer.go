@@ -24,7 +24,7 @@ func statusAnswer(s lock.Status) wire.Status {
 	}
 }
 
-// metadata is what a record says, if it is JSON: something else may have written it.
+// metadata returns the metadata of a stored lease, or nil if it is not JSON, which another program must have written.
 func metadata(s string) json.RawMessage {
 	if !json.Valid([]byte(s)) {
 		return nil
@@ -32,7 +32,8 @@ func metadata(s string) json.RawMessage {
 	return json.RawMessage(s)
 }
 
-// holders shows leases as they are at now, in Unix milliseconds; what ended has nothing left.
+// holders shows leases at the time now, in Unix milliseconds. For leases that have ended now is the maximum, so that no time
+// remains.
 func holders(list []lock.Lease, now int64) []wire.Holder {
 	out := make([]wire.Holder, len(list))
 	for i, h := range list {
@@ -44,13 +45,13 @@ func holders(list []lock.Lease, now int64) []wire.Holder {
 	return out
 }
 
-// encode writes JSON without escaping <, > and &: an owner is told as it was sent.
+// encode returns v in JSON. It does not escape <, > and &, so that an owner reads as it was sent.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		panic(err) // only plain types get here
+		panic(err) // cannot happen: the types of package wire encode
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// checkExecution says what is wrong with an execution that a lease is to belong to, or "". Whoever may acquire may bind a lease
-// to any execution of the state machines that the deployment lists, and to no other. The child executions of a Distributed Map
-// are those of its state machine: their ARN has NAME/LABEL where others have NAME.
+// checkExecution returns what is wrong with the ARN of an execution to which a lease is to belong, or "". Every caller may bind a
+// lease to any execution of the state machines that the deployment lists, and to no other. The ARN of a child execution of a
+// Distributed Map has NAME/LABEL in place of the state machine's NAME; it counts as an execution of that state machine.
 func (a *API) checkExecution(arn, function string) string {
 	parts, own := strings.Split(arn, ":"), strings.Split(function, ":")
 	if len(arn) > wire.MaxExecution {
@@ -38,14 +38,13 @@ func (a *API) checkExecution(arn, function string) string {
 	return ""
 }
 
-// matches tells whether a state machine's name is one that a pattern means: the pattern itself, or any that begins with what is
-// before a "*" at its end.
+// matches reports whether a pattern matches the name of a state machine. A "*" at the end of a pattern matches any rest.
 func matches(pattern, machine string) bool {
 	prefix, open := strings.CutSuffix(pattern, "*")
 	return pattern == machine || open && strings.HasPrefix(machine, prefix)
 }
 
-// isResourceName tells whether a text can name a state machine, a Map state's label or an execution.
+// isResourceName reports whether s can be the name of a state machine, of a Map state's label or of an execution.
 func isResourceName(s string) bool {
 	const bars = " <>{}[]?*\"#%\\^|~`$&,;:/"
 	return s != "" && utf8.RuneCountInString(s) <= 80 && !strings.ContainsAny(s, bars) &&

@@ -17,11 +17,11 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A badInput is an answer with the code invalid_request, or payload_too_large: what the caller must change.
+// A badInput is the error of a request that is not valid: its code is invalid_request or payload_too_large.
 type badInput struct {
 	code   wire.Code
 	field  string
-	detail string
+	detail string // what is wrong and what to send instead
 }
 
 func (e *badInput) Error() string { return e.detail }
@@ -30,9 +30,10 @@ func invalid(field, format string, args ...any) error {
 	return &badInput{wire.InvalidRequest, field, fmt.Sprintf(format, args...)}
 }
 
-// object is a JSON object that is taken apart field by field. The first thing wrong is kept; what nobody took is unknown.
+// An object is a JSON object whose fields are read one by one. It keeps the first error, and knows which fields were not read:
+// those are unknown.
 type object struct {
-	where  string // what a field is called in errors: a field, or a query parameter
+	where  string // what error texts call a field: "field" or "query parameter"
 	fields map[string]json.RawMessage
 	taken  map[string]bool
 	err    error
@@ -42,7 +43,8 @@ func newObject() *object {
 	return &object{where: "field", fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
 }
 
-// parseObject reads exactly one JSON object: valid UTF-8, no duplicate keys at any depth, nothing after it.
+// parseObject decodes exactly one JSON object: in valid UTF-8, without duplicate keys (metadata checks those of nested objects), and
+// with nothing after it.
 func parseObject(data []byte) (*object, error) {
 	if len(data) > wire.MaxBody {
 		return nil, &badInput{wire.PayloadTooLarge, "body", fmt.Sprintf("the body is %d bytes long; at most %d are allowed", len(data), wire.MaxBody)}
@@ -61,7 +63,7 @@ func parseObject(data []byte) (*object, error) {
 		if err != nil {
 			return nil, notJSON(err)
 		}
-		key, _ := t.(string) // in an object, nothing else comes here
+		key, _ := t.(string) // the decoder accepts nothing else here
 		if _, twice := o.fields[key]; twice {
 			return nil, invalid(fieldName(key), "the field %q is there twice; send it once", brief([]byte(key)))
 		}
@@ -83,14 +85,14 @@ func parseObject(data []byte) (*object, error) {
 	return o, nil
 }
 
-// loneSurrogate finds an escape that names half of a surrogate pair without the other half, in a value that is known to be
-// JSON. It is no character: decoders refuse it, or put another one in its place.
+// loneSurrogate returns an escape for half of a surrogate pair without the other half, or "". The value is valid JSON. Such an
+// escape stands for no character: decoders refuse it or replace it.
 func loneSurrogate(raw []byte) string {
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '\\' {
 			continue
 		}
-		i++ // to what is escaped
+		i++ // the escaped character
 		if raw[i] != 'u' {
 			continue
 		}
@@ -105,7 +107,7 @@ func loneSurrogate(raw []byte) string {
 	return ""
 }
 
-// escape is the code unit of a \u escape that text begins with, or 0.
+// escape returns the code unit of the \u escape at the start of text, or 0.
 func escape(text []byte) rune {
 	if !bytes.HasPrefix(text, []byte(`\u`)) {
 		return 0
@@ -127,13 +129,13 @@ func (o *object) fail(field, format string, args ...any) {
 	}
 }
 
-// raw takes a field as it was sent; nil if it is absent.
+// raw reads a field in its JSON form; nil if it is absent.
 func (o *object) raw(field string) json.RawMessage {
 	o.taken[field] = true
 	return o.fields[field]
 }
 
-// str takes a string field.
+// str reads a string.
 func (o *object) str(field string) (s string, present bool) {
 	raw := o.raw(field)
 	if raw == nil {
@@ -143,11 +145,11 @@ func (o *object) str(field string) (s string, present bool) {
 		o.fail(field, "%s is %s; it must be a string", field, kind(raw))
 		return "", false
 	}
-	_ = json.Unmarshal(raw, &s) // which it is
+	_ = json.Unmarshal(raw, &s) // raw is a JSON string
 	return s, true
 }
 
-// integer takes a whole number from least to most; what is the unit.
+// integer reads a whole number from least to most. unit follows the limits in the error text.
 func (o *object) integer(field string, least, most int64, unit string) (n int64, present bool) {
 	raw := o.raw(field)
 	if raw == nil {
@@ -155,7 +157,7 @@ func (o *object) integer(field string, least, most int64, unit string) (n int64,
 	}
 	if c := raw[0]; c != '-' && (c < '0' || c > '9') {
 		is := kind(raw)
-		if o.where == "query parameter" { // where all are strings
+		if o.where == "query parameter" { // every query parameter is a string
 			is = brief(raw)
 		}
 		o.fail(field, "%s is %s; it must be a whole number%s", field, is, of(unit))
@@ -178,7 +180,7 @@ func of(unit string) string {
 	return " of" + unit
 }
 
-// metadata takes a JSON object within the limits, as compact JSON; "" if it is absent.
+// metadata reads a JSON object within the limits of metadata, in compact form; "" if it is absent.
 func (o *object) metadata() (compact string, present bool) {
 	raw := o.raw("metadata")
 	if raw == nil {
@@ -193,17 +195,17 @@ func (o *object) metadata() (compact string, present bool) {
 		return "", false
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber() // a number of any size is one
+	d.UseNumber() // numbers of any size are allowed
 	if problem := checkNesting(d, 0); problem != "" {
 		o.fail("metadata", "metadata %s", problem)
 		return "", false
 	}
 	var b bytes.Buffer
-	_ = json.Compact(&b, raw) // which is JSON
+	_ = json.Compact(&b, raw) // raw is valid JSON
 	return b.String(), true
 }
 
-// checkNesting walks the next value, which is known to be JSON and is in depth others.
+// checkNesting checks the next value, which is valid JSON and lies within depth others.
 func checkNesting(d *json.Decoder, depth int) string {
 	t, _ := d.Token()
 	begin, nested := t.(json.Delim)
@@ -227,11 +229,11 @@ func checkNesting(d *json.Decoder, depth int) string {
 			return problem
 		}
 	}
-	_, _ = d.Token() // its end
+	_, _ = d.Token() // the closing delimiter
 	return ""
 }
 
-// done says what is wrong with the object: the first field that is, or one that nobody took.
+// done returns the first error, or an error for a field that was not read.
 func (o *object) done() error {
 	if o.err != nil {
 		return o.err
@@ -244,15 +246,15 @@ func (o *object) done() error {
 	return nil
 }
 
-// fieldName is what a problem calls a field that has any name.
+// fieldName returns the Field of a problem about a key, which may be any text.
 func fieldName(key string) string {
 	if key == "" {
-		return "body" // as an empty one would be left out
+		return "body" // an empty Field would be omitted
 	}
 	return brief([]byte(key))
 }
 
-// kind names a JSON value's type, for errors.
+// kind names the type of a JSON value, for error texts.
 func kind(raw json.RawMessage) string {
 	switch raw[0] {
 	case '"':
@@ -269,7 +271,7 @@ func kind(raw json.RawMessage) string {
 	return "a number"
 }
 
-// brief is a value for an error text, cut short.
+// brief returns a value for an error text, cut to 40 bytes.
 func brief(raw []byte) string {
 	const most = 40
 	if len(raw) <= most {

@@ -107,13 +107,13 @@ func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
 	return answer, 0, nil
 }
 
-// ttl takes ttl_ms, within what this deployment allows.
+// ttl reads ttl_ms, which must be within the limits of this deployment.
 func (a *API) ttl(o *object) (time.Duration, bool) {
 	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " milliseconds")
 	return time.Duration(n) * time.Millisecond, given
 }
 
-// lease takes a lease secret that must be there.
+// lease reads the secret of a lease, which is required.
 func (o *object) lease() string {
 	lease, given := o.str("lease")
 	if !given {

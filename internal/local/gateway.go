@@ -117,7 +117,7 @@ func (g *Gateway) noRoute(w http.ResponseWriter, r *http.Request, pattern, id st
 
 const eventsRoute = "GET /v1/events"
 
-// list names the routes.
+// list returns the routes, for an error text.
 func (g *Gateway) list() string {
 	text := "/v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release"
 	if g.live != nil {
@@ -126,7 +126,7 @@ func (g *Gateway) list() string {
 	return text
 }
 
-// method is the one that a pattern takes, or "".
+// method returns the method of the route with a pattern, or "".
 func (g *Gateway) method(pattern string) string {
 	if g.live != nil && "GET "+pattern == eventsRoute {
 		return http.MethodGet
@@ -139,7 +139,7 @@ func (g *Gateway) method(pattern string) string {
 	return ""
 }
 
-// parsePath matches a path to a route's pattern and decodes its name, once.
+// parsePath returns the pattern of the route that a path matches, with the lock's name decoded once.
 func parsePath(escaped string) (pattern string, params map[string]string, err error) {
 	parts := strings.Split(escaped, "/") // "", "v1", "locks", name, operation
 	if len(parts) >= 4 && parts[1] == "v1" && parts[2] == "locks" && parts[3] != "" {
@@ -153,8 +153,8 @@ func parsePath(escaped string) (pattern string, params map[string]string, err er
 	return strings.Join(parts, "/"), params, nil
 }
 
-// newEvent is what API Gateway would send: header names in lower case, repeated values joined by commas, and a body that
-// does not look like text in base64.
+// newEvent returns the event that API Gateway would send: with header names in lower case, repeated values joined by commas, and the
+// body in base64 if it is not text.
 func newEvent(r *http.Request, route string, params map[string]string, body []byte, id string) events.APIGatewayV2HTTPRequest {
 	headers := map[string]string{"host": r.Host}
 	for k, v := range r.Header {
@@ -182,7 +182,7 @@ func newEvent(r *http.Request, route string, params map[string]string, body []by
 	return e
 }
 
-// rawPath is a path as API Gateway hands it on: decoded, but for percent signs.
+// rawPath returns a path in API Gateway's form: decoded, except for percent signs.
 func rawPath(u *url.URL) string {
 	path, err := url.PathUnescape(strings.ReplaceAll(u.EscapedPath(), "%25", "%2525"))
 	if err != nil {
@@ -203,7 +203,7 @@ func problem(w http.ResponseWriter, code wire.Code, detail, id string) {
 	write(w, p)
 }
 
-// refuse answers a problem about a field of the request; an empty field names none.
+// refuse answers a problem about a field of the request; an empty field means that it is about none.
 func refuse(w http.ResponseWriter, code wire.Code, field, detail string) {
 	p := wire.NewProblem(code, rand.Text())
 	p.Field, p.Detail = field, detail

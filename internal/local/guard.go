@@ -11,12 +11,12 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A guard is an [http.Handler] that refuses the requests of web pages, for a coordinator without authentication. A page
-// reaches a server on its reader's machine by a name of its own that resolves to 127.0.0.1 (DNS rebinding): then the Host header
-// has that name. Without such a name the browser sends the page's Origin.
+// A guard is an [http.Handler] that refuses the requests of web pages, since this coordinator has no authentication. A page can
+// reach a server on its reader's machine by a host name that resolves to 127.0.0.1 (DNS rebinding); its requests then have that
+// name in the Host header. Under any other name the browser sends the page's Origin.
 type guard struct {
 	next http.Handler
-	// hosts are the names by which the server is known, beside localhost and IP addresses, which no page can have by rebinding.
+	// hosts are the names of this server, besides localhost and IP addresses, which DNS rebinding cannot give to a page.
 	hosts []string
 }
 
@@ -39,7 +39,7 @@ func (g guard) known(host string) bool {
 		slices.ContainsFunc(g.hosts, func(h string) bool { return hostname(h) == host })
 }
 
-// hostname is a Host header without its port, in one spelling.
+// hostname returns the host of a Host header, without the port and in lower case.
 func hostname(header string) string {
 	host, _, err := net.SplitHostPort(header)
 	if err != nil {

@@ -17,27 +17,27 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// hub is the local process's bus: every event is a log line, and goes to those who read /v1/events.
+// A hub is the event bus of the local process: it logs every event, and sends it to the readers of /v1/events.
 type hub struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	readers map[chan []byte]string // to the prefix of the locks' names that a reader asked for
+	readers map[chan []byte]string // the readers, and the prefix of lock names that each asked for
 	closed  chan struct{}
 }
 
 const (
-	readerBuffer = 256              // how many events a reader may fall behind before it is cut off
-	maxReaders   = 64               // at a time
-	heartbeat    = 15 * time.Second // between events; shorter than what proxies take for a dead connection
-	writeTimeout = 10 * time.Second // for a reader to take an event
+	readerBuffer = 256 // events; a reader that falls further behind is disconnected
+	maxReaders   = 64
+	heartbeat    = 15 * time.Second // between two comments without an event; proxies close connections that are silent for longer
+	writeTimeout = 10 * time.Second // of one event or comment
 )
 
 func newHub(log *slog.Logger) *hub {
 	return &hub{log: log, readers: map[chan []byte]string{}, closed: make(chan struct{})}
 }
 
-// close ends all streams.
+// close ends all streams of events.
 func (h *hub) close() { close(h.closed) }
 
 // Put implements [stream.Bus].
@@ -57,7 +57,7 @@ func (h *hub) Put(ctx context.Context, entries []stream.Entry) []error {
 }
 
 func (h *hub) send(lock, id string, e stream.Entry) {
-	envelope, err := json.Marshal(map[string]any{ // as EventBridge delivers it
+	envelope, err := json.Marshal(map[string]any{ // the form in which EventBridge delivers an event
 		"version": "0", "id": rand.Text(), "source": events.Source, "detail-type": e.DetailType, "account": "000000000000",
 		"region": "local", "time": e.Time.UTC().Format(time.RFC3339), "resources": []string{}, "detail": json.RawMessage(e.Detail),
 	})
@@ -81,7 +81,7 @@ func (h *hub) send(lock, id string, e stream.Entry) {
 	}
 }
 
-// prefixOf is which locks a request is for. It answers the request if that is wrong.
+// prefixOf returns the prefix of lock names in the query. If the query is wrong, it answers the request and returns false.
 func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -106,7 +106,7 @@ func prefixOf(w http.ResponseWriter, r *http.Request) (prefix string, ok bool) {
 	return query.Get("prefix"), true
 }
 
-// join adds a reader; nil: there are too many.
+// join adds a reader. It returns nil if there are maxReaders.
 func (h *hub) join(prefix string) chan []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -124,8 +124,8 @@ func (h *hub) leave(messages chan []byte) {
 	delete(h.readers, messages)
 }
 
-// ServeHTTP streams events as they happen (server-sent events): those of the locks whose names begin with the query's prefix.
-// Between events a comment shows that the connection is alive.
+// ServeHTTP streams the events of the locks whose names begin with the query's prefix, as they happen (server-sent events). Between
+// events it sends comments, which show that the connection works.
 func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	prefix, ok := prefixOf(w, r)
 	if !ok {
@@ -141,7 +141,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = control.SetReadDeadline(time.Time{}) // the server's is for reading a request; past it, it would end this one
+	_ = control.SetReadDeadline(time.Time{}) // the server's read deadline would end the stream
 	write := func(message []byte) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
 		_, err := w.Write(message)
@@ -155,7 +155,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for {
 		select {
 		case m, ok := <-messages:
-			if !ok || !write(m) { // cut off, or gone
+			if !ok || !write(m) { // the reader was too slow, or has disconnected
 				return
 			}
 		case <-quiet.C:

@@ -1,4 +1,5 @@
-// Package local is the whole coordinator in one process: the API, the events and the timers, over a store in memory or another.
+// Package local runs the whole coordinator in one process, as holdfast dev does: the API behind a gateway over HTTP, the consumer
+// of the stream of writes, the timers, and the events as a live stream. The locks are in memory or in a DynamoDB table.
 package local
 
 import (
@@ -29,7 +30,7 @@ type Options struct {
 	ListenHint  string        `hidden:"" env:"HOLDFAST_LISTEN_HINT" default:"--listen HOST:PORT"` // how to choose an address
 }
 
-// Check says which flag is wrong, and how to put it right.
+// Check returns an error that names a flag that is wrong and says how to correct it.
 func (o *Options) Check() error {
 	host, _, err := net.SplitHostPort(o.Listen)
 	if err != nil || o.Listen == "" {
@@ -47,12 +48,12 @@ func (o *Options) Check() error {
 	return nil
 }
 
-// remote refuses to listen beyond this machine.
+// remote returns the error of an address beyond this machine.
 func (o *Options) remote() error {
 	return fmt.Errorf("%s serves anyone who can reach this machine, and there is no authentication; if that is meant, add --allow-remote", o.Listen)
 }
 
-// Run serves until ctx ends. It says on out how the coordinator is reacheo.
+// Run serves until ctx ends. It writes the coordinator's URL and commands to try to out.
 func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *slog.Logger) error {
 	if err := o.Check(); err != nil {
 		return err
@@ -127,19 +128,20 @@ func serve(ctx context.Context, server *http.Server, listener net.Listener) erro
 	return err
 }
 
-// logDeadLetter is what becomes of a stream record that cannot be read: the consumer has logged it.
+// logDeadLetter drops a record of the stream that cannot be read, which the consumer has logged.
 type logDeadLetter struct{}
 
 func (logDeadLetter) Bury(context.Context, stream.Write) error { return nil }
 
-// A Backend is where locks are kept, and how their changes are followed.
+// A Backend stores the locks and follows the writes to them.
 type Backend struct {
-	Store  lock.Store
-	Name   string
+	Store lock.Store
+	Name  string // where the locks are, in words: "in memory …"
+	// Follow passes the writes to consume, in order, until ctx ends.
 	Follow func(ctx context.Context, consume func(context.Context, []stream.Write) []string, log *slog.Logger)
 }
 
-// greet prints lines that work as they are pasted, and again: a lease's secret is used once.
+// greet prints commands to try. They work again when repeated: each round uses a new secret, since a secret is used once.
 func (o *Options) greet(out io.Writer, url, engine string) {
 	_, _ = fmt.Fprintf(out, `holdfast dev: %s
 Locks are kept %s. Try:
@@ -157,7 +159,7 @@ Events, live: curl -N '%[1]s/v1/events?prefix=deploy:'
 	}
 }
 
-// why is a failure to listen in a few words, such as "address already in use".
+// why returns the reason of a failure to listen in a few words, such as "address already in use".
 func why(err error) string {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()

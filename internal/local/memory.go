@@ -11,10 +11,10 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// purgeEvery is how often the memory store forgets what native TTL would.
+// purgeEvery is how often expired records are removed from memory, as native TTL removes them from DynamoDB.
 const purgeEvery = time.Minute
 
-// Memory is a backend that forgets everything with the process.
+// Memory returns a backend whose locks last as long as the process.
 func Memory() Backend {
 	feed := newChanges()
 	memory := &lock.Memory{Changed: feed.add}
@@ -40,7 +40,7 @@ func Memory() Backend {
 	}
 }
 
-// changes carries the memory store's writes to a consumer, in order, without holding the store up.
+// changes passes the memory store's writes to a consumer in order. It does not make the store wait.
 type changes struct {
 	mu      sync.Mutex
 	pending []stream.Write
@@ -50,7 +50,7 @@ type changes struct {
 
 func newChanges() *changes { return &changes{wake: make(chan struct{}, 1)} }
 
-// add is [lock.Memory]'s Changed.
+// add is the Changed function of the [lock.Memory].
 func (c *changes) add(name string, before, after lock.Record) {
 	c.mu.Lock()
 	c.next++
@@ -64,7 +64,7 @@ func (c *changes) add(name string, before, after lock.Record) {
 	}
 }
 
-// run hands batches on until ctx ends.
+// run passes batches of writes to consume until ctx ends.
 func (c *changes) run(ctx context.Context, consume func(context.Context, []stream.Write) []string) {
 	for {
 		select {
@@ -76,6 +76,6 @@ func (c *changes) run(ctx context.Context, consume func(context.Context, []strea
 		batch := c.pending
 		c.pending = nil
 		c.mu.Unlock()
-		consume(ctx, batch) // the hub takes everything, and timers in process cannot fail
+		consume(ctx, batch) // it cannot fail: neither the hub nor the local timers do
 	}
 }

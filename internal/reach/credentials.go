@@ -11,13 +11,14 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// Credentials tells credentials that are missing, a [*Refusal], from those that cannot be fetched just now.
+// Credentials is a provider that tells missing credentials, for which its error is a [*Refusal], from credentials that cannot be
+// fetched at the moment.
 type Credentials struct {
 	provider aws.CredentialsProvider
 	had      atomic.Bool
 }
 
-// NewCredentials wraps a provider. With none, credentials are missing.
+// NewCredentials wraps a provider. A nil provider means that the credentials are missing.
 func NewCredentials(provider aws.CredentialsProvider) *Credentials {
 	return &Credentials{provider: provider}
 }
@@ -44,8 +45,8 @@ func (c *Credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return creds, err
 }
 
-// passing tells whether a source of credentials is away for now. The SDK's chain ends at the instance's metadata service:
-// where there is none, there are no credentials.
+// passing reports whether a source of credentials failed only for the moment. The SDK's chain of sources ends at the instance
+// metadata service (IMDS); if there is none, there are no credentials.
 func passing(err error) bool {
 	if strings.Contains(err.Error(), "IMDS") {
 		return false

@@ -1,10 +1,10 @@
-// Package reach is how this module's clients reach a service over HTTP: the coordinator, Lambda or DynamoDB. It adds three
-// things to an [http.Client]:
+// Package reach has the HTTP client with which this module's clients reach a service: the coordinator, Lambda or DynamoDB. It adds
+// three things to an [http.Client]:
 //
-//   - No redirect is followed. A redirected request would carry its body, and a lease's secret in it, to another host.
-//   - After a time-out requests use new connections. A connection whose peer vanished without a word would otherwise be
-//     taken for the next request as well: with HTTP/2 for minutes.
-//   - Failures that no repetition can mend, such as a host that does not exist, are told apart from outages: see [Refusal].
+//   - It follows no redirect. A redirected request would carry its body, and in it a lease's secret, to another host.
+//   - After a time-out it uses new connections. A connection whose peer has vanished would otherwise be used for the next request
+//     too, and with HTTP/2 for minutes.
+//   - It tells failures that no retry corrects, such as a host that does not exist, from outages: see [Refusal].
 package reach
 
 import (
@@ -20,23 +20,23 @@ import (
 	"time"
 )
 
-// A Doer is what the AWS SDK takes for an HTTP client.
+// A Doer is the AWS SDK's interface of an HTTP client.
 type Doer interface {
 	Do(*http.Request) (*http.Response, error)
 }
 
-// A Client sends requests to one service. It is safe for use by any number of goroutines.
+// A Client sends requests to one service. It is safe for concurrent use.
 type Client struct {
-	reached atomic.Bool // the service has answered once
+	reached atomic.Bool // the service has answered at least once
 
 	mu      sync.Mutex
 	current *http.Client
-	own     bool // current's connections are this client's alone
+	own     bool // nobody else uses current's connections
 }
 
-// New makes a client over base, which is an [*http.Client], the SDK's buildable client, another Doer, or nil for connections
-// of its own. Connections of an [*http.Transport] are replaced after a time-out; another transport is asked to close its
-// idle connections, if it can.
+// New makes a client over base: an [*http.Client], the SDK's buildable client, another Doer, or nil for connections of the client's
+// own. After a time-out the connections of an [*http.Transport] are replaced; another transport is asked to close its idle
+// connections if it has a method for that.
 func New(base Doer) *Client {
 	var c http.Client
 	own := true
@@ -61,14 +61,14 @@ type roundTripper struct{ Doer }
 
 func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return r.Do(req) }
 
-// idlePerHost is how many idle connections are kept, where the service speaks HTTP/1.1.
+// idlePerHost is the number of idle connections that are kept to a service with HTTP/1.1.
 const idlePerHost = 32
 
-// ownTransport is the default transport's settings, with connections of its own, which ignores proxies for plain HTTP: a
-// proxy would read the requests.
+// ownTransport returns a transport with the settings of the default transport and its own connections. It ignores proxies for plain
+// HTTP, since a proxy could read the requests.
 func ownTransport() *http.Transport {
 	t, ok := http.DefaultTransport.(*http.Transport)
-	if !ok { // a program has put something else in its place
+	if !ok { // the program has replaced it
 		t = &http.Transport{ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
 	}
 	t = t.Clone()
@@ -84,8 +84,8 @@ func proxyForTLS(r *http.Request) (*url.URL, error) {
 	return http.ProxyFromEnvironment(r)
 }
 
-// Do sends a request. A failure that lasts is a [*Refusal], as long as the service has never answered; once it has, the same
-// failure may pass as it came.
+// Do sends a request. A failure that no retry corrects is a [*Refusal], unless the service has answered before: then the same
+// failure is an outage that may pass.
 func (c *Client) Do(r *http.Request) (*http.Response, error) {
 	client := c.client()
 	resp, err := client.Do(r)
@@ -102,7 +102,7 @@ func (c *Client) Do(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections closes the connections that are not in use, but not those of a client that was given.
+// CloseIdleConnections closes the connections that are not in use, except those of an HTTP client that was passed to New.
 func (c *Client) CloseIdleConnections() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,20 +124,20 @@ func (c *Client) judge(err error) error {
 	return err
 }
 
-// afterFailure replaces the connections that a request used, if it timed out.
+// afterFailure replaces the connections that a request used if it timed out.
 func (c *Client) afterFailure(used *http.Client, err error) {
 	if failed, ok := errors.AsType[net.Error](err); !errors.Is(err, context.DeadlineExceeded) && (!ok || !failed.Timeout()) {
 		return
 	}
 	c.mu.Lock()
-	if c.current == used { // others may have timed out on the same connections
+	if c.current == used { // otherwise another request has replaced them already
 		fresh := *used
 		switch t := used.Transport.(type) {
 		case nil:
 			fresh.Transport, c.own = ownTransport(), true
 		case *http.Transport:
 			clone := t.Clone()
-			if clone.IdleConnTimeout == 0 { // so that this one's connections end by themselves when it is replaced in its turn
+			if clone.IdleConnTimeout == 0 { // so that idle connections end by themselves after the clone is replaced
 				clone.IdleConnTimeout = 90 * time.Second
 			}
 			fresh.Transport, c.own = clone, true
@@ -148,7 +148,7 @@ func (c *Client) afterFailure(used *http.Client, err error) {
 	used.CloseIdleConnections()
 }
 
-// A body tells of a failure to read it.
+// A body reports a failure to read it.
 type body struct {
 	io.ReadCloser
 	failed func(error)
@@ -162,7 +162,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// redirected refuses to follow a redirect. Of its target only the host is told: the rest may hold what it should not.
+// redirected returns the error of a redirect. It names only the host of the target: the rest of the URL may contain a secret.
 func redirected(from *url.URL, to string) error {
 	target := "another place"
 	if u, err := from.Parse(to); err == nil {

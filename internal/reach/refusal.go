@@ -10,19 +10,19 @@ import (
 	"strings"
 )
 
-// A Refusal is a failure that lasts until somebody changes a setting: no repetition mends it.
+// A Refusal is a failure that lasts until somebody changes a setting.
 type Refusal struct {
 	Fix string // what to change
-	Err error
+	Err error  // the failure
 }
 
 func (e *Refusal) Error() string { return fmt.Sprintf("%v: %s", e.Err, e.Fix) }
 
-// Unwrap gives the failure as it came.
+// Unwrap returns e.Err.
 func (e *Refusal) Unwrap() error { return e.Err }
 
-// lasting tells what to do about a failed connection that will fail again; "" for one that may pass, such as a refused
-// connection, a time-out, or a name server that does not answer.
+// lasting returns what to do about a failed connection that will fail again. It returns "" if the failure may pass, as a refused
+// connection, a time-out and a name server that does not answer may.
 func lasting(err error) string {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return fmt.Sprintf("there is no host %s: check the endpoint", dns.Name)
@@ -33,7 +33,7 @@ func lasting(err error) string {
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return "this port speaks plain HTTP: give an endpoint that begins with http://, or the port that speaks TLS"
 	}
-	if strings.Contains(err.Error(), "malformed HTTP") { // the type is net/http's own
+	if strings.Contains(err.Error(), "malformed HTTP") { // net/http exports no type for it
 		return "this port does not speak HTTP: check the endpoint's port, and whether it begins with https://"
 	}
 	return lastingTLS(err)
@@ -61,5 +61,5 @@ func lastingTLS(err error) string {
 	return ""
 }
 
-// passingAlerts are what a server in trouble says, as package tls words it.
+// passingAlerts are the TLS alerts that a server with a temporary fault sends, in the words of package tls.
 var passingAlerts = map[string]bool{"tls: internal error": true, "tls: user canceled": true}

@@ -1,6 +1,6 @@
-// Package scope limits a function to some locks. IAM cannot see which lock a direct invocation is about, but it can allow
-// one alias of a function and not another: so an alias may carry a pattern of names in its own name, and a function that is
-// invoked through it serves no other lock.
+// Package scope limits a function to some locks by the alias through which it is invoked. IAM cannot see which lock a direct
+// invocation is about, but it can allow the invocation of one alias of a function and not of another. So the name of an alias can
+// contain a pattern of lock names, and a function that is invoked through it serves no other locks.
 package scope
 
 import (
@@ -11,13 +11,13 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// aliasPrefix begins the names of aliases that carry a pattern, in base64url.
+// aliasPrefix begins the name of an alias with a pattern. The rest is the pattern in base64url.
 const aliasPrefix = "only-"
 
-// maxPattern keeps an alias's name within Lambda's 128 characters.
+// maxPattern is the longest pattern, in bytes, whose alias name fits Lambda's limit of 128 characters.
 const maxPattern = (128 - len(aliasPrefix)) * 3 / 4
 
-// CheckPattern says what is wrong with a pattern: a lock's name, or the beginning of names and a "*". Empty: nothing.
+// CheckPattern returns what is wrong with a pattern, or "". A pattern is a lock's name, or the first part of names and a "*".
 func CheckPattern(pattern string) string {
 	name := strings.TrimSuffix(pattern, "*")
 	if pattern == "*" {
@@ -29,7 +29,7 @@ func CheckPattern(pattern string) string {
 	return ""
 }
 
-// Alias is the name of the alias for a pattern.
+// Alias returns the name of the alias for a pattern.
 func Alias(pattern string) (string, error) {
 	if problem := CheckPattern(pattern); problem != "" {
 		return "", fmt.Errorf("pattern %s", problem)
@@ -40,10 +40,10 @@ func Alias(pattern string) (string, error) {
 	return aliasPrefix + base64.RawURLEncoding.EncodeToString([]byte(pattern)), nil
 }
 
-// Qualified tells whether a function was invoked through an alias or a version, by the ARN that was invoked.
+// Qualified reports whether the ARN by which a function was invoked has an alias or a version.
 func Qualified(functionARN string) bool { return qualifier(functionARN) != "" }
 
-// qualifier is the alias or version of an invoked ARN, or "".
+// qualifier returns the alias or version in the ARN of an invocation, or "".
 func qualifier(functionARN string) string {
 	parts := strings.SplitN(functionARN, ":", 8) // arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER
 	if len(parts) < 8 {
@@ -52,8 +52,8 @@ func qualifier(functionARN string) string {
 	return parts[7]
 }
 
-// Allows tells whether a function invoked by an ARN may serve a lock. An ARN without an alias, or with one that carries no
-// pattern, limits nothing: then IAM's word on the whole function holds. With a name of "" it asks about all locks.
+// Allows reports whether a function that was invoked by an ARN may serve a lock. An ARN without an alias, or with an alias without a
+// pattern, allows every lock: IAM's permission on the function decides. An empty name stands for all locks.
 func Allows(functionARN, name string) bool {
 	encoded, scoped := strings.CutPrefix(qualifier(functionARN), aliasPrefix)
 	if !scoped {
@@ -61,7 +61,7 @@ func Allows(functionARN, name string) bool {
 	}
 	pattern, err := base64.RawURLEncoding.DecodeString(encoded)
 	if err != nil || CheckPattern(string(pattern)) != "" {
-		return false // no alias of [Alias]'s making
+		return false // Alias did not make this name
 	}
 	if prefix, open := strings.CutSuffix(string(pattern), "*"); open {
 		return strings.HasPrefix(name, prefix)

@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// CheckText says what is wrong with a text that people will see, such as an owner or a reason, or "". Letters, signs and emoji
-// of all scripts are allowed, with the joiners and spaces that they need. Control characters are not, nor are the characters
-// that reorder the text around them: they let an owner show as another one wherever the text is shown without care. Line
-// breaks and tabs are allowed with lines.
+// CheckText returns what is wrong with a text that people will see, such as an owner or a reason, or "". It accepts letters, signs and
+// emoji of all scripts, with the joiners and spaces that they need. It refuses control characters, and characters that reorder the
+// text around them: with those, an owner could show as another one. If lines is true it accepts line breaks and tabs. most is the
+// limit in bytes.
 func CheckText(s string, most int, lines bool) string {
 	if len(s) > most {
 		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(s), most)
@@ -35,11 +35,11 @@ func CheckText(s string, most int, lines bool) string {
 	return ""
 }
 
-// reorders tells bidirectional embeddings, overrides and isolates. Marks (U+200E, U+200F, U+061C) are not among them: they
-// belong to right-to-left text, and act on their neighbours only.
+// reorders reports whether c is a bidirectional embedding, override or isolate. The marks U+200E, U+200F and U+061C are none: they
+// belong to right-to-left text and affect their neighbours only.
 func reorders(c rune) bool { return c >= '\u202a' && c <= '\u202e' || c >= '\u2066' && c <= '\u2069' }
 
-// CheckToken says what is wrong with a task token or a callback's id, or "". It repeats at most one character of it.
+// CheckToken returns what is wrong with a task token or a callback's id, or "". The text has at most one character of it.
 func CheckToken(s string) string {
 	if len(s) > MaxToken {
 		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(s), MaxToken)
@@ -52,7 +52,7 @@ func CheckToken(s string) string {
 	return ""
 }
 
-// Blank tells a text that shows nothing: empty, or spaces and invisible characters alone.
+// Blank reports whether a text shows nothing: it is empty, or has only spaces and invisible characters.
 func Blank(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsSpace(c) && !unicode.Is(unicode.Cf, c) })
 }

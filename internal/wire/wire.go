@@ -1,8 +1,9 @@
-// Package wire is the contract between callers and the coordinator: requests, answers, problems and limits, as they
-// travel in JSON. The API and the client share it. docs/openapi.yaml says the same for everyone else, and a test holds
-// the two to each other.
+// Package wire is the contract between callers and the coordinator: operations, requests, answers, problems and limits, as they
+// travel in JSON. The API and the client share it. docs/openapi.yaml describes the same contract for other clients, and a test
+// compares the two.
 //
-// Times in answers are RFC 3339 in UTC with milliseconds; durations are whole milliseconds.
+// Times in answers are RFC 3339 in UTC with milliseconds. Durations are whole milliseconds. The names of fields end in _at or _ms
+// accordingly.
 package wire
 
 import (
@@ -11,52 +12,62 @@ import (
 	"time"
 )
 
-// Limits of requests.
+// Limits of requests. Sizes are in bytes of UTF-8.
 const (
-	MaxName          = 255 // bytes
-	MinLease         = 16  // bytes
+	MaxName          = 255
+	MinLease         = 16
 	MaxLease         = 128
-	MaxOwner         = 256 // bytes
-	MaxMetadata      = 2048
-	MaxMetadataDepth = 8
-	MaxCapacity      = 100
-	MaxReason        = 512       // bytes
-	MaxBody          = 16 * 1024 // bytes
-	MaxToken         = 2048      // bytes of a task token or a callback's id
-	MaxExecution     = 256       // bytes of an execution's ARN, as in Step Functions
-	MaxPage          = 100
+	MaxOwner         = 256
+	MaxMetadata      = 2048 // as the JSON object was sent
+	MaxMetadataDepth = 8    // levels of nesting
+	MaxCapacity      = 100  // permits
+	MaxReason        = 512
+	MaxBody          = 16 * 1024
+	MaxToken         = 2048 // of a task token or a callback's id
+	MaxExecution     = 256  // of an execution's ARN, as in Step Functions
+	MaxPage          = 100  // locks in a page of a list
 	DefaultPage      = 50
 
 	MinTTL        = time.Second
-	MaxTTL        = 7 * 24 * time.Hour // the most that a deployment may allow
-	DefaultMaxTTL = 24 * time.Hour     // the most that one allows which says nothing
+	MaxTTL        = 7 * 24 * time.Hour // the longest that a deployment may allow
+	DefaultMaxTTL = 24 * time.Hour     // the longest that a deployment allows by default
 	DefaultTTL    = time.Minute
-	// DefaultCheck is the ttl_ms of a lease that belongs to an execution: how often to look whether that runs, should the event of
-	// its end be lost.
+	// DefaultCheck is the default TTL of a lease that belongs to an execution. After each TTL the coordinator checks whether the
+	// execution still runs, in case the event of its end was lost.
 	DefaultCheck = 15 * time.Minute
 
-	MinWait       = time.Second
-	MaxWait       = 15 * time.Minute     // of who polls: how long a place is kept without a poll
-	MaxTokenWait  = 366 * 24 * time.Hour // of a task: in all; a task may wait for a year
-	TaskPrefix    = "task:"              // of a stored token: a Step Functions task's
-	DurablePrefix = "callback:"          // a Lambda durable function's
+	// MinWait and MaxWait limit the wait_ms of a waiter that polls: for how long its place is kept after a poll.
+	MinWait = time.Second
+	MaxWait = 15 * time.Minute
+	// MaxTokenWait limits the whole wait of a waiter with a task token: an execution lasts for a year at most.
+	MaxTokenWait = 366 * 24 * time.Hour
+
+	// SkewAllowance is how long after its expiry a lease still counts as live, by default: the largest difference that the protocol
+	// allows between the clocks of two coordinators.
+	SkewAllowance = 250 * time.Millisecond
 )
 
-// A Time is a moment, to the millisecond.
+// The first part of a stored callback token says what the rest is.
+const (
+	TaskPrefix    = "task:"     // the task token of a Step Functions task
+	DurablePrefix = "callback:" // the callback id of a Lambda durable function
+)
+
+// A Time is a time with millisecond precision.
 type Time struct{ time.Time }
 
-// At makes a Time of Unix milliseconds.
+// At returns the Time of Unix milliseconds.
 func At(ms int64) Time { return Time{time.UnixMilli(ms).UTC()} }
 
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
-// MarshalJSON writes RFC 3339 with milliseconds.
+// MarshalJSON implements [json.Marshaler].
 func (t Time) MarshalJSON() ([]byte, error) { return json.Marshal(t.UTC().Format(timeFormat)) }
 
-// UnmarshalJSON reads RFC 3339.
+// UnmarshalJSON implements [json.Unmarshaler]. It accepts RFC 3339 in any time zone.
 func (t *Time) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &t.Time) }
 
-// AcquireRequest asks for permits on a lock. Absent fields take the coordinator's defaults.
+// AcquireRequest asks for permits of a lock. Absent fields have the defaults of docs/openapi.yaml.
 type AcquireRequest struct {
 	Lease    string          `json:"lease,omitzero"`
 	Owner    string          `json:"owner,omitzero"`
@@ -65,13 +76,13 @@ type AcquireRequest struct {
 	Capacity int64           `json:"capacity,omitzero"`
 	Permits  int64           `json:"permits,omitzero"`
 
-	Wait      int64  `json:"wait_ms,omitzero"`     // join the queue, and keep the place for so long
-	Execution string `json:"execution,omitzero"`   // the lease lives as long as this execution of a state machine
-	TaskToken string `json:"task_token,omitzero"`  // direct invocation only: told of the grant, instead of polling
-	Callback  string `json:"callback_id,omitzero"` // the same, of a Lambda durable function
+	Wait      int64  `json:"wait_ms,omitzero"`     // join the queue; the place is kept for this long after the request
+	Execution string `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
+	TaskToken string `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
+	Callback  string `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
 }
 
-// Queued is the answer to an acquire with a task token that has to wait.
+// Queued is the answer to an acquire with a task token that has joined the queue.
 type Queued struct {
 	Lock     string `json:"lock"`
 	Queued   bool   `json:"queued"`
@@ -79,7 +90,7 @@ type Queued struct {
 	Waiting  int64  `json:"waiting"`
 }
 
-// Granted is what a callback brings: the lease, without its secret, which the caller chose.
+// Granted is the output of a callback: the lease without its secret, which the caller chose.
 type Granted struct {
 	Lock       string          `json:"lock"`
 	Fence      int64           `json:"fence"`
@@ -91,25 +102,25 @@ type Granted struct {
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 }
 
-// RenewRequest extends a lease.
+// RenewRequest extends a lease. A nil Metadata leaves the metadata as it is.
 type RenewRequest struct {
 	Lease    string          `json:"lease"`
 	TTL      int64           `json:"ttl_ms,omitzero"`
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 }
 
-// ReleaseRequest ends a lease.
+// ReleaseRequest ends a lease, or leaves the queue.
 type ReleaseRequest struct {
 	Lease string `json:"lease"`
 }
 
-// ForceReleaseRequest ends leases against their holders' will.
+// ForceReleaseRequest ends leases without their holders' consent: the one with the fencing token Fence, or all if Fence is 0.
 type ForceReleaseRequest struct {
 	Reason string `json:"reason"`
 	Fence  int64  `json:"fence,omitzero"`
 }
 
-// Lease is the answer to acquire and renew. Lease is the secret; nothing else ever carries it.
+// Lease is the answer to acquire and renew. Its field Lease is the secret, which no other answer has.
 type Lease struct {
 	Lock       string          `json:"lock"`
 	Lease      string          `json:"lease"`
@@ -138,7 +149,7 @@ type ForceReleased struct {
 	Released []Holder `json:"released"`
 }
 
-// Holder is a lease as others may see it.
+// Holder is a live lease as all callers may see it.
 type Holder struct {
 	Owner      string          `json:"owner"`
 	Fence      int64           `json:"fence"`
@@ -151,7 +162,7 @@ type Holder struct {
 	Principal  string          `json:"principal,omitempty"`
 }
 
-// Status is the answer to a read of one lock.
+// Status is the answer to a status request.
 type Status struct {
 	Lock       string   `json:"lock"`
 	Locked     bool     `json:"locked"`
@@ -163,16 +174,16 @@ type Status struct {
 	ServerTime Time     `json:"server_time"`
 }
 
-// List is the answer to a list.
+// List is the answer to a list request. An empty NextCursor means that this is the last page.
 type List struct {
 	Locks      []Status `json:"locks"`
 	NextCursor string   `json:"next_cursor,omitempty"`
 }
 
-// nameHelper ends the texts about names that cannot be.
+// nameHelper ends the error texts about names that are not allowed.
 const nameHelper = "lockclient.EscapeName, or holdfast name, makes a name of any string"
 
-// CheckName says what is wrong with a lock's name, or "".
+// CheckName returns what is wrong with a lock's name, or "". The text follows the word "name".
 func CheckName(name string) string {
 	switch {
 	case name == "":
@@ -185,7 +196,7 @@ func CheckName(name string) string {
 	return CheckPrefix(name)
 }
 
-// CheckPrefix says what is wrong with the start of a lock's name, which may be empty, or "".
+// CheckPrefix returns what is wrong with the first part of a lock's name, which may be empty, or "".
 func CheckPrefix(prefix string) string {
 	if len(prefix) > MaxName {
 		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(prefix), MaxName)
@@ -210,7 +221,7 @@ func nameChar(c rune) bool {
 	return false
 }
 
-// CheckLease says what is wrong with a lease secret, or "". It never repeats the secret.
+// CheckLease returns what is wrong with a lease's secret, or "". The text does not contain the secret.
 func CheckLease(lease string) string {
 	if len(lease) < MinLease || len(lease) > MaxLease {
 		return fmt.Sprintf("is %d bytes long; it must be %d to %d of A-Z a-z 0-9 _ -", len(lease), MinLease, MaxLease)

@@ -1,19 +1,19 @@
-// Package boot builds what functions need, once per cold start, from the environment. Package consumer builds what only the
-// stream and expire functions need: the SDK's clients take a good part of a cold start to initialise.
+// Package boot builds the API's functions from the environment, once per cold start. Package consumer does so for the stream and
+// expire functions, which need further clients of the SDK: linking a client makes every cold start longer. The settings of both are:
 //
 //	HOLDFAST_TABLE              the lock table; required
-//	HOLDFAST_STATE_MACHINES     names of the state machines to whose executions leases may belong, with commas between; a "*"
-//	                            at the end of one means any rest. Default: none
-//	HOLDFAST_MAX_TTL_MS         the longest TTL a request may ask for, from 60000 to 604800000 (7 days); default 86400000
-//	HOLDFAST_METRICS            the CloudWatch namespace of metrics; without it there are none
-//	HOLDFAST_DYNAMODB_ENDPOINT  for a local engine; default the region's
+//	HOLDFAST_STATE_MACHINES     the names of the state machines whose executions leases may belong to, separated by commas. A "*"
+//	                            at the end of a name matches any rest. Default: none
+//	HOLDFAST_MAX_TTL_MS         the longest TTL that a request may ask for, from 60000 to 604800000 (7 days). Default: 86400000
+//	HOLDFAST_METRICS            the CloudWatch namespace of the metrics. Default: no metrics
+//	HOLDFAST_DYNAMODB_ENDPOINT  the URL of a local DynamoDB. Default: the region's
 //	HOLDFAST_BUS                the event bus; required for the stream and expire functions
-//	HOLDFAST_TIMER_QUEUE_URL    the timers' queue, which also keeps what was put off; required for the expire function. Without
-//	                            it the stream function sets no timers, leases that run out are told late, and a record that
-//	                            cannot be handled now holds up those behind it
-//	HOLDFAST_DLQ_URL            where the stream and expire functions bury what they cannot handle; required for both
+//	HOLDFAST_TIMER_QUEUE_URL    the queue of timers and of deferred jobs; required for the expire function. Without it the stream
+//	                            function sets no timers, so that the expiry of a lease is found late, and a record of the stream
+//	                            that fails blocks those behind it
+//	HOLDFAST_DLQ_URL            the dead-letter queue; required for the stream and expire functions
 //
-// and the variables of AWS that package awsenv lists.
+// Package awsenv lists the variables of AWS.
 package boot
 
 import (
@@ -34,10 +34,10 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// API builds the API, or ends the process with an error that names the setting.
+// API builds the API. If a setting is missing or wrong, it logs an error that names the setting, and ends the process.
 func API() *api.API { return Must((*Environment).api) }
 
-// Must builds something from the environment, or ends the process with an error that names the setting.
+// Must builds a value from the environment. If build fails, it logs the error and ends the process.
 func Must[T any](build func(*Environment) (T, error)) T {
 	log := lambdacontext.NewLogger()
 	cfg, err := awsenv.Config(os.Getenv)
@@ -52,14 +52,14 @@ func Must[T any](build func(*Environment) (T, error)) T {
 	return v
 }
 
-// An Environment is what functions are built from.
+// An Environment is what the functions are built from.
 type Environment struct {
 	Getenv func(string) string
 	AWS    aws.Config
 	Log    *slog.Logger
 }
 
-// Required is a setting that must be there.
+// Required returns a setting, or an error that names it and says what to do.
 func (e *Environment) Required(name, what string) (string, error) {
 	if v := e.Getenv(name); v != "" {
 		return v, nil
@@ -67,7 +67,7 @@ func (e *Environment) Required(name, what string) (string, error) {
 	return "", fmt.Errorf("%s is not set; %s", name, what)
 }
 
-// Coordinator is one on the lock table.
+// Coordinator builds a coordinator on the lock table.
 func (e *Environment) Coordinator() (*lock.Coordinator, error) {
 	table, err := e.Required("HOLDFAST_TABLE", "name the lock table")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package relay is a network for tests, whose connections can die without a word.
+// Package relay is a network for tests whose connections can die silently.
 package relay
 
 import (
@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// A Relay forwards connections to a server. Those that were open when it was cut stay open, and swallow every byte; new ones
-// work: as when a gateway on the way forgets its connections.
+// A Relay forwards connections to a server. After Cut, the connections that were open stay open and drop every byte, while new ones
+// work, as when a gateway on the way has forgotten its connections.
 type Relay struct {
 	net.Listener
 	mu   sync.Mutex
-	open []*atomic.Bool // whether each swallows
+	open []*atomic.Bool // for each connection, whether it drops what it receives
 }
 
-// New starts a relay to an address; it ends with the test.
+// New starts a relay to an address. It ends with the test.
 func New(t testing.TB, to string) *Relay {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -38,27 +38,27 @@ func New(t testing.TB, to string) *Relay {
 				_ = in.Close()
 				continue
 			}
-			swallow := new(atomic.Bool)
+			drop := new(atomic.Bool)
 			r.mu.Lock()
-			r.open = append(r.open, swallow)
+			r.open = append(r.open, drop)
 			r.mu.Unlock()
 			context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
-			work.Go(func() { forward(out, in, swallow) })
-			work.Go(func() { forward(in, out, swallow) })
+			work.Go(func() { forward(out, in, drop) })
+			work.Go(func() { forward(in, out, drop) })
 		}
 	})
 	return r
 }
 
-func forward(to, from net.Conn, swallow *atomic.Bool) {
+func forward(to, from net.Conn, drop *atomic.Bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && !swallow.Load() {
+		if n > 0 && !drop.Load() {
 			_, _ = to.Write(buf[:n])
 		}
 		if err != nil {
-			if !swallow.Load() {
+			if !drop.Load() {
 				_ = to.Close()
 			}
 			return
@@ -66,7 +66,7 @@ func forward(to, from net.Conn, swallow *atomic.Bool) {
 	}
 }
 
-// Cut makes the connections that are open swallow what comes.
+// Cut makes the open connections drop what they receive.
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +75,7 @@ func (r *Relay) Cut() {
 	}
 }
 
-// Connections is how many there have been.
+// Connections returns the number of connections so far.
 func (r *Relay) Connections() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
