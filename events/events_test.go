@@ -39,7 +39,7 @@ func all() map[string]events.Event {
 	return map[string]events.Event{"acquired": acquired, "released": released, "expired": expired, "force-released": forced}
 }
 
-// Every kind, byte by byte; each keeps to its schema, and is decoded to what it was.
+// Every type of event equals its golden file, conforms to its schema, and decodes to itself.
 func TestGolden(t *testing.T) {
 	for name, e := range all() {
 		data, err := json.MarshalIndent(e, "", "  ")
@@ -80,7 +80,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// The schemas have the very fields of the types, and their titles are the detail-types.
+// The schemas have exactly the fields of the types, and the detail-types as titles.
 func TestSchemasHaveTheFields(t *testing.T) {
 	for name, e := range all() {
 		raw, err := os.ReadFile(filepath.Join("schema", name+".json"))
@@ -136,7 +136,7 @@ func TestDecodeIsTolerantOfNewerAndStrictOfForeign(t *testing.T) {
 	}
 }
 
-// What has no version, lock or fence is somebody else's; the least of each is ours.
+// A detail without a version, lock or fence is not Holdfast's; the least value of each is accepted.
 func TestDecodeWantsTheEssentials(t *testing.T) {
 	for detail, ours := range map[string]bool{
 		`{"version":1,"lock":"a","fence":1}`:  true,
@@ -189,7 +189,7 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// A text that people wrote arrives as they wrote it: line breaks, joiners, and what HTML would escape.
+// Texts of people arrive as they were sent, with line breaks, joiners, and the characters that HTML escapes.
 func TestTextsArriveAsWritten(t *testing.T) {
 	forced := events.ForceReleased{Lease: lease, End: end, Reason: "Revert <x>\n\n\t& \u200dmore"}
 	data, err := json.Marshal(forced)

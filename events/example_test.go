@@ -11,12 +11,12 @@ import (
 	"github.com/holdfast-lock/holdfast/events"
 )
 
-// A subscriber Lambda: hand this function to lambda.Start.
+// A subscriber's Lambda function: pass it to lambda.Start.
 func handle(_ context.Context, e lambdaevents.EventBridgeEvent) error {
 	event, err := events.Decode(e.DetailType, e.Detail)
 	if unknown, ok := errors.AsType[*events.UnknownTypeError](err); ok {
 		fmt.Println("skipped:", unknown.DetailType)
-		return nil // a newer Holdfast tells more than we know
+		return nil // a newer Holdfast sends further types
 	}
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func TestAcquireStatusRelease(t *testing.T) {
 	})
 }
 
-// Not reentrant: a second acquire by the same client waits like anyone's.
+// A second acquire by the same client waits as any other does.
 func TestNotReentrant(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -125,8 +125,8 @@ func TestDo(t *testing.T) {
 	})
 }
 
-// Do releases though its context has ended, in the foreground, and adds no error of it; its function's context ends with the
-// lease, whose cause it has.
+// Do releases the lock in the foreground although its context has ended, and adds no error for that. The context of its function ends
+// with the lease, and has the lease's cause.
 func TestDoReleasesAfterItsContextEnded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -156,6 +156,7 @@ func TestDoReleasesAfterItsContextEnded(t *testing.T) {
 	})
 }
 
+// One client and one lease are used by many goroutines at the same time.
 func TestConcurrentUse(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -165,7 +166,7 @@ func TestConcurrentUse(t *testing.T) {
 			wg.Go(func() {
 				for range 5 {
 					err := c.Do(t.Context(), "a", lockclient.Options{}, func(_ context.Context, l *lockclient.Lease) error {
-						inside++ // unprotected but for the lock: the race detector watches
+						inside++ // protected by the lock only; the race detector checks it
 						time.Sleep(10 * time.Millisecond)
 						inside--
 						return l.Renew(t.Context())
@@ -194,7 +195,7 @@ func TestConcurrentUse(t *testing.T) {
 	})
 }
 
-// A grant that is not of the lease that was asked for is not believed, and what may have been granted is given back.
+// A grant of another lease than the one that was asked for is not accepted, and the lease that may have been granted is released.
 func TestGrantOfAnother(t *testing.T) {
 	for what, change := range map[string][2]string{
 		"lock":  {`"lock":"a"`, `"lock":"b"`},
@@ -223,7 +224,7 @@ func TestGrantOfAnother(t *testing.T) {
 	}
 }
 
-// A grant whose answer took longer than the lease lasts is over; the next has a secret of its own.
+// A grant whose answer took longer than the lease's life is lost. The next try uses a new secret.
 func TestGrantThatCameTooLate(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.breakWith(nil, func(op string, n int, resp *http.Response) (*http.Response, error) {
@@ -264,7 +265,7 @@ func TestGrantThatCameTooLate(t *testing.T) {
 	})
 }
 
-// A server that answers what is no grant is not asked again and again.
+// An answer that is not a grant is not retried.
 func TestAnswerThatIsNoGrant(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {

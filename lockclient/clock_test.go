@@ -10,11 +10,11 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// frozen is a pair of clocks of which a test stops and moves either.
+// frozen is a pair of clocks. A test can move each of them.
 type frozen struct {
 	mu              sync.Mutex
 	start           time.Time
-	monotonic, wall time.Duration // by how much each is off
+	monotonic, wall time.Duration // the error of each clock
 }
 
 func (f *frozen) move(monotonic, wall time.Duration) {
@@ -30,8 +30,8 @@ func (f *frozen) now() (time.Duration, time.Time) {
 	return now.Sub(f.start) + f.monotonic, now.Add(f.wall).Round(0)
 }
 
-// A lease is judged by real elapsed time: after a thaw, when the monotonic clock stood still, by the wall clock; and when the
-// wall clock was set back, by the monotonic one.
+// A lease expires by elapsed time: by the wall clock after a thaw, when the monotonic clock stood still; and by the monotonic clock
+// when the wall clock was set back.
 func TestClocksThatStandStill(t *testing.T) {
 	for what, step := range map[string]struct{ monotonic, wall time.Duration }{
 		"frozen: the monotonic clock stood still":         {0, 30 * time.Second},
@@ -48,8 +48,8 @@ func TestClocksThatStandStill(t *testing.T) {
 					t.Fatal(l.Err())
 				}
 				f.move(step.monotonic, step.wall)
-				wantIs(t, l.Err(), lockclient.ErrLost) // at the first instruction after the thaw
-				time.Sleep(time.Second)                // and its context within a second
+				wantIs(t, l.Err(), lockclient.ErrLost) // at once after the thaw
+				time.Sleep(time.Second)                // the context ends within a second
 				synctest.Wait()
 				wantIs(t, context.Cause(l.Context()), lockclient.ErrLost)
 				wantIs(t, l.Renew(t.Context()), lockclient.ErrLost)
@@ -62,7 +62,7 @@ func TestClocksThatStandStill(t *testing.T) {
 	}
 }
 
-// A wall clock that is set back does not lengthen a lease, nor end it.
+// A wall clock that is set back neither extends a lease nor ends it.
 func TestWallClockSetBack(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()

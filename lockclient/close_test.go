@@ -34,7 +34,7 @@ func TestClose(t *testing.T) {
 		start := time.Now()
 		err := c.Close(t.Context())
 		wantIs(t, err, lockclient.ErrRelease, lockclient.ErrUnavailable)
-		if took := time.Since(start); took > 5*time.Second { // three tries of b; a and c meanwhile
+		if took := time.Since(start); took > 5*time.Second { // three tries of b, and a and c meanwhile
 			t.Errorf("took %v", took)
 		}
 		for i, want := range []bool{false, true, false} {
@@ -48,8 +48,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// One lease and one client, used from everywhere at once.
-// Close ends what is being acquired, and leaves nothing of it held.
+// Close ends acquisitions in progress, and releases what they may have been granted.
 func TestCloseEndsAcquisitions(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		holder := w.acquire(w.client(), lockclient.Options{})
@@ -60,7 +59,7 @@ func TestCloseEndsAcquisitions(t *testing.T) {
 			errs <- err
 		}()
 		go func() {
-			_, err := c.Acquire(t.Context(), "b", lockclient.Options{}) // its grant is on the way
+			_, err := c.Acquire(t.Context(), "b", lockclient.Options{}) // its answer is delayed
 			errs <- err
 		}()
 		w.breakWith(nil, func(op string, _ int, resp *http.Response) (*http.Response, error) {
@@ -83,7 +82,7 @@ func TestCloseEndsAcquisitions(t *testing.T) {
 	})
 }
 
-// Close does not outlast its context.
+// Close ends when its context does.
 func TestCloseKeepsToItsContext(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -99,11 +98,11 @@ func TestCloseKeepsToItsContext(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("took %v", took)
 		}
-		time.Sleep(time.Minute) // what is left behind ends by itself
+		time.Sleep(time.Minute) // the leases that are left expire
 	})
 }
 
-// Several thousand leases are given back through a store that takes a thousand writes a second: all of them, a few at a time.
+// Thousands of leases are released through a store that takes a thousand writes a second: all of them, a few at a time.
 func TestCloseThroughAThrottle(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		const leases = 3000
@@ -148,7 +147,7 @@ func TestCloseThroughAThrottle(t *testing.T) {
 	})
 }
 
-// Against a coordinator that is gone, or hangs, Close ends as soon as one release would, and counts what it left.
+// If the coordinator does not answer, Close ends as soon as one release would, and counts the leases that it left.
 func TestCloseCountsWhatItLeaves(t *testing.T) {
 	for name, fault := range map[string]func(string, int, *http.Request) (*http.Response, error){"gone": cutAll, "hangs": hangs} {
 		run(t, func(t *testing.T, w *world) {
@@ -181,7 +180,7 @@ func TestCloseCountsWhatItLeaves(t *testing.T) {
 	}
 }
 
-// What was lost before is told, but is not left; and a context that ends ends Close.
+// A lease that had been lost has an error, and does not count as left. Close ends when its context does.
 func TestCloseErrors(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()

@@ -64,7 +64,7 @@ func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
 		if len(w.seen) != 0 {
 			t.Errorf("sent %v", w.seen)
 		}
-		_, err := c.Acquire(t.Context(), "a", lockclient.Options{TTL: time.Millisecond}) // only the coordinator knows
+		_, err := c.Acquire(t.Context(), "a", lockclient.Options{TTL: time.Millisecond}) // only the coordinator knows the minimum
 		refused, ok := errors.AsType[*lockclient.RefusedError](err)
 		if !ok || refused.Field != "ttl_ms" || refused.Status != 400 || refused.Code != "invalid_request" {
 			t.Errorf("error %v", err)
@@ -72,7 +72,7 @@ func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
 	})
 }
 
-// An owner is text of any script, with emoji and joiners; not what commands a terminal.
+// An owner is a text of any script, with emoji and joiners, and without characters that affect a terminal.
 func TestOwnerIsText(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		for _, owner := range []string{"\U0001F468\u200d\U0001F4BB on call", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "a\u00a0b"} {
@@ -98,12 +98,12 @@ func TestOwnerIsText(t *testing.T) {
 	}
 }
 
-// An endpoint is checked as far as its name tells: each error says what to give.
+// An endpoint is checked as far as its URL allows, and the error says what to give.
 func TestEndpointsAreChecked(t *testing.T) {
 	creds := credentials.NewStaticCredentialsProvider("a", "b", "")
 	for _, test := range []struct {
 		cfg  lockclient.Config
-		says string // empty: it is right
+		says string // empty: the endpoint is valid
 	}{
 		{lockclient.Config{Endpoint: gatewayURL}, "Config.Credentials is nil"},
 		{lockclient.Config{Endpoint: gatewayURL + "/prod", Region: "eu-west-1"}, "Config.Credentials is nil"},
@@ -147,7 +147,7 @@ func TestEndpointsAreChecked(t *testing.T) {
 	}
 }
 
-// Requests to an endpoint of API Gateway are signed for its region.
+// Requests to an endpoint of API Gateway are signed for the region in its name.
 func TestRegionOfTheEndpoint(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		var auth string
@@ -167,7 +167,7 @@ func TestRegionOfTheEndpoint(t *testing.T) {
 	})
 }
 
-// Retries are as many as asked for, and the pauses between them grow.
+// The number of retries is Config.Retries, and the pauses between them grow.
 func TestRetryOptions(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		l := w.acquire(w.client(), lockclient.Options{})

@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/locktest"
 )
 
-// The examples run against a coordinator in process; in your program the client is one of lockclient.New.
+// The examples use a coordinator in the same process. In a program, make the client with lockclient.New.
 func exampleClient(owner string) (*lockclient.Client, *locktest.Coordinator) {
 	locks := locktest.New(exampleT)
 	return locks.Client(owner), locks
@@ -84,7 +84,7 @@ func ExampleClient_Watch() {
 
 	for status, err := range client.Watch(ctx, "deploy:prod") {
 		if err != nil {
-			log.Println(err) // watching goes on
+			log.Println(err) // the loop continues
 			continue
 		}
 		if !status.Locked {
@@ -108,11 +108,11 @@ func ExampleClient_Close() {
 	}
 	stop()
 
-	<-ctx.Done() // a signal: give everything back, in 10 s at most
+	<-ctx.Done() // a signal: release every lease, in at most 10 s
 	closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := client.Close(closing); err != nil {
-		log.Println(err) // those leases run out by themselves
+		log.Println(err) // those leases expire by themselves
 	}
 
 	fmt.Printf("held by %q\n", locks.Holder("leader"))
@@ -147,7 +147,7 @@ func ExampleNew() {
 	// Output: true <nil>
 }
 
-// One lease for each item, under a semaphore of ten permits.
+// A worker holds one permit of ten for each item.
 func ExampleOptions_semaphore() {
 	client, locks := exampleClient("me")
 	ctx := context.Background()
@@ -159,7 +159,7 @@ func ExampleOptions_semaphore() {
 	// Output: <nil> me
 }
 
-// A lease that one process takes and another one looks after.
+// One process acquires a lease, and another one takes it over.
 func ExampleClient_Adopt() {
 	first, locks := exampleClient("first")
 	second := locks.Client("second")
@@ -168,7 +168,7 @@ func ExampleClient_Adopt() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	secret := taken.Secret() // handed over, in an SQS message, say
+	secret := taken.Secret() // passed to the other process, for example in an SQS message
 
 	lease, err := second.Adopt(ctx, "export", secret, lockclient.Options{})
 
@@ -177,7 +177,7 @@ func ExampleClient_Adopt() {
 	// Output: <nil> true
 }
 
-// README's first lines, against a coordinator of `make run`; nobody is there in a test.
+// The first lines of README, for a coordinator that `make run` started; the test has none.
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -213,7 +213,7 @@ func Example_signed() {
 		return client.Do(ctx, "deploy:prod", lockclient.Options{}, deploy)
 	}
 
-	fmt.Println(run() != nil) // nobody is there in a test
+	fmt.Println(run() != nil) // the test has no coordinator
 	// Output: true
 }
 
@@ -235,7 +235,7 @@ func Example_migration() {
 	// Output: <nil> <nil>
 }
 
-// Any text can be made a lock's name.
+// Any text can be made a lock name.
 func ExampleEscapeName() {
 	name, err := lockclient.EscapeName("refs/heads/größe")
 	fmt.Println(name, err)

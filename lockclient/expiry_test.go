@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// slowly makes the answers to an op take so long.
+// slowly delays the answers to an operation by d.
 func slowly(which string, d time.Duration) func(string, int, *http.Response) (*http.Response, error) {
 	return func(op string, _ int, resp *http.Response) (*http.Response, error) {
 		if op == which {
@@ -23,7 +23,7 @@ func slowly(which string, d time.Duration) func(string, int, *http.Response) (*h
 	}
 }
 
-// However a lease is got or kept, its life counts from before the request was sent, less a thousandth for the rate of clocks.
+// A lease's life counts from before the request was sent, less a thousandth for the rate of clocks, both for a grant and for a renewal.
 func TestLifeCountsFromTheRequest(t *testing.T) {
 	const ttl = 20 * time.Second
 	run(t, func(t *testing.T, w *world) {
@@ -52,7 +52,7 @@ func TestLifeCountsFromTheRequest(t *testing.T) {
 		}
 		check("adopt", adopted, sent)
 		w.breakWith(nil, func(op string, n int, resp *http.Response) (*http.Response, error) {
-			if n == 1 { // the request that counts is the one that was answered
+			if n == 1 { // the request that was answered counts
 				time.Sleep(time.Second)
 				return nil, errCut
 			}
@@ -77,13 +77,13 @@ func TestLifeCountsFromTheRequest(t *testing.T) {
 	})
 }
 
-// A grant that was long in coming, because its first replies were lost, is renewed in what is left of its life.
+// A grant whose first answers were lost is renewed within the rest of its life.
 func TestLateGrantIsRenewedInTime(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.breakWith(func(op string, n int, r *http.Request) (*http.Response, error) {
 			if op == "acquire" && n == 1 {
 				w.handler.ServeHTTP(httptest.NewRecorder(), r)
-				<-r.Context().Done() // the client's time-out, 5 s
+				<-r.Context().Done() // until the client's time-out of 5 s
 				return nil, r.Context().Err()
 			}
 			return nil, nil
@@ -99,8 +99,8 @@ func TestLateGrantIsRenewedInTime(t *testing.T) {
 	})
 }
 
-// An answer that comes after the deadline does not revive a lease, though the coordinator renewed it: for a moment it was not
-// proved, and work that stopped then must not go on.
+// An answer that arrives after the deadline does not revive a lease, although the coordinator renewed it: the lease was not proved for
+// a moment, and work may have stopped.
 func TestLateRenewalRevivesNothing(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -117,7 +117,7 @@ func TestLateRenewalRevivesNothing(t *testing.T) {
 	})
 }
 
-// An answer that proves less than is known takes nothing away.
+// An answer that proves less than an earlier one changes nothing.
 func TestEarlierProofChangesNothing(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -140,7 +140,7 @@ func TestAnswerThatComesTooLateIsNotBelieved(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.breakWith(nil, func(op string, n int, resp *http.Response) (*http.Response, error) {
 			if op == "acquire" && n == 1 {
-				time.Sleep(4 * time.Second) // within the time for a request, beyond the lease
+				time.Sleep(4 * time.Second) // less than RequestTimeout, and longer than the lease
 			}
 			return resp, nil
 		})

@@ -2,7 +2,7 @@ package lockclient
 
 import "time"
 
-// SetClock replaces a client's clocks by one that tells the monotonic and the wall time.
+// SetClock replaces a client's clocks.
 func SetClock(c *Client, now func() (monotonic time.Duration, wall time.Time)) {
 	c.now = func() reading {
 		m, w := now()

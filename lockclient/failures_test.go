@@ -25,7 +25,7 @@ import (
 
 const aSecret = "a-secret-of-a-lease-0123"
 
-// operations are all that a client sends, with the sentinel of each.
+// operations returns all operations of a client by the sentinel of their errors.
 func operations(t *testing.T, c *lockclient.Client) map[error]func() error {
 	return map[error]func() error{
 		lockclient.ErrAcquire:      func() error { _, err := c.Acquire(t.Context(), "a", lockclient.Options{}); return err },
@@ -50,8 +50,8 @@ func operations(t *testing.T, c *lockclient.Client) map[error]func() error {
 
 const page = "<!DOCTYPE html><html><body>Welcome</body></html>"
 
-// What no repetition can mend ends every operation at once, after one request, and the error says what to change. Of an
-// answer that may repeat the request nothing is shown.
+// A failure that no retry corrects ends every operation after one request, and the error says what to change. It repeats nothing of
+// an answer that may contain the request.
 func TestLastingAnswersEndAtOnce(t *testing.T) {
 	json := map[string]string{"Content-Type": "application/json"}
 	for what, test := range map[string]struct {
@@ -102,7 +102,7 @@ func TestLastingAnswersEndAtOnce(t *testing.T) {
 				requests := len(w.seen)
 				w.mu.Unlock()
 				if requests > 1 && errors.Is(err, lockclient.ErrAcquire) {
-					requests -= w.count("release") // of a grant that there may be
+					requests -= w.count("release") // of a possible grant
 				}
 				if requests != 1 || took != 0 {
 					t.Errorf("%s: %v: %d requests, %v", what, sentinel, requests, took)
@@ -114,7 +114,7 @@ func TestLastingAnswersEndAtOnce(t *testing.T) {
 	}
 }
 
-// What may pass is sent again, and is an ErrUnavailable in the end.
+// A failure that may pass is retried, and is an ErrUnavailable in the end.
 func TestPassingAnswersAreRetried(t *testing.T) {
 	for _, status := range []int{408, 425, 429, 500, 502, 503, 504} {
 		for _, body := range []string{page, `{"message":"Service Unavailable"}`, ""} {
@@ -132,7 +132,7 @@ func TestPassingAnswersAreRetried(t *testing.T) {
 	}
 }
 
-// An answer that was cut off may come whole the next time.
+// An answer that was cut off is retried.
 func TestAnswerCutOffIsRetried(t *testing.T) {
 	for _, body := range []string{"", `{"lock":"a","lea`} {
 		run(t, func(t *testing.T, w *world) {
@@ -154,7 +154,7 @@ func TestAnswerCutOffIsRetried(t *testing.T) {
 	}
 }
 
-// An answer about another lock, another lease or another grant is not believed.
+// An answer about another lock, another lease or another grant is not accepted.
 func TestAnswersOfOthersAreNotBelieved(t *testing.T) {
 	for what, change := range map[string][2]string{
 		"lock":  {`"lock":"a"`, `"lock":"b"`},
@@ -186,7 +186,7 @@ func TestAnswersOfOthersAreNotBelieved(t *testing.T) {
 	}
 }
 
-// A host that does not exist, credentials that are missing: nothing is tried twice, over any transport that signs.
+// A host that does not exist and missing credentials are not retried, over any transport that has them.
 func TestUnreachableAsSetUp(t *testing.T) {
 	nowhere := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Name: "nosuch.test", IsNotFound: true}}
@@ -250,7 +250,7 @@ func TestUnreachableAsSetUp(t *testing.T) {
 	}
 }
 
-// The sender of a redirected request is told where to; no transport sends it there.
+// The error of a redirect names its target. No transport follows it.
 func init() {
 	transportSuite["a redirect is refused"] = func(t *testing.T, c *lockclient.Client, r reached) {
 		redirect := answer(307, map[string]string{"Location": "http://127.0.0.1:1/elsewhere?x=y"}, "")
@@ -266,7 +266,7 @@ func init() {
 	}
 }
 
-// A host that does not exist is not asked for forever.
+// A host that does not exist is not retried for the whole wait.
 func TestNoSuchHost(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {

@@ -37,7 +37,7 @@ func TestRequestsAreSigned(t *testing.T) {
 	})
 }
 
-// A + goes out as %2B, in a path and in a query: what a literal one means on the way is not certain.
+// A + is sent as %2B in a path and in a query: not every gateway passes on a literal one.
 func TestPlusIsEncoded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		var sent []string
@@ -70,7 +70,7 @@ func TestPlusIsEncoded(t *testing.T) {
 	})
 }
 
-// A gateway's own answers are told apart: 5xx and 429 may be tried again, others not.
+// Of the answers of a gateway, 5xx and 429 are retried, and others are not.
 func TestGatewayAnswers(t *testing.T) {
 	for status, target := range map[int]error{
 		502: lockclient.ErrUnavailable, 503: lockclient.ErrUnavailable, 429: lockclient.ErrUnavailable,

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// What Lambda itself refuses for good is told with what to do, and not tried again; the rest is.
+// A refusal of Lambda's that lasts is not retried, and the error says what to do. Other failures are retried.
 func TestInvokeFaults(t *testing.T) {
 	refusals := map[string]string{
 		"AccessDeniedException": "lambda:InvokeFunction", "ResourceNotFoundException": "check Config.Functions", "ExpiredTokenException": "renew them",

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// invocation is the context of a Lambda invocation that may take so long.
+// invocation returns the context of a Lambda invocation with a time limit.
 func invocation(t *testing.T, most time.Duration) (context.Context, context.CancelFunc) {
 	t.Setenv("AWS_LAMBDA_FUNCTION_NAME", "reports")
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "req-1"})
@@ -34,7 +34,7 @@ type order struct{ ID string }
 
 func orderName(o order) string { return "order:" + o.ID }
 
-// In an invocation the lease lasts a little longer than the invocation may, nothing renews it, and it is the invocation's.
+// In an invocation a lease lasts a little longer than the invocation may. It is not renewed, and its owner is the invocation.
 func TestLeaseOfAnInvocation(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, 5*time.Minute)
@@ -71,7 +71,7 @@ func TestLeaseOfAnInvocation(t *testing.T) {
 	})
 }
 
-// A TTL that is given is kept, and renewed; but nothing of it outlives the invocation.
+// A TTL that is given is used, and the lease is renewed; nothing of it runs after the invocation.
 func TestNothingOutlivesTheHandler(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, 5*time.Minute)
@@ -102,7 +102,7 @@ func TestNothingOutlivesTheHandler(t *testing.T) {
 	})
 }
 
-// A lease that nobody will use is given back before the handler returns, not in the background.
+// A lease that nobody uses is released before the handler returns, and not in the background.
 func TestGivingUpInAnInvocationReleasesAtOnce(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, time.Minute)
@@ -118,7 +118,7 @@ func TestGivingUpInAnInvocationReleasesAtOnce(t *testing.T) {
 	})
 }
 
-// Within an invocation Do gives back its lease in time as well, and says that it could not.
+// In an invocation Do releases its lease before the deadline, and returns the error if it cannot.
 func TestDoInAnInvocation(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, 10*time.Second)
@@ -171,7 +171,7 @@ func TestExclusive(t *testing.T) {
 			t.Errorf("requests %v", w.seen)
 		}
 
-		// Held by others: the handler does not run, and the invocation fails at once, or after the wait it was allowed.
+		// If others hold the lock, the handler does not run, and the invocation fails at once or after Options.Wait.
 		l, err := w.client().Acquire(ctx, "order:7", lockclient.Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func TestExclusive(t *testing.T) {
 		w.breakWith(cutAll, nil)
 		_, err = handler(ctx, order{"7"})
 		wantIs(t, err, lockclient.ErrUnavailable)
-		if n := w.count("acquire"); n != 4 { // and Config.Retries
+		if n := w.count("acquire"); n != 4 { // one and Config.Retries
 			t.Errorf("%d requests with the coordinator away", n)
 		}
 		w.breakWith(nil, nil)
@@ -208,7 +208,7 @@ func TestExclusive(t *testing.T) {
 	})
 }
 
-// The release of a finished handler ends before the invocation does, and its failure is not the handler's.
+// The release after a handler ends before the invocation does, and its failure is not the handler's.
 func TestExclusiveEndsInTime(t *testing.T) {
 	for _, left := range []time.Duration{3 * time.Second, 400 * time.Millisecond, 20 * time.Second} {
 		run(t, func(t *testing.T, w *world) {
@@ -242,7 +242,7 @@ func TestExclusiveEndsInTime(t *testing.T) {
 	}
 }
 
-// What the handler says is told, whatever becomes of the release; a lease that was lost meanwhile is told too.
+// The handler's error is returned whatever the release does. A lease that was lost meanwhile is an error too.
 func TestExclusiveErrors(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, time.Minute)

@@ -15,9 +15,9 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Ten thousand leases are taken, lost and released through a network that loses a tenth of all requests and of all answers,
-// and none leaves a goroutine, a timer that fires, or an entry in its client. Goroutines are counted before the client is
-// closed; TestMain has goleak look after all.
+// Ten thousand leases are acquired, lost and released through a network that loses a tenth of all requests and of all answers. None
+// leaves a goroutine, a timer, or an entry in its client. Goroutines are counted before the client is closed; TestMain also runs
+// goleak.
 func TestCyclesLeakNothing(t *testing.T) {
 	const cycles, workers = 10_000, 8
 	run(t, func(t *testing.T, w *world) {
@@ -52,7 +52,7 @@ func TestCyclesLeakNothing(t *testing.T) {
 					case err != nil:
 						failed.Add(1)
 						continue
-					case chance(30): // an operator takes it away, or its time runs out
+					case chance(30): // the lease is forced out, or expires
 						if chance(50) {
 							_, _ = c.ForceRelease(t.Context(), name, "test", 0)
 						}
@@ -75,7 +75,7 @@ func TestCyclesLeakNothing(t *testing.T) {
 			})
 		}
 		work.Wait()
-		time.Sleep(time.Minute) // what runs in the background
+		time.Sleep(time.Minute) // for what runs in the background
 		synctest.Wait()
 		after := runtime.NumGoroutine()
 		if after > before {

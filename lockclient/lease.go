@@ -27,7 +27,6 @@ type Lease struct {
 	fence  int64
 	ctx    context.Context
 	end    context.CancelCauseFunc
-	unbind func() bool   // undoes the binding to its Lambda invocation
 	renews chan struct{} // closed when the background renewal has ended
 
 	heartbeat time.Duration
@@ -53,8 +52,8 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	}
 	l := &Lease{
 		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence,
-		renews: make(chan struct{}), unbind: func() bool { return true },
-		held: c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
+		renews: make(chan struct{}),
+		held:   c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
 	l.mu.Lock() // watch may run as soon as the timer is there
 	defer l.mu.Unlock()
@@ -71,7 +70,7 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	c.leases[l] = true
 	l.expiry = time.AfterFunc(min(c.left(l.deadline), watchEvery), l.watch)
 	if invocationOf(ctx) != nil {
-		l.unbind = context.AfterFunc(ctx, func() { l.stop(l.lost("its invocation is over")) })
+		context.AfterFunc(ctx, func() { l.stop(l.lost("its invocation is over")) })
 	}
 	if opts.ManualRenew {
 		close(l.renews)
@@ -180,9 +179,7 @@ func (l *Lease) stop(cause error) {
 	l.end(cause)
 	l.mu.Lock()
 	l.expiry.Stop()
-	unbind := l.unbind
 	l.mu.Unlock()
-	unbind()
 	l.client.mu.Lock()
 	delete(l.client.leases, l)
 	l.client.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// exampleT stands in for a test's *testing.T in examples, which have none.
+// exampleTB is the testing.TB of examples, which have none.
 var exampleT testing.TB = exampleTB{}
 
 type exampleTB struct{ testing.TB }

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// lockedUntil waits until the lock is free, and tells when that is after start.
+// lockedUntil waits until the lock is free, and returns the time from start to then.
 func (w *world) lockedUntil(start time.Time) time.Duration {
 	for w.locked() {
 		time.Sleep(100 * time.Millisecond)
@@ -21,7 +21,7 @@ func (w *world) lockedUntil(start time.Time) time.Duration {
 	return time.Since(start)
 }
 
-// A lock that is released early stays held for MinHold, whatever its TTL is, and is released then; Release does not wait.
+// A lock that is released early stays held for MinHold, whatever its TTL, and is then released. Release does not wait for that.
 func TestMinHold(t *testing.T) {
 	for _, test := range []struct {
 		ttl      time.Duration
@@ -51,7 +51,7 @@ func TestMinHold(t *testing.T) {
 	}
 }
 
-// Work that took longer than MinHold releases at once.
+// After MinHold a release takes effect at once.
 func TestMinHoldThatHasPassed(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -65,7 +65,7 @@ func TestMinHoldThatHasPassed(t *testing.T) {
 	})
 }
 
-// Close waits for no MinHold: such leases, released or not, expire by themselves, and not earlier.
+// Close does not wait for MinHold. The leases expire by themselves, and not before it has passed.
 func TestMinHoldAndClose(t *testing.T) {
 	for _, releasedFirst := range []bool{true, false} {
 		run(t, func(t *testing.T, w *world) {
@@ -89,7 +89,7 @@ func TestMinHoldAndClose(t *testing.T) {
 	}
 }
 
-// In an invocation nothing runs on after the handler: the lease is left to expire.
+// In an invocation nothing runs after the handler, so the lease expires by itself.
 func TestMinHoldInAnInvocation(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		ctx, cancel := invocation(t, 20*time.Second)
@@ -108,7 +108,7 @@ func TestMinHoldInAnInvocation(t *testing.T) {
 	})
 }
 
-// A MinHold that cannot be seen to is said; a lease that was lost is lost.
+// If MinHold cannot be ensured, Release returns an error. A lost lease is an ErrLost.
 func TestMinHoldFailures(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -133,7 +133,7 @@ func TestMinHoldFailures(t *testing.T) {
 	})
 }
 
-// The periodic job of several hosts, whose clocks differ, runs once a period.
+// A periodic job on several hosts with different clocks runs once a period.
 func TestPeriodicJobRunsOnce(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		var runs atomic.Int32

@@ -44,7 +44,7 @@ func TestEscapeName(t *testing.T) {
 	}
 }
 
-// What EscapeName never makes has no text: names stay one to one.
+// A name that EscapeName never returns has no text, so that names and texts correspond one to one.
 func TestUnescapeNameIsStrict(t *testing.T) {
 	for _, name := range []string{"", "a=", "a=4", "a=4g", "a=+4", "a=2f", "=41", "a+b", "a/b", ".", "..", "ä", "=2E=2Fx", "a==", strings.Repeat("a", 256)} {
 		text, err := lockclient.UnescapeName(name)
@@ -74,7 +74,7 @@ func FuzzEscapeName(f *testing.F) {
 	})
 }
 
-// A name that is none may have anything in it, such as a line's end: an error quotes it.
+// An error quotes a text that is not a valid name, since it may contain anything, such as a line break.
 func TestErrorsQuoteWhatIsNoName(t *testing.T) {
 	for name, want := range map[string]string{"a:b": "status: a:b: lock is held", "a\nb": `status: "a\nb": lock is held`, "a b\xff": `status: "a b\xff": lock is held`} {
 		if text := (&lockclient.OpError{Op: lockclient.ErrStatus, Lock: name, Err: lockclient.ErrHeld}).Error(); text != "lockclient: "+want {

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Clients that wait take turns in the order in which they came; one that went away, and one that gave up, are passed over.
+// Waiting clients are granted the lock in the order in which they came. Those that died or gave up are passed over.
 func TestTurns(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		holder := w.acquire(w.client(), lockclient.Options{TTL: 10 * time.Minute})
@@ -82,7 +82,7 @@ func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
 		if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
 			t.Errorf("waited %v", took)
 		}
-		if n := w.count("acquire"); n > 170 { // the next in turn: between an eighth of a RetryDelay and a quarter apart
+		if n := w.count("acquire"); n > 170 { // the polls of the first waiter are an eighth to a quarter of RetryDelay apart
 			t.Errorf("%d requests in 20 s of waiting", n)
 		}
 		if err := second.Release(t.Context()); err != nil {
@@ -91,7 +91,7 @@ func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
 	})
 }
 
-// A waiter does not sleep past the expiry of a dead holder's lease.
+// A waiter polls soon after the expiry of a dead holder's lease.
 func TestWaiterTakesOverFromADeadHolder(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		if _, err := w.coordinator.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "dead", TTL: 20 * time.Second, Capacity: 1, Permits: 1}); err != nil {
@@ -139,7 +139,7 @@ func TestGivingUp(t *testing.T) {
 	})
 }
 
-// Whoever gives up while a grant may be on its way gives it back.
+// A client that gives up while a grant may be on its way releases it.
 func TestGivingUpUnheardReleases(t *testing.T) {
 	for name, opts := range map[string]lockclient.Options{"context": {}, "wait": {Wait: 2 * time.Second}} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestGivingUpUnheardReleases(t *testing.T) {
 	}
 }
 
-// A lock in use with another capacity, or whose record is full, is waited for, and not where waiting is not wanted.
+// Acquire waits for a lock that is in use with another capacity, or whose record is full. TryAcquire does not.
 func TestWaitForAnotherCapacity(t *testing.T) {
 	for _, code := range []string{"capacity_mismatch", "lock_full"} {
 		run(t, func(t *testing.T, w *world) {
@@ -201,10 +201,10 @@ func TestWaitForAnotherCapacity(t *testing.T) {
 	}
 }
 
-// A waiter that dies costs those behind it seconds, whenever it dies.
+// A waiter that dies delays those behind it by seconds at most.
 func TestDeadWaiterIsPassedOver(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		for _, dies := range []time.Duration{time.Second, time.Minute} { // before the release by so long
+		for _, dies := range []time.Duration{time.Second, time.Minute} { // the time from its death to the release
 			holder := w.acquire(w.client(), lockclient.Options{TTL: time.Hour})
 			dead := make(chan struct{})
 			dying, err := lockclient.New(lockclient.Config{Endpoint: "http://holdfast.test", HTTPClient: &http.Client{Transport: untilDead{w, dead}}})
@@ -238,7 +238,7 @@ func TestDeadWaiterIsPassedOver(t *testing.T) {
 	})
 }
 
-// untilDead is a network that is cut when a process dies.
+// untilDead is a network that fails from the death of a process on.
 type untilDead struct {
 	http.RoundTripper
 	dead chan struct{}

@@ -22,7 +22,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
-// serve starts a TLS server that speaks HTTP/2, behind a relay. It answers the URL of the relay.
+// serve starts a TLS server with HTTP/2 behind a relay, and returns the relay and its URL.
 func serve(t *testing.T, h http.Handler) (*relay.Relay, string, *http.Client) {
 	server := httptest.NewUnstartedServer(h)
 	server.EnableHTTP2 = true
@@ -33,8 +33,8 @@ func serve(t *testing.T, h http.Handler) (*relay.Relay, string, *http.Client) {
 	return r, "https://" + r.Addr().String(), server.Client()
 }
 
-// Leases outlive the death of the connections that they were taken on, over each transport: no two tries are lost to one dead
-// connection, however many leases share it, and however many connections died at once.
+// Leases survive the death of their connections, over each transport: no two tries of a lease fail on one dead connection, however many
+// leases share it and however many connections died.
 func TestDeadConnections(t *testing.T) {
 	for name, reach := range map[string]func(t *testing.T) (*relay.Relay, lockclient.Config){
 		"http": func(t *testing.T) (*relay.Relay, lockclient.Config) {
@@ -99,7 +99,7 @@ func TestDeadConnections(t *testing.T) {
 				wg.Wait()
 			}
 			renew := func(l *lockclient.Lease) error { return l.Renew(t.Context()) }
-			each("renewal", renew) // opens more connections, where each carries one request
+			each("renewal", renew) // opens more connections over HTTP/1.1
 			r.Cut()
 			each("renewal after the cut", renew)
 			r.Cut()

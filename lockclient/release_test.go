@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Nothing is believed while a release is under way, nor when it failed.
+// A lease is not held while its release is in progress, nor after the release failed.
 func TestNoBeliefWhileReleasing(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -39,7 +39,7 @@ func TestNoBeliefWhileReleasing(t *testing.T) {
 	})
 }
 
-// A release waits for a renewal that is under way, so that the two cannot overtake each other.
+// A release waits for a renewal in progress, so that the coordinator gets them in order.
 func TestReleaseAfterRenewal(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -54,7 +54,7 @@ func TestReleaseAfterRenewal(t *testing.T) {
 		w.breakWith(func(op string, _ int, _ *http.Request) (*http.Response, error) {
 			note(op)
 			if op == "renew" {
-				time.Sleep(2 * time.Second) // deaf to its context
+				time.Sleep(2 * time.Second) // ignores its context
 				note("renewed")
 			}
 			return nil, nil
@@ -67,7 +67,7 @@ func TestReleaseAfterRenewal(t *testing.T) {
 	})
 }
 
-// A release whose context has ended is carried out all the same.
+// A release whose context has ended takes effect nevertheless.
 func TestReleaseAfterItsContextEnded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -84,7 +84,7 @@ func TestReleaseAfterItsContextEnded(t *testing.T) {
 	})
 }
 
-// A release whose context ends is sent once more in the background, within 5 s; after Close it is not.
+// A release whose context ends is sent once more in the background, within 5 s, but not after Close.
 func TestReleaseGoesOnInTheBackground(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		run(t, func(t *testing.T, w *world) {
@@ -113,7 +113,7 @@ func TestReleaseGoesOnInTheBackground(t *testing.T) {
 	}
 }
 
-// A second Release, while the first is under way, waits no longer than its own context.
+// A second Release during the first one ends with its own context.
 func TestSecondReleaseHasItsOwnContext(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -135,7 +135,7 @@ func TestSecondReleaseHasItsOwnContext(t *testing.T) {
 	})
 }
 
-// A release whose first try was carried out unheard, and whose lease the lock has forgotten, is done all the same.
+// A release succeeds if its first try took effect without an answer and the lock has forgotten the lease since.
 func TestRepeatedReleaseOfAForgottenLease(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		l := w.acquire(w.client(), lockclient.Options{})

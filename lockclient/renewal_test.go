@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// A lease held for an hour is renewed at a third of its TTL, and no more.
+// A lease that is held for an hour is renewed at a third of its TTL, and no more often.
 func TestBackgroundRenewal(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		l := w.acquire(w.client(), lockclient.Options{TTL: 30 * time.Second})
@@ -50,7 +50,7 @@ func TestManualRenewal(t *testing.T) {
 	})
 }
 
-// A heartbeat is as often as asked for.
+// Renewals are as frequent as Options.Heartbeat says.
 func TestHeartbeat(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		l := w.acquire(w.client(), lockclient.Options{TTL: time.Minute, Heartbeat: 5 * time.Second})
@@ -62,7 +62,7 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-// A heartbeat that does not fit the TTL of an adopted lease is a third of it; so is none.
+// The heartbeat of an adopted lease is a third of its TTL if none is given, or if the one given does not fit.
 func TestHeartbeatOfAnAdoptedLease(t *testing.T) {
 	for _, heartbeat := range []time.Duration{0, 9 * time.Second, time.Minute} {
 		run(t, func(t *testing.T, w *world) {
@@ -82,7 +82,7 @@ func TestHeartbeatOfAnAdoptedLease(t *testing.T) {
 	}
 }
 
-// Renewals that bring no answer for a while lose nothing.
+// A lease survives a short outage.
 func TestRenewalSurvivesAnOutage(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		l := w.acquire(w.client(), lockclient.Options{TTL: 30 * time.Second})
@@ -102,7 +102,7 @@ func TestRenewalSurvivesAnOutage(t *testing.T) {
 	})
 }
 
-// A holder that is cut off stops believing before the coordinator gives its lock to anyone.
+// A holder that is cut off considers its lease lost before the coordinator grants the lock to another client.
 func TestCutOffHolderStopsInTime(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -143,7 +143,7 @@ func TestForcedOutHolderIsTold(t *testing.T) {
 	})
 }
 
-// A loss says why.
+// The error of a lost lease says why it was lost.
 func TestLossSaysWhy(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -176,7 +176,7 @@ func TestLossSaysWhy(t *testing.T) {
 	})
 }
 
-// A renewal that hangs leaves time for others, at every TTL and heartbeat.
+// A renewal that hangs leaves time for further tries, for every TTL and heartbeat.
 func TestHungRenewal(t *testing.T) {
 	for _, opts := range []lockclient.Options{
 		{TTL: 3 * time.Second}, {TTL: 12 * time.Second}, {TTL: time.Minute}, {TTL: 10 * time.Minute},
@@ -202,8 +202,8 @@ func TestHungRenewal(t *testing.T) {
 	}
 }
 
-// A renewal that was under way when the process was frozen past the deadline proves nothing, though no timer has run yet;
-// neither does one that was under way when the lease was released.
+// The answer to a renewal proves nothing if the process was frozen past the deadline meanwhile, even if no timer has run yet; nor if
+// the lease was released meanwhile.
 func TestRenewalOfALeaseThatEndedMeanwhile(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -258,7 +258,7 @@ func TestSetMetadata(t *testing.T) {
 		if left := time.Until(l.ExpiresAt()); left < 8*time.Second {
 			t.Errorf("not renewed: %v left", left)
 		}
-		time.Sleep(20 * time.Second) // renewals leave it
+		time.Sleep(20 * time.Second) // renewals do not change it
 		if shown() != `{"build":8}` {
 			t.Errorf("%s", shown())
 		}
@@ -287,12 +287,12 @@ func TestSetMetadata(t *testing.T) {
 	})
 }
 
-// The first failed try of a renewal is told, with the time until which the lease is proved, and that it works again; once each.
+// OnRenewal is called once when renewals begin to fail, with the time until which the lease is proved, and once when they succeed again.
 func TestOnRenewal(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
 		var list []string
-		var mu sync.Mutex // the renewals' goroutine tells, and time alone orders it with the test
+		var mu sync.Mutex // OnRenewal runs in another goroutine than the test
 		tell := func(what string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -338,7 +338,7 @@ func TestOnRenewal(t *testing.T) {
 			}
 			return nil, nil
 		}, nil)
-		time.Sleep(3500 * time.Millisecond) // a renewal is under way
+		time.Sleep(3500 * time.Millisecond) // a renewal is in progress
 		err := l.Release(t.Context())
 		if got := told(); err != nil || len(got) != 0 {
 			t.Errorf("neither a loss nor a release is to be told: %q, %v", got, err)

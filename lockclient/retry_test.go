@@ -60,13 +60,13 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// hangs is a network where requests get no answer until their context ends.
+// hangs is a network on which requests have no answer until their contexts end.
 func hangs(_ string, _ int, r *http.Request) (*http.Response, error) {
 	<-r.Context().Done()
 	return nil, r.Context().Err()
 }
 
-// TryAcquire against a coordinator that hangs ends within its tries, joins no queue, and leaves no grant behind.
+// TryAcquire ends after its tries if the coordinator hangs. It does not join the queue, and leaves no grant behind.
 func TestTryAcquireIsBounded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -77,7 +77,7 @@ func TestTryAcquireIsBounded(t *testing.T) {
 			}
 			return nil, nil
 		}, func(op string, n int, resp *http.Response) (*http.Response, error) {
-			if op == "acquire" { // carried out, and not answered
+			if op == "acquire" { // it takes effect and has no answer
 				time.Sleep(time.Minute)
 			}
 			return resp, nil
@@ -113,7 +113,7 @@ func TestTryAcquireAgainstSilence(t *testing.T) {
 	})
 }
 
-// An outage while acquiring is told each time, and the lock is taken when it is over.
+// OnUnavailable is called for each try without an answer, and the lock is acquired after the outage.
 func TestOutageWhileAcquiring(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -134,8 +134,8 @@ func TestOutageWhileAcquiring(t *testing.T) {
 	})
 }
 
-// A wait that ends while nobody answers says both; one that the caller ends is the caller's; and if others were seen to hold
-// the lock, that is what counts.
+// A wait that ends without an answer is an ErrUnavailable and the context's error. If the caller ended it, it is the caller's error. If
+// others held the lock at the last answer, it is an ErrHeld.
 func TestWaitAgainstSilence(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -170,7 +170,7 @@ func TestWaitAgainstSilence(t *testing.T) {
 			}
 			return nil, nil
 		}, nil)
-		_, err = c.Acquire(t.Context(), "a", lockclient.Options{Wait: 3 * time.Second}) // it ends in the middle of a try
+		_, err = c.Acquire(t.Context(), "a", lockclient.Options{Wait: 3 * time.Second}) // the wait ends during a try
 		wantIs(t, err, lockclient.ErrHeld)
 		w.breakWith(nil, nil)
 		_ = l.Release(t.Context())

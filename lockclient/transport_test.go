@@ -32,12 +32,12 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
-// harm is an http.RoundTripper that spoils requests, once it is told to.
+// harm is an http.RoundTripper that damages the next requests when told to.
 type harm struct {
 	base  http.RoundTripper
 	mu    sync.Mutex
 	spoil func(r *http.Request, send func() (*http.Response, error)) (*http.Response, error)
-	times int // how many more
+	times int // the number of requests to damage
 	sent  int
 }
 
@@ -63,12 +63,12 @@ func (h *harm) next(times int, spoil func(r *http.Request, send func() (*http.Re
 	h.times, h.spoil, h.sent = times, spoil, 0
 }
 
-// A reached is a way to a coordinator, with harm on it.
+// A reached is a transport to a coordinator whose network is a harm.
 type reached struct {
 	transport lockclient.Config // with Endpoint or Transport
 	harm      *harm
-	throttle  func() *http.Response // how whoever is on the way says that it is too much
-	fail      func() *http.Response // how it says that it is broken
+	throttle  func() *http.Response // the answer to a throttled request
+	fail      func() *http.Response // the answer of a broken gateway
 }
 
 func answer(status int, headers map[string]string, body string) func() *http.Response {
@@ -109,7 +109,7 @@ func overHTTP(t *testing.T) reached {
 	}
 }
 
-// fakeLambda is a fake of the Lambda service: it invokes the API's handlers, and answers as the service does.
+// fakeLambda is a fake of the Lambda service that invokes the API's handlers.
 func fakeLambda(t *testing.T) http.Handler {
 	a := newAPI(t)
 	functions := map[string]lambda.Handler{}
@@ -147,7 +147,7 @@ func overLambda(t *testing.T) reached {
 	}
 }
 
-// dynamodbEndpoint is DynamoDB Local's; a run without it fails, so that no test is skipped unseen.
+// dynamodbEndpoint returns the endpoint of DynamoDB Local. Without one the test fails, so that no test is skipped unnoticed.
 func dynamodbEndpoint(t *testing.T) string {
 	t.Helper()
 	e := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
@@ -166,7 +166,7 @@ func overDynamoDB(t *testing.T) reached {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // a repetition changes nothing
+	for range 2 { // repeating it changes nothing
 		if err := table.CreateTable(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +178,7 @@ func overDynamoDB(t *testing.T) reached {
 	}
 }
 
-// Every transport passes one suite.
+// Every transport passes the same suite.
 func TestTransports(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T) reached{"http": overHTTP, "invoke": overLambda, "direct": overDynamoDB} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestTransports(t *testing.T) {
 
 var errReset = errors.New("connection reset by peer")
 
-// spoilers are what goes wrong on the way, by name.
+// spoilers returns the faults of a network by name.
 func spoilers(r reached) map[string]func(req *http.Request, send func() (*http.Response, error)) (*http.Response, error) {
 	discard := func(resp *http.Response, err error) {
 		if err == nil {
@@ -350,7 +350,7 @@ var transportSuite = map[string]func(t *testing.T, c *lockclient.Client, r reach
 	},
 }
 
-// faultTest makes a test that one kind of fault, twice in a row on each operation, changes nothing for the caller.
+// faultTest returns a test that a fault, twice in a row on each operation, has no effect for the caller.
 func faultTest(what string) func(t *testing.T, c *lockclient.Client, r reached) {
 	return func(t *testing.T, c *lockclient.Client, r reached) {
 		spoil := spoilers(r)[what]

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Watching gives what changed and nothing else, soon, and asks seldom.
+// Watch gives changes and nothing else, soon after they happen and with few requests.
 func TestWatch(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
@@ -45,7 +45,7 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		// A holder that dies is seen to go when its lease runs out, not a pause later.
+		// The end of a dead holder's lease is seen at its expiry, and not a pause later.
 		two, taken := w.acquire(w.client(), lockclient.Options{TTL: 25 * time.Second, Owner: "two", ManualRenew: true}), time.Now()
 		time.Sleep(time.Minute)
 		cancel()
@@ -62,7 +62,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// An outage is told, and watching goes on; a refusal ends it.
+// Watch gives the error of an outage and continues. It ends after a refusal.
 func TestWatchThroughFailures(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()

@@ -17,8 +17,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// world is a coordinator in process, reached through a network that a test breaks. It lives in a synctest bubble, so all
-// of its time is the bubble's.
+// A world is a coordinator in the test's process, reached through a network that the test can break. It runs in a synctest bubble.
 type world struct {
 	t           *testing.T
 	coordinator *lock.Coordinator
@@ -43,15 +42,15 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	rec := httptest.NewRecorder()
-	if r.Body == nil { // a server's requests have one
+	if r.Body == nil { // a server's requests have a body
 		r.Body = http.NoBody
 	}
-	w.handler.ServeHTTP(rec, r.WithContext(context.WithoutCancel(r.Context()))) // a server knows nothing of a client's context
+	w.handler.ServeHTTP(rec, r.WithContext(context.WithoutCancel(r.Context()))) // a server does not learn that the client's context has ended
 	resp, err := rec.Result(), error(nil)
 	if after != nil {
 		resp, err = after(op, n, resp)
 	}
-	if ctxErr := r.Context().Err(); ctxErr != nil { // as a network's transport does
+	if ctxErr := r.Context().Err(); ctxErr != nil { // as http.Transport does
 		return nil, ctxErr
 	}
 	return resp, err
@@ -121,7 +120,7 @@ var errCut = errors.New("connection reset by peer")
 
 func cutAll(string, int, *http.Request) (*http.Response, error) { return nil, errCut }
 
-// loseReply loses the answers to the first n requests of an op.
+// loseReply loses the answers to the first upTo requests of an operation.
 func loseReply(which string, upTo int) func(string, int, *http.Response) (*http.Response, error) {
 	return func(op string, n int, resp *http.Response) (*http.Response, error) {
 		if op == which && n <= upTo {

@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// What a lease has left is what is told; what ended has nothing left.
+// The remaining time in an answer counts from the time of the answer; a lease that has ended has none.
 func TestRemaining(t *testing.T) {
 	s := newSystem(t)
 	s.call("acquire", "a", `{"lease":"`+secret+`","ttl_ms":10000,"capacity":3,"permits":2,"metadata":{"x": 1}}`)
@@ -36,7 +36,7 @@ func TestRemaining(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.call("force-release", "a", `{"reason":"x"}`).Body), &forced); err != nil || len(forced.Released) != 1 || forced.Released[0].Remaining != 0 || forced.Released[0].Fence != h.Fence {
 		t.Errorf("%+v, %v", forced, err)
 	}
-	// A record that something else wrote is shown without what is no JSON.
+	// Stored metadata that is not JSON is not shown.
 	odd := lock.Lease{Terms: lock.Terms{Owner: "odd", Permits: 1, Metadata: "{"}, Fence: 9, ExpiresAt: s.now.Add(time.Minute).UnixMilli()}
 	s = newSystem(t, func(s *system, _ *api.Config) {
 		s.store = fixed{r: lock.Record{Capacity: 1, Rev: 1, Fence: 9, Holders: map[lock.LeaseKey]lock.Lease{"k": odd}}}
@@ -61,7 +61,7 @@ func TestPrincipalIsRecordedAndShown(t *testing.T) {
 	}
 }
 
-// A caller that chooses no lease gets a new one each time, from the system's randomness if nothing else is configured.
+// A caller that sends no lease gets a new one each time.
 func TestLeasesAreMade(t *testing.T) {
 	c, err := lock.New(lock.Config{Store: &lock.Memory{}})
 	if err != nil {
@@ -82,7 +82,8 @@ func TestLeasesAreMade(t *testing.T) {
 	}
 }
 
-// A list has 50 locks a page unless it asks for another number, held ones unless it asks for all, and goes on where it ended.
+// A list has 50 locks a page unless the request says otherwise, and only locks that are held unless it asks for all. A cursor
+// continues it.
 func TestLists(t *testing.T) {
 	s := newSystem(t)
 	for i := range 60 {

@@ -24,7 +24,7 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// A request of this process is served as a direct invocation is, and answered with HTTP's status.
+// A request of the same process is served as a direct invocation is, and answered with the status of HTTP.
 func TestCall(t *testing.T) {
 	s := newSystem(t)
 	for _, step := range []struct {

@@ -32,7 +32,7 @@ func BenchmarkAcquireRelease(b *testing.B) {
 	acquireHandler, releaseHandler := a.Handler(wire.OpAcquire), a.Handler(wire.OpRelease)
 	b.ReportAllocs()
 	n := 0
-	for b.Loop() { // each round a lease of its own, as a lease is used once
+	for b.Loop() { // each round uses a new lease
 		n++
 		lease := fmt.Appendf(nil, "secret-lease-%020d", n)
 		for _, call := range []struct {
@@ -47,7 +47,7 @@ func BenchmarkAcquireRelease(b *testing.B) {
 	}
 }
 
-// nowhere takes log lines, which are made in full, as in a function.
+// nowhere discards log records after they were encoded, as a function encodes them.
 type nowhere struct{}
 
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }

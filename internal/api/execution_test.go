@@ -8,8 +8,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A lease is bound to executions of the machines that are listed, in the coordinator's own account and region, and to those that
-// a Distributed Map of theirs started.
+// A lease can be bound to an execution of a listed state machine in the coordinator's account and region, and to those that a
+// Distributed Map of it started.
 func TestExecutions(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	for _, test := range []struct{ execution, says string }{
@@ -68,13 +68,13 @@ func TestExecutions(t *testing.T) {
 			}
 		}
 	}
-	// Outside Lambda nobody knows the coordinator's own account: any is taken.
+	// Outside Lambda the coordinator does not know its account, and accepts every one.
 	s := newSystem(t, machines("*"))
 	resp := s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)
 	if resp.StatusCode != 200 {
 		t.Error(resp.Body)
 	}
-	// With no machine listed there is nothing to bind to.
+	// Without a listed state machine no lease can be bound.
 	s = newSystem(t)
 	if p := s.problem(s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)); p.Field != "execution" {
 		t.Errorf("%+v", p)

@@ -30,7 +30,7 @@ func fuzzAPI(f *testing.F) *api.API {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9._:@+=-]{1,255}$`)
 
-// A name is accepted if and only if it matches the contract's pattern.
+// A name is accepted if and only if it matches the pattern of the contract.
 func FuzzName(f *testing.F) {
 	for _, s := range []string{"a", "deploy:prod", "a/b", "a%2Fb", "ä", "", "a\x00", strings.Repeat("n", 255), strings.Repeat("n", 256)} {
 		f.Add(s)
@@ -42,7 +42,7 @@ func FuzzName(f *testing.F) {
 	})
 }
 
-// A body is accepted only if an independent reading of the contract accepts it; whatever it is, the answer is one.
+// A body is accepted only if an independent check against the contract accepts it. Every body has an answer.
 func FuzzAcquireBody(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `{"lease":"my-secret-lease-0001","owner":"me","ttl_ms":1000,"metadata":{"a":[1,{"b":null}]},"capacity":3,"permits":2}`,
@@ -58,7 +58,7 @@ func FuzzAcquireBody(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if !utf8.Valid(body) {
-			return // the event is JSON: such a body cannot reach us but in base64
+			return // such a body can only arrive in base64, since the event is JSON
 		}
 		event.Body = string(body)
 		payload, err := json.Marshal(event)
@@ -82,14 +82,14 @@ func FuzzAcquireBody(f *testing.F) {
 	})
 }
 
-// textBars are the characters that no owner has, loneSurrogate a half of a pair without the other (as far as the fuzzer's bodies
-// go: no backslash before it).
+// textBars matches the characters that an owner may not have. loneSurrogate matches a text that is an escape for half of a surrogate
+// pair.
 var (
 	textBars      = regexp.MustCompile(`[\x00-\x1f\x7f-\x{9f}\x{2028}-\x{202e}\x{2066}-\x{2069}]`)
 	loneSurrogate = regexp.MustCompile(`^"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"$`)
 )
 
-// wellFormed reads a body by the contract, in another way than the code does.
+// wellFormed checks a body against the contract, and shares no code with the package.
 func wellFormed(body []byte) bool {
 	if len(body) > 16384 || !json.Valid(body) {
 		return false

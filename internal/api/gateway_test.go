@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// The events that the functions come with are API Gateway's, and are answered.
+// The example events of the functions are API Gateway's, and are served.
 func TestFunctionEvents(t *testing.T) {
 	for dir, op := range map[string]string{
 		"acquire": "acquire", "renew": "renew", "release": "release", "status": "status", "forcerelease": "force-release",
@@ -33,8 +33,8 @@ func TestFunctionEvents(t *testing.T) {
 	}
 }
 
-// An event of API Gateway's shape is believed only where API Gateway sends it: to the function itself. Through an alias or a
-// version, which callers are allowed to invoke, it changes nothing, and what it says of its caller is not even logged.
+// The caller in an event of API Gateway is believed only if the function itself was invoked. An event that is sent to an alias or a
+// version, which callers may be allowed to invoke, is refused, and its caller is not logged.
 func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
 	const function = "arn:aws:lambda:eu-west-1:123456789012:function:f"
 	const forger = "arn:aws:iam::123456789012:user/other"
@@ -88,7 +88,7 @@ func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
 	}
 }
 
-// Every answer has a request id, also where neither API Gateway nor Lambda gives one.
+// Every answer has a request id, even if neither API Gateway nor Lambda gives one.
 func TestRequestIDIsNeverEmpty(t *testing.T) {
 	s := newSystem(t)
 	resp := s.call("renew", "a", `{}`, func(e *events.APIGatewayV2HTTPRequest) { e.RequestContext.RequestID = "" })
@@ -128,7 +128,7 @@ func TestContentTypes(t *testing.T) {
 	}
 }
 
-// A query is as strict as a body, and a signature in it is no field.
+// A query is checked as strictly as a body. The parameters of a signature are ignored.
 func TestQueries(t *testing.T) {
 	signature := []string{"X-Amz-Algorithm", "AWS4-HMAC-SHA256", "X-Amz-Signature", "0", "x-amz-security-token", "t"}
 	for _, test := range []struct {
@@ -174,7 +174,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// A query's fields are all read, in whatever order they come beside a signature's.
+// All parameters of a query are read, in any order, beside those of a signature.
 func TestSignedQueries(t *testing.T) {
 	s := newSystem(t)
 	kv := []string{"state", "free"}

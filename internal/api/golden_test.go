@@ -14,10 +14,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// madeLease is a lease that the API chose, as rand.Text writes it.
+// madeLease matches a lease that the API made, in the form of rand.Text.
 var madeLease = regexp.MustCompile(`"lease": "[A-Z2-7]{26,}"`)
 
-// Every answer, byte by byte.
+// Every answer equals its golden file, byte by byte.
 func TestGolden(t *testing.T) {
 	s := newSystem(t)
 	acquire := `{"lease":"` + secret + `","owner":"worker <1> & co","ttl_ms":30000,"metadata":{"build": 7, "big": 12345678901234567890}}`

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Bad input gets a problem that names the field and says what would be right, and changes nothing.
+// A request that is not valid gets a problem that names the field and says what would be valid. It changes nothing.
 func TestBadInput(t *testing.T) {
 	const lease = `"lease":"` + secret + `"`
 	deep := strings.Repeat(`{"a":`, 8) + "1" + strings.Repeat("}", 8)
@@ -104,7 +104,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// What is at a limit is still accepted.
+// A value at a limit is accepted.
 func TestLimitsAreInclusive(t *testing.T) {
 	s := newSystem(t)
 	deep := strings.Repeat(`{"a":`, 7) + "{}" + strings.Repeat("}", 7)
@@ -125,7 +125,7 @@ func TestLimitsAreInclusive(t *testing.T) {
 	}
 }
 
-// What people write is kept as they wrote it.
+// Texts of people are stored as they were sent.
 func TestTextsAreKept(t *testing.T) {
 	for _, owner := range []string{"👩\u200d👩\u200d👧", "می\u200cخواهم", "10\u00a0000", "a<b>&\"c\\", "\u05e9\u200f", ""} {
 		s := newSystem(t)
@@ -153,7 +153,7 @@ func TestTextsAreKept(t *testing.T) {
 	}
 }
 
-// What would act on whoever reads it is refused, and so is half a character.
+// Texts that would affect a reader's terminal, or that have half of a surrogate pair, are refused.
 func TestTextsThatAreRefused(t *testing.T) {
 	for _, test := range []struct{ op, body, field, says string }{
 		{"acquire", `{"owner":"a\nb"}`, "owner", "U+000A"},
@@ -200,7 +200,7 @@ func TestTextsThatAreRefused(t *testing.T) {
 	}
 }
 
-// A name that a URL spelled in a way that gateways read differently is refused, and the text says how to spell it.
+// A name whose spelling in a URL is ambiguous is refused, and the text says how to spell it.
 func TestSpellingOfNames(t *testing.T) {
 	s := newSystem(t)
 	for name, says := range map[string]string{"a b": "spell it %2B", "a%2Bb": "once, not twice", "a b%20": "spell it %2B"} {
@@ -223,7 +223,7 @@ func TestSpellingOfNames(t *testing.T) {
 	}
 }
 
-// A TTL goes from a second to what the deployment allows: a day unless it says otherwise, seven at most.
+// A TTL is from a second to the maximum of the deployment, which is a day by default and seven days at most.
 func TestTTLLimits(t *testing.T) {
 	for _, test := range []struct {
 		least, most time.Duration
@@ -263,7 +263,7 @@ func TestTTLLimits(t *testing.T) {
 	}
 }
 
-// A lease of an execution is looked at every 15 minutes, if the request does not say how often; any other lasts a minute.
+// The default TTL is a minute, and 15 minutes for a lease of an execution.
 func TestDefaultTTL(t *testing.T) {
 	const execution = `{"execution":"arn:aws:states:eu-west-1:123456789012:execution:Deploy:n"%s}`
 	for _, test := range []struct {
@@ -284,7 +284,7 @@ func TestDefaultTTL(t *testing.T) {
 	}
 }
 
-// Limits that packages wire and lock both need, and that neither can import from the other, are the same.
+// Limits that wire and lock both define, since neither imports the other, are equal.
 func TestLimitsAgree(t *testing.T) {
 	if wire.MaxMetadata != lock.MaxMetadata {
 		t.Errorf("metadata: %d bytes on the wire, %d in a record", wire.MaxMetadata, lock.MaxMetadata)

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A direct invocation is the same request with the name in it, and fails with Lambda errors.
+// A direct invocation is the same request with the name in the payload. It fails with Lambda's form of errors.
 func TestDirectInvocation(t *testing.T) {
 	s := newSystem(t)
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "direct-1"})
@@ -50,7 +50,7 @@ func TestDirectInvocation(t *testing.T) {
 	}
 }
 
-// An alias that carries a pattern serves its locks alone.
+// An alias with a pattern serves only the locks that match it.
 func TestAliasServesItsLocks(t *testing.T) {
 	s := newSystem(t)
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{
@@ -79,7 +79,7 @@ func TestAliasServesItsLocks(t *testing.T) {
 	}
 }
 
-// What is not API Gateway's event of format 2.0 is a direct invocation, and strict.
+// A payload that is not API Gateway's event of format 2.0 is a direct invocation, and is decoded strictly.
 func TestWhatIsAnEvent(t *testing.T) {
 	for payload, says := range map[string]string{
 		`{"version":"1.0","requestContext":{"http":{"method":"POST"}}}`:   `"field":"name"`,

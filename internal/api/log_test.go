@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The log says who did what to which lease, and never a secret.
+// The log says which caller did what with which lease, and contains no secret.
 func TestLog(t *testing.T) {
 	s := newSystem(t)
 	s.call("acquire", "a", `{"lease":"`+secret+`","owner":"me","metadata":{"x":1}}`)
@@ -52,7 +52,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// A request's log record is its metrics too, in CloudWatch's embedded metric format, with few dimensions.
+// The log record of a request is also its metrics, in CloudWatch's embedded metric format and with few dimensions.
 func TestMetrics(t *testing.T) {
 	s := newSystem(t, func(_ *system, c *api.Config) { c.Metrics = "Holdfast/test" })
 	s.call("acquire", "deploy:prod", `{"lease":"`+secret+`"}`)
@@ -94,7 +94,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// A lease's life is counted when it is given back, and only then; a wrong clock is counted.
+// A release measures how long the lease was held; nothing else does. A wrong clock is counted.
 func TestWhatIsMeasured(t *testing.T) {
 	withMetrics := func(_ *system, c *api.Config) { c.Metrics = "Holdfast/test" }
 	names := func(r map[string]any) string {
@@ -130,7 +130,7 @@ func TestWhatIsMeasured(t *testing.T) {
 	}
 }
 
-// Who asked is recorded with every write: the caller over HTTP, nobody for a direct invocation.
+// Every write records its caller: the principal over HTTP, and none for a direct invocation.
 func TestWhoAskedIsRecorded(t *testing.T) {
 	const alice = "arn:aws:iam::123456789012:user/alice"
 	s := newSystem(t)

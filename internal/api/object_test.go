@@ -7,7 +7,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// What is wrong with a body is told by field, and quoted no longer than people read.
+// A problem about a body names the field, and quotes at most 40 bytes.
 func TestBodies(t *testing.T) {
 	long := strings.Repeat("k", 5000)
 	brief := strings.Repeat("k", 40) + "…"
@@ -76,7 +76,7 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// The body's limit counts what was sent, decoded, and is inclusive.
+// The limit of a body counts the decoded bytes, and is inclusive.
 func TestBodyLimit(t *testing.T) {
 	for size, status := range map[int]int{wire.MaxBody: 200, wire.MaxBody + 1: 413} {
 		s := newSystem(t)

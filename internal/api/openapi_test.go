@@ -32,7 +32,7 @@ func document(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// conforms holds a request that was accepted, and every answer, against the document.
+// conforms checks a request that was accepted, and every answer, against the document.
 func conforms(t *testing.T, op, body string, resp events.APIGatewayV2HTTPResponse) {
 	t.Helper()
 	doc := document(t)
@@ -72,7 +72,7 @@ func decoded(t *testing.T, s string) (v any) {
 	return v
 }
 
-// The document has the very fields of the wire, required where they are always there.
+// The document has exactly the fields of package wire. Fields that are always present are required.
 func TestDocumentHasTheWiresFields(t *testing.T) {
 	doc := document(t)
 	for name, v := range map[string]any{
@@ -104,7 +104,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 	}
 }
 
-// The document has the very limits of the wire.
+// The document has exactly the limits of package wire.
 func TestDocumentHasTheWiresLimits(t *testing.T) {
 	schemas := document(t).Components.Schemas
 	get := func(path string) *openapi3.Schema {

@@ -15,12 +15,12 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A problem's code, detail and times follow from the error, and the same ones come with the header.
+// A problem's code, detail and times follow from the error, and the Retry-After header from the problem.
 func TestProblems(t *testing.T) {
 	holders := []lock.Lease{{Terms: lock.Terms{Owner: "x"}, Fence: 7, ExpiresAt: 5000}, {Terms: lock.Terms{Owner: "gone"}, Fence: 8, ExpiresAt: 900}}
 	for name, test := range map[string]struct {
 		err    error
-		want   wire.Problem // without what all have in common
+		want   wire.Problem // without the members that all have
 		header string
 	}{
 		"held": {
@@ -68,7 +68,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// Faults say that nothing is known and when to come back; the inside stays in the log.
+// The problem of a fault says that the outcome is unknown and when to retry. The cause of the fault is only in the log.
 func TestFaults(t *testing.T) {
 	for name, test := range map[string]struct {
 		err   error
@@ -107,7 +107,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Limits that pass when others leave say so, with the number and a time to come back, and are no faults.
+// The problem of a full queue or record has the number and a time to retry, and is not logged as an error.
 func TestFullIsAnAnswer(t *testing.T) {
 	for name, test := range map[string]struct {
 		err  error
@@ -130,7 +130,7 @@ func TestFullIsAnAnswer(t *testing.T) {
 	}
 }
 
-// Contention and lost leases are answers: logged, never as errors.
+// A held lock and a lost lease are not logged as errors.
 func TestContentionIsNoError(t *testing.T) {
 	s := newSystem(t)
 	s.call("acquire", "a", `{}`)
@@ -141,7 +141,7 @@ func TestContentionIsNoError(t *testing.T) {
 	}
 }
 
-// hanging is a store that answers when the request's time is up.
+// hanging is a store that answers when the request's context ends.
 type hanging struct{ failing }
 
 func (hanging) Apply(ctx context.Context, _ string, _ lock.Command) (lock.Reply, error) {

@@ -24,7 +24,7 @@ const secret = "secret-of-the-first-lease"
 
 const ownFunction = "arn:aws:lambda:eu-west-1:123456789012:function:acquire"
 
-// system is the API over the memory store, on a clock that only the test moves.
+// A system is the API over the memory store, with a clock that only the test moves.
 type system struct {
 	*api.API
 	t     *testing.T
@@ -54,7 +54,7 @@ func (s *system) handler(op string) lambda.Handler { return s.Handler(wire.Op(op
 
 type change func(*events.APIGatewayV2HTTPRequest)
 
-// call sends a request as API Gateway does.
+// call sends a request in the form of API Gateway's event.
 func (s *system) call(op, name, body string, changes ...change) events.APIGatewayV2HTTPResponse {
 	s.t.Helper()
 	e := events.APIGatewayV2HTTPRequest{
@@ -99,7 +99,7 @@ func (s *system) invoke(op string, payload []byte) (resp events.APIGatewayV2HTTP
 	return resp
 }
 
-// invokeAs invokes a function directly, in Lambda, by an ARN of it.
+// invokeAs invokes a function directly by an ARN.
 func (s *system) invokeAs(function, op, payload string) (string, *wire.Problem) {
 	s.t.Helper()
 	ctx := lambdacontext.NewContext(s.t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "direct-1", InvokedFunctionArn: function})
@@ -126,7 +126,7 @@ func (s *system) problem(resp events.APIGatewayV2HTTPResponse) (p wire.Problem) 
 	return p
 }
 
-// records are the log's.
+// records returns the records of the log, and empties it.
 func (s *system) records() (list []map[string]any) {
 	s.t.Helper()
 	for line := range strings.Lines(s.log.String()) {
@@ -140,7 +140,7 @@ func (s *system) records() (list []map[string]any) {
 	return list
 }
 
-// holder is the lock's only one, as it is stored.
+// holder returns the stored lease of a lock that has one holder.
 func (s *system) holder(name string) (h lock.Lease) {
 	s.t.Helper()
 	r, err := s.store.Get(s.t.Context(), name)
@@ -176,7 +176,7 @@ func machines(list ...string) func(*system, *api.Config) {
 	return func(_ *system, c *api.Config) { c.Machines = list }
 }
 
-// failing is a store whose every call fails; without an error, writes panic.
+// failing is a store whose calls fail with err; if err is nil, writes panic.
 type failing struct{ err error }
 
 func (f failing) Get(context.Context, string) (lock.Reply, error) { return lock.Reply{}, f.err }

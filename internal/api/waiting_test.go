@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Over HTTP a waiter polls: it is told its place, keeps it, and leaves by a release.
+// A waiter over HTTP polls, learns its place, keeps it, and leaves the queue by a release.
 func TestWaitingOverHTTP(t *testing.T) {
 	s := newSystem(t)
 	s.call("acquire", "a", `{"lease":"`+secret+`","owner":"first"}`)
@@ -39,7 +39,7 @@ func TestWaitingOverHTTP(t *testing.T) {
 	}
 }
 
-// Durable waiting is for direct invocations: the answer is a place in the queue, and a callback tells of the grant.
+// A waiter with a task token or a callback id must be invoked directly. It gets a place in the queue, and the grant by callback.
 func TestTokens(t *testing.T) {
 	const lease = `"name":"a","lease":"` + secret + `"`
 	for _, test := range []struct{ payload, field, says string }{
@@ -89,7 +89,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// Who has no place in the queue is not told that it waits: nobody would ever call it back.
+// A caller without a place in the queue does not get the answer "queued": it would wait forever.
 func TestNoPlaceIsNotQueued(t *testing.T) {
 	for _, test := range []struct {
 		fields string

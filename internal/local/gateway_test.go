@@ -26,7 +26,7 @@ func newGateway(t *testing.T) *Gateway {
 	return NewGateway(a, log)
 }
 
-// Paths are handed on as API Gateway does it.
+// Paths have the form in which API Gateway passes them on.
 func TestRawPath(t *testing.T) {
 	for path, want := range map[string]string{
 		"/v1/locks/a": "/v1/locks/a", "/v1/locks/deploy%3Aprod": "/v1/locks/deploy:prod", "/v1/locks/a%2Bb+c": "/v1/locks/a+b+c",

@@ -9,12 +9,12 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Programs get through, and web pages do not: neither under a name that resolves to this machine, nor from elsewhere.
+// Requests of programs pass. Those of web pages do not, neither under a name that resolves to this machine nor from another site.
 func TestGuard(t *testing.T) {
 	for _, test := range []struct {
 		host    string
 		headers map[string]string
-		field   string // refused for this; empty: let through
+		field   string // the field of the problem; empty if the request passes
 	}{
 		{"127.0.0.1:7420", nil, ""},
 		{"localhost:7420", nil, ""},
@@ -23,8 +23,8 @@ func TestGuard(t *testing.T) {
 		{"x.localhost:7420", nil, ""},
 		{"[::1]:7420", nil, ""},
 		{"[::1]", nil, ""},
-		{"192.168.1.7:7420", nil, ""}, // an address is no name to rebind
-		{"holdfast:7420", nil, ""},    // allowed by name
+		{"192.168.1.7:7420", nil, ""}, // DNS rebinding needs a name
+		{"holdfast:7420", nil, ""},    // in hosts
 		{"Holdfast.:1", nil, ""},
 		{"evil.example:7420", nil, "host"},
 		{"evil.example", nil, "host"},
@@ -64,7 +64,7 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// The events' route is there, and in the list of routes, only where there are events.
+// The route of the events exists, and is listed, only if there are events.
 func TestEventsRoute(t *testing.T) {
 	g := newGateway(t)
 	get := func(method, path string) *httptest.ResponseRecorder {

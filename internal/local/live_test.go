@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// A reader is a connection whose writes can be made to fail.
+// A reader is a connection of a reader of events. Its writes can be made to fail.
 type reader struct {
 	mu       sync.Mutex
 	header   http.Header
@@ -59,7 +59,7 @@ func (r *reader) text() string {
 	return r.body.String()
 }
 
-// read has a hub serve a reader until ctx ends; done is closed then.
+// read makes a hub serve a reader until ctx ends, and then closes done.
 func read(ctx context.Context, h *hub, r *reader, query string) (done chan bool) {
 	done = make(chan bool)
 	go func() {
@@ -76,7 +76,7 @@ func (h *hub) count() int {
 	return len(h.readers)
 }
 
-// A reader hears of the locks below its prefix, and otherwise that the connection is alive.
+// A reader gets the events of the locks below its prefix, and a comment after a time without events.
 func TestEventsOfAPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(slog.New(slog.DiscardHandler))
@@ -113,7 +113,7 @@ func TestEventsOfAPrefix(t *testing.T) {
 	})
 }
 
-// A reader that does not take what it is sent loses its place, and there are at most so many.
+// A reader whose connection fails is removed, and the number of readers is limited.
 func TestEventReadersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(slog.New(slog.DiscardHandler))
@@ -129,7 +129,7 @@ func TestEventReadersAreBounded(t *testing.T) {
 			t.Errorf("one more than the most: %d %v", late.status, late.header)
 		}
 		stuck.mu.Lock()
-		stuck.broken = true // its write ran into the deadline
+		stuck.broken = true // as after a write deadline
 		stuck.mu.Unlock()
 		time.Sleep(heartbeat + time.Second)
 		<-stuckDone
@@ -143,7 +143,7 @@ func TestEventReadersAreBounded(t *testing.T) {
 	})
 }
 
-// A reader that falls too far behind is cut off.
+// A reader that falls too far behind is disconnected.
 func TestSlowEventReaders(t *testing.T) {
 	h := newHub(slog.New(slog.DiscardHandler))
 	messages := h.join("")

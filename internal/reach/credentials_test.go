@@ -13,7 +13,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
-// Credentials that are missing last; a source of them that is away passes, and so does whatever happens once there were some.
+// Missing credentials are a refusal. A source of credentials that fails for the moment is not, and neither is any failure after
+// credentials were found once.
 func TestCredentials(t *testing.T) {
 	unreachable := &url.Error{Op: "Post", URL: "https://sts.test", Err: &net.OpError{Op: "dial", Err: errors.New("connection refused")}}
 	keys := aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}

@@ -32,8 +32,8 @@ func post(ctx context.Context, t *testing.T, c *reach.Client, url string) (*http
 	return resp, err
 }
 
-// No redirect is followed, whatever kind it is and whoever's client it is: the request would carry its secret along. The
-// refusal names the host that it was sent to, and nothing more of the target.
+// No redirect is followed, whatever its status and the HTTP client: the request would carry its secret along. The refusal names
+// only the host of the target.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	var elsewhere atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
@@ -62,7 +62,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// buildable is as the SDK's BuildableClient.
+// buildable has the methods of the SDK's BuildableClient.
 type buildable struct{ transport *http.Transport }
 
 func (b buildable) Do(*http.Request) (*http.Response, error) {
@@ -71,7 +71,7 @@ func (b buildable) Do(*http.Request) (*http.Response, error) {
 func (b buildable) GetTransport() *http.Transport { return b.transport }
 func (b buildable) GetTimeout() time.Duration     { return 0 }
 
-// A 304, or a redirect without a target, is an answer like another.
+// A 304, and a redirect without a target, are returned as answers.
 func TestAnswerThatIsNoRedirect(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }))
 	defer server.Close()
@@ -82,8 +82,8 @@ func TestAnswerThatIsNoRedirect(t *testing.T) {
 	}
 }
 
-// A request that timed out leaves its connection to no other: neither over HTTP/2, where many share one, nor over HTTP/1.1,
-// where idle ones wait. What is in flight on a new connection meanwhile is not disturbed by others' time-outs.
+// No request uses the connection of a request that timed out: neither over HTTP/2, where requests share one, nor over HTTP/1.1,
+// where idle ones are kept. Requests on new connections are not affected by time-outs on old ones.
 func TestConnectionsAfterATimeOut(t *testing.T) {
 	for _, version := range []string{"HTTP/2.0", "HTTP/1.1"} {
 		t.Run(version, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 			r.Cut()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			if n := all(ctx); n == 0 || version == "HTTP/2.0" && n != 4 { // over HTTP/1.1 some may have opened new ones
+			if n := all(ctx); n == 0 || version == "HTTP/2.0" && n != 4 { // over HTTP/1.1 some may have opened new connections
 				t.Errorf("%d requests failed on connections that were cut", n)
 			}
 			if n := all(t.Context()); n != 0 { // on a dead connection these would hang
@@ -135,7 +135,7 @@ func TestConnectionsAfterATimeOut(t *testing.T) {
 	}
 }
 
-// A body that stops coming is a time-out too.
+// A body that stops arriving is a time-out too.
 func TestBodyThatHangs(t *testing.T) {
 	hang := make(chan struct{})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -176,7 +176,7 @@ func TestBodyThatHangs(t *testing.T) {
 	}
 }
 
-// A request that its caller gave up leaves the connection alone.
+// A request that its caller cancels does not end its connection.
 func TestCancelledRequestKeepsConnections(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
@@ -208,7 +208,7 @@ func TestCancelledRequestKeepsConnections(t *testing.T) {
 	}
 }
 
-// dialTo makes a client whose every connection fails, or goes, as dial says.
+// dialTo makes a client whose connections are made by dial.
 func dialTo(base *http.Transport, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *reach.Client {
 	t := base.Clone()
 	t.DialContext = dial
@@ -221,7 +221,7 @@ func dialError(err error) *reach.Client {
 	})
 }
 
-// What lasts is told from what passes, and says what to change.
+// Failures that last are told from those that may pass, and say what to change.
 func TestRefusals(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
@@ -244,7 +244,7 @@ func TestRefusals(t *testing.T) {
 	for what, test := range map[string]struct {
 		client *reach.Client
 		url    string
-		says   string // empty: it may pass
+		says   string // empty: the failure may pass
 	}{
 		"unknown host":        {dialError(&net.DNSError{Name: "nosuch.test", IsNotFound: true}), "http://nosuch.test", "there is no host nosuch.test"},
 		"name server away":    {dialError(&net.DNSError{Name: "nosuch.test", IsTemporary: true}), "http://nosuch.test", ""},
@@ -267,7 +267,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// newTalker listens, and greets each client that says something.
+// newTalker listens, and sends a greeting to each client that has sent a byte.
 func newTalker(t *testing.T, greeting string) string {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -282,7 +282,7 @@ func newTalker(t *testing.T, greeting string) string {
 				return
 			}
 			work.Go(func() {
-				_, _ = c.Read(make([]byte, 1)) // what comes before the request is no answer to it
+				_, _ = c.Read(make([]byte, 1)) // bytes that arrive before the request are not an answer to it
 				_, _ = io.WriteString(c, greeting)
 				_, _ = io.Copy(io.Discard, c)
 				_ = c.Close()
@@ -292,7 +292,7 @@ func newTalker(t *testing.T, greeting string) string {
 	return l.Addr().String()
 }
 
-// Once the service has answered, the same failure is an outage: it worked before as it is set up.
+// After the service has answered once, the same failure is an outage.
 func TestOutageAfterAnAnswer(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -313,8 +313,8 @@ func TestOutageAfterAnAnswer(t *testing.T) {
 	}
 }
 
-// A proxy of the environment gets no plain HTTP, which it could read. (ProxyFromEnvironment reads the environment once, so
-// that the test looks at what the transport asks it.)
+// The environment's proxy gets no plain HTTP, which it could read. (ProxyFromEnvironment reads the environment once, so the test
+// checks the transport's function.)
 func TestNoProxyForPlainHTTP(t *testing.T) {
 	if url, err := reach.ProxyForTLS(httptest.NewRequest(http.MethodPost, "http://holdfast.test/", nil)); url != nil || err != nil {
 		t.Errorf("%v, %v", url, err)

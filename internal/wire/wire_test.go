@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Every byte, and lengths at their limits.
+// Names with each byte, and with lengths at the limits.
 func TestCheckName(t *testing.T) {
 	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:@+=-"
 	for c := range 256 {
@@ -64,11 +64,11 @@ func TestCheckLease(t *testing.T) {
 	}
 }
 
-// Text of every script is accepted; what would act on a terminal, or reorder what is around it, is not.
+// Text of every script is accepted. Characters that affect a terminal or reorder the text around them are refused.
 func TestCheckText(t *testing.T) {
 	for _, test := range []struct {
 		text         string
-		owner, lines string // what is wrong with it as one line, and as several
+		owner, lines string // what is wrong with the text as one line, and as several lines
 	}{
 		{"", "", ""},
 		{"job 42 <a@b> & \"c\"", "", ""},
@@ -141,7 +141,7 @@ func TestCheckToken(t *testing.T) {
 	}
 }
 
-// Each code has a status, a title and an errorType of its own. Only what the contract says shares one.
+// Each code has its own status, title and errorType, except for those that share one by the contract.
 func TestCodes(t *testing.T) {
 	want := map[wire.Code]struct {
 		status    int
@@ -232,7 +232,7 @@ func TestDirectRequest(t *testing.T) {
 	}
 }
 
-// The limits are the contract's.
+// The limits are those of the contract.
 func TestLimits(t *testing.T) {
 	got := []any{
 		wire.MaxName, wire.MinLease, wire.MaxLease, wire.MaxOwner, wire.MaxMetadata, wire.MaxMetadataDepth, wire.MaxCapacity, wire.MaxReason,
@@ -249,7 +249,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Each operation has a route of its own, and a function: list shares that of status.
+// Each operation has its own route and function, except that list shares the function of status.
 func TestOps(t *testing.T) {
 	want := map[wire.Op]struct {
 		method, path string

@@ -12,8 +12,8 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// With no service at all: the table is made by one call, and locks are taken in it. (The example runs on DynamoDB Local; in
-// AWS leave Endpoint and Credentials out.)
+// CreateTable makes the table, and the client uses it without a deployed coordinator. The example uses DynamoDB Local; in AWS leave
+// out Endpoint and Credentials.
 func ExampleNew() {
 	ctx := context.Background()
 
@@ -25,7 +25,7 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := table.CreateTable(ctx); err != nil { // once; a repetition changes nothing
+	if err := table.CreateTable(ctx); err != nil { // needed once; repeating it changes nothing
 		log.Fatal(err)
 	}
 	client, err := lockclient.New(lockclient.Config{Transport: table})

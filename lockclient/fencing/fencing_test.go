@@ -51,7 +51,7 @@ func (d *table) key() map[string]types.AttributeValue {
 	return map[string]types.AttributeValue{"id": str("daily")}
 }
 
-// set writes a text under a guard, with a condition of its own if there is one.
+// set writes a text under a guard, with a condition of its own unless that is empty.
 func (d *table) set(g fencing.Guard, text, condition string) error {
 	in := &dynamodb.UpdateItemInput{
 		TableName: &d.name, Key: d.key(), UpdateExpression: aws.String("REMOVE draft SET #t = :t"),
@@ -78,8 +78,8 @@ func (d *table) text() string {
 	return s.Value
 }
 
-// A holder that was paused for longer than its lease wakes and writes: the table refuses it, because the next holder has
-// written with a higher token.
+// The table refuses the write of a holder that was paused for longer than its lease, because the next holder has written with a
+// higher token.
 func TestPausedHolderIsRefused(t *testing.T) {
 	locks := locktest.New(t)
 	d := newTable(t)
@@ -88,7 +88,7 @@ func TestPausedHolderIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := fencing.Guard{Fence: paused.Fence()}
-	for _, text := range []string{"draft", "first"} { // a holder writes as often as it likes
+	for _, text := range []string{"draft", "first"} { // a holder may write repeatedly
 		if err := d.set(first, text, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func TestPausedHolderIsRefused(t *testing.T) {
 	}
 
 	if err := paused.Err(); err != nil {
-		t.Fatalf("this holder should not know yet: %v", err) // it woke up between its check and its write
+		t.Fatalf("this holder should not know yet: %v", err) // the pause was between its check and its write
 	}
 	err = d.set(first, "stale", "")
 	if !first.Stale(err) {
@@ -111,8 +111,8 @@ func TestPausedHolderIsRefused(t *testing.T) {
 	}
 }
 
-// Each kind of write is refused to an older holder, passes for the same and for a newer one, and a failure that is the
-// caller's own is not called stale.
+// Each kind of write is refused to an older holder, and succeeds for the same holder and a newer one. The failure of the caller's
+// own condition is not stale.
 func TestGuards(t *testing.T) {
 	older, same, newer := fencing.Guard{Fence: 4, Attribute: "token"}, fencing.Guard{Fence: 5, Attribute: "token"}, fencing.Guard{Fence: 6, Attribute: "token"}
 	writes := map[string]func(d *table, g fencing.Guard) error{
@@ -180,7 +180,7 @@ func TestGuards(t *testing.T) {
 	if _, failed := errors.AsType[*types.ConditionalCheckFailedException](err); !failed || same.Stale(err) {
 		t.Errorf("the caller's own condition: %v", err)
 	}
-	if err := d.set(same, "x", "attribute_not_exists(id) OR attribute_exists(id)"); err != nil { // the OR stays inside
+	if err := d.set(same, "x", "attribute_not_exists(id) OR attribute_exists(id)"); err != nil { // the OR applies to the caller's condition only
 		t.Error(err)
 	}
 	err = d.set(older, "x", "attribute_not_exists(nothing) OR attribute_exists(id)")
@@ -200,7 +200,7 @@ func TestExampleOfTheDocs(t *testing.T) {
 	input := &dynamodb.UpdateItemInput{TableName: &d.name, Key: d.key()}
 	write := func() error {
 		guard := fencing.Guard{Fence: lease.Fence()}
-		guard.Update(input) // adds the condition, and the token to what is set
+		guard.Update(input) // adds the condition and the token
 		_, err := table.UpdateItem(ctx, input)
 		if guard.Stale(err) {
 			return lockclient.ErrLost // a newer holder has written this item: stop

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
-// The functions' names or ARNs come from the stack; cfg is the AWS SDK's configuration.
+// The names or ARNs of the functions are outputs of the stack. cfg is the AWS SDK's configuration.
 func ExampleNew() {
 	cfg := aws.Config{Region: "eu-west-1"}
 

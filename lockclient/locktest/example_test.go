@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/locktest"
 )
 
-// report is the code under test: it works step by step, and stops when it has lost its lock.
+// report is the code under test. It works in steps, and stops when it has lost its lock.
 func report(ctx context.Context, client *lockclient.Client) error {
 	return client.Do(ctx, "report:daily", lockclient.Options{}, func(ctx context.Context, _ *lockclient.Lease) error {
 		for range 1000 {

@@ -74,7 +74,7 @@ func TestControls(t *testing.T) {
 	})
 }
 
-// Waiting for minutes takes few requests, and what is waited for is heard of at once: a release, an expiry, a clock moved on.
+// A wait of minutes takes few requests, and ends at once after a release, an expiry, or a change of the clock.
 func TestWaitingIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		locks := locktest.New(t)
@@ -116,7 +116,7 @@ func TestWaitingIsQuiet(t *testing.T) {
 	})
 }
 
-// Many waiters take their turns without a storm of requests.
+// Many waiters take their turns with few requests.
 func TestManyWaitersAreQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		locks := locktest.New(t)
@@ -142,7 +142,7 @@ func TestManyWaitersAreQuiet(t *testing.T) {
 	})
 }
 
-// A request that is kept ends with its sender's context; TryAcquire is never kept; a client may ask at its own pace.
+// A poll that is kept ends with its context. TryAcquire is never kept.
 func TestWaitingEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		locks := locktest.New(t)

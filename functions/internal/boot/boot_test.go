@@ -8,7 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
-// A setting that is missing or wrong is named.
+// The error names a setting that is missing or wrong.
 func TestSettings(t *testing.T) {
 	full := map[string]string{"HOLDFAST_TABLE": "locks", "HOLDFAST_MAX_TTL_MS": "3600000"}
 	for _, test := range []struct{ set, to, says string }{
