@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -123,15 +124,27 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = []string{
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x",
-		"HOLDFAST_TABLE=t", "HOLDFAST_ENDPOINT=" + server.URL, "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
+		"HOLDFAST_TABLE=locks", "HOLDFAST_ENDPOINT=" + server.URL, "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
 	}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	begin = time.Now()
 	if err := cmd.Start(); err != nil {
 		return 0, 0, 0, err
 	}
-	ready, answered = <-times, <-times
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for _, t := range []*time.Duration{&ready, &answered} {
+		select {
+		case *t = <-times:
+		case <-ended:
+			return 0, 0, 0, fmt.Errorf("it ended without an answer: %s", bytes.TrimSpace(said.Bytes()))
+		case <-ctx.Done():
+			return 0, 0, 0, fmt.Errorf("no answer within a minute: %s", bytes.TrimSpace(said.Bytes()))
+		}
+	}
 	cancel()
-	_ = cmd.Wait()
+	<-ended
 	server.CloseClientConnections()
 	server.Close()
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
