@@ -246,3 +246,17 @@ func TestInspect(t *testing.T) {
 		t.Errorf("TTL refused: %v", err)
 	}
 }
+
+// Names and ARNs of tables, at the limits of their length.
+func TestValidTable(t *testing.T) {
+	const arn = "arn:aws-us-gov:dynamodb:us-gov-west-1:111122223333:table/"
+	for text, want := range map[string]bool{
+		"abc": true, "ab": false, "": false, strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "A.b_c-9": true, "a/b": false, "a b c": false, "äbc": false,
+		arn + "abc": true, arn + "ab": false, arn + strings.Repeat("a", 255): true, arn + strings.Repeat("a", 256): false, arn + "abc/index/x": false,
+		"arn:aws:sqs:eu-west-1:111122223333:table/abc": false, "arn:abc": false, "xarn:aws:dynamodb:eu-west-1:1:table/abc": false, "abc\n": false,
+	} {
+		if got := dynamo.ValidTable(text); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
