@@ -19,23 +19,22 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// connection are the settings that say which coordinator is meant, and how it is reached. They are the same for every command:
-// a flag before or after the command's name, or an environment variable. There is none for credentials, which others could
-// read in a list of processes: they come from the environment, the profile or the role, as for every AWS tool.
+// connection are the settings of every command that select the coordinator and how it is reached: a flag before or after the
+// command's name, or an environment variable. Credentials have no flag, since other users can read a process's command line: they
+// come from the environment, the profile or the role, as for every AWS tool.
 type connection struct {
 	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins."`
-	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table itself, with no service."`
+	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table directly, without a coordinator service."`
 	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; by default the region's."`
 	Region           string        `env:"HOLDFAST_REGION" placeholder:"REGION" help:"AWS region; by default the endpoint's, AWS_REGION or the profile's."`
-	Sign             string        `env:"HOLDFAST_SIGN" enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto does not for a loopback address."`
-	Timeout          time.Duration `env:"HOLDFAST_TIMEOUT" placeholder:"TIME" default:"5s" help:"How long one try of a request may take; by default 5s."`
-	Owner            string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"Who holds the lock, for others to see; by default host and process."`
+	Sign             string        `env:"HOLDFAST_SIGN" enum:"auto,always,never" default:"auto" help:"Sign requests with AWS credentials: auto, always or never. auto signs unless the address is a loopback address."`
+	Timeout          time.Duration `env:"HOLDFAST_TIMEOUT" placeholder:"TIME" default:"5s" help:"Time limit of one attempt of a request; by default 5s."`
+	Owner            string        `env:"HOLDFAST_OWNER" placeholder:"TEXT" help:"The holder's name that others see; by default host and process."`
 
 	given map[string]bool // the flags on the command line, by name
 }
 
-// flagsGiven records which settings were given as flags. A flag that names one way to a coordinator replaces an environment
-// variable that names another.
+// flagsGiven records which settings were given as flags. --endpoint replaces HOLDFAST_TABLE, and --table replaces HOLDFAST_ENDPOINT.
 func (c *connection) flagsGiven(k *kong.Context) {
 	c.given = map[string]bool{}
 	for _, p := range k.Path {
@@ -51,7 +50,7 @@ func (c *connection) flagsGiven(k *kong.Context) {
 	}
 }
 
-// check says which setting is wrong for any command, and how to put it right.
+// check validates the settings that have the same limits for every command.
 func (c *connection) check() error {
 	switch {
 	case c.Timeout <= 0:
@@ -62,8 +61,8 @@ func (c *connection) check() error {
 	return nil
 }
 
-// noEndpoint refuses --endpoint for a command that works on a table itself. HOLDFAST_ENDPOINT, which is there for the other
-// commands, is ignored.
+// noEndpoint refuses --endpoint for a command that uses a table directly. HOLDFAST_ENDPOINT is ignored, since it may be set for other
+// commands.
 func (c *connection) noEndpoint(command string) error {
 	if c.given["endpoint"] {
 		return fmt.Errorf("%s does not use a coordinator, so --endpoint means nothing to it; DynamoDB's own is --dynamodb-endpoint", command)
@@ -71,7 +70,7 @@ func (c *connection) noEndpoint(command string) error {
 	return nil
 }
 
-// client makes a client of the coordinator that is meant.
+// client returns a client of the selected coordinator.
 func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 	cfg := lockclient.Config{Owner: c.Owner, RequestTimeout: c.Timeout}
 	switch {
@@ -97,25 +96,25 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 	return lockclient.New(cfg)
 }
 
-// close releases whatever the client holds, or may hold unheard; also when a signal ended ctx.
+// close releases what the client holds, or may hold because a reply was lost. It does so also after a signal has cancelled ctx.
 func (c *connection) close(ctx context.Context, client *lockclient.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout)
 	defer cancel()
 	return client.Close(ctx)
 }
 
-// giveUp closes the client after acquiring has failed, and answers that failure. Nothing is known to be held then, so a failure
-// to close tells no more: a grant that was not heard of runs out by itself.
+// giveUp closes the client after acquiring has failed, and returns that failure. A failure to close is dropped: nothing is known to
+// be held, and a grant whose reply was lost expires by itself.
 func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, s *streams, name string, failed error) error {
 	slow := time.AfterFunc(time.Second, func() {
-		s.notice("giving_up", fmt.Sprintf("giving up; releasing %s first, which may have been granted unheard: 5 s at most", name), "lock", name)
+		s.notice("giving_up", fmt.Sprintf("giving up; releasing %s first, whose grant may have been lost with a reply: 5 s at most", name), "lock", name)
 	})
 	defer slow.Stop()
 	_ = c.close(ctx, client)
 	return failed
 }
 
-// httpClient reaches names under .localhost on this machine (RFC 6761), where not every resolver knows them; nil for others.
+// httpClient connects names under .localhost to 127.0.0.1 (RFC 6761), since not every resolver does. It is nil for other names.
 func (c *connection) httpClient() *http.Client {
 	u, err := url.Parse(c.Endpoint)
 	if err != nil || !strings.HasSuffix(u.Hostname(), ".localhost") {
@@ -134,7 +133,7 @@ func (c *connection) httpClient() *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// checkEndpoint says what is wrong with --endpoint, before anything else is made of it.
+// checkEndpoint validates --endpoint, and suggests a URL for the usual mistakes.
 func (c *connection) checkEndpoint() error {
 	u, err := url.Parse(c.Endpoint)
 	if err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
@@ -161,7 +160,7 @@ func (c *connection) direct(ctx context.Context) (*direct.Table, error) {
 	return direct.New(ctx, direct.Config{Table: c.Table, Region: sdk.Region, Endpoint: c.DynamodbEndpoint, Credentials: sdk.Credentials, Log: slog.New(errorLog{})})
 }
 
-// tableConfig is the SDK's configuration for a command that works on a table itself.
+// tableConfig is the SDK's configuration for a command that uses a table directly.
 func (c *connection) tableConfig(ctx context.Context) (aws.Config, error) {
 	sdk, err := awsConfig(ctx, c.Region, c.DynamodbEndpoint)
 	if err == nil && sdk.Region == "" {
@@ -170,7 +169,7 @@ func (c *connection) tableConfig(ctx context.Context) (aws.Config, error) {
 	return sdk, err
 }
 
-// sign adds what requests are signed with.
+// sign adds region and credentials, if requests are to be signed.
 func (c *connection) sign(ctx context.Context, cfg *lockclient.Config) error {
 	if !c.signs() {
 		return nil
@@ -201,7 +200,7 @@ func (c *connection) signs() bool {
 	return !isLoopback(u.Hostname())
 }
 
-// isLoopback tells whether a host is this machine, whatever a name server says.
+// isLoopback reports whether a host is localhost or a loopback address, without asking a name server.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

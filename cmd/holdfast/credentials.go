@@ -11,12 +11,12 @@ import (
 	"github.com/aws/smithy-go/logging"
 )
 
-// awsConfig is the SDK's configuration, for a region, or for an engine on this machine that takes any credentials.
+// awsConfig is the SDK's configuration for a region, or for a local engine at endpoint, which accepts any credentials.
 func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error) {
 	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 		return aws.Config{}, fmt.Errorf("--dynamodb-endpoint is %q; give a URL like http://127.0.0.1:8000", endpoint)
 	}
-	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})} // what fails is in the error
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})} // errors say what failed
 	if region != "" {
 		options = append(options, config.WithRegion(region))
 	}
@@ -33,7 +33,7 @@ func awsConfig(ctx context.Context, region, endpoint string) (aws.Config, error)
 	return cfg, nil
 }
 
-// localCredentials sign requests to a local engine, which takes any.
+// localCredentials sign requests to a local engine.
 type localCredentials struct{}
 
 func (localCredentials) Retrieve(context.Context) (aws.Credentials, error) {

@@ -22,12 +22,12 @@ import (
 
 type devCmd struct {
 	local.Options
-	CreateTable bool `help:"Make the table in AWS, if it is missing."`
+	CreateTable bool `help:"Create the table in AWS if it is missing."`
 
 	stdout io.Writer // nil: os.Stdout
 }
 
-// check says which flag is wrong, and how to put it right.
+// check validates the flags.
 func (d *devCmd) check(conn *connection) error {
 	if err := d.Check(); err != nil {
 		return err
@@ -72,7 +72,7 @@ func (d *devCmd) backend(ctx context.Context, conn *connection) (local.Backend, 
 		}
 	} else if _, err := store.Get(ctx, "holdfast:check"); err != nil {
 		if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
-			err = fmt.Errorf("%w; or let --create-table make it", err)
+			err = fmt.Errorf("%w; or create it with --create-table", err)
 		}
 		return local.Backend{}, err
 	}

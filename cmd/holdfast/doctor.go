@@ -20,10 +20,10 @@ import (
 )
 
 type doctorCmd struct {
-	Lock string `placeholder:"NAME" default:"holdfast:doctor" help:"The lock that is looked at: one that the credentials may see, if they may not see all."`
+	Lock string `placeholder:"NAME" default:"holdfast:doctor" help:"The lock whose status is read; name one that the credentials may read, if they may not read all."`
 }
 
-// An examination is what doctor looks at.
+// An examination is one run of doctor.
 type examination struct {
 	*connection
 	lock string // whose status is read
@@ -31,7 +31,7 @@ type examination struct {
 
 // Help is shown with doctor's flags.
 func (*doctorCmd) Help() string {
-	return "Checks the coordinator at --endpoint, and the table --table; give either or both. It changes nothing."
+	return "Checks the coordinator at --endpoint and the table --table; give either or both. It changes nothing."
 }
 
 // A finding is the outcome of one check.
@@ -42,11 +42,11 @@ type finding struct {
 	Fix    string `json:"fix,omitempty"`
 }
 
-// Run makes every check it can, and fails if one does.
+// Run makes all checks that are possible, and fails if one of them fails.
 func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	c := examination{conn, d.Lock}
 	if c.Endpoint == "" && c.Table == "" {
-		return errors.New("what is to be checked? Give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
+		return errors.New("nothing to check: give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
 	}
 	var list []finding
 	if c.Endpoint != "" {
@@ -89,7 +89,7 @@ func (c examination) service(ctx context.Context) (list []finding) {
 	case cfg.Credentials == nil && c.Sign == "never":
 		list = append(list, finding{"credentials", true, "requests are not signed, because of --sign never", ""})
 	case cfg.Credentials == nil:
-		list = append(list, finding{"credentials", true, "requests are not signed: a coordinator on this machine takes them so", ""})
+		list = append(list, finding{"credentials", true, "requests are not signed: a coordinator on this machine needs no signature", ""})
 	default:
 		f := checkCredentials(ctx, cfg.Credentials)
 		if list = append(list, f); !f.OK {
@@ -111,14 +111,14 @@ func (c examination) service(ctx context.Context) (list []finding) {
 	return append(list, checkPlus(ctx, client, c.lock))
 }
 
-// endpointFix says what to do about a coordinator that could not be asked.
+// endpointFix is the remedy for a failed request to the coordinator.
 func (c examination) endpointFix(ctx context.Context, err error) string {
 	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok {
 		switch {
 		case refused.Status == http.StatusForbidden || refused.Status == http.StatusUnauthorized:
-			return "give the credentials execute-api:Invoke on GET /v1/locks/* of this API (docs/iam.md), or name a lock that they may see with --lock; check the region and the URL"
+			return "give the credentials execute-api:Invoke on GET /v1/locks/* of this API (docs/iam.md), or name a lock that they may read with --lock; check the region and the URL"
 		case refused.Code == string(wire.Misconfigured) && refused.Status != 0:
-			return "mend the coordinator, not this machine: its table, or what its role may do (docs/deploy.md)"
+			return "fix the coordinator, not this machine: its table, or its role's permissions (docs/deploy.md)"
 		case refused.Code == string(wire.InvalidRequest):
 			return "give another lock's name with --lock"
 		}
@@ -129,7 +129,7 @@ func (c examination) endpointFix(ctx context.Context, err error) string {
 	return "check the URL and the network; the stack's output Endpoint has the URL, and `holdfast dev` prints its own"
 }
 
-// unresolved is the endpoint's host, if this machine finds no address for it.
+// unresolved is the endpoint's host if the resolver finds no address for it, and empty otherwise.
 func (c examination) unresolved(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -143,21 +143,21 @@ func (c examination) unresolved(ctx context.Context) string {
 	return ""
 }
 
-// checkPlus looks at a lock whose name has a +, which not every gateway hands on as it was sent, nor every policy matches.
+// checkPlus reads the status of a lock whose name has a +: some gateways change it, and some policies do not match it.
 func checkPlus(ctx context.Context, client *lockclient.Client, name string) finding {
 	name += "+"
 	status, err := client.Status(ctx, name)
 	if err == nil && status.Lock != name {
 		err = fmt.Errorf("it arrives as %s", status.Lock)
 	}
-	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden { // the other lock was allowed
-		return finding{"names", true, fmt.Sprintf("not checked whether a name with a + gets through: the credentials may not see %s", name), ""}
+	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden { // the policy allows the lock without the +
+		return finding{"names", true, fmt.Sprintf("not checked whether a name with a + arrives unchanged: the credentials may not read %s", name), ""}
 	}
 	if err != nil {
-		return finding{"names", false, fmt.Sprintf("the name %s, with a +, does not get through: %s", name, message(err)),
-			"use names without a +; holdfast name makes such a name of any text. Or see docs/deploy.md about + in names"}
+		return finding{"names", false, fmt.Sprintf("the name %s, with a +, does not arrive unchanged: %s", name, message(err)),
+			"use names without a +: holdfast name turns any text into one; or see docs/deploy.md about + in names"}
 	}
-	return finding{"names", true, "a name with a + gets through", ""}
+	return finding{"names", true, "a name with a + arrives unchanged", ""}
 }
 
 func checkCredentials(ctx context.Context, provider aws.CredentialsProvider) finding {
@@ -175,17 +175,17 @@ func checkCredentials(ctx context.Context, provider aws.CredentialsProvider) fin
 	return finding{"credentials", true, detail, ""}
 }
 
-// clockOffset is by how much our clock is ahead of a server's, at the least, given that the server read its own between the
-// two times; 0 if they may agree.
+// clockOffset is the least by which this machine's clock is ahead of a server's (negative: behind), if the server read its clock
+// between the two times; 0 if the clocks may agree.
 func clockOffset(sent, received, server time.Time) time.Duration {
-	if ahead := sent.Sub(server.Add(time.Millisecond)); ahead > 0 { // the server cuts to milliseconds
+	if ahead := sent.Sub(server.Add(time.Millisecond)); ahead > 0 { // the server truncates to milliseconds
 		return ahead
 	}
 	return min(received.Sub(server), 0)
 }
 
-// checkClock judges an offset. A client counts on its own clock, so the wall clock matters for signatures, and for whoever
-// uses the table itself.
+// checkClock judges an offset. A client measures leases on its monotonic clock; the wall clock matters for signatures and for the
+// direct use of a table.
 func checkClock(offset time.Duration, server string) finding {
 	if offset.Abs() > lock.DefaultSkew {
 		way := "ahead of"
@@ -195,7 +195,7 @@ func checkClock(offset time.Duration, server string) finding {
 		return finding{"clock", false, fmt.Sprintf("this machine's clock is %v %s that of %s, at least", offset.Abs().Round(time.Millisecond), way, server),
 			fmt.Sprintf("synchronise it (timedatectl set-ntp true, or chrony with 169.254.169.123 on EC2): a coordinator that is more than %v off grants nothing", lock.MaxClockOffset)}
 	}
-	return finding{"clock", true, fmt.Sprintf("agrees with that of %s, as far as can be told", server), ""}
+	return finding{"clock", true, fmt.Sprintf("agrees with that of %s, within the precision of the measurement", server), ""}
 }
 
 func (c examination) table(ctx context.Context) (list []finding) {

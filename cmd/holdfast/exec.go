@@ -16,7 +16,7 @@ import (
 
 type execCmd struct {
 	taking
-	Grace      *time.Duration `placeholder:"TIME" help:"How long the command has to end after SIGTERM, before SIGKILL; at most a sixth of the TTL. By default 5s, or a sixth of a TTL below 30s."`
+	Grace      *time.Duration `placeholder:"TIME" help:"Time between SIGTERM and SIGKILL when the command is stopped; at most a sixth of the TTL. By default 5s, or a sixth of a TTL below 30s."`
 	AtLeast    time.Duration  `placeholder:"TIME" help:"Keep the lock for at least this long after it was acquired, even if the command ends sooner."`
 	WithParent bool           `env:"HOLDFAST_WITH_PARENT" help:"End the command when the process that started holdfast ends."`
 	Command    []string       `arg:"" passthrough:"" help:"The command and its arguments, after --."`
@@ -24,16 +24,16 @@ type execCmd struct {
 
 // Help is shown with exec's flags.
 func (c *execCmd) Help() string {
-	return `Waits for its turn, runs the command, renews the lease while it runs, and releases the lock. The command finds the lock's
-name in HOLDFAST_LOCK and its fencing token in HOLDFAST_FENCE. If the lease is lost, the command and all processes that it
-started get SIGTERM, and SIGKILL after the grace; if the lease cannot be renewed, early enough that they are gone before the
-lock passes on. Processes that the command leaves running when it ends are stopped as well.`
+	return `Waits until the lock is granted, runs the command, renews the lease while it runs, and releases the lock. The command finds
+the lock's name in HOLDFAST_LOCK and its fencing token in HOLDFAST_FENCE. If the lease is lost, the command and all processes
+that it started get SIGTERM, and SIGKILL after the grace; if the lease cannot be renewed, early enough that they have ended
+before the lock is granted to others. Processes that the command leaves running when it ends are stopped as well.`
 }
 
 const (
 	defaultGrace = 5 * time.Second
-	graceShare   = 6 // the grace is at most this part of the TTL: stopping a command must not begin before renewals had their chances
-	checksPerTTL = 12
+	graceShare   = 6  // the grace is at most this fraction of the TTL, which leaves time for failed renewals to be repeated
+	checksPerTTL = 12 // how often per TTL the supervisor passes a renewed expiry on to the guard
 )
 
 // grace is the time between SIGTERM and SIGKILL.
@@ -44,7 +44,7 @@ func (c *execCmd) grace() time.Duration {
 	return min(defaultGrace, c.TTL/graceShare)
 }
 
-// check says which flag is wrong, and how to put it right.
+// check validates the flags of exec itself; [taking.options] validates the others.
 func (c *execCmd) check() error {
 	switch most := c.TTL / graceShare; {
 	case len(c.Command) == 0:
@@ -59,7 +59,7 @@ func (c *execCmd) check() error {
 	return nil
 }
 
-// cutDashes takes the -- off the command. Without it, what looks like a flag is a flag misspelt.
+// cutDashes removes the -- before the command. A first word that begins with a dash and has no -- before it is a misspelt flag.
 func (c *execCmd) cutDashes() error {
 	switch {
 	case len(c.Command) == 0:
@@ -71,7 +71,7 @@ func (c *execCmd) cutDashes() error {
 	return nil
 }
 
-// Run runs the command under the lock.
+// Run runs the command while holding the lock.
 func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if err := c.cutDashes(); err != nil {
 		return err
@@ -83,9 +83,9 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if err != nil {
 		return err
 	}
-	path, err := exec.LookPath(c.Command[0]) // before the lock is taken
+	path, err := exec.LookPath(c.Command[0]) // before the lock is acquired
 	if err != nil {
-		if failed, ok := errors.AsType[*exec.Error](err); ok { // without the name again
+		if failed, ok := errors.AsType[*exec.Error](err); ok { // its text would repeat the name
 			err = failed.Err
 		}
 		s.notice("failed", fmt.Sprintf("cannot run %s: %v", c.Command[0], err), "lock", c.Name)
@@ -100,7 +100,7 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	}
 	r := &execution{execCmd: c, conn: conn, client: client, path: path, s: s, notices: newNotices(s)}
 	defer r.notices.flush()
-	r.signals = make(chan os.Signal, 16) // from now on, so that none is lost
+	r.signals = make(chan os.Signal, 16) // before the lock is acquired, so that no signal is lost
 	signal.Notify(r.signals, endings()...)
 	defer signal.Stop(r.signals)
 	if c.WithParent {

@@ -44,11 +44,11 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 	}
 	acquired := time.Now()
 	r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())
-	if acquiring.Err() != nil { // a signal came first
+	if acquiring.Err() != nil { // a signal arrived before the grant
 		return errors.Join(acquiring.Err(), r.conn.close(ctx, r.client))
 	}
 	self, err := os.Executable()
-	if err = cmp.Or(err, lease.Err()); err != nil { // starting took longer than the lease lasts
+	if err = cmp.Or(err, lease.Err()); err != nil { // the lease expired meanwhile
 		return errors.Join(err, r.conn.close(ctx, r.client))
 	}
 	outcome, err := supervise.Run(supervise.Config{
@@ -68,7 +68,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 	return r.finish(ctx, lease, acquired, outcome)
 }
 
-// finish releases the lock after the command has ended, and answers what exec exits with.
+// finish releases the lock after the command has ended. Its result sets the exit code.
 func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquired time.Time, outcome supervise.Outcome) error {
 	if len(outcome.Left) > 0 {
 		r.say("left_running", fmt.Sprintf("these processes could not be ended and may run on without the lock: %v", list(outcome.Left)),
@@ -92,7 +92,7 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	case over != nil, errors.Is(released, lockclient.ErrLost):
 		r.say("lost", fmt.Sprintf("the lease of %s was over when the command had ended", r.Name))
 		return exit(exitLost)
-	case released != nil: // the command's outcome counts; the lock comes free by itself
+	case released != nil: // the exit code stays the command's, as the lease expires by itself
 		r.say("not_released", message(released))
 	case kept:
 		r.say("kept", fmt.Sprintf("%s stays held until its lease runs out at %s (--at-least)", r.Name, until.Local().Format("15:04:05")), "expires_at", until.UTC())
@@ -112,14 +112,14 @@ func (r *execution) finish(ctx context.Context, lease *lockclient.Lease, acquire
 	return nil
 }
 
-// closeInTime releases a lease that could not be renewed, if it can be released before it runs out by itself.
+// closeInTime releases a lease that could not be renewed, unless it expires first.
 func (r *execution) closeInTime(ctx context.Context, lease *lockclient.Lease) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease.Remaining())
 	defer cancel()
 	_ = r.client.Close(ctx)
 }
 
-// renewal says that the lease cannot be renewed, or can be again.
+// renewal is [lockclient.Options].OnRenewal: it reports the first renewal that fails, and the first that succeeds again.
 func (r *execution) renewal(err error, proved time.Time) {
 	until := proved.Local().Format("15:04:05")
 	if err != nil {
@@ -129,8 +129,8 @@ func (r *execution) renewal(err error, proved time.Time) {
 	r.say("renewed", fmt.Sprintf("renewal works again; the lease of %s is proved until %s", r.Name, until), "proved_until", proved.UTC())
 }
 
-// keep waits until the lock was held for as long as it was asked for, and answers whether it was. A signal ends the wait; the
-// lease then runs out by itself, since its MinHold is not over.
+// keep waits until the time of --at-least has passed, and reports whether it has. A signal ends the wait; the lease then stays until
+// it expires, since its MinHold has not passed.
 func (r *execution) keep(lease *lockclient.Lease, until time.Time) bool {
 	left := time.Until(until)
 	if left <= 0 {
@@ -142,7 +142,7 @@ func (r *execution) keep(lease *lockclient.Lease, until time.Time) bool {
 	select {
 	case <-timer.C:
 		return true
-	case <-lease.Context().Done(): // the command is done; the next one may begin
+	case <-lease.Context().Done(): // the lease is lost, so that nothing is left to keep
 		return true
 	case <-r.orphaned:
 	case <-r.signals:
@@ -150,7 +150,7 @@ func (r *execution) keep(lease *lockclient.Lease, until time.Time) bool {
 	return false
 }
 
-// notice says what happens to the command.
+// notice reports what the supervisor does to the command.
 func (r *execution) notice(n supervise.Notice, lease *lockclient.Lease) {
 	switch {
 	case n.Stopping == supervise.Lost && lease.Err() != nil:
@@ -162,7 +162,7 @@ func (r *execution) notice(n supervise.Notice, lease *lockclient.Lease) {
 	case n.Suspended:
 		r.say("suspended", fmt.Sprintf("stopped; the lease of %s is not renewed meanwhile, and the command is ended before it runs out at %s",
 			r.Name, lease.ExpiresAt().Local().Format("15:04:05")))
-		r.notices.drain(time.Second) // before we stop
+		r.notices.drain(time.Second) // this process stops next
 	case len(n.Denied) > 0:
 		text := "not permitted to signal %v, which may be another user's; run holdfast itself as that user, as in: sudo holdfast exec …"
 		if lease.Err() != nil {
@@ -184,7 +184,7 @@ func list(processes []supervise.Process) string {
 	return strings.Join(texts, ", ")
 }
 
-// execLease is a lease as the supervisor sees it.
+// execLease makes a lease a [supervise.Lease].
 type execLease struct{ *lockclient.Lease }
 
 // Done is closed when the lease is lost.

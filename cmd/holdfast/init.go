@@ -9,10 +9,10 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// initCmd makes the lock table. It may be repeated, and changes nothing that is there.
+// initCmd creates the lock table. It changes nothing of an existing table.
 type initCmd struct{}
 
-// Run makes the table and waits until it can be used.
+// Run creates the table and waits until it is active.
 func (initCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if err := conn.noEndpoint("init"); err != nil {
 		return err

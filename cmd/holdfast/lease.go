@@ -14,18 +14,18 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// taking are the flags that say how a lock is taken.
+// taking are the arguments and flags of exec and acquire.
 type taking struct {
 	Name     string         `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
 	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal; by default 60s."`
-	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; without it, for ever."`
-	NoWait   bool           `help:"Do not wait."`
+	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; by default without a limit."`
+	NoWait   bool           `help:"Fail at once if others hold the lock."`
 	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
-	Capacity int            `default:"1" help:"How many permits the lock has: above 1 it is a semaphore."`
-	Permits  int            `default:"1" help:"How many of them to take."`
+	Capacity int            `default:"1" help:"The lock's permits in all; above 1 it is a semaphore."`
+	Permits  int            `default:"1" help:"Permits to acquire."`
 }
 
-// options checks the flags. What they leave open, such as the least TTL, is the coordinator's to say.
+// options validates the flags. The coordinator checks the limits that depend on its settings, such as the shortest TTL.
 func (t *taking) options() (lockclient.Options, error) {
 	o := lockclient.Options{TTL: t.TTL, Capacity: t.Capacity, Permits: t.Permits}
 	switch {
@@ -48,7 +48,7 @@ func (t *taking) options() (lockclient.Options, error) {
 	return o, err
 }
 
-// metadata is --metadata for the client; nil: none.
+// metadata parses --metadata; nil: none was given.
 func metadata(flag string) (any, error) {
 	if flag == "" {
 		return nil, nil
@@ -60,9 +60,10 @@ func metadata(flag string) (any, error) {
 	return json.RawMessage(flag), nil
 }
 
-// A secret is how a lease's secret gets in and out: never on the command line, where others see it in a list of processes.
+// A secret is where a lease's secret is read from or written to. It is never an argument, since other users can read a process's
+// command line.
 type secret struct {
-	LeaseFile string `type:"path" placeholder:"FILE" help:"Where the lease's secret is kept, readable by its owner alone; otherwise it is in HOLDFAST_LEASE."`
+	LeaseFile string `type:"path" placeholder:"FILE" help:"The file that keeps the lease's secret, readable by its owner only; by default HOLDFAST_LEASE holds the secret."`
 }
 
 func (c *secret) read() (string, error) {
@@ -84,7 +85,7 @@ type acquireCmd struct {
 	secret
 }
 
-// leaseResult is a lease as acquire and renew tell it. Lease is the secret; it is left out where it went to a file.
+// leaseResult is the output of acquire and renew. Lease is the secret; it is empty if a file keeps it.
 type leaseResult struct {
 	Lock      string    `json:"lock"`
 	Lease     string    `json:"lease,omitempty"`
@@ -94,25 +95,27 @@ type leaseResult struct {
 
 // Help is shown with acquire's flags.
 func (c *acquireCmd) Help() string {
-	return `The lease is not renewed by itself: renew it within its TTL, or use exec. What is printed can be evaluated by a shell:
+	return `The lease is not renewed automatically: renew it within its TTL, or use exec. A shell can evaluate the output:
 
   lease=$(holdfast acquire deploy:prod) || exit; eval "$lease"; export HOLDFAST_LEASE
   ...
   holdfast release deploy:prod`
 }
 
-// Run takes the lock and leaves it held.
+// Run acquires the lock and leaves it held.
 func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	opts, err := c.options()
 	if err != nil {
 		return err
 	}
-	client, err := conn.client(ctx) // not closed with the lock held: that would release it
+	client, err := conn.client(ctx) // not closed once the lock is held, since Close would release it
 	if err != nil {
 		return err
 	}
 	var file *os.File
-	if c.LeaseFile != "" { // first, so that no lock is taken whose secret cannot be kept; beside it, so that an old secret stays until then
+	// The file is created before the lock is acquired, so that no secret is lost, and in the same folder, so that a rename replaces an
+	// earlier secret only when the new one is known.
+	if c.LeaseFile != "" {
 		if file, err = os.CreateTemp(filepath.Dir(c.LeaseFile), ".lease-*"); err != nil { // mode 0600
 			return fmt.Errorf("--lease-file: %w", err)
 		}
@@ -140,7 +143,7 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	return nil
 }
 
-// held are the arguments of commands about a lease that acquire left held.
+// held are the arguments of renew and release: a lease of an earlier acquire.
 type held struct {
 	secret
 	Name string `arg:"" help:"The lock's name."`
@@ -156,9 +159,9 @@ func (h *held) open(ctx context.Context, conn *connection) (client *lockclient.C
 
 type renewCmd struct {
 	held
-	TTL *time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its TTL."`
+	TTL *time.Duration `name:"ttl" placeholder:"TIME" help:"How long the lease lasts from now; by default its current TTL."`
 
-	Metadata string `placeholder:"JSON" help:"A JSON object for others to see, in place of the one before; {} for none."`
+	Metadata string `placeholder:"JSON" help:"A JSON object for others to see, which replaces the current one; {} for none."`
 }
 
 // Run renews the lease.

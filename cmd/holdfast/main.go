@@ -1,4 +1,23 @@
 // Command holdfast runs, uses and operates a Holdfast lock coordinator.
+//
+// Each command is a struct in a file of its own, or beside its relatives, with a Run method; the struct [cli] lists them all. The
+// command line is parsed by kong (github.com/alecthomas/kong) from the structs' tags. To add a flag:
+//
+//  1. Declare it as a field of the command's struct (execCmd in exec.go, for example), of taking in lease.go for exec and acquire,
+//     or of [connection] in connect.go for every command. The tags name its placeholder, default, environment variable and help
+//     text; kong derives --at-least from a field AtLeast. A [time.Duration] also accepts days (internal/duration).
+//  2. Validate it in the struct's check or options method, or at the beginning of Run. An error names the flag and its value, and
+//     says what to give instead.
+//  3. Document it: the help text is the reference. docs_test.go checks the command lines in docs/. A setting of every command
+//     belongs into docs/shell.md, too.
+//  4. Test it: settings_test.go has the settings of every command and the refused values (TestBadValues), exec_test.go and
+//     commands_test.go what commands do.
+//
+// To add a command, add its struct and Run, list it in [cli], and add a line to the command lines of settings_test.go. Arguments of
+// Run are bound by type in [run]: context.Context, *streams, *connection, *slog.Logger.
+//
+// Results go to standard output and notices to standard error, as text or with --json as objects: see [streams]. Package
+// internal/supervise runs the command of exec; package internal/local is the coordinator of dev.
 package main
 
 import (
@@ -24,14 +43,14 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// Exit codes, the same for every command. With `exec` the codes below are those of the command that it ran.
+// Exit codes of all commands. exec otherwise exits with the code of the command that it ran.
 const (
-	exitHeld    = 123 // others hold the lock, and the time to wait is over
-	exitLost    = 124 // the lease was lost, or was over
-	exitSignal  = 130 // interrupted before there was an outcome
-	exitFailed  = 125 // anything else: bad usage, no answer, not allowed
+	exitHeld    = 123 // others hold the lock, and the time to wait has passed
+	exitLost    = 124 // the lease was lost or had expired
+	exitFailed  = 125 // any other failure: usage, no answer, permission
 	exitCannot  = 126 // exec: the command cannot be run
-	exitMissing = 127 // exec: there is no such command
+	exitMissing = 127 // exec: the command does not exist
+	exitSignal  = 130 // interrupted before the outcome was known
 )
 
 type cli struct {
@@ -42,20 +61,20 @@ type cli struct {
 	Exec         execCmd         `cmd:"" help:"Run a command while holding a lock."`
 	Acquire      acquireCmd      `cmd:"" help:"Take a lock, and print its lease for renew and release."`
 	Renew        renewCmd        `cmd:"" help:"Extend a lease."`
-	Release      releaseCmd      `cmd:"" help:"Give a lease back."`
+	Release      releaseCmd      `cmd:"" help:"Release a lease."`
 	Status       statusCmd       `cmd:"" help:"Show a lock."`
 	Ls           lsCmd           `cmd:"" help:"List locks."`
 	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
-	Repair       repairCmd       `cmd:"" help:"Put right a lock whose fencing token is ahead of time."`
-	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say what to do."`
+	Repair       repairCmd       `cmd:"" help:"Repair a lock whose fencing token is ahead of the clock."`
+	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say how to fix what is wrong."`
 	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`
-	Init         initCmd         `cmd:"" help:"Make the lock table, or check the one that is there."`
-	Name         nameCmd         `cmd:"" help:"Make a lock's name of any text, such as a path or a branch."`
+	Init         initCmd         `cmd:"" help:"Create the lock table, or check the existing one."`
+	Name         nameCmd         `cmd:"" help:"Turn any text, such as a path or a branch, into a lock's name."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 
 	Completion kongcompletion.Completion `cmd:"" help:"Print how to turn on completion in a shell."`
-	Guard      guardCmd                  `cmd:"" hidden:"" help:"Run a command for exec, which starts this."`
+	Guard      guardCmd                  `cmd:"" hidden:"" help:"Run a command; started by exec."`
 }
 
 const description = `A serverless lock coordinator for AWS.
@@ -63,7 +82,7 @@ const description = `A serverless lock coordinator for AWS.
 Exit codes: 123 the lock is held by others, 124 the lease is lost, 125 anything else that failed, 130 interrupted; exec: the
 command's own otherwise, 126 and 127 if it cannot be run or found.`
 
-// streams are where a command reads and writes.
+// streams are the standard streams of a command, and how it writes to them.
 type streams struct {
 	in       *os.File
 	out, err io.Writer
@@ -80,7 +99,7 @@ type streams struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless a command has a use for it
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless the command handles it
 	s := &streams{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
@@ -90,7 +109,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], s))
 }
 
-// endings are the signals that end a command, except for those that are ignored, as nohup has it.
+// endings are the signals that end a command. Signals that are ignored, as nohup ignores SIGHUP, stay ignored.
 func endings() (list []os.Signal) {
 	for _, n := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(n) {
@@ -112,7 +131,7 @@ func (versionCmd) Run(s *streams) error {
 	return s.result(map[string]any{"version": version()}, version())
 }
 
-// version is the module's, as go install recorded it.
+// version is the version of the module, as recorded by go install and by release builds.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		return info.Main.Version
@@ -120,7 +139,7 @@ func version() string {
 	return "unknown"
 }
 
-// run is main without the process: it answers the exit code.
+// run parses a command line and runs its command. It returns the exit code.
 func run(ctx context.Context, args []string, s *streams) int {
 	var c cli
 	exited := -1
@@ -148,7 +167,7 @@ func run(ctx context.Context, args []string, s *streams) int {
 	return s.report(err)
 }
 
-// usageOf is the command whose help tells more about a command line that cannot be read.
+// usageOf is the command whose help explains a command line that cannot be parsed.
 func usageOf(err error) string {
 	if bad, ok := errors.AsType[*kong.ParseError](err); ok && bad.Context.Selected() != nil {
 		return "holdfast " + bad.Context.Selected().Name
@@ -168,8 +187,8 @@ func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
 	return parser
 }
 
-// textMapper sets a text byte for byte. Kong's own mapper passes texts through JSON, which replaces bytes that are not UTF-8: a
-// command would get other arguments than those that were given.
+// textMapper sets strings byte for byte. Kong's own mapper passes strings through JSON, which replaces bytes that are not UTF-8, so
+// that exec would pass other arguments to its command than it was given.
 func textMapper(expand func(string) string) kong.MapperFunc {
 	return func(ctx *kong.DecodeContext, target reflect.Value) error {
 		token, err := ctx.Scan.PopValue("string")
@@ -181,7 +200,7 @@ func textMapper(expand func(string) string) kong.MapperFunc {
 	}
 }
 
-// ignoreEmptyVariables treats an environment variable that is empty as one that is not set, as AWS's tools do.
+// ignoreEmptyVariables treats empty environment variables as unset, as AWS's tools do.
 func ignoreEmptyVariables(model *kong.Application) {
 	_ = kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
 		if flag, ok := node.(*kong.Flag); ok {
@@ -194,12 +213,12 @@ func ignoreEmptyVariables(model *kong.Application) {
 	})
 }
 
-// An exit is an exit code with nothing more to say.
+// An exit is an error that only sets the exit code: its message has been printed, or is none.
 type exit int
 
 func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
-// report says what went wrong, and answers the exit code.
+// report prints an error as a notice, and returns the exit code.
 func (s *streams) report(err error) int {
 	if err == nil {
 		return 0

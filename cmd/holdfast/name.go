@@ -6,15 +6,15 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// nameCmd makes names of texts that are none, such as paths and the names of branches.
+// nameCmd escapes texts that are not valid names, such as paths and branches.
 type nameCmd struct {
-	Text   string `arg:"" help:"Any text; with --decode, a name that this command made."`
-	Decode bool   `help:"Give the text of a name."`
+	Text   string `arg:"" help:"Any text; with --decode, a name that this command printed."`
+	Decode bool   `help:"Print the text of a name."`
 }
 
 // Help is shown with name's flags.
 func (c *nameCmd) Help() string {
-	return `A-Z a-z 0-9 . _ : @ - stay, and every other byte becomes = and two hexadecimal digits:
+	return `A-Z a-z 0-9 . _ : @ - stay as they are; every other byte becomes = and two hexadecimal digits:
 
   holdfast exec "deploy:$(holdfast name "$BRANCH")" -- ./deploy.sh`
 }
@@ -38,7 +38,7 @@ func (c *nameCmd) Run(s *streams) error {
 	return s.result(map[string]any{"name": name, "text": c.Text}, name)
 }
 
-// withoutRequest is a refusal without the words "request is refused": name sends no request.
+// withoutRequest removes the words "request is refused" from a refusal, since name sends no request.
 func withoutRequest(err error) error {
 	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok {
 		return errors.New(refused.Detail)

@@ -4,8 +4,8 @@ import (
 	"time"
 )
 
-// notices writes notices in order, without making anyone wait: perhaps nobody reads standard error, and the command must be
-// stopped all the same.
+// notices writes notices in order and never blocks its caller: the command must be stopped in time even if nothing reads standard
+// error.
 type notices struct {
 	s       *streams
 	queue   chan func()
@@ -24,7 +24,7 @@ func newNotices(s *streams) *notices {
 	return n
 }
 
-// say queues a notice. If the queue is full, nobody reads, and the notice is dropped.
+// say queues a notice. A full queue means that nothing reads standard error; the notice is dropped.
 func (n *notices) say(event, text string, attrs ...any) {
 	select {
 	case n.queue <- func() { n.s.notice(event, text, attrs...) }:
@@ -32,7 +32,7 @@ func (n *notices) say(event, text string, attrs ...any) {
 	}
 }
 
-// drain waits until what is queued is written, but no longer than most.
+// drain waits until the queued notices are written, for at most the given time.
 func (n *notices) drain(most time.Duration) {
 	written := make(chan struct{})
 	select {
@@ -46,7 +46,7 @@ func (n *notices) drain(most time.Duration) {
 	}
 }
 
-// flush writes the queued notices, as far as standard error takes them. No notice can be queued afterwards.
+// flush waits up to a second until the queued notices are written. No notice may be queued afterwards.
 func (n *notices) flush() {
 	if n.closed {
 		return

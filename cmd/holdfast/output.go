@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// notice tells a person, or with --json a program, what happens; on standard error, since standard output is for results.
+// notice writes what happens to standard error: text, or with --json an object with event, message, time and the given attributes.
 func (s *streams) notice(event, text string, attrs ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -31,11 +31,12 @@ func (s *streams) notice(event, text string, attrs ...any) {
 	for i := 0; i+1 < len(attrs); i += 2 {
 		fields[fmt.Sprint(attrs[i])] = attrs[i+1]
 	}
-	line, _ := json.Marshal(fields) // strings and numbers
+	line, _ := json.Marshal(fields) // it holds strings and numbers, which always encode
 	_, _ = fmt.Fprintf(s.err, "%s\n", printable(string(line)))
 }
 
-// live shows a line that the next one, a notice or a result replaces. It is cut to the terminal's width, so that it stays one.
+// live shows a line on the terminal that the next live line, notice or result replaces. It is cut to the terminal's width, so that it
+// takes one row.
 func (s *streams) live(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +44,7 @@ func (s *streams) live(text string) {
 	s.draw()
 }
 
-// redraw draws the live line again, after the terminal changed its width.
+// redraw draws the live line again after the terminal's width has changed.
 func (s *streams) redraw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,13 +57,13 @@ func (s *streams) draw() {
 	line := s.line
 	wiped := s.wipe()
 	s.line = line
-	text, n := cut(line, s.columns()-1) // the last column would wrap on some terminals
+	text, n := cut(line, s.columns()-1) // some terminals wrap after the last column
 	s.drawn = n
 	_, _ = fmt.Fprint(s.err, wiped, text)
 }
 
-// wipe forgets the live line, and is what takes it off the terminal. A terminal that has become narrower has broken it into
-// several rows.
+// wipe forgets the live line, and returns the escape sequence that erases it. The line takes several rows if the terminal has become
+// narrower.
 func (s *streams) wipe() string {
 	rows := max(s.drawn-1, 0) / s.columns()
 	shown := s.drawn > 0
@@ -86,7 +87,7 @@ func (s *streams) columns() int {
 	return 80
 }
 
-// isLive tells whether standard error is a terminal for a person.
+// isLive reports whether standard error shows live lines: it is a terminal, and --json is not given.
 func (s *streams) isLive() bool { return s.errTTY && !s.json }
 
 // result writes a value as JSON, or its text.
@@ -108,7 +109,7 @@ func (s *streams) result(value any, text string) error {
 	return err
 }
 
-// paint colours text for standard output, if that is a terminal and NO_COLOR does not forbid it.
+// paint colours text for standard output if that is a terminal and NO_COLOR is not set.
 func (s *streams) paint(text string, attrs ...color.Attribute) string {
 	c := color.New(attrs...)
 	if !s.outTTY || s.json {
@@ -117,23 +118,23 @@ func (s *streams) paint(text string, attrs ...color.Attribute) string {
 	return c.Sprint(text)
 }
 
-// inGo matches the names of lockclient's settings.
+// inGo matches the names of lockclient's settings in errors.
 var inGo = regexp.MustCompile(`\b(?:Config|Options)\.([A-Z]\w*)`)
 
-// flagsOf has the flags that set what lockclient calls otherwise.
+// flagsOf maps lockclient's settings to the flags whose names differ.
 var flagsOf = map[string]string{ //nolint:gosec // names, no credentials
 	"TTL": "--ttl", "MinHold": "--at-least", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
-// inNet matches how net/http says which request failed, and net where.
+// inNet matches the request that net/http puts before an error, and the address that net does.
 var inNet = regexp.MustCompile(`\b(?:Get|Post) "(https?://[^"]*?)(?:/v1/locks[^"]*)?": (?:dial tcp(?: \S+)?: )?(?:lookup \S+(?: on \S+)?: )?(?:connect: )?`)
 
-// inContext is how Go words a time-out.
+// inContext replaces Go's wording of a time-out.
 var inContext = strings.NewReplacer("it did not answer in time: context deadline exceeded", "it did not answer in time", "context deadline exceeded", "no answer in time")
 
 var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 
-// message is an error for a person: in the words of the command line, and without the package that it came from.
+// message is the text of an error for people: with the names of flags instead of lockclient's settings, and without package names.
 func message(err error) string {
 	text := err.Error()
 	if fault, ok := errors.AsType[*lock.StoreError](err); ok && !isClients(err) {
@@ -152,13 +153,13 @@ func message(err error) string {
 	})
 }
 
-// isClients tells whether an error is lockclient's, and has its words.
+// isClients reports whether an error comes from lockclient, whose text is kept.
 func isClients(err error) bool {
 	_, ok := errors.AsType[*lockclient.OpError](err)
 	return ok || errors.Is(err, lockclient.ErrUnavailable)
 }
 
-// why is an outage in a few words, such as "connection refused".
+// why is the cause of an outage in a few words, such as "connection refused".
 func why(err error) string {
 	var dns *net.DNSError
 	var errno syscall.Errno
@@ -175,7 +176,7 @@ func why(err error) string {
 	return strings.TrimPrefix(message(err), lockclient.ErrUnavailable.Error()+": ")
 }
 
-// holders says who holds, for a line.
+// holders describes the first holder, and how many more there are.
 func holders(list []lockclient.Holder) string {
 	if len(list) == 0 {
 		return "others"
@@ -190,7 +191,7 @@ func holders(list []lockclient.Holder) string {
 
 func who(owner string) string {
 	if owner == "" {
-		return "somebody unnamed"
+		return "an unnamed holder"
 	}
 	return printable(owner)
 }

@@ -12,16 +12,17 @@ import (
 
 type repairCmd struct {
 	Name   string `arg:"" help:"The lock's name."`
-	Reason string `required:"" placeholder:"TEXT" help:"Why; stored in the lock's row with who you are."`
+	Reason string `required:"" placeholder:"TEXT" help:"The reason; stored in the lock's row with your name."`
 }
 
 // Help is shown with repair's flags.
 func (c *repairCmd) Help() string {
-	return `For a lock that nobody can get because "its fencing token is ahead of now": a coordinator with a wrong clock wrote the token.
-It works on the table itself (--table), and checks that this machine's clock agrees with DynamoDB's, that the token is further
-ahead than any that a client can have been told (about an hour), and that no live lease has such a token: force-release that
-one first. The token then becomes one above all that can have been told, and the lock can be granted some seconds later.
-It cannot check whether a resource has stored the wrong token, say from an event: reset it there.`
+	return `For a lock that cannot be acquired because "its fencing token is ahead of now": a coordinator with a wrong clock wrote the
+token. The command uses the table directly (--table). It checks that this machine's clock agrees with DynamoDB's, that the
+token is further ahead than any that a client can have received (about an hour), and that no live lease has such a token:
+force-release that lease first. It then sets the token to one above all that clients can have received; the lock can be
+granted some seconds later. It cannot check whether a resource has stored the wrong token, from an event for example: reset
+it there.`
 }
 
 // Run repairs the lock.
@@ -30,10 +31,10 @@ func (c *repairCmd) Run(ctx context.Context, s *streams, conn *connection) error
 		return err
 	}
 	if strings.TrimSpace(c.Reason) == "" {
-		return errors.New("--reason is empty; say why, for those who read of it later")
+		return errors.New("--reason is empty; give the reason, for those who read of it later")
 	}
 	if conn.Table == "" {
-		return errors.New("which table? Give --table NAME or set HOLDFAST_TABLE; repair works on the table itself")
+		return errors.New("which table? Give --table NAME or set HOLDFAST_TABLE; repair uses the table directly")
 	}
 	table, err := conn.direct(ctx)
 	if err != nil {
@@ -49,7 +50,7 @@ func (c *repairCmd) Run(ctx context.Context, s *streams, conn *connection) error
 		fmt.Sprintf("repaired %s: its fencing token went from %d to %d; it can be granted from %s on", c.Name, done.Before, done.After, done.Opens.Local().Format("15:04:05")))
 }
 
-// thisUser is who runs the command, as far as the machine knows.
+// thisUser is the operating system's user and host.
 func thisUser() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

@@ -32,7 +32,7 @@ func (c *statusCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	return s.result(wireStatus(status), s.describe(status))
 }
 
-// describe is a lock in a few lines.
+// describe formats a lock in a few lines.
 func (s *streams) describe(status lockclient.Status) string {
 	var b strings.Builder
 	state := s.paint("free", color.FgGreen)
@@ -68,8 +68,8 @@ func (s *streams) describe(status lockclient.Status) string {
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
 type lsCmd struct {
-	Prefix string `arg:"" optional:"" help:"The beginning of the names to list; by default all."`
-	All    bool   `help:"Also locks that nobody holds, as long as they are remembered (a day)."`
+	Prefix string `arg:"" optional:"" help:"The prefix of the names to list; by default all locks."`
+	All    bool   `help:"Also list free locks whose record still exists (for a day)."`
 	Limit  int    `placeholder:"N" help:"List at most N locks; by default all."`
 }
 
@@ -113,7 +113,7 @@ func (c *lsCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	return table.Flush()
 }
 
-// nothing says that there is nothing to list.
+// nothing is the notice of an empty list.
 func (c *lsCmd) nothing() string {
 	text := "no locks are held"
 	if c.All {
@@ -125,7 +125,7 @@ func (c *lsCmd) nothing() string {
 	return text
 }
 
-// row is a lock in ls's table.
+// row formats a lock as a row of the table.
 func row(status lockclient.Status) string {
 	owner, expires := "-", "-"
 	if len(status.Holders) > 0 {
@@ -141,7 +141,7 @@ type watchCmd struct {
 	Name string `arg:"" help:"The lock's name."`
 }
 
-// Run shows changes until it is interrupted.
+// Run shows the lock at first and after each change, until it is interrupted.
 func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	client, err := conn.client(ctx)
 	if err != nil {
@@ -170,23 +170,23 @@ func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 
 type forceReleaseCmd struct {
 	Name   string `arg:"" help:"The lock's name."`
-	Reason string `required:"" placeholder:"TEXT" help:"Why; recorded with who you are, and told to subscribers."`
-	Fence  *int64 `placeholder:"N" help:"Only the holder with this fencing token, so that a newer one is not hit."`
+	Reason string `required:"" placeholder:"TEXT" help:"The reason; recorded with your name, and published to subscribers."`
+	Fence  *int64 `placeholder:"N" help:"End only the lease with this fencing token, so that a newer holder keeps its lease."`
 }
 
 // Help is shown with force-release's flags.
 func (c *forceReleaseCmd) Help() string {
-	return `The holder hears of it at its next renewal, and works on until then: be sure that it is gone, or that its writes carry the
-fencing token. A lock that nobody holds is no error. With --fence, only that holder's lease is ended: if it is over already,
-nothing is ended and the exit code is 125; but a repeat of the last force-release ends nobody and is no error.`
+	return `The holder learns of it at its next renewal, and works on until then: make sure that it has ended, or that its writes carry
+the fencing token. Releasing a free lock is no error. With --fence, only the lease with that token is ended: if it has ended
+already, nothing changes and the exit code is 125; repeating the last force-release changes nothing and is no error.`
 }
 
-// Run ends leases.
+// Run force-releases the lock.
 func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	var fence int64
 	switch {
 	case strings.TrimSpace(c.Reason) == "":
-		return errors.New("--reason is empty; say why, for those who read of it later")
+		return errors.New("--reason is empty; give the reason, for those who read of it later")
 	case c.Fence != nil && *c.Fence < 1:
 		return fmt.Errorf("--fence is %d; give the holder's fencing token, as status shows it", *c.Fence)
 	case c.Fence != nil:

@@ -11,8 +11,8 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// A tableTransport is a table as a coordinator that says why it is unavailable. A coordinator keeps that for its log, since its
-// callers are others; here they are the same.
+// A tableTransport uses a table directly, and returns the cause when the table is unavailable. A coordinator service writes the cause
+// to its log only, since its callers need not know it; here caller and operator are the same person.
 type tableTransport struct{ *direct.Table }
 
 // RoundTrip implements [lockclient.Transport].
@@ -22,7 +22,7 @@ func (t tableTransport) RoundTrip(ctx context.Context, r lockclient.Request) (lo
 	if fault, ok := errors.AsType[*lock.StoreError](logged); ok && errors.Is(fault.Kind, lock.ErrUnavailable) {
 		return lockclient.Response{}, storeFault{fault}
 	}
-	if errors.Is(logged, context.DeadlineExceeded) { // its tries, which the SDK repeats, took all the time
+	if errors.Is(logged, context.DeadlineExceeded) { // the SDK's retries took all the time
 		return lockclient.Response{}, fmt.Errorf("DynamoDB: %w", context.DeadlineExceeded)
 	}
 	return resp, err
@@ -30,7 +30,7 @@ func (t tableTransport) RoundTrip(ctx context.Context, r lockclient.Request) (lo
 
 type loggedKey struct{}
 
-// errorLog is a log's handler that gives the error of a request back to its caller, by the context.
+// errorLog is a log handler that passes the error of a request to its caller, through the context.
 type errorLog struct{}
 
 func (errorLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
@@ -52,12 +52,12 @@ func (errorLog) Handle(ctx context.Context, r slog.Record) error {
 func (l errorLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l errorLog) WithGroup(string) slog.Handler      { return l }
 
-// A storeFault words a store's failure for a person, without the layers of the SDK that it came through.
+// A storeFault is a store's failure with a text for people, without the layers of the SDK's error.
 type storeFault struct{ *lock.StoreError }
 
 func (f storeFault) Error() string {
 	text := f.What
-	if f.Err != nil && errors.Is(f.Kind, lock.ErrUnavailable) { // others have said it all
+	if f.Err != nil && errors.Is(f.Kind, lock.ErrUnavailable) { // for other kinds, What says everything
 		text += ": " + why(f.Err)
 	}
 	if f.Fix != "" {

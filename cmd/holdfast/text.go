@@ -8,8 +8,8 @@ import (
 	"golang.org/x/text/width"
 )
 
-// printable writes what could mislead a reader, or command a terminal, as escapes: control characters (C1 too), bidirectional
-// overrides, joiners, spaces other than the plain one, invisible characters. The escapes are JSON's, so JSON stays what it is.
+// printable replaces characters that could mislead a reader or control a terminal by JSON's escapes: control characters (C0 and C1),
+// bidirectional overrides, joiners, spaces other than U+0020, invisible characters. JSON keeps its meaning.
 func printable(text string) string {
 	text = strings.ToValidUTF8(text, "\ufffd")
 	if !strings.ContainsFunc(text, misleading) {
@@ -28,7 +28,7 @@ func printable(text string) string {
 
 func misleading(r rune) bool { return !unicode.IsPrint(r) }
 
-// escape writes \n, \t or \uXXXX, with two of these above the basic plane.
+// escape writes \n, \r, \t or \uXXXX; a surrogate pair for characters above U+FFFF.
 func escape(b *strings.Builder, r rune) {
 	const hex = "0123456789abcdef"
 	switch r {
@@ -50,7 +50,7 @@ func escape(b *strings.Builder, r rune) {
 	}
 }
 
-// lines is printable, with the text's own line breaks.
+// lines is [printable] for each line: it keeps the text's line breaks.
 func lines(text string) string {
 	parts := strings.Split(text, "\n")
 	for i, line := range parts {
@@ -59,7 +59,7 @@ func lines(text string) string {
 	return strings.Join(parts, "\n")
 }
 
-// columns is how many columns of a terminal a printable character takes.
+// columns is the number of terminal columns of a printable character.
 func columns(r rune) int {
 	switch {
 	case unicode.In(r, unicode.Mn, unicode.Me):
@@ -70,7 +70,7 @@ func columns(r rune) int {
 	return 1
 }
 
-// cut shortens a printable text to at most so many columns, and answers how many it takes.
+// cut shortens a printable text to at most so many columns, and returns the number that it takes.
 func cut(text string, most int) (string, int) {
 	n, fits := 0, 0 // columns so far; bytes that leave a column for an ellipsis
 	for i, r := range text {

@@ -12,11 +12,11 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// patience is how long a coordinator may keep silent before that is told.
+// patience is the time without an answer after which a coordinator is reported as unreachable.
 const patience = 2 * time.Second
 
-// take acquires the lock: with --no-wait it asks whether the lock is free, and joins no queue. It shows who is in the way, and
-// what keeps the coordinator from answering.
+// take acquires the lock; with --no-wait it does not join the queue. Meanwhile it shows the holders, and why the coordinator does not
+// answer.
 func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options, s *streams) (*lockclient.Lease, error) {
 	w := &wait{streams: s, name: t.Name, began: time.Now()}
 	opts.OnWait, opts.OnUnavailable = w.held, w.unavailable
@@ -27,8 +27,8 @@ func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockc
 	return client.Acquire(ctx, t.Name, opts)
 }
 
-// watch calls a function, after patience and then each second, until it is told to stop; and draws the live line again when the
-// terminal's width changes.
+// watch calls silence after [patience] and then each second, until stop is called. It draws the live line again when the terminal's
+// width changes.
 func (s *streams) watch(silence func()) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
@@ -56,18 +56,18 @@ func (s *streams) watch(silence func()) (stop func()) {
 	}
 }
 
-// A wait is what is shown of one acquire: a live line on a terminal, and otherwise a notice when something changes.
+// A wait shows the progress of one acquire: a live line on a terminal, and otherwise a notice at each change.
 type wait struct {
 	*streams
 	name  string
 	began time.Time
 
 	mu      sync.Mutex
-	heard   time.Time // the last answer; zero: none yet
-	reason  string    // of the last try without an answer
-	told    string    // the reason that was told
-	holder  int64     // whose fence was told
-	waiting bool      // that others hold the lock was told
+	heard   time.Time // of the last answer; zero: none yet
+	reason  string    // why the last attempt had no answer
+	told    string    // the reason in the last notice
+	holder  int64     // the holder's fence in the last notice
+	waiting bool      // a notice that others hold the lock was written
 }
 
 // held is [lockclient.Options].OnWait.
@@ -101,7 +101,7 @@ func (w *wait) unavailable(err error) {
 	w.tell()
 }
 
-// silence is called from time to time: a try that hangs says nothing by itself.
+// silence is called by [streams.watch]: an attempt that hangs calls neither held nor unavailable.
 func (w *wait) silence() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,7 +111,7 @@ func (w *wait) silence() {
 	w.tell()
 }
 
-// tell says that the coordinator does not answer, when it has not for long enough.
+// tell reports a coordinator that has not answered for [patience].
 func (w *wait) tell() {
 	since := w.began
 	if w.heard.After(since) {
@@ -129,7 +129,7 @@ func (w *wait) tell() {
 
 func (w *wait) age() time.Duration { return time.Since(w.began).Round(time.Second) }
 
-// slow tells of a coordinator that keeps a command waiting, until the command has its answer.
+// slow reports, once, a coordinator that does not answer a command for [patience], until answered is called.
 func (s *streams) slow(what string) (answered func()) {
 	var once sync.Once
 	return s.watch(func() {
