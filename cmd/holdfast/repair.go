@@ -31,7 +31,7 @@ func (c *repairCmd) Run(ctx context.Context, s *streams, conn *connection) error
 		return err
 	}
 	if strings.TrimSpace(c.Reason) == "" {
-		return errors.New("--reason is empty; give the reason, for those who read of it later")
+		return errors.New("--reason is empty; say why, for those who read of it later")
 	}
 	if conn.Table == "" {
 		return errors.New("which table? Give --table NAME or set HOLDFAST_TABLE; repair uses the table directly")

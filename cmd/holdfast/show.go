@@ -186,7 +186,7 @@ func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection)
 	var fence int64
 	switch {
 	case strings.TrimSpace(c.Reason) == "":
-		return errors.New("--reason is empty; give the reason, for those who read of it later")
+		return errors.New("--reason is empty; say why, for those who read of it later")
 	case c.Fence != nil && *c.Fence < 1:
 		return fmt.Errorf("--fence is %d; give the holder's fencing token, as status shows it", *c.Fence)
 	case c.Fence != nil:

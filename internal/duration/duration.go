@@ -1,4 +1,4 @@
-// Package duration reads durations on command lines.
+// Package duration parses durations on command lines.
 package duration
 
 import (
@@ -13,7 +13,7 @@ import (
 // inDays matches a duration whose first unit is days.
 var inDays = regexp.MustCompile(`^([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)d(.*)$`)
 
-// Parse is [time.ParseDuration] that also understands days of 24 hours, as the first unit: 7d, 1d12h.
+// Parse is [time.ParseDuration] with one more unit, the day of 24 hours, which must come first: 7d, 1d12h.
 func Parse(text string) (time.Duration, error) {
 	parts := inDays.FindStringSubmatch(text)
 	if parts == nil {
@@ -41,7 +41,7 @@ func Parse(text string) (time.Duration, error) {
 	return total, nil
 }
 
-// Decode is [kong.MapperFunc] of every duration.
+// Decode is a [kong.MapperFunc] for fields of type [time.Duration].
 func Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	var text string
 	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {

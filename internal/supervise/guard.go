@@ -11,25 +11,25 @@ import (
 )
 
 const (
-	// lookEvery is the longest that the guard and the supervisor sleep. Timers do not count the time in which the machine is
-	// suspended, and now does.
+	// lookEvery is the longest time between two checks of the guard and of the supervisor. Timers stop while the machine is suspended,
+	// and the clock of now does not.
 	lookEvery = time.Second
-	// killEvery is the pause before SIGKILL is sent again, to processes that were forked in the meantime.
+	// killEvery is the pause before SIGKILL is repeated, for processes that were forked meanwhile.
 	killEvery = 5 * time.Millisecond
-	// killFor is how long processes may take to end after SIGKILL, before they are given up if the lease is over.
+	// killFor is the time after the first SIGKILL until the guard gives up processes that have not ended, if the lease is over.
 	killFor = time.Second
 )
 
-// A tree is a command and everything that it started.
+// A tree is a command and all processes that it started.
 type tree interface {
-	// poll buries dead processes. It answers the signal that stopped the command, if one did since the last call, and how the
-	// command ended, if it has ended.
+	// poll reaps ended processes. It returns the signal that has stopped the command since the last call, or 0, and how the command
+	// ended, or nil while it runs.
 	poll() (stopped syscall.Signal, ended *status)
-	// signal sends a signal to all processes. It answers which it reached, and which it may not signal.
+	// signal sends a signal to all processes. It returns those that it reached, and those that it may not signal.
 	signal(syscall.Signal) (reached, denied []Process)
 	// signalGroup sends a signal to the command's process group.
 	signalGroup(syscall.Signal)
-	// empty tells whether the command has ended and no process is left.
+	// empty reports whether the command has ended and no process is left.
 	empty() bool
 }
 
@@ -41,16 +41,16 @@ type guard struct {
 	report func(report)
 
 	until    time.Duration // the end of the lease
-	ended    *status       // how the command ended; nil: it runs
+	ended    *status       // how the command ended; nil while it runs
 	ending   bool          // SIGTERM was sent
 	killAt   time.Duration // when SIGKILL is due, once ending
 	killedAt time.Duration // when SIGKILL was first sent; 0: not yet
-	stuck    bool          // SIGKILL was refused for all that is left
-	over     bool          // the lease is lost, or nobody is left to renew it
+	stuck    bool          // the system refused SIGKILL for all remaining processes
+	over     bool          // the lease is lost, or the supervisor that renews it has ended
 	told     bool          // eventDenied was reported
 }
 
-// Guard is the main function of the guard's process, which [Run] starts. fd is the descriptor of its connection.
+// Guard is the main function of the guard's process, which [Run] starts. fd is the file descriptor of the connection to Run.
 func Guard(fd int) error {
 	if fd < 3 {
 		return errors.New("guard is started by exec, with the descriptor of its connection")
@@ -62,10 +62,10 @@ func Guard(fd int) error {
 	if !ok || first.Start == nil {
 		return errors.New("guard is started by exec: its first order is the command")
 	}
-	signal.Notify(make(chan os.Signal, 1), deafTo()...) // not ignored: the command would inherit that
+	signal.Notify(make(chan os.Signal, 1), deafTo()...) // caught and not ignored, since the command would inherit ignored signals
 	changes := make(chan os.Signal, 1)
 	signal.Notify(changes, syscall.SIGCHLD)
-	runtime.LockOSThread() // the end of the thread that starts the command would count as its parent's
+	runtime.LockOSThread() // Pdeathsig counts the end of the thread that started the command as the parent's end
 	tree, err := startTree(*first.Start, now() < first.Until-first.Start.Grace)
 	switch {
 	case errors.Is(err, errTooLate):
@@ -73,7 +73,7 @@ func Guard(fd int) error {
 		return nil
 	case err != nil:
 		send(conn, report{Event: eventFailed, Error: err.Error()})
-		return nil //nolint:nilerr // exec is told, and reports it
+		return nil //nolint:nilerr // the supervisor reports it
 	}
 	g := &guard{tree: tree, grace: first.Start.Grace, now: now, until: first.Until, report: func(r report) { send(conn, r) }}
 	send(conn, report{Event: eventStarted, PID: tree.main})
@@ -81,10 +81,10 @@ func Guard(fd int) error {
 	return nil
 }
 
-// errTooLate is the answer of startTree when the lease is as good as over.
+// errTooLate is returned by startTree if less than the grace is left of the lease.
 var errTooLate = errors.New("the lease is over")
 
-// deafTo are the signals that must not end or stop the guard. Those that are ignored already stay so, for the command, too.
+// deafTo are the signals that must not end or stop the guard. Signals that are ignored already stay ignored, also in the command.
 func deafTo() (list []os.Signal) {
 	for _, n := range []os.Signal{
 		syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
@@ -97,7 +97,7 @@ func deafTo() (list []os.Signal) {
 	return list
 }
 
-// run obeys orders until no process is left, or none that can be ended.
+// run executes orders until no process is left, or none that can be ended.
 func (g *guard) run(orders <-chan order, changes <-chan os.Signal) {
 	timer := time.NewTimer(g.pause())
 	defer timer.Stop()
@@ -137,7 +137,7 @@ func (g *guard) obey(o order) {
 	}
 }
 
-// act does what is due, and answers whether that was all.
+// act does what is due, and reports whether the guard's work is done.
 func (g *guard) act() bool {
 	stopped, ended := g.tree.poll()
 	if stopped != 0 {
@@ -165,8 +165,8 @@ func (g *guard) act() bool {
 	return false
 }
 
-// end begins to end all processes: SIGTERM now, also to those that are stopped; SIGKILL after the grace, and before the end of
-// the lease.
+// end begins to end all processes: SIGTERM now, with SIGCONT for stopped processes; SIGKILL after the grace, and at the latest at the
+// end of the lease.
 func (g *guard) end(why Reason) {
 	if g.ending {
 		return
@@ -178,7 +178,7 @@ func (g *guard) end(why Reason) {
 	reached, denied := g.tree.signal(syscall.SIGTERM)
 	g.tree.signal(syscall.SIGCONT)
 	g.killAt = min(g.now()+g.grace, g.until)
-	if len(reached) == 0 { // nobody to wait for
+	if len(reached) == 0 { // no process to wait for
 		g.killAt = g.now()
 	}
 	g.tell(denied)
@@ -198,8 +198,8 @@ func (g *guard) kill() {
 	}
 }
 
-// hopeless tells whether it makes no sense to wait any longer: the lease is over, and the processes that are left cannot be
-// signalled, or do not end after SIGKILL. While the lease can be renewed, they are waited for.
+// hopeless reports whether to give up: the lease is over, and the remaining processes cannot be signalled, or have not ended after
+// SIGKILL. As long as the lease can be renewed, the guard waits for them.
 func (g *guard) hopeless() bool {
 	if g.killedAt == 0 || !g.over && g.now() < g.until {
 		return false
@@ -207,7 +207,7 @@ func (g *guard) hopeless() bool {
 	return g.stuck || g.now() >= g.killedAt+killFor
 }
 
-// tell reports, once, processes that the guard may not signal.
+// tell reports processes that the guard may not signal; only the first time.
 func (g *guard) tell(denied []Process) {
 	if len(denied) > 0 && !g.told {
 		g.told = true
@@ -215,7 +215,7 @@ func (g *guard) tell(denied []Process) {
 	}
 }
 
-// pause is how long nothing is due.
+// pause is the time until something is due.
 func (g *guard) pause() time.Duration {
 	due := g.until - g.grace
 	if g.ending {
@@ -224,5 +224,5 @@ func (g *guard) pause() time.Duration {
 	return max(min(due-g.now(), lookEvery, pollEvery(g.ending)), time.Millisecond)
 }
 
-// String tells a process to people.
+// String formats a process for people: its id and name.
 func (p Process) String() string { return fmt.Sprintf("%d (%s)", p.PID, p.Name) }

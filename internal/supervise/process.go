@@ -12,5 +12,5 @@ func startProcess(s start, attr *syscall.SysProcAttr) (pid int, err error) {
 		return 0, err
 	}
 	pid = p.Pid
-	return pid, p.Release() // the tree waits for it
+	return pid, p.Release() // the tree reaps it
 }

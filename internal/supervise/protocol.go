@@ -9,14 +9,14 @@ import (
 
 // An order is a message of the supervisor to the guard.
 type order struct {
-	Start  *start         `json:"start,omitempty"`  // the first order: run this
-	Until  time.Duration  `json:"until,omitempty"`  // the end of the lease, on the clock of now
+	Start  *start         `json:"start,omitempty"`  // run this command; the first order only
+	Until  time.Duration  `json:"until,omitempty"`  // the end of the lease, on the clock of now; 0: unchanged
 	Signal syscall.Signal `json:"signal,omitempty"` // pass this on to the command
 	Stop   Reason         `json:"stop,omitempty"`   // end the command
 	Resume bool           `json:"resume,omitempty"` // continue the stopped command
 }
 
-// start is the command. Its texts are bytes: JSON's strings cannot hold what is not UTF-8, such as the name of a file may be.
+// start is the command. Its strings are sent as bytes, since JSON strings cannot hold file names that are not UTF-8.
 type start struct {
 	Path  []byte        `json:"path"`
 	Args  [][]byte      `json:"args"` // with the command's name
@@ -39,7 +39,7 @@ func (s *start) args() []string {
 	return args
 }
 
-// An event is what a report of the guard is about.
+// An event is the kind of a [report].
 type event string
 
 const (
@@ -68,7 +68,7 @@ type status struct {
 	Signal syscall.Signal `json:"signal,omitempty"`
 }
 
-// A Process is one that is told to people.
+// A Process is a process in a report for people.
 type Process struct {
 	PID  int    `json:"pid"`
 	Name string `json:"name,omitempty"`
@@ -80,18 +80,18 @@ type Reason string
 // The reasons for which a command is stopped.
 const (
 	Lost     Reason = "lost"     // the lease is lost
-	Expiring Reason = "expiring" // the lease was not renewed, and SIGKILL must fall before its end
-	Orphaned Reason = "orphaned" // the supervisor's parent is gone
+	Expiring Reason = "expiring" // the lease was not renewed, and the command must have ended before it expires
+	Orphaned Reason = "orphaned" // the supervisor's parent has ended
 
 	// Unguarded: the guard was killed, and the supervisor ended the command at once.
 	Unguarded Reason = "unguarded"
 
 	leftover Reason = "leftover" // the command has ended, and has left processes behind
-	deserted Reason = "deserted" // the supervisor is gone
+	deserted Reason = "deserted" // the supervisor has ended
 )
 
-// minControlFD is the lowest descriptor of the guard's connection: the descriptors below belong to the command, which may have
-// inherited some by number, as make does with those of its job server.
+// minControlFD is the lowest descriptor of the guard's connection. Lower descriptors may belong to the command, which can inherit some
+// by number, such as those of make's job server.
 const minControlFD = 64
 
 // receive decodes messages until the connection ends, and then closes the channel.
@@ -110,5 +110,5 @@ func receive[T any](conn *os.File) <-chan T {
 	return messages
 }
 
-// send writes a message. An error means that the other process is gone, which the end of its messages tells as well.
+// send writes a message. It drops errors: they mean that the other process has ended, which the end of its messages shows.
 func send(conn *os.File, message any) { _ = json.NewEncoder(conn).Encode(message) }

@@ -13,58 +13,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Lease is what a command may run under.
+// A Lease is the lease under which a command runs.
 type Lease interface {
 	// Done is closed when the lease is lost.
 	Done() <-chan struct{}
-	// Remaining is how long the lease is proved from now on; 0 or less: it is over.
+	// Remaining is the time for which the lease is proved to last from now on; 0 or less if it has expired.
 	Remaining() time.Duration
 }
 
-// Config is what is run, and how. All fields but Signals, Orphaned and Notify are required.
+// Config is what [Run] runs, and how. All fields but Signals, Orphaned and Notify are required.
 type Config struct {
 	Path  string   // of the executable
 	Args  []string // with the command's name
 	Env   []string
-	Guard []string // the command line that runs [Guard], but for the descriptor, which is added as the last argument
+	Guard []string // the command line that runs [Guard]; Run adds the descriptor as the last argument
 
 	Lease Lease
 	// Grace is the time between SIGTERM and SIGKILL.
 	Grace time.Duration
-	// CheckEvery is how often the lease is looked at, in order to tell the guard that it was renewed. At most 1 s.
+	// CheckEvery is the interval at which the lease is read and its end is sent to the guard. At most 1 s.
 	CheckEvery time.Duration
-	// Signals are passed on to the command and everything that it started.
+	// Signals are passed on to the command and all processes that it started.
 	Signals <-chan os.Signal
-	// Orphaned, when it is closed, ends the command: whoever started the supervisor is gone.
+	// Orphaned ends the command when it is closed: the process that started the supervisor has ended. See [ParentGone].
 	Orphaned <-chan struct{}
-	// Notify is told what happens. The command is not looked after until it returns.
+	// Notify is called with what happens. It must return soon, since Run waits for it.
 	Notify func(Notice)
 }
 
-// A Notice is something that people should hear of while the command runs.
+// A Notice is an event to report to people while the command runs.
 type Notice struct {
-	Stopping  Reason    // the command is being ended, for this reason
+	Stopping  Reason    // the command is being stopped, for this reason
 	Denied    []Process // these may not be signalled
-	Suspended bool      // the command was stopped from the terminal; the supervisor stops as well
+	Suspended bool      // the command was stopped from the terminal; the supervisor is about to stop as well
 }
 
 // An Outcome is how a command ended.
 type Outcome struct {
-	// Code is the command's exit code, or 128 and the number of the signal that ended it, as shells put it. It is -1 if the
-	// command did not end.
+	// Code is the command's exit code, or 128 plus the number of the signal that ended it, as in shells. It is -1 if the command has
+	// not ended.
 	Code int
-	// Signal is what ended the command, if a signal did.
+	// Signal is the signal that ended the command, or 0.
 	Signal syscall.Signal
-	// HadTerminal tells whether the command was the foreground of the terminal, whose keys then signalled it and no other.
+	// HadTerminal reports whether the command was the terminal's foreground, so that the terminal's keys signalled it alone.
 	HadTerminal bool
-	// Stopped is why the command was ended, or "" if it ended by itself.
+	// Stopped is why the command was stopped, or "" if it ended by itself.
 	Stopped Reason
-	// Left are processes that may run on, because they may not be signalled or because they did not end after SIGKILL.
+	// Left are processes that may still run, because they may not be signalled or did not end after SIGKILL.
 	Left []Process
 }
 
-// Run runs a command under a lease until it and everything that it started has ended. An error means that the command was not
-// started. It may be called once at a time in a process, which must have no other children.
+// Run runs a command under a lease until the command and all processes that it started have ended. An error means that the command
+// was not started. A process may make one call at a time, and must have no other children.
 func Run(cfg Config) (Outcome, error) {
 	if over(cfg.Lease) {
 		if cfg.Notify != nil {
@@ -75,8 +75,8 @@ func Run(cfg Config) (Outcome, error) {
 	if err := adopt(); err != nil {
 		return Outcome{}, err
 	}
-	// A child that Ctrl-Z stops between fork and exec would block this process, which waits for its exec. (The command itself is
-	// started in the background of the terminal, where Ctrl-Z does not reach it.)
+	// A child that Ctrl-Z stops between fork and exec would block this process, which waits for the exec. The command itself is started
+	// in the background of the terminal, where Ctrl-Z does not reach it.
 	signal.Ignore(syscall.SIGTSTP)
 	conn, cmd, err := startGuard(cfg)
 	if err != nil {
@@ -115,7 +115,7 @@ func over(l Lease) bool {
 	}
 }
 
-// startGuard starts the guard, connected by a pair of sockets.
+// startGuard starts the guard, and returns the connection to it.
 func startGuard(cfg Config) (*os.File, *exec.Cmd, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -125,9 +125,9 @@ func startGuard(cfg Config) (*os.File, *exec.Cmd, error) {
 	syscall.CloseOnExec(pair[0])
 	defer func() { _ = unix.Close(pair[1]) }()
 	syscall.CloseOnExec(pair[1])
-	theirs, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, minControlFD) // inherited by number
+	theirs, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, minControlFD) // the child inherits it under this number
 	if errors.Is(err, unix.EINVAL) {
-		// So many descriptors are not allowed (ulimit -n).
+		// The limit of descriptors (ulimit -n) is lower.
 		theirs, err = unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, 3)
 	}
 	if err != nil {
@@ -136,9 +136,9 @@ func startGuard(cfg Config) (*os.File, *exec.Cmd, error) {
 	}
 	defer func() { _ = unix.Close(theirs) }()
 	args := append(cfg.Guard[1:len(cfg.Guard):len(cfg.Guard)], strconv.Itoa(theirs))
-	cmd := exec.Command(cfg.Guard[0], args...) //nolint:gosec,noctx // ourselves; it ends with its connection
+	cmd := exec.Command(cfg.Guard[0], args...) //nolint:gosec,noctx // this program; it ends with its connection
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, cfg.Env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what is sent to our process group must not end it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals to this process group must not end the guard
 	if err := cmd.Start(); err != nil {
 		_ = ours.Close()
 		return nil, nil, err
@@ -148,12 +148,12 @@ func startGuard(cfg Config) (*os.File, *exec.Cmd, error) {
 
 // A foreground is the controlling terminal as the supervisor uses it.
 type foreground interface {
-	is() bool            // there is one
+	is() bool            // this process has one
 	isInput() bool       // it is standard input and output
-	ours() bool          // our process group is its foreground
-	of(group int) bool   // that process group is its foreground
-	give(group int) bool // make a process group the foreground
-	take()               // make ours the foreground
+	ours() bool          // its foreground is the supervisor's process group
+	of(group int) bool   // its foreground is this process group
+	give(group int) bool // makes a process group the foreground
+	take()               // makes the supervisor's process group the foreground
 }
 
 // A supervisor is the part of [Run] that talks to the guard.
@@ -164,21 +164,21 @@ type supervisor struct {
 	terminal foreground
 	stops    <-chan os.Signal // SIGTSTP and SIGCONT
 
-	controlled func() bool // a shell with job control looks after this process
+	controlled func() bool // a shell with job control can resume this process
 	suspend    func()      // stops this process and its group until a SIGCONT
 	killGuard  func()
 
-	command int    // its process id and group
-	stopped Reason // why the command is being ended
-	asked   bool   // by SIGTSTP, to stop
+	command int    // the command's process id and group
+	stopped Reason // why the command is being stopped
+	asked   bool   // SIGTSTP was passed on to the command
 
-	wantsTerminal bool // the command does, or is likely to
-	hasTerminal   bool // it is the terminal's foreground
+	wantsTerminal bool // the command reads from the terminal, or is expected to
+	hasTerminal   bool // the command is the terminal's foreground
 
-	overdue time.Duration // when a guard that was told to stop the command must have ended; 0: it was not
+	overdue time.Duration // when a guard that was ordered to stop the command is killed; 0: no such order was sent
 }
 
-// guardPatience is how much longer than it needs the guard may take to stop the command.
+// guardPatience is the time that a guard may take to stop the command beyond the grace and killFor, before it is killed.
 const guardPatience = 2 * time.Second
 
 func (s *supervisor) run(reports <-chan report) (Outcome, error) {
@@ -218,19 +218,20 @@ func (s *supervisor) run(reports <-chan report) (Outcome, error) {
 				s.send(order{Until: s.until()})
 			}
 			if s.overdue != 0 && s.now() > s.overdue {
-				s.killGuard() // it hangs
+				s.killGuard() // the guard hangs
 			}
 		}
 	}
 }
 
-// until is the end of the lease on the guard's clock, which is read first: a pause between the two makes it earlier.
+// until is the end of the lease on the guard's clock. The clock is read first, so that a pause between the two readings yields an
+// earlier end.
 func (s *supervisor) until() time.Duration {
 	at := s.now()
 	return at + s.cfg.Lease.Remaining()
 }
 
-// hear takes note of a report.
+// hear handles a report of a running command.
 func (s *supervisor) hear(r report) {
 	switch r.Event {
 	case eventStarted:
@@ -245,14 +246,14 @@ func (s *supervisor) hear(r report) {
 	}
 }
 
-// stop has the guard end the command.
+// stop orders the guard to stop the command.
 func (s *supervisor) stop(why Reason) {
 	s.stopping(why)
 	s.overdue = s.now() + s.cfg.Grace + killFor + guardPatience
 	s.send(order{Stop: why})
 }
 
-// stopping tells people, once, that the command is being ended.
+// stopping notifies of the first reason for which the command is being stopped.
 func (s *supervisor) stopping(why Reason) {
 	if s.stopped == "" {
 		s.stopped = why
@@ -266,12 +267,12 @@ func (s *supervisor) notify(n Notice) {
 	}
 }
 
-// pass hands a signal on to the command.
+// pass passes a signal on to the command.
 func (s *supervisor) pass(sig os.Signal) {
 	n, ok := sig.(syscall.Signal)
 	switch {
 	case !ok:
-	case n == syscall.SIGCONT: // a shell put us into the foreground, perhaps
+	case n == syscall.SIGCONT: // a shell may have put this process group into the foreground
 		s.resume()
 	default:
 		s.asked = s.asked || n == syscall.SIGTSTP
@@ -279,15 +280,15 @@ func (s *supervisor) pass(sig os.Signal) {
 	}
 }
 
-// commandStopped deals with a command that a signal stopped. If it asks for the terminal and we have it, the command gets it.
-// Otherwise we stop as well, so that the shell which controls us sees that; when it resumes us, we resume the command. Without
-// such a shell, a command that Ctrl-Z stopped goes on, as a program does there that nobody supervises. A command that was
-// stopped in any other way, by a debugger perhaps, keeps its lease.
+// commandStopped handles a command that a signal has stopped. If the command needs the terminal and this process group has it, the
+// command gets it. Otherwise this process stops as well, so that the shell sees a stopped job; when the shell resumes it, it resumes
+// the command. Without a shell with job control, a command that Ctrl-Z stopped is resumed, as Ctrl-Z has no effect there. A command
+// that was stopped in another way, by a debugger for example, stays stopped and keeps its lease.
 func (s *supervisor) commandStopped(by syscall.Signal) {
 	asksForTerminal := by == syscall.SIGTTIN || by == syscall.SIGTTOU
 	s.wantsTerminal = s.wantsTerminal || asksForTerminal
 	switch {
-	case asksForTerminal && (s.terminal.ours() || s.terminal.of(s.command)): // it asked just before it got it
+	case asksForTerminal && (s.terminal.ours() || s.terminal.of(s.command)): // it asked just before it was given the terminal
 		s.resume()
 	case s.controlled() && (s.asked || s.terminal.is()):
 		s.takeTerminal()
@@ -300,7 +301,7 @@ func (s *supervisor) commandStopped(by syscall.Signal) {
 	s.asked = false
 }
 
-// resume continues the command, with the terminal if it wants it and it is ours to give.
+// resume resumes the command, with the terminal if the command needs it and this process group has it.
 func (s *supervisor) resume() {
 	if s.command == 0 {
 		return
@@ -309,14 +310,14 @@ func (s *supervisor) resume() {
 	s.send(order{Resume: true})
 }
 
-// giveTerminal makes the command's process group the terminal's foreground, if it wants that and ours is.
+// giveTerminal makes the command's process group the terminal's foreground, if the command needs that and this process group is it.
 func (s *supervisor) giveTerminal() {
 	if s.wantsTerminal && s.terminal.ours() {
 		s.hasTerminal = s.terminal.give(s.command)
 	}
 }
 
-// takeTerminal makes our process group the terminal's foreground again, if the command's is.
+// takeTerminal makes this process group the terminal's foreground again, if the command's is.
 func (s *supervisor) takeTerminal() {
 	if s.hasTerminal {
 		s.hasTerminal = false
@@ -324,7 +325,7 @@ func (s *supervisor) takeTerminal() {
 	}
 }
 
-// outcome is what the last report says.
+// outcome translates the last report.
 func (s *supervisor) outcome(last report) Outcome {
 	o := Outcome{Code: -1, Stopped: s.stopped, Left: last.Processes, HadTerminal: s.hasTerminal}
 	if last.Reason == Unguarded {
@@ -339,7 +340,7 @@ func (s *supervisor) outcome(last report) Outcome {
 	return o
 }
 
-// killOrphans kills the processes that a dead guard has left to us, and answers which did not end.
+// killOrphans kills the processes that this process has inherited from a killed guard, and returns those that did not end.
 func killOrphans(t tree, now func() time.Duration) []Process {
 	for end := now() + killFor; ; time.Sleep(killEvery) {
 		t.poll()
@@ -353,10 +354,10 @@ func killOrphans(t tree, now func() time.Duration) []Process {
 	}
 }
 
-// Interrupt ends this process and its process group by SIGINT. A command that was the terminal's foreground got the interrupt
-// of its key alone; so a script that this process is part of ends as it would without this process in between.
+// Interrupt ends this process and its process group by SIGINT. Ctrl-C signals only the terminal's foreground, which was the command;
+// with Interrupt, a script that runs this process ends as if it had run the command itself.
 func Interrupt() {
 	signal.Reset(syscall.SIGINT)
 	_ = syscall.Kill(0, syscall.SIGINT)
-	time.Sleep(time.Second) // it has time to arrive
+	time.Sleep(time.Second) // until the signal arrives
 }

@@ -27,8 +27,8 @@ func (t terminal) close() {
 
 func (t terminal) is() bool { return t.file != nil }
 
-// isInput tells whether standard input and output are the terminal: whether to expect that the command reads from it. In a
-// pipeline another process may want to, and the command gets the terminal when it asks for it.
+// isInput reports whether standard input and output are the terminal, so that the command probably reads from it. In a pipeline another
+// process may read from it; there the command gets the terminal when it tries to read.
 func (t terminal) isInput() bool {
 	for _, fd := range []int{syscall.Stdin, syscall.Stdout} {
 		if _, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil {
@@ -38,7 +38,7 @@ func (t terminal) isInput() bool {
 	return t.is()
 }
 
-// ours tells whether our process group is the foreground: in the background the terminal is not ours to give.
+// ours reports whether this process group is the foreground. Only then may it give the terminal away.
 func (t terminal) ours() bool { return t.of(unix.Getpgrp()) }
 
 func (t terminal) of(group int) bool {
@@ -54,7 +54,7 @@ func (t terminal) give(group int) bool {
 }
 
 func (t terminal) take() {
-	signal.Ignore(syscall.SIGTTOU) // it would stop us: we are in the background
+	signal.Ignore(syscall.SIGTTOU) // it would stop this process, which is in the background
 	defer signal.Reset(syscall.SIGTTOU)
 	_ = t.give(unix.Getpgrp())
 }

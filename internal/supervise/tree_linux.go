@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processTree is the descendants of this process, which is a child subreaper, and of which the command is a child.
+// processTree is the command, a child of this process, and all other descendants. This process must be a child subreaper.
 type processTree struct {
 	main   int     // the command, which leads a process group
 	ended  *status // how it ended
-	buried bool    // it was waited for: its id may be given to another process
+	buried bool    // the command is reaped: another process may get its id
 }
 
-// now is the time that this machine is up, also while it was suspended, and the same in all processes.
+// now is the time since the machine was booted, which includes suspended time and is the same in all processes.
 func now() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
@@ -28,13 +28,13 @@ func now() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// pollEvery is how often the guard must look when no signal tells it of a change: SIGCHLD tells of all.
+// pollEvery is the interval at which the guard must poll for changes that cause no signal. SIGCHLD announces all changes.
 func pollEvery(bool) time.Duration { return lookEvery }
 
 // adopt makes the descendants of this process its children when their parents end.
 func adopt() error { return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
 
-// startTree starts a command, if there is time for it.
+// startTree starts a command, if inTime.
 func startTree(s start, inTime bool) (*processTree, error) {
 	if !inTime {
 		return nil, errTooLate
@@ -62,7 +62,7 @@ func (t *processTree) poll() (stopped syscall.Signal, ended *status) {
 	if info := waitID(unix.P_PID, t.main, unix.WSTOPPED); info.pid != 0 {
 		stopped = syscall.Signal(info.status)
 	}
-	for { // the command is not waited for before all is over, so that its id, which is its group's, stays its own
+	for { // the command is reaped last, so that no other process gets its id, which is its group's id too
 		info := waitID(unix.P_ALL, 0, unix.WEXITED|unix.WNOWAIT)
 		switch {
 		case info.pid == 0:
@@ -96,7 +96,7 @@ func (t *processTree) empty() bool {
 
 func (t *processTree) signal(n syscall.Signal) (reached, denied []Process) {
 	grouped := false
-	if !t.buried { // all at once: none of them can fork and escape
+	if !t.buried { // at once, so that no process of the group can escape by a fork
 		grouped = syscall.Kill(-t.main, n) == nil
 	}
 	for _, p := range descendants() {
@@ -123,19 +123,19 @@ func (t *processTree) signalGroup(n syscall.Signal) {
 	}
 }
 
-// bury waits for a child that has ended, or with -1 for any, and answers whether there was one.
+// bury reaps a child that has ended, or with -1 any such child, and reports whether there was one.
 func bury(pid int) bool {
 	got, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 	return err == nil && got > 0
 }
 
-// cldExited is the code of a child that exited, as against one that a signal ended.
+// cldExited is the si_code of a child that exited; other codes mean that a signal ended it (CLD_EXITED of waitid).
 const cldExited = 1
 
 // childInfo is a siginfo_t as waitid fills it.
 type childInfo struct{ code, pid, status int32 }
 
-// waitID is waitid with WNOHANG. The pid is 0 if there is nothing to tell.
+// waitID is waitid with WNOHANG. The pid is 0 if no child has changed its state.
 func waitID(kind, id, options int) childInfo {
 	var info unix.Siginfo
 	if err := unix.Waitid(kind, id, &info, options|unix.WNOHANG, nil); err != nil {
@@ -156,10 +156,10 @@ type process struct {
 
 	name  string
 	dead  bool
-	began string // when, which tells it from a later process of the same id
+	began string // its start time, by which it differs from a later process with the same id
 }
 
-// descendants are the processes of which this one is an ancestor.
+// descendants are the descendants of this process, from /proc.
 func descendants() []process {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -216,7 +216,7 @@ func parseProcess(line []byte) (p process, err error) {
 	return p, nil
 }
 
-// signal sends a signal to this process, and to no other that got its id meanwhile.
+// signal sends a signal to the process, and not to another one that has got its id meanwhile.
 func (p process) signal(n syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err == nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// processTree is the command's process group. A process that leaves it is out of reach on this system.
+// processTree is the command's process group. Processes that leave the group cannot be found on this system.
 type processTree struct {
 	main  int
 	ended *status
@@ -17,7 +17,7 @@ type processTree struct {
 // now is the time by the wall clock, which is the same in all processes.
 func now() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
-// pollEvery is how often the guard must look: nothing tells it of the end of a grandchild.
+// pollEvery is the interval at which the guard must poll: no signal announces the end of a grandchild.
 func pollEvery(ending bool) time.Duration {
 	if ending {
 		return 10 * time.Millisecond
