@@ -44,8 +44,6 @@ type Config struct {
 	// upper half of its range, so that clients spread. The first waiter in a lock's queue pauses for at most a quarter of RetryDelay.
 	// Zero means 1 s.
 	RetryDelay time.Duration
-	// Owner is told to others while this client holds a lock; Options can say another. Empty: host name and process id; in
-	// a Lambda invocation the function's name and the request's id.
 	// Owner is the name that others see while this client holds a lock, at most 256 bytes. Options.Owner replaces it. If it is
 	// empty, it is HOST/PID, and in a Lambda invocation FUNCTION/REQUEST-ID.
 	Owner string

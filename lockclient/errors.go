@@ -69,7 +69,7 @@ func (e *OpError) Error() string {
 // Unwrap returns e.Op and e.Err, so that errors.Is matches both.
 func (e *OpError) Unwrap() []error { return []error{e.Op, e.Err} }
 
-// A Holder is the holder of a lock, as a [HeldError] tells it.
+// A Holder is the holder of a lock, as a [HeldError] describes it.
 type Holder struct {
 	Owner     string        // its name for itself; see Config.Owner
 	Fence     int64         // the fencing token of its lease

@@ -15,30 +15,37 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
+// lossy makes the network lose a tenth of all requests and of all answers. It returns the seeded function that chooses them, which is
+// true in percent of all cases.
+func (w *world) lossy() (chance func(percent int) bool) {
+	rng := mathrand.New(mathrand.NewPCG(1, 2))
+	var mu sync.Mutex
+	chance = func(percent int) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return rng.IntN(100) < percent
+	}
+	w.breakWith(func(string, int, *http.Request) (*http.Response, error) {
+		if chance(10) {
+			return nil, errCut
+		}
+		return nil, nil
+	}, func(_ string, _ int, resp *http.Response) (*http.Response, error) {
+		if chance(10) {
+			return nil, errCut
+		}
+		return resp, nil
+	})
+	return chance
+}
+
 // Ten thousand leases are acquired, lost and released through a network that loses a tenth of all requests and of all answers. None
 // leaves a goroutine, a timer, or an entry in its client. Goroutines are counted before the client is closed; TestMain also runs
 // goleak.
 func TestCyclesLeakNothing(t *testing.T) {
 	const cycles, workers = 10_000, 8
 	run(t, func(t *testing.T, w *world) {
-		rng := mathrand.New(mathrand.NewPCG(1, 2))
-		var mu sync.Mutex
-		chance := func(percent int) bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return rng.IntN(100) < percent
-		}
-		w.breakWith(func(string, int, *http.Request) (*http.Response, error) {
-			if chance(10) {
-				return nil, errCut
-			}
-			return nil, nil
-		}, func(_ string, _ int, resp *http.Response) (*http.Response, error) {
-			if chance(10) {
-				return nil, errCut
-			}
-			return resp, nil
-		})
+		chance := w.lossy()
 		c := w.client()
 		before := runtime.NumGoroutine()
 		var lost, failed, released atomic.Int64

@@ -74,39 +74,44 @@ func TestDeadConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, cfg := reach(t)
-			cfg.RetryDelay = 50 * time.Millisecond
-			c, err := lockclient.New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var leases []*lockclient.Lease
-			for range 6 {
-				l, err := c.Acquire(t.Context(), rand.Text(), lockclient.Options{TTL: time.Minute})
-				if err != nil {
-					t.Fatal(err)
-				}
-				leases = append(leases, l)
-			}
-			each := func(what string, do func(*lockclient.Lease) error) {
-				var wg sync.WaitGroup
-				for _, l := range leases {
-					wg.Go(func() {
-						if err := do(l); err != nil {
-							t.Errorf("%s: %v", what, err)
-						}
-					})
-				}
-				wg.Wait()
-			}
-			renew := func(l *lockclient.Lease) error { return l.Renew(t.Context()) }
-			each("renewal", renew) // opens more connections over HTTP/1.1
-			r.Cut()
-			each("renewal after the cut", renew)
-			r.Cut()
-			each("release", func(l *lockclient.Lease) error { return l.Release(t.Context()) })
-			if err := c.Close(t.Context()); err != nil {
-				t.Error(err)
-			}
+			surviveCuts(t, r, cfg)
 		})
+	}
+}
+
+// surviveCuts renews and releases leases after their connections were cut.
+func surviveCuts(t *testing.T, r *relay.Relay, cfg lockclient.Config) {
+	cfg.RetryDelay = 50 * time.Millisecond
+	c, err := lockclient.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var leases []*lockclient.Lease
+	for range 6 {
+		l, err := c.Acquire(t.Context(), rand.Text(), lockclient.Options{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, l)
+	}
+	each := func(what string, do func(*lockclient.Lease) error) {
+		var wg sync.WaitGroup
+		for _, l := range leases {
+			wg.Go(func() {
+				if err := do(l); err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	renew := func(l *lockclient.Lease) error { return l.Renew(t.Context()) }
+	each("renewal", renew) // opens more connections over HTTP/1.1
+	r.Cut()
+	each("renewal after the cut", renew)
+	r.Cut()
+	each("release", func(l *lockclient.Lease) error { return l.Release(t.Context()) })
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

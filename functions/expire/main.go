@@ -1,5 +1,5 @@
 // Command expire is the function behind the timers' queue and the rule on executions: it ends expired leases and those of
-// executions that ended, and does the work that was put off.
+// executions that ended, and does the jobs that were deferred.
 package main
 
 import (

@@ -8,47 +8,49 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
+// executions are ARNs of executions, with the text of the problem; an empty text means that a lease can be bound to the execution.
+var executions = []struct{ execution, says string }{
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map1:4f2a9c1e-0000-4000-8000-000000000001", ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/ProcessFiles:run:2", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch:x", ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:BatchNightly/Label:x", ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:DeployX:run-1", `state machine "DeployX", to which`},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deplo:run-1", "StateMachines"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:DeployX/Map1:run-1", `state machine "DeployX", to which`},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Other/Deploy:run-1", `state machine "Other", to which`},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:/Map1:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/a/b:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map*:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution::run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch*:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch 1:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch\u0085:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run/1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run*", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + strings.Repeat("x", 80), ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + strings.Repeat("x", 81), "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + strings.Repeat("x", 75) + ":a", ""},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + strings.Repeat("x", 76) + ":a", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + strings.Repeat("x", 300), "at most 256"},
+	{"arn:aws:states:eu-west-1:123456789012:execution:Deploy", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012:stateMachine:Deploy:run-1", "send the ARN"},
+	{"arn:aws:lambda:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
+	{"urn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
+	{"", "send the ARN"},
+	{"arn:aws:states:eu-west-2:123456789012:execution:Deploy:run-1", `region "eu-west-2", account "123456789012"; its end`},
+	{"arn:aws:states:eu-west-1:999999999999:execution:Deploy:run-1", `account "999999999999"`},
+	{"arn:aws-cn:states:eu-west-1:123456789012:execution:Deploy:run-1", `partition "aws-cn"`},
+	{"arn:aws:states:eu-west-1:123456789012:express:Deploy:run-1:x", "Standard workflow"},
+	{"arn:aws:states:eu-west-1:123456789012:express:Deploy/Map1:run-1", "Standard workflow"},
+}
+
 // A lease can be bound to an execution of a listed state machine in the coordinator's account and region, and to those that a
 // Distributed Map of it started.
 func TestExecutions(t *testing.T) {
-	long := func(n int) string { return strings.Repeat("x", n) }
-	for _, test := range []struct{ execution, says string }{
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map1:4f2a9c1e-0000-4000-8000-000000000001", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/ProcessFiles:run:2", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch:x", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:BatchNightly/Label:x", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX:run-1", `state machine "DeployX", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deplo:run-1", "StateMachines"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:DeployX/Map1:run-1", `state machine "DeployX", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Other/Deploy:run-1", `state machine "Other", to which`},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:/Map1:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/a/b:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy/Map*:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution::run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch*:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch 1:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch\u0085:run-1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run/1", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:run*", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(80), ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(81), "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(75) + ":a", ""},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Batch" + long(76) + ":a", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy:" + long(300), "at most 256"},
-		{"arn:aws:states:eu-west-1:123456789012:execution:Deploy", "send the ARN"},
-		{"arn:aws:states:eu-west-1:123456789012:stateMachine:Deploy:run-1", "send the ARN"},
-		{"arn:aws:lambda:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
-		{"urn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
-		{"", "send the ARN"},
-		{"arn:aws:states:eu-west-2:123456789012:execution:Deploy:run-1", `region "eu-west-2", account "123456789012"; its end`},
-		{"arn:aws:states:eu-west-1:999999999999:execution:Deploy:run-1", `account "999999999999"`},
-		{"arn:aws-cn:states:eu-west-1:123456789012:execution:Deploy:run-1", `partition "aws-cn"`},
-		{"arn:aws:states:eu-west-1:123456789012:express:Deploy:run-1:x", "Standard workflow"},
-		{"arn:aws:states:eu-west-1:123456789012:express:Deploy/Map1:run-1", "Standard workflow"},
-	} {
+	for _, test := range executions {
 		s := newSystem(t, machines("Deploy", "Batch*"))
 		payload, _ := json.Marshal(map[string]string{"name": "a", "lease": secret, "execution": test.execution})
 		_, p := s.invokeAs(ownFunction, "acquire", string(payload))

@@ -13,78 +13,84 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
+const leaseField = `"lease":"` + secret + `"`
+
+// tooDeep is a JSON object with eight levels of nesting; metadata has one more around it.
+var tooDeep = strings.Repeat(`{"a":`, 8) + "1" + strings.Repeat("}", 8)
+
+// badInputs are requests that are not valid, by what is wrong with them.
+var badInputs = map[string]struct {
+	op, lock, body string
+	changes        []change
+	code           wire.Code
+	field, says    string
+}{
+	"name empty":             {op: "acquire", lock: "", body: `{}`, field: "name", says: "1 to 255"},
+	"name too long":          {op: "acquire", lock: strings.Repeat("n", 256), body: `{}`, field: "name", says: "at most 255"},
+	"name with a slash":      {op: "acquire", lock: "a/b", body: `{}`, field: "name", says: `'/'`},
+	"name with a percent":    {op: "status", lock: "a%2Fb", field: "name", says: `'%'`},
+	"name with a space":      {op: "renew", lock: "a b", body: `{` + leaseField + `}`, field: "name", says: `' '`},
+	"name with a control":    {op: "release", lock: "a\nb", body: `{` + leaseField + `}`, field: "name", says: `'\n'`},
+	"name beyond ASCII":      {op: "force-release", lock: "ä", body: `{"reason":"x"}`, field: "name", says: `'ä'`},
+	"body empty":             {op: "acquire", lock: "a", body: "", field: "body", says: "{} at least"},
+	"body not JSON":          {op: "acquire", lock: "a", body: `{"ttl_ms":}`, field: "body", says: "not JSON"},
+	"body cut off":           {op: "acquire", lock: "a", body: `{"ttl_ms":1000`, field: "body", says: "ends too soon"},
+	"body not an object":     {op: "acquire", lock: "a", body: `[1]`, field: "body", says: "not a JSON object"},
+	"body null":              {op: "acquire", lock: "a", body: `null`, field: "body", says: "not a JSON object"},
+	"body of two values":     {op: "acquire", lock: "a", body: `{} {}`, field: "body", says: "one value only"},
+	"body with a stray end":  {op: "acquire", lock: "a", body: `{}}`, field: "body", says: "one value only"},
+	"body not UTF-8":         {op: "acquire", lock: "a", body: "eyJvd25lciI6Iv8ifQ==", changes: []change{encoded}, field: "body", says: "UTF-8"},
+	"body not base64":        {op: "acquire", lock: "a", body: `{}`, changes: []change{encoded}, field: "body", says: "base64"},
+	"body too large":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", wire.MaxBody) + `"}`, code: wire.PayloadTooLarge, field: "body", says: "16384"},
+	"duplicate key":          {op: "acquire", lock: "a", body: `{"owner":"a","owner":"b"}`, field: "owner", says: "twice"},
+	"unknown field":          {op: "acquire", lock: "a", body: `{"ttl":1000}`, field: "ttl", says: "unknown"},
+	"field in other case":    {op: "acquire", lock: "a", body: `{"TTL_MS":1000}`, field: "TTL_MS", says: "unknown"},
+	"wait too short":         {op: "acquire", lock: "a", body: `{"wait_ms":10}`, field: "wait_ms", says: "1000 to 900000"},
+	"wait too long":          {op: "acquire", lock: "a", body: `{"wait_ms":900001}`, field: "wait_ms", says: "1000 to 900000"},
+	"token over HTTP":        {op: "acquire", lock: "a", body: `{"task_token":"x"}`, field: "task_token", says: "direct invocations"},
+	"not an execution":       {op: "acquire", lock: "a", body: `{"execution":"x"}`, field: "execution", says: "$$.Execution.Id"},
+	"an Express execution":   {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:express:m:n:o"}`, field: "execution", says: "Standard"},
+	"another's execution":    {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:execution:m:n"}`, field: "execution", says: "StateMachines"},
+	"content type missing":   {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("")}, field: "content-type", says: "application/json"},
+	"content type of a form": {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/x-www-form-urlencoded")}, field: "content-type", says: "application/json"},
+	"charset":                {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/json; charset=latin1")}, field: "content-type", says: "UTF-8"},
+	"TTL 0":                  {op: "acquire", lock: "a", body: `{"ttl_ms":0}`, field: "ttl_ms", says: "from 1000 to 86400000"},
+	"TTL negative":           {op: "renew", lock: "a", body: `{` + leaseField + `,"ttl_ms":-1}`, field: "ttl_ms", says: "from 1000"},
+	"TTL too large":          {op: "acquire", lock: "a", body: `{"ttl_ms":86400001}`, field: "ttl_ms", says: "86400000"},
+	"TTL huge":               {op: "acquire", lock: "a", body: `{"ttl_ms":99999999999999999999}`, field: "ttl_ms", says: "86400000"},
+	"TTL a float":            {op: "acquire", lock: "a", body: `{"ttl_ms":1000.0}`, field: "ttl_ms", says: "without fraction"},
+	"TTL with an exponent":   {op: "acquire", lock: "a", body: `{"ttl_ms":6e4}`, field: "ttl_ms", says: "exponent"},
+	"TTL a string":           {op: "acquire", lock: "a", body: `{"ttl_ms":"1000"}`, field: "ttl_ms", says: "a string"},
+	"TTL null":               {op: "acquire", lock: "a", body: `{"ttl_ms":null}`, field: "ttl_ms", says: "null"},
+	"owner too long":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", 257) + `"}`, field: "owner", says: "256"},
+	"owner not printable":    {op: "acquire", lock: "a", body: `{"owner":"a\u0007"}`, field: "owner", says: "printed"},
+	"owner a number":         {op: "acquire", lock: "a", body: `{"owner":1}`, field: "owner", says: "must be a string"},
+	"metadata too large":     {op: "acquire", lock: "a", body: `{"metadata":{"a":"` + strings.Repeat("m", 2041) + `"}}`, field: "metadata", says: "2048"},
+	"metadata too deep":      {op: "acquire", lock: "a", body: `{"metadata":{"a":` + tooDeep + `}}`, field: "metadata", says: "8 levels"},
+	"metadata an array":      {op: "acquire", lock: "a", body: `{"metadata":[]}`, field: "metadata", says: "must be an object"},
+	"metadata key twice":     {op: "renew", lock: "a", body: `{` + leaseField + `,"metadata":{"a":{"b":1,"b":2}}}`, field: "metadata", says: "twice"},
+	"capacity 0":             {op: "acquire", lock: "a", body: `{"capacity":0}`, field: "capacity", says: "1 to 100"},
+	"capacity too large":     {op: "acquire", lock: "a", body: `{"capacity":101}`, field: "capacity", says: "1 to 100"},
+	"permits over capacity":  {op: "acquire", lock: "a", body: `{"capacity":2,"permits":3}`, field: "permits", says: "the capacity, which is 2"},
+	"lease missing":          {op: "release", lock: "a", body: `{}`, field: "lease", says: "missing"},
+	"lease too short":        {op: "acquire", lock: "a", body: `{"lease":"short"}`, field: "lease", says: "16 to 128"},
+	"lease malformed":        {op: "renew", lock: "a", body: `{"lease":"sixteen bytes, ok"}`, field: "lease", says: "not allowed"},
+	"reason missing":         {op: "force-release", lock: "a", body: `{}`, field: "reason", says: "say why"},
+	"reason blank":           {op: "force-release", lock: "a", body: `{"reason":" "}`, field: "reason", says: "say why"},
+	"reason too long":        {op: "force-release", lock: "a", body: `{"reason":"` + strings.Repeat("r", 513) + `"}`, field: "reason", says: "512"},
+	"fence 0":                {op: "force-release", lock: "a", body: `{"reason":"x","fence":0}`, field: "fence", says: "from 1"},
+	"limit 0":                {op: "list", changes: []change{query("limit", "0")}, field: "limit", says: "1 to 100"},
+	"limit not a number":     {op: "list", changes: []change{query("limit", "ten")}, field: "limit", says: "whole number"},
+	"limit twice":            {op: "list", changes: []change{query("limit", "1,2")}, field: "limit", says: "whole number"},
+	"state unknown":          {op: "list", changes: []change{query("state", "free")}, field: "state", says: "held or all"},
+	"prefix":                 {op: "list", changes: []change{query("prefix", "a/")}, field: "prefix", says: `'/'`},
+	"cursor":                 {op: "list", changes: []change{query("cursor", "!")}, field: "cursor", says: "start without one"},
+	"query unknown":          {op: "status", lock: "a", changes: []change{query("verbose", "1")}, field: "verbose", says: "unknown"},
+}
+
 // A request that is not valid gets a problem that names the field and says what would be valid. It changes nothing.
 func TestBadInput(t *testing.T) {
-	const lease = `"lease":"` + secret + `"`
-	deep := strings.Repeat(`{"a":`, 8) + "1" + strings.Repeat("}", 8)
-	for name, test := range map[string]struct {
-		op, lock, body string
-		changes        []change
-		code           wire.Code
-		field, says    string
-	}{
-		"name empty":             {op: "acquire", lock: "", body: `{}`, field: "name", says: "1 to 255"},
-		"name too long":          {op: "acquire", lock: strings.Repeat("n", 256), body: `{}`, field: "name", says: "at most 255"},
-		"name with a slash":      {op: "acquire", lock: "a/b", body: `{}`, field: "name", says: `'/'`},
-		"name with a percent":    {op: "status", lock: "a%2Fb", field: "name", says: `'%'`},
-		"name with a space":      {op: "renew", lock: "a b", body: `{` + lease + `}`, field: "name", says: `' '`},
-		"name with a control":    {op: "release", lock: "a\nb", body: `{` + lease + `}`, field: "name", says: `'\n'`},
-		"name beyond ASCII":      {op: "force-release", lock: "ä", body: `{"reason":"x"}`, field: "name", says: `'ä'`},
-		"body empty":             {op: "acquire", lock: "a", body: "", field: "body", says: "{} at least"},
-		"body not JSON":          {op: "acquire", lock: "a", body: `{"ttl_ms":}`, field: "body", says: "not JSON"},
-		"body cut off":           {op: "acquire", lock: "a", body: `{"ttl_ms":1000`, field: "body", says: "ends too soon"},
-		"body not an object":     {op: "acquire", lock: "a", body: `[1]`, field: "body", says: "not a JSON object"},
-		"body null":              {op: "acquire", lock: "a", body: `null`, field: "body", says: "not a JSON object"},
-		"body of two values":     {op: "acquire", lock: "a", body: `{} {}`, field: "body", says: "one value only"},
-		"body with a stray end":  {op: "acquire", lock: "a", body: `{}}`, field: "body", says: "one value only"},
-		"body not UTF-8":         {op: "acquire", lock: "a", body: "eyJvd25lciI6Iv8ifQ==", changes: []change{encoded}, field: "body", says: "UTF-8"},
-		"body not base64":        {op: "acquire", lock: "a", body: `{}`, changes: []change{encoded}, field: "body", says: "base64"},
-		"body too large":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", wire.MaxBody) + `"}`, code: wire.PayloadTooLarge, field: "body", says: "16384"},
-		"duplicate key":          {op: "acquire", lock: "a", body: `{"owner":"a","owner":"b"}`, field: "owner", says: "twice"},
-		"unknown field":          {op: "acquire", lock: "a", body: `{"ttl":1000}`, field: "ttl", says: "unknown"},
-		"field in other case":    {op: "acquire", lock: "a", body: `{"TTL_MS":1000}`, field: "TTL_MS", says: "unknown"},
-		"wait too short":         {op: "acquire", lock: "a", body: `{"wait_ms":10}`, field: "wait_ms", says: "1000 to 900000"},
-		"wait too long":          {op: "acquire", lock: "a", body: `{"wait_ms":900001}`, field: "wait_ms", says: "1000 to 900000"},
-		"token over HTTP":        {op: "acquire", lock: "a", body: `{"task_token":"x"}`, field: "task_token", says: "direct invocations"},
-		"not an execution":       {op: "acquire", lock: "a", body: `{"execution":"x"}`, field: "execution", says: "$$.Execution.Id"},
-		"an Express execution":   {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:express:m:n:o"}`, field: "execution", says: "Standard"},
-		"another's execution":    {op: "acquire", lock: "a", body: `{"execution":"arn:aws:states:r:1:execution:m:n"}`, field: "execution", says: "StateMachines"},
-		"content type missing":   {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("")}, field: "content-type", says: "application/json"},
-		"content type of a form": {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/x-www-form-urlencoded")}, field: "content-type", says: "application/json"},
-		"charset":                {op: "acquire", lock: "a", body: `{}`, changes: []change{contentType("application/json; charset=latin1")}, field: "content-type", says: "UTF-8"},
-		"TTL 0":                  {op: "acquire", lock: "a", body: `{"ttl_ms":0}`, field: "ttl_ms", says: "from 1000 to 86400000"},
-		"TTL negative":           {op: "renew", lock: "a", body: `{` + lease + `,"ttl_ms":-1}`, field: "ttl_ms", says: "from 1000"},
-		"TTL too large":          {op: "acquire", lock: "a", body: `{"ttl_ms":86400001}`, field: "ttl_ms", says: "86400000"},
-		"TTL huge":               {op: "acquire", lock: "a", body: `{"ttl_ms":99999999999999999999}`, field: "ttl_ms", says: "86400000"},
-		"TTL a float":            {op: "acquire", lock: "a", body: `{"ttl_ms":1000.0}`, field: "ttl_ms", says: "without fraction"},
-		"TTL with an exponent":   {op: "acquire", lock: "a", body: `{"ttl_ms":6e4}`, field: "ttl_ms", says: "exponent"},
-		"TTL a string":           {op: "acquire", lock: "a", body: `{"ttl_ms":"1000"}`, field: "ttl_ms", says: "a string"},
-		"TTL null":               {op: "acquire", lock: "a", body: `{"ttl_ms":null}`, field: "ttl_ms", says: "null"},
-		"owner too long":         {op: "acquire", lock: "a", body: `{"owner":"` + strings.Repeat("o", 257) + `"}`, field: "owner", says: "256"},
-		"owner not printable":    {op: "acquire", lock: "a", body: `{"owner":"a\u0007"}`, field: "owner", says: "printed"},
-		"owner a number":         {op: "acquire", lock: "a", body: `{"owner":1}`, field: "owner", says: "must be a string"},
-		"metadata too large":     {op: "acquire", lock: "a", body: `{"metadata":{"a":"` + strings.Repeat("m", 2041) + `"}}`, field: "metadata", says: "2048"},
-		"metadata too deep":      {op: "acquire", lock: "a", body: `{"metadata":{"a":` + deep + `}}`, field: "metadata", says: "8 levels"},
-		"metadata an array":      {op: "acquire", lock: "a", body: `{"metadata":[]}`, field: "metadata", says: "must be an object"},
-		"metadata key twice":     {op: "renew", lock: "a", body: `{` + lease + `,"metadata":{"a":{"b":1,"b":2}}}`, field: "metadata", says: "twice"},
-		"capacity 0":             {op: "acquire", lock: "a", body: `{"capacity":0}`, field: "capacity", says: "1 to 100"},
-		"capacity too large":     {op: "acquire", lock: "a", body: `{"capacity":101}`, field: "capacity", says: "1 to 100"},
-		"permits over capacity":  {op: "acquire", lock: "a", body: `{"capacity":2,"permits":3}`, field: "permits", says: "the capacity, which is 2"},
-		"lease missing":          {op: "release", lock: "a", body: `{}`, field: "lease", says: "missing"},
-		"lease too short":        {op: "acquire", lock: "a", body: `{"lease":"short"}`, field: "lease", says: "16 to 128"},
-		"lease malformed":        {op: "renew", lock: "a", body: `{"lease":"sixteen bytes, ok"}`, field: "lease", says: "not allowed"},
-		"reason missing":         {op: "force-release", lock: "a", body: `{}`, field: "reason", says: "say why"},
-		"reason blank":           {op: "force-release", lock: "a", body: `{"reason":" "}`, field: "reason", says: "say why"},
-		"reason too long":        {op: "force-release", lock: "a", body: `{"reason":"` + strings.Repeat("r", 513) + `"}`, field: "reason", says: "512"},
-		"fence 0":                {op: "force-release", lock: "a", body: `{"reason":"x","fence":0}`, field: "fence", says: "from 1"},
-		"limit 0":                {op: "list", changes: []change{query("limit", "0")}, field: "limit", says: "1 to 100"},
-		"limit not a number":     {op: "list", changes: []change{query("limit", "ten")}, field: "limit", says: "whole number"},
-		"limit twice":            {op: "list", changes: []change{query("limit", "1,2")}, field: "limit", says: "whole number"},
-		"state unknown":          {op: "list", changes: []change{query("state", "free")}, field: "state", says: "held or all"},
-		"prefix":                 {op: "list", changes: []change{query("prefix", "a/")}, field: "prefix", says: `'/'`},
-		"cursor":                 {op: "list", changes: []change{query("cursor", "!")}, field: "cursor", says: "start without one"},
-		"query unknown":          {op: "status", lock: "a", changes: []change{query("verbose", "1")}, field: "verbose", says: "unknown"},
-	} {
+	for name, test := range badInputs {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t)
 			if test.code == "" {

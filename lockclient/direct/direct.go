@@ -67,7 +67,7 @@ func (c Config) validate() error {
 	case c.PoolSize < 0:
 		return fmt.Errorf("direct: Config.PoolSize is %d; give a number above 0, or 0 for no limit", c.PoolSize)
 	case c.PoolSize > 0 && c.HTTPClient != nil:
-		return errors.New("direct: Config.PoolSize and Config.HTTPClient are both given; bound the connections of one's own HTTP client there")
+		return errors.New("direct: Config.PoolSize and Config.HTTPClient are both given; limit the connections in the HTTP client, and leave PoolSize 0")
 	}
 	return nil
 }

@@ -111,8 +111,7 @@ func TestPausedHolderIsRefused(t *testing.T) {
 	}
 }
 
-// Each kind of write is refused to an older holder, and succeeds for the same holder and a newer one. The failure of the caller's
-// own condition is not stale.
+// Each kind of write is refused to an older holder, and succeeds for the same holder and a newer one.
 func TestGuards(t *testing.T) {
 	older, same, newer := fencing.Guard{Fence: 4, Attribute: "token"}, fencing.Guard{Fence: 5, Attribute: "token"}, fencing.Guard{Fence: 6, Attribute: "token"}
 	writes := map[string]func(d *table, g fencing.Guard) error{
@@ -175,6 +174,11 @@ func TestGuards(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The failure of the caller's own condition is not stale, and a condition with an OR does not weaken the guard.
+func TestGuardBesideAnotherCondition(t *testing.T) {
+	older, same := fencing.Guard{Fence: 4, Attribute: "token"}, fencing.Guard{Fence: 5, Attribute: "token"}
 	d := newTable(t)
 	err := d.set(same, "x", "attribute_exists(id)")
 	if _, failed := errors.AsType[*types.ConditionalCheckFailedException](err); !failed || same.Stale(err) {

@@ -43,7 +43,7 @@ type Coordinator struct {
 	ahead    time.Duration
 	faults   []fault
 	requests map[string]int
-	told     map[string]bool // the leases of waiters that had the answer that the lock is held
+	informed map[string]bool // the leases of waiters that had the answer that the lock is held
 }
 
 // A fault is what is to happen to the next requests of an operation.
@@ -58,7 +58,7 @@ type fault struct {
 // locks were released.
 func New(t testing.TB) *Coordinator {
 	t.Helper()
-	c := &Coordinator{t: t, requests: map[string]int{}, told: map[string]bool{}}
+	c := &Coordinator{t: t, requests: map[string]int{}, informed: map[string]bool{}}
 	coordinator, err := lock.New(lock.Config{Store: &lock.Memory{Changed: c.changes.wrote}, Clock: c.now})
 	if err != nil {
 		t.Fatal(err)

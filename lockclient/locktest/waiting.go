@@ -105,7 +105,7 @@ func (c *Coordinator) waits(r lockclient.Request, resp lockclient.Response, firs
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	told := c.told[request.Lease]
-	c.told[request.Lease] = true
-	return max(time.Duration(p.RetryAfter)*time.Millisecond, glance), told || !first
+	informed := c.informed[request.Lease]
+	c.informed[request.Lease] = true
+	return max(time.Duration(p.RetryAfter)*time.Millisecond, glance), informed || !first
 }
