@@ -104,8 +104,8 @@ func (l *Lease) Name() string { return l.name }
 // does not change it.
 func (l *Lease) Fence() int64 { return l.fence }
 
-// Secret returns the secret by which the coordinator knows the lease. Whoever has it can renew and release the lease: give it only
-// to a process that takes the lease over (see [Client.Adopt]), and keep it out of logs and command lines.
+// Secret returns the secret by which the coordinator knows the lease. A process that has it can renew and release the lease. Pass it
+// only to a process that takes the lease over (see [Client.Adopt]), and keep it out of logs and command lines.
 func (l *Lease) Secret() string { return l.secret }
 
 // Context returns a context that ends when the lease is released (its cause is then [ErrReleased]), or is lost or can no longer be

@@ -8,7 +8,7 @@
 // The protocol and the table are those of a deployed coordinator, so both kinds of client may use one table at the same time.
 // Compared with a deployed coordinator, a direct client lacks:
 //
-//   - Permissions by lock name. Whoever may write the table may take any lock.
+//   - Permissions by lock name. A client that may write the table may take any lock.
 //   - One clock. The clocks of all direct clients and coordinators must be within 250 ms of each other (see internal/lock).
 //   - A record of the caller. A lease has no principal.
 //   - Events, and an expiry that is acted on in time, unless the stream's functions are deployed on the table. Without them, an
