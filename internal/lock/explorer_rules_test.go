@@ -153,10 +153,10 @@ func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
 	if live && answer != ok && m.op != opExpire {
 		x.fail("%v of %v was told no by its own live lease", m.op, mine)
 	}
-	if !live && answer == ok && m.op != opExpire && (m.op != opRelease || r.Retired.Key != mine || r.Retired.Cause != CauseRelease) {
+	if !live && answer == ok && m.op != opExpire && (m.op != opRelease || r.Retired.Key != mine || !causes[r.Retired.Cause].released) {
 		x.fail("rule 1: %v of %v, which is over, was told ok", m.op, mine)
 	}
-	if m.op == opRelease && r.Retired.Key == mine && r.Retired.Cause == CauseRelease && answer != ok {
+	if m.op == opRelease && r.Retired.Key == mine && causes[r.Retired.Cause].released && answer != ok {
 		x.fail("rule 3: a repeated release of %v was told no", mine)
 	}
 }
