@@ -93,34 +93,7 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 	defer cancel()
 	times := make(chan time.Duration, 2) // ready, answered
 	begin := time.Now()
-	first := true
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/next") {
-			if !first {
-				select { // there is no more work
-				case <-ctx.Done():
-				case <-r.Context().Done():
-				}
-				return
-			}
-			first = false
-			times <- time.Since(begin)
-			w.Header().Set("Lambda-Runtime-Aws-Request-Id", "1")
-			w.Header().Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(10*time.Second).UnixMilli()))
-			_, _ = io.WriteString(w, `{"name":"","Records":[]}`)
-			return
-		}
-		_, _ = io.Copy(io.Discard, r.Body)
-		if strings.HasPrefix(r.URL.Path, "/v1/locks") { // the client's; refused, so that it fails at once
-			w.WriteHeader(http.StatusForbidden)
-			return
-		}
-		select {
-		case times <- time.Since(begin):
-		default:
-		}
-		w.WriteHeader(http.StatusAccepted)
-	}))
+	server := httptest.NewServer(runtimeAPI(ctx, func() { times <- time.Since(begin) }))
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = []string{
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x",
@@ -159,3 +132,32 @@ func median(d []time.Duration) time.Duration {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// runtimeAPI is Lambda's runtime API with one event. It calls step when the function asks for the event and when it answers.
+func runtimeAPI(ctx context.Context, step func()) http.HandlerFunc {
+	asked, answered := false, false
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/next") && asked: // there are no more events
+			select {
+			case <-ctx.Done():
+			case <-r.Context().Done():
+			}
+		case strings.HasSuffix(r.URL.Path, "/next"):
+			asked = true
+			step()
+			w.Header().Set("Lambda-Runtime-Aws-Request-Id", "1")
+			w.Header().Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(10*time.Second).UnixMilli()))
+			_, _ = io.WriteString(w, `{"name":"","Records":[]}`)
+		case strings.HasPrefix(r.URL.Path, "/v1/locks"): // the client's; refused, so that it fails at once
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			_, _ = io.Copy(io.Discard, r.Body)
+			if !answered {
+				answered = true
+				step()
+			}
+			w.WriteHeader(http.StatusAccepted)
+		}
+	}
+}
