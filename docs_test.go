@@ -97,7 +97,7 @@ func trimmed(text string) string {
 var (
 	links    = regexp.MustCompile(`\]\(([^)\s#]*)(?:#([^)\s]*))?\)`)
 	headings = regexp.MustCompile(`(?m)^#+ (.*)$`)
-	notInID  = regexp.MustCompile("[^\\p{L}\\p{N} _-]")
+	notInID  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
 // anchors are the identifiers that GitHub gives the headings of a page.

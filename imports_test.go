@@ -126,7 +126,7 @@ func TestClientsOfPrograms(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := []string{}
-		for _, path := range strings.Fields(string(out)) {
+		for path := range strings.FieldsSeq(string(out)) {
 			service, ok := strings.CutPrefix(path, "github.com/aws/aws-sdk-go-v2/service/")
 			if ok && !strings.Contains(service, "/") {
 				got = append(got, service)

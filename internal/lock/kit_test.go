@@ -156,7 +156,7 @@ func (k *kit) holds(holders, waiters []string) {
 		got = append(got, r.Holders[key].Owner)
 	}
 	for _, w := range r.Queue {
-		queue = append(queue, w.Terms.Owner)
+		queue = append(queue, w.Owner)
 	}
 	if !slices.Equal(got, holders) || !slices.Equal(queue, waiters) || r.Waiting != int64(len(waiters)) {
 		k.t.Errorf("%v hold and %v wait (%d), want %v and %v", got, queue, r.Waiting, holders, waiters)

@@ -83,7 +83,7 @@ func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, e
 			}
 		}
 		for _, w := range r.Queue {
-			if w.Terms.Execution == execution {
+			if w.Execution == execution {
 				list = append(list, Binding{name, w.Key})
 			}
 		}

@@ -56,7 +56,7 @@ func (f *fixture) queue(want ...string) {
 	var got []string
 	outlasts := int64(0)
 	for _, w := range list {
-		got, outlasts = append(got, w.Terms.Owner), max(outlasts, w.Until/1000+int64(lock.DefaultRetention/time.Second))
+		got, outlasts = append(got, w.Owner), max(outlasts, w.Until/1000+int64(lock.DefaultRetention/time.Second))
 	}
 	for i := range want {
 		want[i] = "owner of " + want[i]

@@ -105,8 +105,11 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 	if err := cmd.Start(); err != nil {
 		return 0, 0, 0, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // it is killed when it has answered
+	}()
 	for _, t := range []*time.Duration{&ready, &answered} {
 		select {
 		case *t = <-times:
