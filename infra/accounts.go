@@ -16,9 +16,8 @@ import (
 )
 
 // LockRole adds a role of this account that a trusted principal, such as [awsiam.NewAccountPrincipal] or
-// [awsiam.NewOrganizationPrincipal], may assume, to acquire, renew and release, over HTTP, the locks that a pattern names. It is the
-// way for callers of other accounts: an HTTP API has no policy of its own that could let them in. Other grants may be added to the
-// role.
+// [awsiam.NewOrganizationPrincipal], may assume. The role may acquire, renew and release the locks of a pattern over HTTP; other grants
+// may be added to it. Callers of other accounts need such a role, since an HTTP API has no resource policy.
 func (c *Coordinator) LockRole(id string, trusted awsiam.IPrincipal, pattern string) awsiam.Role {
 	mustBePattern(pattern)
 	c.mustHaveAPI()
@@ -29,13 +28,13 @@ func (c *Coordinator) LockRole(id string, trusted awsiam.IPrincipal, pattern str
 	return role
 }
 
-// ShareDirectLock lets all of an account ("111122223333") or an organisation ("o-a1b2c3d4e5") invoke the acquire, renew and release
-// functions, for the locks that a pattern names, if their own policies let them too. It returns the ARNs to invoke, by function.
+// ShareDirectLock allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to invoke the acquire, renew and release
+// functions for the locks of a pattern. Callers also need a policy of their own account. It returns the ARNs to invoke, by function.
 func (c *Coordinator) ShareDirectLock(with, pattern string) map[string]*string {
 	return c.shareDirect(with, pattern, "acquire", "renew", "release")
 }
 
-// ShareDirectRead is like ShareDirectLock, for the status function. Lists are not served through it.
+// ShareDirectRead is like ShareDirectLock, for the status function without lists.
 func (c *Coordinator) ShareDirectRead(with, pattern string) map[string]*string {
 	return c.shareDirect(with, pattern, "status")
 }
@@ -60,8 +59,8 @@ func (c *Coordinator) shareDirect(with, pattern string, functions ...string) map
 	return arns
 }
 
-// ShareEvents lets an account ("111122223333") or an organisation ("o-a1b2c3d4e5") have rules of its own on the bus, and change no
-// others.
+// ShareEvents allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to create rules on the bus, and to change only
+// rules that it created.
 func (c *Coordinator) ShareEvents(with string) {
 	stack := awscdk.Stack_Of(c.Construct)
 	principal := any("*")
@@ -87,7 +86,7 @@ func (c *Coordinator) ShareEvents(with string) {
 	})
 }
 
-// mustBeAccount tells an account's id from an organisation's, and panics on what is neither.
+// mustBeAccount reports whether with is an account's id; it panics if with is not an organisation's id either.
 func mustBeAccount(with string) bool {
 	switch {
 	case regexp.MustCompile(`^[0-9]{12}$`).MatchString(with):

@@ -9,14 +9,14 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// metric is one of the coordinator's own, as its functions log them.
+// metric is one of the metrics that the functions log.
 func (c *Coordinator) metric(name, statistic string) awscloudwatch.Metric {
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 		Namespace: c.namespace, MetricName: &name, Statistic: &statistic, Period: minute(),
 	})
 }
 
-// lambdaMetric is one of a function's.
+// lambdaMetric is one of Lambda's metrics of a function.
 func (c *Coordinator) lambdaMetric(function, name, statistic string) awscloudwatch.Metric {
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 		Namespace: jsii.String("AWS/Lambda"), MetricName: &name, Statistic: &statistic, Period: minute(),
@@ -24,7 +24,7 @@ func (c *Coordinator) lambdaMetric(function, name, statistic string) awscloudwat
 	})
 }
 
-// apiMetric is a sum of the API's.
+// apiMetric is the sum of one of API Gateway's metrics.
 func (c *Coordinator) apiMetric(name string) awscloudwatch.Metric {
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 		Namespace: jsii.String("AWS/ApiGateway"), MetricName: &name, Statistic: jsii.String("Sum"), Period: minute(),
@@ -41,30 +41,30 @@ func (c *Coordinator) deadLetters() awscloudwatch.Metric {
 
 func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
 
-// A Fault is a metric of the stream and expire functions that counts what could not be done: told, handed on, ended, or was given up.
+// A Fault is a metric of the stream and expire functions that counts failures: of events, callbacks, hand-offs, timers and checks.
 type Fault struct {
 	Alarm, Metric, Description string
-	Minutes                    float64 // of the last five in which it must have happened
-	Expire                     bool    // it only happens with the expire function, and so with timers
+	Minutes                    float64 // in how many of the last five it must occur to raise the alarm
+	Expire                     bool    // only the expire function logs it, so that it needs timers
 }
 
-// Faults are all of these metrics. Each has an alarm.
+// Faults are all faults. Each has an alarm.
 var Faults = []Fault{
-	{"CallbackUndeliverable", "callback_undeliverable", "A task can never be told of its lock: list its state machine in StateMachines, or its function in DurableFunctions", 1, false},
-	{"CallbackFailed", "callback_failed", "Tasks cannot be told of their locks; it is tried again: see the stream function's log", 3, false},
-	{"EventPutOff", "event_put_off", "The event bus does not take events; they are kept and sent later: see the stream function's log", 3, false},
-	{"LockNotHandedOn", "lock_not_handed_on", "A lock cannot be handed on to its waiters: see the log for its name", 1, false},
-	{"RecordBuried", "record_buried", "A stream record cannot be read: look at the dead-letter queue", 1, false},
-	{"WorkGivenUp", "work_given_up", "An event, a callback or a hand-off was tried for a day, or can never succeed: look at the dead-letter queue", 1, true},
-	{"TimerFailed", "timer_failed", "Timers cannot be set, or what they do fails; it is tried again: see the logs of stream and expire", 3, true},
-	{"ExecutionUnknown", "execution_unknown", "DescribeExecution fails; leases of executions may stay: check the expire function's permission", 3, true},
-	{"ExecutionChecksLate", "execution_checks_delayed", "Checks of executions wait for their turn, since DescribeExecution is called as often as allowed: raise ttl_ms of leases with an execution", 5, true},
-	{"ExecutionEndFailed", "execution_end_failed", "Leases of executions that ended are not ended; it is tried again: see the expire function's log", 3, true},
-	{"ExecutionEndMissed", "execution_end_missed", "The event of an execution's end never came; a check found it: look at the rule on executions and its dead letters", 1, true},
-	{"GrantToldLate", "grant_told_late", "A check found a task that nobody had told of its lock, and told it: the stream function failed or lost records", 1, true},
+	{"CallbackUndeliverable", "callback_undeliverable", "A task can never get its callback: list its state machine in StateMachines, or its function in DurableFunctions", 1, false},
+	{"CallbackFailed", "callback_failed", "Callbacks to tasks fail and are retried: see the stream function's log", 3, false},
+	{"EventPutOff", "event_put_off", "The event bus does not accept events; they are kept and sent later: see the stream function's log", 3, false},
+	{"LockNotHandedOn", "lock_not_handed_on", "A free lock cannot be granted to its waiters: see the log for its name", 1, false},
+	{"RecordBuried", "record_buried", "A stream record cannot be decoded: see the dead-letter queue", 1, false},
+	{"WorkGivenUp", "work_given_up", "An event, a callback or a hand-off has failed for a day, or can never succeed: see the dead-letter queue", 1, true},
+	{"TimerFailed", "timer_failed", "Timers cannot be set or handled, and are retried: see the logs of stream and expire", 3, true},
+	{"ExecutionUnknown", "execution_unknown", "DescribeExecution fails, so that leases of ended executions may stay: check the expire function's permission", 3, true},
+	{"ExecutionChecksLate", "execution_checks_delayed", "Checks of executions are delayed by the limit of DescribeExecution calls: raise ttl_ms of leases with an execution", 5, true},
+	{"ExecutionEndFailed", "execution_end_failed", "Leases of ended executions cannot be ended, which is retried: see the expire function's log", 3, true},
+	{"ExecutionEndMissed", "execution_end_missed", "A check found an ended execution whose event did not arrive: see the rule on executions and its dead letters", 1, true},
+	{"GrantToldLate", "grant_told_late", "A check found a task that had not got its callback, and sent it: the stream function failed or lost records", 1, true},
 }
 
-// alarms are for what a person must look at. Contention is an answer, and never alarms.
+// alarms adds an alarm for each condition that needs a person. Contention is a normal answer and raises none.
 func (c *Coordinator) alarms() {
 	if c.API != nil {
 		c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
@@ -73,9 +73,9 @@ func (c *Coordinator) alarms() {
 		c.alarm("Errors"+capital(f), "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
 		c.alarm("Throttles"+capital(f), "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
 	}
-	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is away",
+	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is unavailable",
 		c.lambdaMetric("stream", "IteratorAge", "Maximum"), 30_000, 3)
-	c.alarm("DeadLetters", "Something could not be read or handled: look at the dead-letter queue", c.deadLetters(), 1, 1)
+	c.alarm("DeadLetters", "A record, event or timer could not be decoded or handled: see the dead-letter queue", c.deadLetters(), 1, 1)
 	c.alarm("ClockGuard", "A coordinator's clock is wrong: more than 2 s off always shows, 1 s or less never; it grants nothing until it is right",
 		c.metric("clock_guard", "Sum"), 1, 1)
 	for _, f := range Faults {
@@ -83,22 +83,22 @@ func (c *Coordinator) alarms() {
 			c.alarm(f.Alarm, f.Description, c.metric(f.Metric, "Sum"), 1, f.Minutes)
 		}
 	}
-	const undelivered = "What was given up could not be put into the dead-letter queue either: see Lambda's metrics of the function"
+	const undelivered = "A failed invocation could not be sent to the dead-letter queue: see Lambda's metrics of the function"
 	c.alarm("UndeliveredStream", undelivered, c.lambdaMetric("stream", "DestinationDeliveryFailures", "Sum"), 1, 1)
 	if c.rule != nil {
 		c.alarm("UndeliveredExpire", undelivered, c.lambdaMetric("expire", "DestinationDeliveryFailures", "Sum"), 1, 1)
-		c.alarm("ExecutionsEndLost", "The event of an execution's end reached neither the expire function nor the dead-letter queue; a check ends its leases later",
+		c.alarm("ExecutionsEndLost", "The event of an execution's end reached neither the expire function nor the dead-letter queue; a later check ends its leases",
 			awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 				Namespace: jsii.String("AWS/Events"), MetricName: jsii.String("InvocationsFailedToBeSentToDlq"), Statistic: jsii.String("Sum"),
 				DimensionsMap: &map[string]*string{"RuleName": c.rule.RuleName()}, Period: minute(),
 			}), 1, 1)
 	}
 	if c.Timers != nil {
-		c.alarm("ExpiryLag", "Leases that ran out are told late: timers are lost or behind", c.metric("expiry_lag_ms", "p90"), 10_000, 3)
+		c.alarm("ExpiryLag", "Lock Expired events are late: timers are lost or delayed", c.metric("expiry_lag_ms", "p90"), 10_000, 3)
 	}
 }
 
-// alarm fires when a metric has reached a threshold in so many of the last five minutes.
+// alarm adds an alarm that is raised when a metric has reached a threshold in so many of the last five minutes.
 func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric, threshold, minutes float64) {
 	alarm := awscloudwatch.NewAlarm(c.Construct, jsii.String(id+"Alarm"), &awscloudwatch.AlarmProps{
 		AlarmDescription: &description, Metric: metric, Threshold: &threshold, EvaluationPeriods: jsii.Number(5), DatapointsToAlarm: &minutes,
@@ -111,7 +111,7 @@ func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric
 	c.Alarms[id] = alarm
 }
 
-// dashboard shows, from the top: what callers see, what locks do, and whether the machinery keeps up.
+// dashboard adds a dashboard that shows, from the top: requests, locks, the functions, and the stream, the table and the queues.
 func (c *Coordinator) dashboard() {
 	search := func(dimensions, name, statistic string) awscloudwatch.IMetric {
 		return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
@@ -138,7 +138,7 @@ func (c *Coordinator) dashboard() {
 	}
 	c.Dashboard = awscloudwatch.NewDashboard(c.Construct, jsii.String("Dashboard"), nil)
 	awscdk.Annotations_Of(c.Dashboard).AcknowledgeWarning(jsii.String("CloudWatch:Math:UnknownIdentifier"),
-		jsii.String("a search's namespace is the stack's name, which the CDK takes for identifiers"))
+		jsii.String("the CDK takes the words of a search's namespace for identifiers"))
 	c.Dashboard.AddWidgets(
 		graph("Requests a minute, by operation and outcome", search("op,code", "latency_ms", "SampleCount")),
 		graph("Latency, p50 (ms)", search("op", "latency_ms", "p50")),

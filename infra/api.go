@@ -9,10 +9,10 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// A Route is one of the API's, and the function behind it.
+// A Route is a route of the API, and the function that serves it.
 type Route struct{ Method, Path, Function string }
 
-// Routes are all of the API's. Each needs a signed request.
+// Routes are all routes of the API. Each requires a signed request.
 var Routes = []Route{
 	{"POST", "/v1/locks/{name}/acquire", "acquire"},
 	{"POST", "/v1/locks/{name}/renew", "renew"},
@@ -22,7 +22,7 @@ var Routes = []Route{
 	{"GET", "/v1/locks", "status"},
 }
 
-// accessLog is a line of the API's access log.
+// accessLog is the format of the API's access log.
 const accessLog = `{"requestId":"$context.requestId","time":"$context.requestTime","route":"$context.routeKey",` +
 	`"path":"$context.path","status":"$context.status","caller":"$context.identity.userArn","ip":"$context.identity.sourceIp",` +
 	`"latency":"$context.responseLatency","error":"$context.error.message"}`
@@ -42,7 +42,8 @@ func (c *Coordinator) api() {
 		})
 	}
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
-		// Under this name, the policy by which API Gateway may write does not grow with each log group until it is too long.
+		// API Gateway adds each other log group to a resource policy of CloudWatch Logs, which is limited to 5,120 characters. It needs no
+		// entry for names that begin with /aws/vendedlogs.
 		LogGroupName: jsii.String("/aws/vendedlogs/holdfast/" + c.path() + "/api"), Retention: c.props.LogRetention,
 		RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
 	})

@@ -33,7 +33,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// An Architecture is what the functions are built for.
+// An Architecture is the instruction set of the functions.
 type Architecture string
 
 // The architectures.
@@ -44,54 +44,55 @@ const (
 
 // Props are a coordinator's settings. The zero value is a production coordinator.
 type Props struct {
-	// Architecture of the functions. Empty: arm64, the cheaper one.
+	// Architecture of the functions. Empty: arm64, which costs less.
 	Architecture Architecture
-	// Code is a directory with the functions' zips for the architecture, as "make build" writes it (dist/arm64). Empty: they
-	// are built from the module that the app depends on, with the app's own Go.
+	// Code is a directory with the functions' zips for the architecture, such as dist/arm64 of "make build". Empty: the functions are
+	// built from the module version that the app requires, with the installed Go.
 	Code string
-	// RemovalPolicy of the table. Empty: RETAIN_ON_UPDATE_OR_DELETE, which keeps it for good once the stack stands, and removes
-	// it with a first deployment that fails.
+	// RemovalPolicy of the table. Empty: RETAIN_ON_UPDATE_OR_DELETE, which deletes the table if the first deployment fails, and keeps it
+	// from then on.
 	RemovalPolicy awscdk.RemovalPolicy
-	// DeletionProtection makes DynamoDB refuse to delete the table. Turn it on after the first deployment: the rollback of a
-	// deployment that fails cannot remove a protected table.
+	// DeletionProtection makes DynamoDB refuse to delete the table. Set it after the first deployment: the rollback of a failed
+	// deployment cannot delete a protected table.
 	DeletionProtection bool
-	// Table names the table. Empty: CloudFormation does.
+	// Table is the table's name. Empty: CloudFormation generates one.
 	Table string
-	// ImportedTable is a lock table that exists already, imported with its stream's ARN, instead of one of this stack.
+	// ImportedTable is an existing lock table, imported with its stream's ARN, to use instead of a table of this stack.
 	ImportedTable awsdynamodb.ITable
-	// MaxTTL is the longest TTL that a request may ask for: from a minute to 7 days. Nil: 24 hours.
+	// MaxTTL is the longest TTL that a request may ask for: from [wire.DefaultTTL] (1 minute) to [wire.MaxTTL] (7 days). Nil:
+	// [wire.DefaultMaxTTL] (24 hours).
 	MaxTTL awscdk.Duration
-	// StateMachines are the names of the Step Functions state machines (in this account and region) whose tasks may wait for
-	// locks with a task token, and to whose executions leases may belong; a "*" at the end of one means any rest.
+	// StateMachines are the names of the Step Functions state machines of this account and region whose tasks may wait for locks with a
+	// task token, and whose executions leases may belong to. A "*" at the end of a name matches any rest.
 	StateMachines []string
 	// DurableFunctions are the names of the Lambda durable functions that may wait for locks with a callback.
 	DurableFunctions []string
-	// NoPromptExpiry leaves out the timers: a lease that ran out is told when the lock is next used, or hours later by native
-	// TTL. It saves $0.28 to $1.60 a million leases: docs/cost.md.
+	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours later by native
+	// TTL. It saves $0.28 to $1.60 per million leases: docs/cost.md.
 	NoPromptExpiry bool
-	// Concurrency reserves so many concurrent executions for each function that serves requests. 0: none reserved; the
-	// account's are shared.
+	// Concurrency is the number of concurrent executions reserved for each function that serves requests. 0: none; the functions share
+	// the account's.
 	Concurrency int
-	// StreamConcurrency and ExpireConcurrency reserve so many for the stream and the expire function. 0: none reserved.
+	// StreamConcurrency and ExpireConcurrency are the numbers reserved for the stream and the expire function. 0: none.
 	StreamConcurrency, ExpireConcurrency int
-	// TimersConcurrency is how many executions of the expire function work on timers at a time: 2 to 1,000, and at most
+	// TimersConcurrency is the number of concurrent executions of the expire function that handle timers: 2 to 1,000, and at most
 	// ExpireConcurrency. 0: 10.
 	TimersConcurrency int
 	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock.
 	NoAPI bool
-	// RequestsPerSecond and Burst are the API's limits. 0: 1,000 and 500.
+	// RequestsPerSecond and Burst are the API's throttling limits. 0: 1,000 and 500.
 	RequestsPerSecond, Burst int
 	// LogRetention of all log groups. Empty: 30 days.
 	LogRetention awslogs.RetentionDays
-	// AlarmTopic is told of alarms. Nil: alarms only show.
+	// AlarmTopic is notified of alarms. Nil: alarms notify nobody.
 	AlarmTopic awssns.ITopic
-	// Tracing turns X-Ray on for the functions.
+	// Tracing turns on X-Ray for the functions.
 	Tracing bool
-	// Key encrypts the table, the queues, the bus and the logs. Nil: keys that AWS owns, at no cost. The policy of a key made in
-	// the same app gets what EventBridge and CloudWatch Logs need; that of an imported key must have it: docs/iam.md.
+	// Key encrypts the table, the queues, the bus and the logs. Nil: AWS owned keys, at no cost. The permissions of EventBridge and
+	// CloudWatch Logs are added to the policy of a key of the same app; an imported key must have them: docs/iam.md.
 	Key awskms.IKey
-	// MetricNamespace is the CloudWatch namespace of the coordinator's metrics. Empty: Holdfast/STACK/PATH, with the path of the
-	// construct in its stack, so that each coordinator of a stack has its own.
+	// MetricNamespace is the CloudWatch namespace of the coordinator's metrics. Empty: Holdfast/STACK/PATH, where PATH is the path of the
+	// construct in its stack, so that several coordinators of a stack do not share one.
 	MetricNamespace string
 }
 
@@ -110,13 +111,13 @@ type Coordinator struct {
 
 	props     Props
 	namespace *string     // of the metrics
-	key       awskms.IKey // Props.Key, in a form that is not written to; nil without
+	key       awskms.IKey // Props.Key, imported by its ARN; nil without
 	logs      map[string]awslogs.LogGroup
 	names     []string       // of the functions, in the order of alarms and of the dashboard
-	rule      awsevents.Rule // of executions that end; nil without
+	rule      awsevents.Rule // of executions that end; nil without state machines
 }
 
-// NewCoordinator adds a coordinator to a stack. It panics, as constructs do, on props that cannot be met.
+// NewCoordinator adds a coordinator to a stack. Like other constructs, it panics on invalid props.
 func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordinator {
 	props = props.withDefaults()
 	if err := props.validate(); err != nil {
@@ -140,7 +141,7 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 	return c
 }
 
-// path is the stack's name and the construct's path in the stack: unique in an account and region.
+// path is the stack's name and the construct's path in the stack, which are unique in an account and region.
 func (c *Coordinator) path() string {
 	stack := *awscdk.Stack_Of(c.Construct).Node().Path()
 	within := strings.TrimPrefix(strings.TrimPrefix(*c.Construct.Node().Path(), stack), "/")
@@ -160,7 +161,7 @@ func (p Props) validate() error {
 	case p.TimersConcurrency < minTimersConcurrency || p.TimersConcurrency > 1000:
 		return fmt.Errorf("infra: Props.TimersConcurrency is %d; it must be from %d to 1,000", p.TimersConcurrency, minTimersConcurrency)
 	case p.ExpireConcurrency > 0 && p.ExpireConcurrency < p.TimersConcurrency:
-		return fmt.Errorf("infra: Props.ExpireConcurrency is %d, and TimersConcurrency %d: more timers would be taken than the function may handle; reserve at least as many",
+		return fmt.Errorf("infra: Props.ExpireConcurrency is %d, and TimersConcurrency %d: more timers would be received than the function may handle; reserve at least as many",
 			p.ExpireConcurrency, p.TimersConcurrency)
 	case p.ImportedTable != nil && (p.Table != "" || p.DeletionProtection):
 		return errors.New("infra: Props.ImportedTable is set, and so is Table or DeletionProtection: those are for a table of this stack; leave them out")
@@ -211,12 +212,12 @@ func (p Props) withDefaults() Props {
 	return p
 }
 
-// minTimersConcurrency is the least that Lambda takes.
+// minTimersConcurrency is Lambda's minimum of the maximum concurrency of an SQS event source.
 const minTimersConcurrency = 2
 
-// encryption lets EventBridge and CloudWatch Logs use Props.Key. The construct itself uses the key by its ARN, and so as one that
-// is not its own: otherwise the CDK would write the functions' roles into the key's policy, and the key, which the table needs,
-// would need the roles, which need the table.
+// encryption allows EventBridge and CloudWatch Logs to use Props.Key. The construct imports the key by its ARN: for a key of its own
+// stack, the CDK would add the functions' roles to the key's policy, and the key would depend on the roles, the roles on the table, and
+// the table on the key.
 func (c *Coordinator) encryption() {
 	if c.props.Key == nil {
 		return
@@ -239,7 +240,7 @@ func (c *Coordinator) encryption() {
 		map[string]any{"ArnLike": map[string]any{"kms:EncryptionContext:aws:logs:arn": groups}})
 	if !events || !logging {
 		awscdk.Annotations_Of(c.Construct).AddWarningV2(jsii.String("holdfast:imported-key"), jsii.String(
-			"Props.Key is imported, so its policy cannot be added to: it must allow events.amazonaws.com and logs.REGION.amazonaws.com what docs/iam.md lists"))
+			"Props.Key is imported, so that its policy cannot be changed here: it must allow events.amazonaws.com and logs.REGION.amazonaws.com the actions that docs/iam.md lists"))
 	}
 }
 
@@ -259,7 +260,7 @@ func (c *Coordinator) storage() {
 	c.Timers = awssqs.NewQueue(c.Construct, jsii.String("Timers"), &awssqs.QueueProps{
 		VisibilityTimeout: awscdk.Duration_Seconds(jsii.Number(timersVisibility)), Encryption: encryption, EncryptionMasterKey: c.key,
 		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)),
-		// Each time that Lambda throttles the function counts. The function itself buries what is no timer.
+		// Each throttled invocation counts as a receive. The function itself puts messages that are no timers into the dead-letter queue.
 		DeadLetterQueue: &awssqs.DeadLetterQueue{Queue: c.DeadLetters, MaxReceiveCount: jsii.Number(100)},
 	})
 }
@@ -290,7 +291,7 @@ func (c *Coordinator) table() {
 	})
 }
 
-// code is a function's zip, and what is to be called once that is copied.
+// code is a function's code. The caller calls copied once the CDK has copied it.
 func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	if c.props.Code != "" {
 		zip := filepath.Join(c.props.Code, name+".zip")
@@ -303,7 +304,7 @@ func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	if err != nil {
 		panic(err)
 	}
-	// In the module's own folder, since its go.sum knows what the functions need; the app's knows what the app does.
+	// The build runs in the module's folder, since the app's go.sum may lack modules that only the functions need.
 	module := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/holdfast-lock/holdfast") //nolint:noctx // a synthesis has no context
 	where, err := module.Output()
 	if err != nil {
@@ -320,7 +321,7 @@ func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	return awslambda.Code_FromAsset(&dir, nil), func() { _ = os.RemoveAll(dir) }
 }
 
-// capital is a function's name as a part of a construct's id.
+// capital is a function's name in a construct's id.
 func capital(name string) string { return strings.ToUpper(name[:1]) + name[1:] }
 
 func optional(s string) *string {

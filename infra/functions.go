@@ -12,8 +12,9 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// Timeouts in seconds. A request's is below the API's 30. A queue's messages stay invisible for six times as long as their
-// function may take, as Lambda asks for.
+// Timeouts in seconds. The timeout of a request is below the 30 s of an HTTP API. The visibility timeout of the timers' queue is six
+// times the timeout of its function, as Lambda recommends:
+// https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
 const (
 	requestTimeout   = 10
 	expireTimeout    = 30
@@ -24,7 +25,7 @@ const (
 // memory of each function, in MB.
 const memory = 256
 
-// A function is one Lambda function: what it is called, here and under functions/, and what it needs.
+// A function is one Lambda function. Its code is in functions/NAME.
 type function struct {
 	id, name, description string
 	timeout               float64 // in seconds
@@ -72,7 +73,7 @@ func (c *Coordinator) requestFunctions() (list []function) {
 // streamFunction is the function that consumes the table's stream.
 func (c *Coordinator) streamFunction() function {
 	f := function{
-		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and tells tasks that wait", timeout: streamTimeout,
+		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and sends callbacks to waiting tasks", timeout: streamTimeout,
 		concurrency: c.props.StreamConcurrency,
 		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
 		statements: []awsiam.PolicyStatement{
@@ -94,7 +95,7 @@ func (c *Coordinator) streamFunction() function {
 // expireFunction is the function that handles timers and the ends of executions.
 func (c *Coordinator) expireFunction() function {
 	return function{
-		id: "Expire", name: "expire", description: "Puts out leases whose holders died, or whose executions ended", timeout: expireTimeout,
+		id: "Expire", name: "expire", description: "Ends leases that have expired or whose executions have ended", timeout: expireTimeout,
 		concurrency: c.props.ExpireConcurrency,
 		environment: map[string]*string{
 			"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
@@ -108,7 +109,7 @@ func (c *Coordinator) expireFunction() function {
 	}
 }
 
-// tasks lets functions deal with the state machines and durable functions of Props, and with no others.
+// tasks gives a function its permissions on the state machines and durable functions of Props.
 func (c *Coordinator) tasks(f *function) {
 	var machines, executions, durable []*string
 	arn := func(service, resource, name string) *string {
@@ -116,7 +117,7 @@ func (c *Coordinator) tasks(f *function) {
 			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
 		})
 	}
-	// The child executions of a Distributed Map are those of NAME/LABEL.
+	// The child executions of a Distributed Map belong to NAME/LABEL.
 	for _, m := range c.props.StateMachines {
 		machines = append(machines, arn("states", "stateMachine", m), arn("states", "stateMachine", m+"/*"))
 		executions = append(executions, arn("states", "execution", m+":*"), arn("states", "execution", m+"/*:*"))
@@ -142,13 +143,13 @@ func (c *Coordinator) tasks(f *function) {
 	}
 }
 
-// allow makes a statement for some resources.
+// allow is a statement that allows actions on resources.
 func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
 	return awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{Actions: jsii.Strings(actions...), Resources: &resources})
 }
 
-// function adds a function with a log group and a role of its own. The role has no managed policy: what it may do is all
-// here.
+// function adds a function with a log group and a role. The role has no managed policy: its permissions are f.statements, the log
+// group, and those of Props.Key and Props.Tracing.
 func (c *Coordinator) function(f function) {
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
@@ -159,7 +160,7 @@ func (c *Coordinator) function(f function) {
 	if c.key != nil {
 		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.key.KeyArn()))
 	}
-	if c.props.Tracing { // X-Ray's actions know no resources
+	if c.props.Tracing { // X-Ray's actions support no resources
 		statements = append(statements, allow([]string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}, jsii.String("*")))
 	}
 	role := awsiam.NewRole(c.Construct, jsii.String(f.id+"Role"), &awsiam.RoleProps{
@@ -179,7 +180,7 @@ func (c *Coordinator) function(f function) {
 		Runtime: awslambda.Runtime_PROVIDED_AL2023(), Handler: jsii.String("bootstrap"), Code: code,
 		Architecture: awslambda.Architecture_ARM_64(), Description: &f.description, MemorySize: jsii.Number(memory),
 		Timeout: awscdk.Duration_Seconds(&f.timeout), Environment: &environment,
-		// The role is not to be added to: it is imported, so that no other construct can widen it.
+		// The role is imported as immutable, so that no other construct can add to its policy.
 		Role:     awsiam.Role_FromRoleArn(c.Construct, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
 		LogGroup: logs, LoggingFormat: awslambda.LoggingFormat_JSON, ApplicationLogLevelV2: awslambda.ApplicationLogLevel_INFO,
 		SystemLogLevelV2: awslambda.SystemLogLevel_WARN,

@@ -17,23 +17,23 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/scope"
 )
 
-// GrantLock lets a grantee acquire, renew and release, over HTTP, the locks that a pattern names: a lock's name, or the
-// beginning of names with a "*" at its end, such as "deploy:*".
+// GrantLock allows a grantee to acquire, renew and release the locks of a pattern over HTTP. A pattern is a lock's name, or a prefix of
+// names followed by "*", such as "deploy:*".
 func (c *Coordinator) GrantLock(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "acquire", "renew", "release")
 }
 
-// GrantForceRelease lets a grantee end leases of others, over HTTP.
+// GrantForceRelease allows a grantee to force-release the locks of a pattern over HTTP.
 func (c *Coordinator) GrantForceRelease(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "force-release")
 }
 
-// GrantRead lets a grantee see the locks that a pattern names, over HTTP.
+// GrantRead allows a grantee to read the status of the locks of a pattern over HTTP.
 func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "")
 }
 
-// GrantList lets a grantee list locks over HTTP: all of them, since IAM cannot see what a query asks for.
+// GrantList allows a grantee to list all locks over HTTP. IAM does not see the query, so that lists cannot be limited to a pattern.
 func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.mustHaveAPI()
 	c.grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
@@ -55,34 +55,34 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 
 func (c *Coordinator) mustHaveAPI() {
 	if c.API == nil {
-		panic(errors.New("infra: a grant over HTTP, and Props.NoAPI is set; use GrantDirectLock, GrantDirectRead or GrantDirectForceRelease"))
+		panic(errors.New("infra: a grant over HTTP needs the API, and Props.NoAPI is set; use GrantDirectLock, GrantDirectRead or GrantDirectForceRelease"))
 	}
 }
 
-// What to do about a grantee whose policy cannot be written to.
+// Remedies for a grantee whose policy this stack cannot change.
 const (
-	overHTTP = "the HTTP API has no policy of its own, so make a role here that the grantee may assume: LockRole"
-	directly = "let its account or organisation invoke the functions: ShareDirectLock, or make a role here that the grantee may assume: LockRole"
+	overHTTP = "the HTTP API has no resource policy, so add a role that the grantee may assume: LockRole"
+	directly = "allow its account or organisation to invoke the functions: ShareDirectLock; or add a role that the grantee may assume: LockRole"
 )
 
-// grant adds to a grantee's policy. Where that is not possible, as for a role of another account, the CDK would say nothing and the
-// grantee would be refused at run time: so it panics, and says what to do.
+// grant adds a statement to a grantee's policy. It panics where that is not possible, as for a role of another account, since the CDK
+// would ignore the grant silently and the grantee would be refused at run time.
 func (c *Coordinator) grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
 	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(action), ResourceArns: &arns})
 	if !*g.Success() || !hasPolicy(grantee.GrantPrincipal()) {
-		panic(fmt.Errorf("infra: %s cannot be granted: the grantee's policy is not this stack's to write, since it is of another account, immutable, or neither role nor user; %s",
+		panic(fmt.Errorf("infra: %s cannot be granted: this stack cannot change the grantee's policy, since the grantee is of another account, immutable, or neither a role nor a user; %s",
 			action, instead))
 	}
 	account := grantee.GrantPrincipal().PrincipalAccount()
 	if account != nil && !*awscdk.Token_IsUnresolved(account) && *awscdk.Token_IsUnresolved(awscdk.Stack_Of(c.Construct).Account()) {
 		awscdk.Annotations_Of(c.Construct).AddWarningV2(jsii.String("holdfast:grant-account"), jsii.String(fmt.Sprintf(
-			"a grant to a role of account %s has its policy made in this stack's account, which is not known here: if it is another one, the deployment fails; set the stack's Env, or %s",
+			"the policy of a grant to a role of account %s is created in this stack's account, which is unknown: if they differ, the deployment fails; set the stack's Env, or %s",
 			*account, instead)))
 	}
 }
 
-// hasPolicy tells whether a policy belongs to a principal that is a construct. A role of another account, or one that is not to be
-// changed, says that it took a statement, and has none.
+// hasPolicy reports whether a principal that is a construct has a policy. A role of another account, or an immutable one, reports that
+// it added a statement although it has no policy.
 func hasPolicy(principal awsiam.IPrincipal) bool {
 	construct, ok := principal.(constructs.IConstruct)
 	if !ok {
@@ -105,14 +105,14 @@ func (c *Coordinator) route(method, path string) *string {
 	})
 }
 
-// GrantDirectLock lets a grantee, such as a state machine's role, invoke the acquire, renew and release functions directly,
-// for the locks that a pattern names. It returns the ARNs to invoke, by function: an alias of each, which only serves such
-// names, since IAM cannot see what an invocation asks for.
+// GrantDirectLock allows a grantee, such as a state machine's role, to invoke the acquire, renew and release functions directly for the
+// locks of a pattern. It returns the ARNs to invoke, by function. Each is an alias that serves only those locks, since IAM does not see
+// the payload of an invocation.
 func (c *Coordinator) GrantDirectLock(grantee awsiam.IGrantable, pattern string) map[string]*string {
 	return c.grantDirect(grantee, pattern, "acquire", "renew", "release")
 }
 
-// GrantDirectRead is like GrantDirectLock, for the status function. Lists are not served through it.
+// GrantDirectRead is like GrantDirectLock, for the status function without lists.
 func (c *Coordinator) GrantDirectRead(grantee awsiam.IGrantable, pattern string) map[string]*string {
 	return c.grantDirect(grantee, pattern, "status")
 }
@@ -132,7 +132,8 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 	return arns
 }
 
-// aliases are those of some functions that serve only the locks of a pattern: by function, and as a list.
+// aliases adds, once each, the aliases of functions that serve only the locks of a pattern. It returns their ARNs by function, and as a
+// list.
 func (c *Coordinator) aliases(name, pattern string, functions []string) (arns map[string]*string, list []*string) {
 	arns = map[string]*string{}
 	for _, f := range functions {
@@ -156,18 +157,18 @@ func mustBePattern(pattern string) {
 	}
 }
 
-// OnReleased adds a rule that fires when a lease on the lock called prefix, or on one below it (prefix:…), is given back or
-// forced out. An empty prefix means every lock.
+// OnReleased adds a rule that matches when a lease of the lock prefix, or of a lock below it (prefix:…), is released or force-released.
+// An empty prefix means every lock.
 func (c *Coordinator) OnReleased(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
 	return c.onEvent(id, prefix, target, events.TypeReleased, events.TypeForceReleased)
 }
 
-// OnExpired adds a rule that fires when a lease on the lock called prefix, or on one below it, runs out.
+// OnExpired adds a rule that matches when a lease of the lock prefix, or of a lock below it, expires.
 func (c *Coordinator) OnExpired(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
 	return c.onEvent(id, prefix, target, events.TypeExpired)
 }
 
-// OnFree adds a rule that fires when a lease ends, however.
+// OnFree adds a rule that matches when a lease ends in any way.
 func (c *Coordinator) OnFree(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
 	return c.onEvent(id, prefix, target, events.TypeReleased, events.TypeForceReleased, events.TypeExpired)
 }

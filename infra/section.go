@@ -12,15 +12,15 @@ import (
 	"github.com/aws/jsii-runtime-go"
 )
 
-// SectionProps say what a critical section is about.
+// SectionProps are the settings of a critical section.
 type SectionProps struct {
-	// Role is the state machine's; it is allowed to acquire and release the locks of Pattern.
+	// Role is the state machine's role. It is granted to acquire and release the locks of Pattern.
 	Role awsiam.IRole
-	// Lock is the lock's name, or the JSONPath of one in the input ("$.lock").
+	// Lock is the lock's name, or the JSONPath of the name in the input ("$.lock").
 	Lock string
-	// Pattern is what names Lock may have: a name, or the beginning of names and a "*". Empty: Lock itself.
+	// Pattern covers the names that Lock may have: a name, or a prefix of names followed by "*". Empty: Lock itself.
 	Pattern string
-	// Body is what runs while the lock is held. Its input has the fencing token at $.holdfast.grant.fence.
+	// Body runs while the lock is held. Its input has the fencing token at $.holdfast.grant.fence.
 	Body awsstepfunctions.IChainable
 	// WaitSeconds is how long to wait for the lock. 0: a day.
 	WaitSeconds float64
@@ -28,10 +28,10 @@ type SectionProps struct {
 	Capacity, Permits int
 }
 
-// CriticalSection wraps a chain of states: it waits its turn in the lock's queue, at no cost, runs the chain, and gives the
-// lock back on every path: when the chain succeeds, when it fails, and when the execution is aborted or times out, since the
-// lease belongs to the execution. Its output is the chain's; its error is the chain's. The execution's input must be an
-// object. The state machine must be one of Props.StateMachines.
+// CriticalSection wraps a chain of states: it waits in the lock's queue, at no cost, runs the chain, and releases the lock on every
+// path: when the chain succeeds, when it fails, and when the execution is aborted or times out, since the lease belongs to the
+// execution. Its output and its error are the chain's. The execution's input must be an object. The state machine must be one of
+// Props.StateMachines.
 func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, props SectionProps) awsstepfunctions.Chain {
 	functions := c.GrantDirectLock(props.Role, cmp.Or(props.Pattern, props.Lock))
 	lock := map[string]any{"lease.$": "$.holdfast.lease"}
@@ -88,5 +88,5 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 	return awsstepfunctions.Chain_Start(lease).Next(taking).Next(body).Next(release).Next(result)
 }
 
-// invokeResource is the resource of a state that invokes a function, in the stack's partition.
+// invokeResource is the resource of a state that invokes a function.
 func invokeResource() string { return "arn:" + *awscdk.Aws_PARTITION() + ":states:::lambda:invoke" }

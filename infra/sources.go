@@ -12,8 +12,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// StreamFilters let through what changes who holds a lock, and what tells that a task waited in vain, and nothing else: a
-// renewal, a waiter or the purge of a lock that was free invokes nothing.
+// StreamFilters select the stream records that invoke the stream function: writes of a lock's record except the quiet ones of
+// [lock.QuietCauses], rows that report the end of a task's wait, and the removal of a held lock by native TTL. A renewal, a new waiter
+// or the removal of a free lock invokes nothing.
 var StreamFilters = []map[string]any{
 	{"dynamodb": map[string]any{
 		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
@@ -38,8 +39,8 @@ func (c *Coordinator) eventSources() {
 		}
 		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: jsii.String(string(pattern))})
 	}
-	// The construct of the CDK takes no -1, which keeps a record for the whole life of the stream: what waits for a function that is
-	// broken for hours is told afterwards. The stream function itself sets aside a record that can never be handled.
+	// A -1, which the CDK's own construct does not accept, retries a record as long as the stream keeps it, so that nothing is lost when
+	// the function fails for hours. The function itself puts a record that can never be handled into the dead-letter queue.
 	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.CfnEventSourceMappingProps{
 		FunctionName: c.Functions["stream"].FunctionName(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
 		BatchSize: jsii.Number(100), FilterCriteria: &awslambda.CfnEventSourceMapping_FilterCriteriaProperty{Filters: filters},
@@ -58,7 +59,7 @@ func (c *Coordinator) eventSources() {
 	})
 }
 
-// executions has the expire function told when an execution of Props.StateMachines ends.
+// executions adds a rule that invokes the expire function when an execution of Props.StateMachines ends.
 func (c *Coordinator) executions() {
 	if len(c.props.StateMachines) == 0 || c.Functions["expire"] == nil {
 		return
@@ -71,19 +72,19 @@ func (c *Coordinator) executions() {
 		})
 		if open {
 			machines = append(machines, map[string]any{"prefix": arn})
-		} else { // and the child executions of its Distributed Maps
+		} else { // the prefix is that of its Distributed Maps' child executions
 			machines = append(machines, arn, map[string]any{"prefix": arn + "/"})
 		}
 	}
 	c.rule = awsevents.NewRule(c.Construct, jsii.String("ExecutionsEnd"), &awsevents.RuleProps{
-		Description: jsii.String("Ends the leases of executions that ended"),
+		Description: jsii.String("Ends the leases of ended executions"),
 		EventPattern: &awsevents.EventPattern{
 			Source: jsii.Strings("aws.states"), DetailType: jsii.Strings("Step Functions Execution Status Change"),
 			Detail: &map[string]any{"status": []any{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"}, "stateMachineArn": machines},
 		},
 		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Functions["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
 	})
-	// EventBridge invokes the function asynchronously: Lambda retries twice, and then gives the event up.
+	// EventBridge invokes the function asynchronously: Lambda retries twice, and then sends the event to OnFailure.
 	awslambda.NewCfnEventInvokeConfig(c.Construct, jsii.String("ExecutionsEndFailed"), &awslambda.CfnEventInvokeConfigProps{
 		FunctionName: c.Functions["expire"].FunctionName(), Qualifier: jsii.String("$LATEST"), MaximumRetryAttempts: jsii.Number(2),
 		DestinationConfig: &awslambda.CfnEventInvokeConfig_DestinationConfigProperty{

@@ -14,11 +14,11 @@ import (
 	"github.com/holdfast-lock/holdfast/infra"
 )
 
-// exampleMachines is what the examples' state machines are called, all of them.
+// exampleMachines matches the names of the examples' state machines.
 const exampleMachines = "HoldfastExample*"
 
-// addExamples deploys examples/stepfunctions, and one state machine made with CriticalSection: for "make e2e", and to try them
-// (cdk deploy -c examples=DIRECTORY). Their work is done by a function that the caller names.
+// addExamples adds the state machines of examples/stepfunctions, and one made with CriticalSection, for "make e2e" and for trials
+// (cdk deploy -c examples=DIRECTORY -c work=DIRECTORY). The function in the folder work does their work.
 func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.asl.json"))
 	if err != nil || len(files) == 0 {

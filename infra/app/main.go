@@ -26,7 +26,7 @@ func synth() (err error) {
 	defer func() {
 		p := recover()
 		if e, ok := p.(error); ok && strings.HasPrefix(e.Error(), "infra: ") {
-			err = e // settings that cannot be met, which the user mends
+			err = e // invalid settings, for the user to correct
 		} else if p != nil {
 			panic(p)
 		}

@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-lock/holdfast/infra"
 )
 
-// A setting is a context value of the app, other than those of the stack and its examples, and the prop that it sets.
+// A setting is a context value of the app, and the prop that it sets.
 type setting struct {
 	name, doc string
 	set       func(scope constructs.Construct, value string, props *infra.Props) error
@@ -27,11 +27,11 @@ type setting struct {
 
 var settings = []setting{
 	{"architecture", "arm64, the default, or x86_64", plain(func(v string, p *infra.Props) { p.Architecture = infra.Architecture(v) })},
-	{"code", "a directory with the functions' zips; by default they are built", plain(func(v string, p *infra.Props) { p.Code = v })},
-	{"destroy", "true: the table goes with the stack, for trials", flag(func(p *infra.Props) { p.RemovalPolicy = awscdk.RemovalPolicy_DESTROY })},
+	{"code", "a directory with the functions' zips; by default the functions are built", plain(func(v string, p *infra.Props) { p.Code = v })},
+	{"destroy", "true: the table is deleted with the stack, for trials", flag(func(p *infra.Props) { p.RemovalPolicy = awscdk.RemovalPolicy_DESTROY })},
 	{"protect", "true: DynamoDB refuses to delete the table; after the first deployment", flag(func(p *infra.Props) { p.DeletionProtection = true })},
 	{"table", "the table's name", plain(func(v string, p *infra.Props) { p.Table = v })},
-	{"importedTableStream", "the ARN of the stream of a lock table that exists already", importTable},
+	{"importedTableStream", "the ARN of the stream of an existing lock table", importTable},
 	{"maxTtl", "the longest TTL that a request may ask for, such as 36h", maxTTL},
 	{"stateMachines", "names of state machines whose tasks may wait for locks, with commas", names(func(l []string, p *infra.Props) { p.StateMachines = l })},
 	{"durableFunctions", "names of durable functions that may wait for locks, with commas", names(func(l []string, p *infra.Props) { p.DurableFunctions = l })},
@@ -39,17 +39,17 @@ var settings = []setting{
 	{"concurrency", "reserved for each function that serves requests", number(func(n int, p *infra.Props) { p.Concurrency = n })},
 	{"streamConcurrency", "reserved for the stream function", number(func(n int, p *infra.Props) { p.StreamConcurrency = n })},
 	{"expireConcurrency", "reserved for the expire function", number(func(n int, p *infra.Props) { p.ExpireConcurrency = n })},
-	{"timersConcurrency", "executions that work on timers at a time", number(func(n int, p *infra.Props) { p.TimersConcurrency = n })},
+	{"timersConcurrency", "concurrent executions that handle timers", number(func(n int, p *infra.Props) { p.TimersConcurrency = n })},
 	{"noApi", "true: no HTTP API", flag(func(p *infra.Props) { p.NoAPI = true })},
 	{"requestsPerSecond", "the API's limit", number(func(n int, p *infra.Props) { p.RequestsPerSecond = n })},
 	{"burst", "the API's limit of bursts", number(func(n int, p *infra.Props) { p.Burst = n })},
 	{"logRetentionDays", "how long logs are kept", logRetention},
-	{"alarmTopic", "the ARN of an SNS topic that is told of alarms", func(scope constructs.Construct, v string, p *infra.Props) error {
+	{"alarmTopic", "the ARN of the SNS topic that alarms notify", func(scope constructs.Construct, v string, p *infra.Props) error {
 		p.AlarmTopic = awssns.Topic_FromTopicArn(scope, new("AlarmTopic"), &v)
 		return nil
 	}},
 	{"tracing", "true: X-Ray", flag(func(p *infra.Props) { p.Tracing = true })},
-	{"key", "the ARN of a KMS key that encrypts table, queues, bus and logs", func(scope constructs.Construct, v string, p *infra.Props) error {
+	{"key", "the ARN of the KMS key that encrypts table, queues, bus and logs", func(scope constructs.Construct, v string, p *infra.Props) error {
 		p.Key = awskms.Key_FromKeyArn(scope, new("Key"), &v)
 		return nil
 	}},
@@ -59,7 +59,7 @@ var settings = []setting{
 // appContext are the context values that main reads itself.
 var appContext = []string{"stack", "examples", "work"}
 
-// readSettings makes props of context values. A name that it does not know is an error, since the value would be ignored.
+// readSettings converts context values to props. An unknown name is an error, since its value would be ignored.
 func readSettings(scope constructs.Construct, context map[string]string) (infra.Props, error) {
 	var props infra.Props
 	known := slices.Clone(appContext)
@@ -72,7 +72,7 @@ func readSettings(scope constructs.Construct, context map[string]string) (infra.
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(context)) {
-		ours := regexp.MustCompile(`^[a-zA-Z]+$`).MatchString(name) // the CDK's own have other characters too
+		ours := regexp.MustCompile(`^[a-zA-Z]+$`).MatchString(name) // names of the CDK's own have other characters too
 		if ours && !slices.Contains(known, name) {
 			return props, fmt.Errorf("there is no context value %q; there are %s", name, strings.Join(known, ", "))
 		}
