@@ -1,4 +1,4 @@
-# Everything a contributor runs. `make help` explains.
+# The commands of a contributor. `make help` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -12,12 +12,12 @@ LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 # Not in tools.mod: it does not compile with the version of go.yaml.in/yaml/v4 that golangci-lint needs.
 ACTIONLINT := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-# Single-threaded walks of millions of states and transitions; the race detector would only slow them.
+# Single-threaded tests of millions of states and transitions, which run without the race detector.
 EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 
-# What takes seconds each, as it waits for real time or builds programs: make test runs them, make quick does not.
+# Tests that take seconds each, since they wait for real time or build programs. make test runs them, make quick does not.
 SLOW     := ^(TestExec.*|TestMakeRun|TestTransports|TestStreamOfDynamoDBLocal|TestProperty|TestSuite|TestRequestsPerHandOff|TestLostReplyOfEveryOperation|TestSilentEngine|TestUnreachableAsSetUp)$$
 
 help: ## Show this help
@@ -27,8 +27,8 @@ go-version:
 	@command -v go >/dev/null || { echo "Go is missing: install $(GO_VERSION) or later from https://go.dev/dl"; exit 1; }
 	@go list -m >/dev/null || { echo "this needs Go $(GO_VERSION) or later; 'go version' says: $$(go version)"; exit 1; }
 
-# Built and then run, since go run answers Ctrl-C with an error.
-run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT, RUN_ARGS='--min-ttl 100ms' for shorter TTLs than AWS has
+# Built and run separately, since go run turns Ctrl-C into an error.
+run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=HOST:PORT, RUN_ARGS='--min-ttl 100ms' for TTLs below 1 s
 	@go build -o .bin/run ./scripts/run
 	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/run --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
 
@@ -37,7 +37,7 @@ test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the
 	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/eventbridge ./lockclient
 	@go test -C scripts/outside ./...
 
-quick: go-version ## The inner loop, in less than a minute: vet, and the quick tests of what changed, with DynamoDB Local
+quick: go-version ## Run vet and the tests of changed packages without the slow ones, with DynamoDB Local; less than a minute
 	@go vet ./...
 	@scripts/with-dynamodb.sh go test -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SLOW)' ./...
 
@@ -64,7 +64,7 @@ build: go-version ## Build the functions as reproducible zips in dist/, for arm6
 	done; done
 	@ls -l dist/*/*.zip | awk '{printf "%s %.1f MB\n", $$9, $$5/1e6}'
 
-# The functions that run on this machine, for the local cloud.
+# The architecture of this machine, for the local cloud.
 HOST_ARCH  := $(shell go env GOARCH)
 HOST_NAME  := $(if $(filter arm64,$(HOST_ARCH)),arm64,x86_64)
 
@@ -83,12 +83,12 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
-# What the variant "sam" of infra/variants_test.go sets, as parameters of template.yaml.
+# The settings of the variant "sam" of infra/variants_test.go, as parameters of template.yaml.
 SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable \
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
   MetricNamespace=Mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
-# What parity.py and cfn-lint check is in Python, the rest in JavaScript. W3005: the CDK has a state machine depend on its role twice.
+# parity.py and cfn-lint run in Python, the other validators in Node.js. W3005: the CDK makes a state machine depend on its role twice.
 templates: go-version node python synth ## Validate templates and state machines with AWS's validators and cdk-nag; compare SAM with the CDK
 	@npm ci --prefix scripts/templates --silent --no-audit --no-fund
 	@rm -rf dist/templates && mkdir -p dist/templates
@@ -104,11 +104,11 @@ templates: go-version node python synth ## Validate templates and state machines
 	@node scripts/templates/asl.js examples/stepfunctions/*.asl.json $$(grep -l AWS::StepFunctions::StateMachine dist/templates/*.json)
 	@node scripts/templates/nag.js dist/cdk/Holdfast.template.json
 
-# What is missing is said before anything is built.
+# The prerequisites are checked before anything is built.
 cloud: go-version node python synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh
 
-# The same stack with the example state machines in it.
+# The stack with the example state machines.
 synth-examples: go-version node python
 	@$(MAKE) -s build ARCHES=$(HOST_ARCH) >/dev/null
 	@mkdir -p dist/work && CGO_ENABLED=0 GOOS=linux go build -trimpath -o dist/work/bootstrap ./examples/stepfunctions/work
@@ -116,7 +116,7 @@ synth-examples: go-version node python
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-examples \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)","examples":"$(CURDIR)/examples/stepfunctions","work":"$(CURDIR)/dist/work"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
-e2e: synth-examples ## Prove the CDK stack end to end, on this machine, with authorisation enforced
+e2e: synth-examples ## Test the CDK stack end to end on this machine, with authorisation enforced
 	@cd infra && go vet -tags cloud ./e2e
 	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
 
@@ -130,7 +130,7 @@ deploy: go-version node ## Deploy to the AWS account of your credentials, with t
 release: go-version ## Commit and tag a release of both modules: VERSION=v1.2.3
 	@scripts/release.sh "$(VERSION)"
 
-release-check: go-version node ## Release what is committed in a clone, and use it as a user does: go get, go install, synthesis
+release-check: go-version node ## Make a release in a clone, and use it as a user does: go get, go install, synthesis
 	@scripts/release-check.sh
 
 bench: go-version ## Compare with bare DynamoDB and another library; time handlers and cold starts
@@ -139,18 +139,18 @@ bench: go-version ## Compare with bare DynamoDB and another library; time handle
 	@go run ./scripts/coldstart
 	@scripts/with-dynamodb.sh go run -C scripts/outside ./handoff
 
-stress: go-version ## Race processes for one lock, kill holders, time expiries
+stress: go-version ## Let processes race for one lock, kill holders, measure expiries
 	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/poller
 
-explore: go-version ## Walk the protocol's large worlds too; takes tens of minutes
+explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 
 mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
 	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(if $(LEAST),-least $(LEAST)) $(PKG)
 
-# The packages whose tests take a second and need no engine. In a few minutes only a part of their mutants is tried: that shows that
-# tests got weaker, and does not hold each package to its figure, which make mutants does.
-mutants-recent: go-version ## What CI runs of mutants, in 6 minutes: those of the last day before the newest commit, or SINCE=REVISION
+# The packages whose tests take a second and need no engine. A few minutes suffice for a part of their mutants only, which shows
+# whether tests have become weaker; make mutants tests them all.
+mutants-recent: go-version ## The mutants that CI tests in 6 minutes: of files that changed in the day before the last commit, or SINCE=REVISION
 	@$(MAKE) -s mutants MINUTES=6 LEAST=85 PKG='internal/lock internal/wire internal/scope internal/api' \
 	  SINCE=$(or $(SINCE),$$(git rev-list -1 --before="$$(date -d "$$(git log -1 --format=%cI) - 1 day" --iso-8601=seconds)" HEAD))
 
@@ -158,11 +158,11 @@ fuzz: go-version ## Fuzz request decoding and name validation with ten million i
 	@go test -run '^$$' -fuzz FuzzName -fuzztime 5000000x ./internal/api
 	@go test -run '^$$' -fuzz FuzzAcquireBody -fuzztime 5000000x ./internal/api
 
-fmt: go-version ## Format and modernise the code
+fmt: go-version ## Format the code, and apply go fix
 	@go fix ./...
 	@gofmt -w .
 
-generate: go-version ## Write generated files anew
+generate: go-version ## Generate files
 	@go generate ./...
 	@go test ./internal/api -run TestGolden -update >/dev/null
 

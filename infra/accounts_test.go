@@ -22,7 +22,8 @@ func text(v any) string {
 	return string(data)
 }
 
-// A grant to a principal whose policy the stack cannot write to would be refused at run time, so it fails, and says what works.
+// A grant to a principal whose policy the stack cannot change panics and names the alternatives, since the principal would be refused at
+// run time.
 func TestGrantsThatCannotBe(t *testing.T) {
 	app := newApp()
 	stack := awscdk.NewStack(app, jsii.String("Test"), in("eu-west-1"))
@@ -76,7 +77,7 @@ func TestGrantsThatCannotBe(t *testing.T) {
 	}
 }
 
-// What other accounts are offered: a role to assume, aliases to invoke, and rules on the bus.
+// Other accounts get a role to assume, aliases to invoke, and rules on the bus.
 func TestSharing(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
 		locks := infra.NewCoordinator(stack, "Locks", infra.Props{Code: code})
@@ -84,7 +85,7 @@ func TestSharing(t *testing.T) {
 		locks.LockRole("Everyone", awsiam.NewOrganizationPrincipal(jsii.String("o-a1b2c3d4e5")), "shared:*")
 		arns := locks.ShareDirectLock("444455556666", "partner:*") // or "o-a1b2c3d4e5"
 		locks.ShareDirectRead("444455556666", "partner:*")
-		for range 2 { // saying it twice changes nothing
+		for range 2 { // repeating it changes nothing
 			locks.ShareDirectLock("o-a1b2c3d4e5", "partner:*")
 		}
 		if len(arns) != 3 {
@@ -133,13 +134,13 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// The child executions of a Distributed Map, which are of NAME/LABEL, may be told and asked about, and their end is heard of.
+// The functions have the permissions and the rule for the child executions of a Distributed Map, which belong to NAME/LABEL, too.
 func TestDistributedMapChildren(t *testing.T) {
 	tpl := synth(t, with(infra.Props{StateMachines: []string{"Nightly", "Deploy*"}}))
 	stream, expire := text(tpl.find(t, "StreamRole", "AWS::IAM::Role")), text(tpl.find(t, "ExpireRole", "AWS::IAM::Role"))
 	for _, arn := range []string{":stateMachine:Nightly\"", ":stateMachine:Nightly/*\"", ":stateMachine:Deploy*\""} {
 		if !strings.Contains(stream, arn) {
-			t.Errorf("the stream function may not tell tasks of %s", arn)
+			t.Errorf("the stream function may not send callbacks to tasks of %s", arn)
 		}
 	}
 	for _, arn := range []string{":execution:Nightly:*\"", ":execution:Nightly/*:*\"", ":execution:Deploy*:*\""} {
@@ -155,8 +156,8 @@ func TestDistributedMapChildren(t *testing.T) {
 	}
 }
 
-// With a key, everything that keeps data is encrypted with it; EventBridge and CloudWatch Logs may use it, and no role is in its
-// policy, since the key would then need what needs the key.
+// With a key, all stored data is encrypted with it; EventBridge and CloudWatch Logs may use it, and no role is in its policy, which
+// would be a cycle of dependencies.
 func TestKey(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
 		infra.NewCoordinator(stack, "Locks", infra.Props{
@@ -183,11 +184,11 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// The stream keeps a day of records, and none is given up before.
+// Records are retried for the day that the stream keeps them.
 func TestStreamRecordsAreKeptTrying(t *testing.T) {
 	for _, m := range synth(t, with(infra.Props{})).of("AWS::Lambda::EventSourceMapping") {
 		p := m.Properties
-		if p["StartingPosition"] == nil { // the timers'
+		if p["StartingPosition"] == nil { // the mapping of the timers
 			if text(p["ScalingConfig"]) != `{"MaximumConcurrency":10}` {
 				t.Errorf("timers %s", text(p))
 			}
@@ -200,7 +201,7 @@ func TestStreamRecordsAreKeptTrying(t *testing.T) {
 	}
 }
 
-// Two coordinators of a stack share no metrics and no log, and a dashboard's searches are well formed.
+// Two coordinators of a stack share no metrics and no log, and the searches of their dashboards are well formed.
 func TestNamespaces(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
 		infra.NewCoordinator(stack, "Blue", infra.Props{Code: code})

@@ -7,6 +7,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatchactions"
 	"github.com/aws/jsii-runtime-go"
+	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
 // metric is one of the metrics that the functions log.
@@ -41,29 +42,6 @@ func (c *Coordinator) deadLetters() awscloudwatch.Metric {
 
 func minute() awscdk.Duration { return awscdk.Duration_Minutes(jsii.Number(1)) }
 
-// A Fault is a metric of the stream and expire functions that counts failures: of events, callbacks, hand-offs, timers and checks.
-type Fault struct {
-	Alarm, Metric, Description string
-	Minutes                    float64 // in how many of the last five it must occur to raise the alarm
-	Expire                     bool    // only the expire function logs it, so that it needs timers
-}
-
-// Faults are all faults. Each has an alarm.
-var Faults = []Fault{
-	{"CallbackUndeliverable", "callback_undeliverable", "A task can never get its callback: list its state machine in StateMachines, or its function in DurableFunctions", 1, false},
-	{"CallbackFailed", "callback_failed", "Callbacks to tasks fail and are retried: see the stream function's log", 3, false},
-	{"EventPutOff", "event_put_off", "The event bus does not accept events; they are kept and sent later: see the stream function's log", 3, false},
-	{"LockNotHandedOn", "lock_not_handed_on", "A free lock cannot be granted to its waiters: see the log for its name", 1, false},
-	{"RecordBuried", "record_buried", "A stream record cannot be decoded: see the dead-letter queue", 1, false},
-	{"WorkGivenUp", "work_given_up", "An event, a callback or a hand-off has failed for a day, or can never succeed: see the dead-letter queue", 1, true},
-	{"TimerFailed", "timer_failed", "Timers cannot be set or handled, and are retried: see the logs of stream and expire", 3, true},
-	{"ExecutionUnknown", "execution_unknown", "DescribeExecution fails, so that leases of ended executions may stay: check the expire function's permission", 3, true},
-	{"ExecutionChecksLate", "execution_checks_delayed", "Checks of executions are delayed by the limit of DescribeExecution calls: raise ttl_ms of leases with an execution", 5, true},
-	{"ExecutionEndFailed", "execution_end_failed", "Leases of ended executions cannot be ended, which is retried: see the expire function's log", 3, true},
-	{"ExecutionEndMissed", "execution_end_missed", "A check found an ended execution whose event did not arrive: see the rule on executions and its dead letters", 1, true},
-	{"GrantToldLate", "grant_told_late", "A check found a task that had not got its callback, and sent it: the stream function failed or lost records", 1, true},
-}
-
 // alarms adds an alarm for each condition that needs a person. Contention is a normal answer and raises none.
 func (c *Coordinator) alarms() {
 	if c.API != nil {
@@ -78,9 +56,9 @@ func (c *Coordinator) alarms() {
 	c.alarm("DeadLetters", "A record, event or timer could not be decoded or handled: see the dead-letter queue", c.deadLetters(), 1, 1)
 	c.alarm("ClockGuard", "A coordinator's clock is wrong: more than 2 s off always shows, 1 s or less never; it grants nothing until it is right",
 		c.metric("clock_guard", "Sum"), 1, 1)
-	for _, f := range Faults {
-		if c.Timers != nil || !f.Expire {
-			c.alarm(f.Alarm, f.Description, c.metric(f.Metric, "Sum"), 1, f.Minutes)
+	for _, f := range stream.Faults() {
+		if c.Timers != nil || !f.Timers {
+			c.alarm(f.Alarm, f.Description, c.metric(f.Metric, "Sum"), 1, float64(f.Minutes))
 		}
 	}
 	const undelivered = "A failed invocation could not be sent to the dead-letter queue: see Lambda's metrics of the function"

@@ -57,7 +57,7 @@ func coordinator(stack awscdk.Stack, id, code string, props infra.Props) *infra.
 	return infra.NewCoordinator(stack, id, props)
 }
 
-// everything is a coordinator with what it can have, and all that its methods add.
+// everything is a coordinator with all features, and all that its methods add.
 func everything(stack awscdk.Stack, code string, props infra.Props) {
 	props.StateMachines, props.DurableFunctions, props.Tracing = []string{"Deploy*", "Nightly"}, []string{"durable"}, true
 	locks := coordinator(stack, "Locks", code, props)
@@ -120,7 +120,7 @@ var variants = []variant{
 		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
 		locks.GrantDirectLock(role, "*")
 	}),
-	// Two that "make templates" compares with the SAM template, set alike.
+	// "make templates" compares these two with the SAM template.
 	one("sam", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{
 			DeletionProtection: true, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5)), StateMachines: []string{"Deploy*"},

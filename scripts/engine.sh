@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced: start_engine NAME FIRST_PORT COMMAND... runs a command, in which @PORT@ is a free port, in the background until it
-# listens; sets port and engine_log, and ends the engine with this shell.
+# Sourced. start_engine NAME FIRST_PORT COMMAND... starts a command in the background and waits until it listens on a free port, which
+# replaces @PORT@ in the command. It sets port, engine (the process id) and engine_log, and stops the engine when this shell exits.
 engine_log=$(mktemp)
 engine=
 stop_engine() {
@@ -12,7 +12,7 @@ trap stop_engine EXIT
 trap 'end_command; exit 130' INT
 trap 'end_command; exit 143' TERM
 
-# beside runs the command that the engine is for, so that signals end it too.
+# beside runs a command while the engine runs, and passes signals on to it.
 beside() {
   "$@" <&0 &
   command=$!

@@ -61,7 +61,7 @@ release 200 {"lease":"sam-lease-0000000001"}
 release 410 {"lease":"sam-lease-0000000002"}
 EOF
 HOLDFAST_ENDPOINT=$url quiet go test -count=1 -tags samlocal -run TestSAMLocal ./lockclient
-echo "sam-local: 7 functions invoked, a cycle by curl and one by lockclient, on DynamoDB Local"
+echo "sam-local: every function invoked, a cycle through curl and one through lockclient, on DynamoDB Local"
 if [ -t 0 ]; then
   echo "The API is served until Ctrl-C:"
   echo "curl -H 'Content-Type: application/json' $url/v1/locks/deploy:prod/acquire -d '{\"owner\":\"me\"}'"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# with-dynamodb.sh COMMAND [ARG...]: runs a command with DynamoDB Local at $HOLDFAST_DYNAMODB_ENDPOINT, in memory, on a free
-# port, and stops it whatever happens. If the variable is set already, that engine is used. Needs Java 17 or later, and
-# Maven the first time.
+# with-dynamodb.sh COMMAND [ARG...]: runs a command with DynamoDB Local, in memory, at $HOLDFAST_DYNAMODB_ENDPOINT, and stops DynamoDB
+# Local when the command ends. If the variable is set already, only the command runs. Needs Java 17 or later, and Maven once.
 set -euo pipefail
 
 if [ -n "${HOLDFAST_DYNAMODB_ENDPOINT:-}" ]; then

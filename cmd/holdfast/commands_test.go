@@ -21,7 +21,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// call runs a command line in this process, and answers its exit code and what it wrote.
+// call runs a command line in this process, and returns its exit code and its output.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	code = run(ctx, args, &streams{in: os.Stdin, out: &out, err: &errs})
@@ -147,7 +147,7 @@ func TestListOfNothing(t *testing.T) {
 	}
 }
 
-// The text that a holder gives of itself is escaped, so that it can neither control the reader's terminal nor mislead the reader.
+// Texts of a holder are escaped, so that they can neither control the reader's terminal nor mislead the reader.
 func TestHoldersCannotMislead(t *testing.T) {
 	const evil = "\x1b[2J\u009b2J\u202etxt\u2066\u200f\n"
 	holder := wire.Holder{Owner: evil, Principal: evil, Fence: 7, Permits: 1, Remaining: 60_000, Metadata: json.RawMessage(`{"k":"\u009b\u202e` + "\u009b\u202e" + `"}`)}
@@ -190,7 +190,7 @@ func TestHoldersCannotMislead(t *testing.T) {
 	}
 }
 
-// Errors are in the words of the command line, whatever lockclient calls its settings.
+// Errors name flags, not lockclient's settings.
 func TestErrorsAreInTheCommandsWords(t *testing.T) {
 	inSource := regexp.MustCompile(`"(?:[^"\\\n]|\\.)*\b(?:Config|Options)\.[A-Z](?:[^"\\\n]|\\.)*"`)
 	files, err := filepath.Glob("../../lockclient/*.go")
@@ -256,7 +256,7 @@ func TestWatchCommand(t *testing.T) {
 	}
 }
 
-// Without a coordinator, with two, or with one that does not answer, the error says what to do.
+// The error says what to do if no coordinator is named, if two are, or if the coordinator does not answer.
 func TestConnectionErrors(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	for args, says := range map[string]string{
@@ -281,7 +281,7 @@ func TestConnectionErrors(t *testing.T) {
 	}
 }
 
-// The same commands work on a table, with no service.
+// The same commands work on a table directly.
 func TestCommandsOnATable(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	t.Setenv("HOLDFAST_TABLE", "cli-"+rand.Text())
@@ -308,7 +308,7 @@ func TestCommandsOnATable(t *testing.T) {
 	}
 }
 
-// doctor says what is wrong and what to do.
+// doctor reports what is wrong and how to fix it.
 func TestDoctor(t *testing.T) {
 	s := newService(t)
 	late := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -77,7 +77,7 @@ func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	return regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(greeting), greeting
 }
 
-// The lines that dev prints work as they are pasted, as often as they are: as a block, and each twice.
+// The command lines that dev prints work when pasted: as a block, and each twice.
 func TestDevPrintsLinesThatWork(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent()) // other tests keep connections for a while
 	t.Run("paste", func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestDevPrintsLinesThatWork(t *testing.T) {
 	})
 }
 
-// The same process works on DynamoDB, and makes its table there.
+// dev works on DynamoDB, and creates its table there.
 func TestDevOnDynamoDB(t *testing.T) {
 	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
 	if endpoint == "" {
@@ -159,7 +159,7 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// init may be repeated, and leaves a table that dev can use.
+// init may be repeated, and creates a table that dev can use.
 func TestInit(t *testing.T) {
 	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
 	if endpoint == "" {
@@ -176,7 +176,7 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// dev accepts the TTLs of AWS with --min-ttl 1s, and says where its own floor differs; and longer ones with --max-ttl.
+// dev accepts the TTLs of AWS with --min-ttl 1s, and longer ones with --max-ttl; it says that its default minimum differs.
 func TestDevTTLs(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, test := range []struct {
@@ -201,7 +201,7 @@ func TestDevTTLs(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// Web pages cannot use the coordinator of their reader's machine.
+// Requests from web pages are refused.
 func TestDevRefusesWebPages(t *testing.T) {
 	url, _ := startDev(t, devCmd{Options: local.Options{AllowHost: []string{"holdfast"}}}, connection{})
 	for host, status := range map[string]int{"": 200, "holdfast:1": 200, "evil.example:7420": 400} {

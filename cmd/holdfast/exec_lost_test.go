@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A life is a command under exec that starts another process, whose common end a pipe tells.
+// A life is a command under exec that starts another process. Both hold a pipe open, so that its end shows when both have ended.
 type life struct {
 	service *service
 	cmd     *exec.Cmd
@@ -25,7 +25,7 @@ type life struct {
 	dead    chan time.Time // when the last of its processes was gone
 }
 
-// Scripts that hold the named pipe open, start another process, say that they run, and go on for ever.
+// Scripts that hold the named pipe open, start another process, write "up", and run without end.
 const (
 	obedient = `exec 3>"$1"; sleep 1000 & echo up >&3; wait`
 	stubborn = `exec 3>"$1"; trap "" TERM INT; sh -c 'trap "" TERM INT; while :; do sleep 0.01; done' & echo up >&3; while :; do sleep 0.01; done`
@@ -82,7 +82,7 @@ func startExecBy(t *testing.T, s *service, by []string, name, script string, fla
 	return l
 }
 
-// died waits until every process is gone.
+// died waits until all processes have ended.
 func (l *life) died(t *testing.T) time.Time {
 	t.Helper()
 	select {
@@ -101,8 +101,8 @@ func (l *life) signal(t *testing.T, n syscall.Signal) {
 	}
 }
 
-// deaths are the ways in which a lock is lost under a running command. Each answers how long all its processes lived on; what
-// they must not do is live when another may hold the lock.
+// deaths are the ways in which a running command loses its lock. Each returns the time from the loss until all processes had ended,
+// which must be before another may hold the lock.
 var deaths = map[string]func(t *testing.T) time.Duration{
 	"forced out, TERM does": func(t *testing.T) time.Duration {
 		s := newService(t)
@@ -176,7 +176,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 	},
 }
 
-// A command does not outlive its lock, nor does anything that it started.
+// A command and all processes that it started end with its lock.
 func TestExecDeaths(t *testing.T) {
 	for name, death := range deaths {
 		t.Run(name, func(t *testing.T) {
@@ -220,7 +220,7 @@ echo 1000 | xargs -P 2 -n 1 sh -c 'echo up >&3; sleep "$0"; :' &
 sh -c 'setsid sh -c "(echo up >&3; sleep 1000; :) & exit" & exit'
 echo up >&3; wait`
 
-// Nor does anything that left the command's process group.
+// Processes that left the command's process group end with the lock, too.
 func TestExecEscapes(t *testing.T) {
 	for name, test := range map[string]struct {
 		do   func(t *testing.T, s *service, l *life)
@@ -267,8 +267,8 @@ func TestExecTellsOfAnOutage(t *testing.T) {
 	}
 }
 
-// When the command was ended because the lease could not be renewed, exec ends with the lease, whether or not the coordinator
-// answers the release.
+// If the command was stopped because the lease could not be renewed, exec ends with the lease, even if the coordinator does not answer
+// the release.
 func TestExecEndsWithItsLease(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms", "--timeout=20s")
@@ -281,7 +281,7 @@ func TestExecEndsWithItsLease(t *testing.T) {
 	}
 }
 
-// With --with-parent, a job whose shell was killed ends.
+// With --with-parent, the command ends when the shell that started holdfast is killed.
 func TestExecWithParent(t *testing.T) {
 	s := newService(t)
 	l := startExecBy(t, s, []string{"sh", "-c", `"$@"; :`, "sh"}, "a", stubborn, "--with-parent", "--ttl=1s")
@@ -290,7 +290,7 @@ func TestExecWithParent(t *testing.T) {
 	_ = l.cmd.Wait()
 }
 
-// What a command leaves in its process group when it ends is stopped before the lock is given back.
+// Processes that the command leaves behind are stopped before the lock is released.
 func TestExecStopsWhatIsLeft(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", `exec 3>"$1"; sleep 1000 & echo up >&3; exit 3`)

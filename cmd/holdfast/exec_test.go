@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Nothing waits for a coordinator that is not there, when it is not to wait.
+// With --no-wait, exec does not wait for a coordinator that is unreachable.
 func TestExecNoWaitWithoutCoordinator(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close()
@@ -24,7 +24,7 @@ func TestExecNoWaitWithoutCoordinator(t *testing.T) {
 	}
 }
 
-// The lock is kept for as long as was asked for, also when a signal ends the wait.
+// --at-least keeps the lock for its time, also when a signal ends exec before.
 func TestExecAtLeast(t *testing.T) {
 	s := newService(t)
 	start := time.Now()
@@ -113,7 +113,7 @@ func TestExecGrace(t *testing.T) {
 	}
 }
 
-// The command's exit code, its lock and its fence go through, and the lock comes free.
+// The command gets its lock and fence, exec exits with its exit code, and the lock is free afterwards.
 func TestExec(t *testing.T) {
 	s := newService(t)
 	for _, test := range []struct {
@@ -152,7 +152,7 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// A signal to holdfast is the command's, which decides; the lock is given back when it has ended.
+// A signal to holdfast is passed on to the command; the lock is released when the command has ended.
 func TestExecForwardsSignals(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", `exec 3>"$1"; trap 'exit 42' TERM; echo up >&3; while :; do sleep 0.01; done`)
@@ -168,7 +168,7 @@ func TestExecForwardsSignals(t *testing.T) {
 	}
 }
 
-// A waiter says who is in the way, gets its turn, and contention has a code of its own.
+// A waiter reports the holder, and gets the lock next; contention has an exit code of its own.
 func TestExecWaits(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", obedient, "--owner=first")
@@ -189,7 +189,7 @@ func TestExecWaits(t *testing.T) {
 	}
 	l.died(t)
 	_ = l.cmd.Wait()
-	// A waiter that is interrupted leaves nothing.
+	// A waiter that is interrupted leaves the queue.
 	holder := startExec(t, s, "b", obedient)
 	waiter := holdfast(t, s.url, "exec", "b", "--", "true")
 	before := s.requests.Load()

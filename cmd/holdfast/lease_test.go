@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// No list of processes and no environment of a child has a lease's secret.
+// A lease's secret is in no command line and in no environment of a child.
 func TestSecretsStayOut(t *testing.T) {
 	s := newService(t)
 	file := filepath.Join(t.TempDir(), "lease")

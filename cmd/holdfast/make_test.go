@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// make run ends well with Ctrl-C, has the floor of AWS for TTLs, and names its own variable when the address is taken.
+// make run ends without an error at Ctrl-C, has the minimum TTL of AWS, and names LISTEN when the address is in use.
 func TestMakeRun(t *testing.T) {
 	run := func(args ...string) (*exec.Cmd, *output) {
 		cmd := exec.CommandContext(t.Context(), "make", append([]string{"--no-print-directory", "-C", "../..", "run"}, args...)...)

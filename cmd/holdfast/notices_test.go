@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Notices come in order, and nobody waits for a reader that is not there.
+// Notices are written in order, and say never blocks if nothing reads them.
 func TestNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()

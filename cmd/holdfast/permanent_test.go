@@ -35,7 +35,7 @@ func answer(t *testing.T, secure bool, status int, body string) (url string, req
 	return server.URL, requests
 }
 
-// What can never succeed ends every command at once, and the error names the fix.
+// Permanent failures end every command at once, and the error names the fix.
 func TestPermanentFailures(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -102,7 +102,7 @@ func TestPermanentFailures(t *testing.T) {
 	}
 }
 
-// Missing credentials are one notice: the SDK's own log stays out of it.
+// Missing credentials are one notice, without messages of the SDK.
 func TestMissingCredentialsAreOneNotice(t *testing.T) {
 	metadata, _ := answer(t, false, http.StatusForbidden, "")
 	cmd := holdfast(t, "https://abc.execute-api.eu-west-1.amazonaws.com", "status", "a")

@@ -10,7 +10,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A lock that a coordinator with a clock a year ahead wrote is closed until it is repaired; repair says what it checks.
+// A lock that a coordinator with a clock a year ahead has written cannot be acquired until it is repaired; repair reports what it
+// refuses.
 func TestRepair(t *testing.T) {
 	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
 	if endpoint == "" {

@@ -35,7 +35,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// A service is a coordinator on a port, and what a test does to it.
+// A service is a coordinator on a port, with switches for its failures.
 type service struct {
 	coordinator *lock.Coordinator
 	url         string

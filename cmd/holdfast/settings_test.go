@@ -47,7 +47,7 @@ func with(line []string, before bool, flags ...string) []string {
 	return slices.Insert(slices.Clone(line), at, flags...)
 }
 
-// ways are how a setting is given: each makes a command line of another.
+// ways are the ways to give a setting.
 var ways = map[string]func(t *testing.T, line []string, settings map[string]string) []string{
 	"before": func(_ *testing.T, line []string, settings map[string]string) []string {
 		return with(line, true, asFlags(settings)...)
@@ -167,7 +167,7 @@ func TestSettingsAreHonoured(t *testing.T) {
 	}
 }
 
-// A flag replaces an environment variable that names another coordinator; two of a kind are refused.
+// A flag replaces an environment variable that names another coordinator; two flags, or two variables, are refused.
 func TestFlagsReplaceTheEnvironment(t *testing.T) {
 	s := newService(t)
 	t.Setenv("HOLDFAST_TABLE", "locks")
@@ -211,7 +211,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-// An environment variable that is empty counts as one that is not set.
+// Empty environment variables count as unset.
 func TestEmptyVariables(t *testing.T) {
 	parser := newParser(new(cli), &streams{out: io.Discard, err: io.Discard})
 	_ = kong.Visit(parser.Model, func(node kong.Visitable, next kong.Next) error {
@@ -230,7 +230,7 @@ func TestEmptyVariables(t *testing.T) {
 	}
 }
 
-// A command that works on a table says by which flag its region is given.
+// A command that uses a table names the flag for its region.
 func TestTableWithoutRegion(t *testing.T) {
 	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "HOLDFAST_REGION", "HOLDFAST_ENDPOINT", "HOLDFAST_DYNAMODB_ENDPOINT"} {
 		t.Setenv(name, "")
@@ -255,7 +255,7 @@ func TestLeaseFileNames(t *testing.T) {
 	}
 }
 
-// A command line that cannot be read names the help that tells more.
+// The error of an invalid command line names the command whose help explains it.
 func TestUsageErrors(t *testing.T) {
 	for args, says := range map[string]string{
 		"bogus": "holdfast --help", "status": "holdfast status --help", "acquire a --ttl": "holdfast acquire --help",
@@ -266,7 +266,7 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// Values that mean nothing are refused in the words of the command line, before anything is sent.
+// Invalid values are refused before a request is sent, by the names of their flags.
 func TestBadValues(t *testing.T) {
 	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
 	for args, says := range map[string]string{
@@ -297,7 +297,7 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-// An endpoint without a scheme is told as that, with the URL that was meant.
+// The error for an endpoint without a scheme suggests the URL.
 func TestEndpointWithoutAScheme(t *testing.T) {
 	for endpoint, says := range map[string]string{
 		"localhost:7420":                            "has no scheme; give http://localhost:7420",
@@ -322,7 +322,7 @@ func TestEndpointWithoutAScheme(t *testing.T) {
 	}
 }
 
-// Names under .localhost are this machine's, whatever its resolver knows: those of the local cloud.
+// Names under .localhost, as the local cloud has, reach this machine without the resolver.
 func TestNamesUnderLocalhost(t *testing.T) {
 	s := newService(t)
 	endpoint := strings.Replace(s.url, "127.0.0.1", "abc.execute-api.localhost", 1)

@@ -21,7 +21,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// screen is what a terminal of some width shows of what is written to it: it understands what live lines need.
+// screen is what a terminal of the given width shows. It supports the escape sequences of live lines.
 func screen(t *testing.T, wide int, written string) []string {
 	t.Helper()
 	rows, row, col := [][]rune{nil}, 0, 0
@@ -79,7 +79,7 @@ func screen(t *testing.T, wide int, written string) []string {
 	return out
 }
 
-// terminal makes streams that believe in a terminal, and what was written to it.
+// terminal returns streams that write to a terminal, and their output.
 func terminal(wide *int) (*streams, *bytes.Buffer) {
 	var b bytes.Buffer
 	return &streams{in: os.Stdin, out: &b, err: &b, outTTY: true, errTTY: true, width: func() int { return *wide }}, &b
@@ -89,7 +89,7 @@ var heldByMany = &lockclient.HeldError{Position: 1, Waiting: 1, Holders: []lockc
 	{Owner: strings.Repeat("a-long-owner-name ", 8), Fence: 1795510300181679, ExpiresAt: time.Now(), Remaining: time.Minute}, {},
 }}
 
-// The waiting line stays one line, however narrow the terminal is, and what comes next is on a line of its own.
+// The waiting line stays one line on a narrow terminal, and further output is on a line of its own.
 func TestWaitingLineFitsTheTerminal(t *testing.T) {
 	for _, wide := range []int{20, 80, 110} {
 		s, b := terminal(&wide)
@@ -136,7 +136,7 @@ func TestWaitingLineFollowsResizes(t *testing.T) {
 	}
 }
 
-// Without a terminal each change is a line: who holds, what keeps the coordinator from answering, who holds again.
+// Without a terminal each change is a line: the holder, why the coordinator does not answer, the holder again.
 func TestWaitingInAPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
@@ -199,7 +199,7 @@ func TestOutageOnATerminal(t *testing.T) {
 	})
 }
 
-// A command that waits for an answer says so once, after a while.
+// A command that gets no answer reports that once, after [patience].
 func TestSlowAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newOutput()
@@ -236,7 +236,7 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-// --no-wait with nothing listening, or with a coordinator that hangs, ends by itself and says why.
+// --no-wait ends with an error if the coordinator is unreachable or hangs.
 func TestNoWaitEnds(t *testing.T) {
 	release := make(chan bool)
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -267,7 +267,7 @@ func everyLineNamesTheProgram(text string) bool {
 	return true
 }
 
-// A table that cannot be reached is told in the same words as a coordinator, by every command.
+// Every command reports a table that is unreachable in the same words as a coordinator.
 func TestTableUnreachable(t *testing.T) {
 	t.Setenv("AWS_MAX_ATTEMPTS", "1")
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
@@ -285,7 +285,7 @@ func TestTableUnreachable(t *testing.T) {
 	}
 }
 
-// A table whose engine hangs is told as that.
+// Commands report a table whose engine hangs.
 func TestTableHangs(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	t.Setenv("HOLDFAST_LEASE", "my-secret-lease-0001")
@@ -323,7 +323,7 @@ func TestNoWaitDoesNotQueue(t *testing.T) {
 	}
 }
 
-// A command that gives up says what it waits for, and a second interrupt ends it at once.
+// A command that gives up reports what it waits for, and a second interrupt ends it at once.
 func TestGivingUpIsTold(t *testing.T) {
 	s := newService(t)
 	s.hangs.Store(true)

@@ -60,7 +60,7 @@ func TestDefaultSettings(t *testing.T) {
 	}
 }
 
-// A value that cannot be met, or a name that is none, is an error that names it.
+// Errors for invalid values and unknown names contain the name.
 func TestBadSettings(t *testing.T) {
 	for name, value := range map[string]string{
 		"maxTtl": "long", "concurrency": "0", "burst": "many", "tracing": "yes please", "logRetentionDays": "8",

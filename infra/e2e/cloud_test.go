@@ -38,12 +38,12 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// patience bounds waits for what comes in its own time; it only decides how long a failure takes to show.
+// patience is the time limit of a wait: how long a failure takes to show.
 const patience = 30 * time.Second
 
 const stackName = "Holdfast"
 
-// cloud is the deployed stack, and the account's root user in front of it.
+// cloud is the deployed stack, with clients of the account's root user.
 type cloud struct {
 	t       *testing.T
 	aws     aws.Config
@@ -77,7 +77,7 @@ func newCloud(t *testing.T) *cloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The API's host name is the engine's, whatever the resolver thinks of it.
+	// All connections go to the engine, also those to the API's host name, which resolvers do not know.
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, u.Host)
 	}}
@@ -86,7 +86,7 @@ func newCloud(t *testing.T) *cloud {
 	return c
 }
 
-// id is the physical id of a resource of the stack, by the beginning of its logical one.
+// id is the physical id of the resource whose logical id is logical and a hash.
 func (c *cloud) id(logical string) string {
 	c.t.Helper()
 	var found []string
@@ -109,7 +109,7 @@ func (c *cloud) id(logical string) string {
 	return found[0]
 }
 
-// caller is a new user with a policy, and a client that signs as it.
+// caller creates a user with a policy, and returns a client that signs as this user.
 func (c *cloud) caller(name string, statements ...statement) (*lockclient.Client, aws.CredentialsProvider) {
 	c.t.Helper()
 	ctx := c.t.Context()
@@ -166,7 +166,7 @@ func (c *cloud) mayLock(pattern string, ops ...string) statement {
 
 func (c *cloud) root() *lockclient.Client { return c.client(c.aws.Credentials) }
 
-// A subscriber hears events through a rule into a queue.
+// A subscriber receives events through a rule and a queue.
 type subscriber struct {
 	c   *cloud
 	url string
@@ -196,7 +196,7 @@ func (c *cloud) subscribe(name string, pattern map[string]any) *subscriber {
 	return &subscriber{c: c, url: *q.QueueUrl}
 }
 
-// next is the next event that was not heard before.
+// next receives the next event.
 func (s *subscriber) next() events.Event {
 	s.c.t.Helper()
 	var envelope struct {
@@ -215,7 +215,7 @@ func (s *subscriber) next() events.Event {
 	return e
 }
 
-// receive takes one message of a queue, waiting for it.
+// receive waits for a message of a queue, and deletes it.
 func (c *cloud) receive(queue string) string {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
@@ -236,7 +236,7 @@ func (c *cloud) receive(queue string) string {
 	}
 }
 
-// invoke calls a function directly: its answer, and its error's type.
+// invoke calls a function directly, and returns its answer and the type of its error.
 func (c *cloud) invoke(function string, payload any) (answer []byte, errorType string) {
 	c.t.Helper()
 	data, err := json.Marshal(payload)

@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// The whole life of a lock, and who hears of it: only the rule whose prefix matches, exactly once each, in order.
+// A rule whose prefix matches gets each event of a lock's life once, in order; other rules get none.
 func TestLifeOfALock(t *testing.T) {
 	c := newCloud(t)
 	all := c.subscribe("life", map[string]any{"source": []string{"holdfast"}, "detail": map[string]any{"prefixes": []string{"life:a"}}})
@@ -77,7 +77,7 @@ func TestLifeOfALock(t *testing.T) {
 	}
 }
 
-// A holder that dies is told expired by its timer, and the lock is free.
+// A timer publishes the expiry of a holder that has died, and the lock is free.
 func TestPromptExpiry(t *testing.T) {
 	c := newCloud(t)
 	heard := c.subscribe("prompt", map[string]any{"detail-type": []string{events.TypeExpired}, "detail": map[string]any{"lock": []string{"prompt:dead"}}})
@@ -92,7 +92,7 @@ func TestPromptExpiry(t *testing.T) {
 	fmt.Printf("e2e: Lock Expired came %d ms after the lease's expiry\n", time.Since(e.ExpiresAt.Time).Milliseconds())
 }
 
-// A held row that native TTL removes, because its timer was lost, is told expired all the same.
+// The expiry of a row is also published if its timer is lost and native TTL removes the row.
 func TestNativeTTLIsTheBackstop(t *testing.T) {
 	c := newCloud(t)
 	heard := c.subscribe("backstop", map[string]any{"detail-type": []string{events.TypeExpired}, "detail": map[string]any{"lock": []string{"backstop:x"}}})
@@ -114,7 +114,7 @@ func TestNativeTTLIsTheBackstop(t *testing.T) {
 	}
 }
 
-// A record that cannot be read goes to the dead letters, and what follows it is told.
+// A record that cannot be decoded goes to the dead-letter queue, and later records are handled.
 func TestPoisonRecord(t *testing.T) {
 	c := newCloud(t)
 	heard := c.subscribe("poison", map[string]any{"detail": map[string]any{"lock": []string{"poison:after"}}})

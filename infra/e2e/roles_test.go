@@ -23,10 +23,10 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// putOff matches the log, which the engine has in text, of an invocation that could not do all, and put the rest off.
+// putOff matches the log, in the engine's text format, of an invocation that put off a part of its work.
 var putOff = regexp.MustCompile(`(callback_failed|event_put_off|execution_unknown|timer_failed)("?:|=)1`)
 
-// Every function works with its own role, and fails, or puts its work off, when one statement of it is taken away.
+// Every function works with its role, and fails or puts its work off when a statement is removed from the role's policy.
 func TestEveryStatementIsNeeded(t *testing.T) {
 	c := newCloud(t)
 	now := time.Now()
@@ -52,8 +52,8 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}}}
 	timer, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:timer", "lease": due, "fence": 1})
 	timerEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m1", "body": string(timer), "eventSource": "aws:sqs"}}}
-	// A task that waits, with its token; a grant to it that is over, its wait's end, and a lease of its execution that is to be
-	// looked at.
+	// A waiting task with its token, a grant to it that has ended, the end of its wait, and a lease of its execution that is due for a
+	// check.
 	m := newMachines(t)
 	holding, err := c.root().Acquire(t.Context(), "example:least", lockclient.Options{})
 	if err != nil {
@@ -118,7 +118,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	lease := 0
 	for _, test := range []struct {
 		id      string
-		actions string // of the statement that is taken away, its first
+		actions string // prefix of the first action of the statement that is removed
 		payload func() any
 	}{
 		{"Acquire", "dynamodb:", func() any {
@@ -133,7 +133,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 		{"Stream", "sqs:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return poison }},
 		{"Stream", "dynamodb:DeleteItem", func() any { return tokenEvent }},
-		{"Stream", "events:", func() any { return streamEvent }}, // the last of Stream: it does not try the bus for a while afterwards
+		{"Stream", "events:", func() any { return streamEvent }}, // the last test of Stream, which does not retry the bus at once
 		{"Expire", "states:Describe", func() any { return checkEvent }},
 	} {
 		role, function := c.id(test.id+"Role"), c.id(test.id)

@@ -91,7 +91,7 @@ func (m *machines) until(client *lockclient.Client, name, what string, holds fun
 
 func free(s lockclient.Status) bool { return !s.Locked && s.Waiting == 0 }
 
-// Every example does what it says, and leaves its locks free.
+// Every example succeeds, and leaves its locks free.
 func TestExamples(t *testing.T) {
 	m := newMachines(t)
 	client := m.root()
@@ -131,7 +131,7 @@ type worked struct {
 	} `json:"done"`
 }
 
-// A hundred executions at one lock go through it one by one, in the order in which they came.
+// A hundred executions that wait for one lock get it one by one, in the order of their arrival.
 func TestHundredExecutionsTakeTurns(t *testing.T) {
 	const n = 100
 	m := newMachines(t)
@@ -142,7 +142,7 @@ func TestHundredExecutionsTakeTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	var executions []string
-	for i := range n { // each has its place before the next comes
+	for i := range n { // each is in the queue before the next starts
 		executions = append(executions, m.start("CriticalSection", fmt.Sprintf("turn-%d", i), map[string]any{"lock": name}))
 		m.until(client, name, fmt.Sprintf("waited for by %d", i+1), func(s lockclient.Status) bool { return s.Waiting == i+1 })
 	}
@@ -167,7 +167,7 @@ func TestHundredExecutionsTakeTurns(t *testing.T) {
 	fmt.Printf("e2e: %d executions at one lock, in order; from the end of one's work to the start of the next's: p50 %v, p99 %v\n", n, handOffs[n/2], handOffs[n-2])
 }
 
-// However an execution ends inside its critical section, the lock comes free, soon.
+// The lock is released soon after an execution ends inside its critical section in any way.
 func TestExecutionsThatEndInside(t *testing.T) {
 	const n = 100
 	for _, test := range []struct {
@@ -225,13 +225,13 @@ func TestExecutionsThatEndInside(t *testing.T) {
 	}
 }
 
-// An execution whose end nobody told is found by the check of its lease.
+// The check of its lease finds an ended execution whose event was missed.
 func TestExecutionEndsUnheard(t *testing.T) {
 	m := newMachines(t)
 	client := m.root()
 	functions := m.functions()
 	e := m.start("CriticalSection", "unheard-other", map[string]any{"lock": "example:unheard-other"})
-	m.succeeds(e) // an execution that is over, and whose end was told before the lease below began
+	m.succeeds(e) // its event was handled before the lease below began
 	answer, failure := m.invoke(functions["acquire"], map[string]any{"name": "example:unheard", "lease": "unheard-lease-0123456789", "ttl_ms": 1000, "execution": e})
 	if failure != "" {
 		t.Fatalf("%s: %s", failure, answer)
@@ -240,7 +240,7 @@ func TestExecutionEndsUnheard(t *testing.T) {
 	m.until(client, "example:unheard", "free", free)
 }
 
-// A wait that ends otherwise fails the task, with an error of its own.
+// A waiter leaves the queue when its execution is stopped.
 func TestWaitsThatEnd(t *testing.T) {
 	m := newMachines(t)
 	client := m.root()

@@ -24,28 +24,30 @@ const (
 	GrantToldLate         = "grant_told_late"
 )
 
-// A Fault is a metric that a person must hear of.
+// A Fault is a metric that has an alarm. Each alarm is raised when the metric is 1 or more in so many of the last five minutes.
 type Fault struct {
-	Metric  string
-	Alarm   string // what the alarm says
-	Minutes int    // of the last five, in which the metric must be 1 or more
+	Metric      string
+	Alarm       string // the alarm's name in both templates, where Alarm is appended to it
+	Description string
+	Minutes     int
+	Timers      bool // it only occurs with timers, in the expire function
 }
 
-// Faults lists the metrics of this package that need an alarm; a test of the templates compares.
+// Faults lists the faults. The CDK construct derives its alarms from them, and template.yaml is compared with the construct.
 func Faults() []Fault {
 	return []Fault{
-		{CallbackUndeliverable, "A task can never be told of its lock: list its state machine in StateMachines, or its function in DurableFunctions", 1},
-		{CallbackFailed, "Tasks cannot be told of their locks; it is tried again: see the stream function's log", 3},
-		{EventPutOff, "The event bus does not take events; they are kept and sent later: see the stream function's log", 3},
-		{LockNotHandedOn, "A lock cannot be handed on to its waiters: see the log for its name", 1},
-		{RecordBuried, "A stream record cannot be read: look at the dead-letter queue", 1},
-		{WorkGivenUp, "An event, a callback or a hand-off was tried for a day, or can never succeed: look at the dead-letter queue", 1},
-		{TimerFailed, "Timers cannot be set, or what they do fails; it is tried again: see the logs of stream and expire", 3},
-		{ExecutionUnknown, "DescribeExecution fails; leases of executions may stay: check the expire function's permission", 3},
-		{ExecutionChecksLate, "Checks of executions wait for their turn, since DescribeExecution is called as often as allowed: raise ttl_ms of leases with an execution", 5},
-		{ExecutionEndFailed, "Leases of executions that ended are not ended; it is tried again: see the expire function's log", 3},
-		{ExecutionEndMissed, "The event of an execution's end never came; a check found it: look at the rule on executions and its dead letters", 1},
-		{GrantToldLate, "A check found a task that nobody had told of its lock, and told it: the stream function failed or lost records", 1},
+		{CallbackUndeliverable, "CallbackUndeliverable", "A task can never get its callback: list its state machine in StateMachines, or its function in DurableFunctions", 1, false},
+		{CallbackFailed, "CallbackFailed", "Callbacks to tasks fail and are retried: see the stream function's log", 3, false},
+		{EventPutOff, "EventPutOff", "The event bus does not accept events; they are kept and sent later: see the stream function's log", 3, false},
+		{LockNotHandedOn, "LockNotHandedOn", "A free lock cannot be granted to its waiters: see the log for its name", 1, false},
+		{RecordBuried, "RecordBuried", "A stream record cannot be decoded: see the dead-letter queue", 1, false},
+		{WorkGivenUp, "WorkGivenUp", "An event, a callback or a hand-off has failed for a day, or can never succeed: see the dead-letter queue", 1, true},
+		{TimerFailed, "TimerFailed", "Timers cannot be set or handled, and are retried: see the logs of stream and expire", 3, true},
+		{ExecutionUnknown, "ExecutionUnknown", "DescribeExecution fails, so that leases of ended executions may stay: check the expire function's permission", 3, true},
+		{ExecutionChecksLate, "ExecutionChecksLate", "Checks of executions are delayed by the limit of DescribeExecution calls: raise ttl_ms of leases with an execution", 5, true},
+		{ExecutionEndFailed, "ExecutionEndFailed", "Leases of ended executions cannot be ended, which is retried: see the expire function's log", 3, true},
+		{ExecutionEndMissed, "ExecutionEndMissed", "A check found an ended execution whose event did not arrive: see the rule on executions and its dead letters", 1, true},
+		{GrantToldLate, "GrantToldLate", "A check found a task that had not got its callback, and sent it: the stream function failed or lost records", 1, true},
 	}
 }
 

@@ -22,7 +22,7 @@ type fakeProcess struct {
 	dead       bool
 }
 
-// A fakeTree is a tree without processes. It logs signals with the time at which they came.
+// A fakeTree is a tree without processes. It logs signals with their times.
 type fakeTree struct {
 	mu        sync.Mutex
 	start     time.Time
@@ -120,7 +120,7 @@ const (
 	testLease = 60 * time.Second
 )
 
-// A guarded is a guard that runs on a fake tree, in a bubble of synctest.
+// A guarded is a guard that runs on a fake tree, in a synctest bubble.
 type guarded struct {
 	*fakeTree
 	orders  chan order
@@ -190,7 +190,7 @@ func deaf(name string) *fakeProcess     { return &fakeProcess{name: name, deaf: 
 func denied(name string) *fakeProcess   { return &fakeProcess{name: name, denied: true} }
 func stuck(name string) *fakeProcess    { return &fakeProcess{name: name, deaf: true, unkillable: true} }
 
-// What the guard does, to the nanosecond.
+// Each case lists the signals and reports of the guard with their exact times.
 func TestGuard(t *testing.T) {
 	const ms = time.Millisecond
 	for name, test := range map[string]struct {
@@ -358,7 +358,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// Processes that do not end after SIGKILL are waited for while the lease lasts, at a bounded rate, and given up afterwards.
+// The guard waits for processes that do not end after SIGKILL until the lease ends, repeating SIGKILL at a bounded rate, and then gives
+// them up.
 func TestGuardWaitsForTheUnkillable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGuarded(obedient("a"), stuck("nfs"))
@@ -383,7 +384,7 @@ func TestGuardWaitsForTheUnkillable(t *testing.T) {
 	})
 }
 
-// A process that may not be signalled is given up when the lease is over, within the second in which it is looked at.
+// The guard gives up a process that it may not signal within a second after the end of the lease.
 func TestGuardGivesUpTheDenied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGuarded(obedient("a"), denied("daemon"))
@@ -394,7 +395,7 @@ func TestGuardGivesUpTheDenied(t *testing.T) {
 	})
 }
 
-// A lost lease is given up on for a process that does not end, but not before SIGKILL had its time.
+// After a lost lease the guard gives up a process that does not end, though not before killFor has passed.
 func TestGuardGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGuarded(stuck("nfs"))
@@ -408,7 +409,7 @@ func TestGuardGivesUp(t *testing.T) {
 	})
 }
 
-// The guard looks at its clock, which counts the time of a suspended machine, even when its timers did not run.
+// The guard notices the time during which the machine was suspended, which its clock counts and its timers do not.
 func TestGuardSeesASuspendedMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tree := newFakeTree(obedient("a"))

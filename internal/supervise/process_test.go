@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// These tests run real processes. The supervisor and its guard are this test binary, started again: a supervisor becomes a
-// child subreaper, and expects no children but its guard.
+// These tests run real processes. The supervisor and its guard are this test binary, started again, since a supervisor becomes a child
+// subreaper and must have no other children.
 func TestMain(m *testing.M) {
 	var err error
 	switch {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// A jobLease is lost at SIGUSR1, and else lasts for the time given from the start, or, renewed, for ever.
+// A jobLease lasts for a given time from the start, or is renewed without end. It is lost at SIGUSR1.
 type jobLease struct {
 	done    chan struct{}
 	until   time.Time
@@ -52,7 +52,7 @@ func (l *jobLease) Remaining() time.Duration {
 	return time.Until(l.until)
 }
 
-// runJob is "run LEASE COMMAND...": it writes the outcome as JSON to descriptor 3, which the command does not get.
+// runJob is "run LEASE COMMAND...". It writes the outcome as JSON to descriptor 3, which the command does not inherit.
 func runJob() error {
 	syscall.CloseOnExec(3)
 	life, err := time.ParseDuration(os.Args[2])
@@ -82,7 +82,7 @@ func runJob() error {
 	return json.NewEncoder(os.NewFile(3, "outcome")).Encode(outcome)
 }
 
-// A job is a supervised command. Its processes hold a named pipe open, so that its end tells when all of them are gone.
+// A job is a supervised command. Its processes hold a named pipe open, so that the pipe's end shows when all have ended.
 type job struct {
 	cmd     *exec.Cmd
 	lines   *bufio.Scanner // what the processes write to the pipe
@@ -135,7 +135,7 @@ func (j *job) read(t *testing.T, n int) (lines []string) {
 	return lines
 }
 
-// finish waits until all processes are gone, and answers the outcome.
+// finish waits until all processes have ended, and returns the outcome.
 func (j *job) finish(t *testing.T) (o Outcome, err error) {
 	t.Helper()
 	for j.lines.Scan() { // until the last process has closed it
@@ -154,7 +154,7 @@ func (j *job) signal(t *testing.T, n syscall.Signal) {
 	}
 }
 
-// escapes are ways out of a process group, or out of reach of its leader. Each writes its name when it is out.
+// escapes are ways for a process to leave its process group or to lose its parent. Each writes its name once it has.
 var escapes = map[string]string{
 	"timeout":     `timeout 1000 sh -c 'echo timeout >&9; sleep 1000; :'`,
 	"setsid":      `setsid sh -c 'echo setsid >&9; sleep 1000; :'`,
@@ -167,7 +167,7 @@ var escapes = map[string]string{
 	"keeps fresh": `setsid bash -c 'f() { [ -n "$1" ] || echo keeps fresh >&9; (f again) & }; f'`,
 }
 
-// all starts every escape in the background, and answers how many lines they write.
+// all is a script that starts every escape in the background, and the number of lines that they write.
 func all(t *testing.T) (script string, lines int) {
 	t.Helper()
 	for name, s := range escapes {
@@ -180,7 +180,7 @@ func all(t *testing.T) (script string, lines int) {
 	return script, lines + 1 // xargs starts two
 }
 
-// Whatever ends the command, nothing that it started lives on.
+// All processes that the command started end, however the command ends.
 func TestNothingEscapes(t *testing.T) {
 	script, lines := all(t)
 	for name, test := range map[string]struct {
@@ -279,7 +279,7 @@ func tasks(t *testing.T, pid int) (names []string) {
 	return names
 }
 
-// How a command ends goes through, and it has what it would have had without a supervisor.
+// The outcome is that of the command, and the command's environment is as without a supervisor.
 func TestRun(t *testing.T) {
 	for script, want := range map[string]Outcome{
 		"exit 0":           {},
@@ -287,10 +287,10 @@ func TestRun(t *testing.T) {
 		"kill -9 $$":       {Code: 137, Signal: syscall.SIGKILL},
 		"kill -INT $$":     {Code: 130, Signal: syscall.SIGINT},
 		`[ "$GIVEN" = 1 ]`: {},
-		// It leads a process group of its own, in which neither the guard, its parent, nor the supervisor is.
+		// It leads a process group of its own, without the guard, which is its parent, and without the supervisor.
 		`group() { ps -o pgid= -p "$1"; }; g=$(ps -o ppid= -p $$); s=$(ps -o ppid= -p $g)
 		 [ $(group $$) -eq $$ ] && [ $(group $g) -eq $g ] && [ $(group $s) -ne $g ] && [ $(group $s) -ne $$ ]`: {},
-		// It has none of our descriptors.
+		// It inherits none of the supervisor's descriptors.
 		`for f in /proc/$$/fd/*; do case $(readlink "$f") in socket:*) exit 1;; esac; done`: {},
 		`trap - HUP; kill -HUP $$; exit 3`:                                                  {Code: 129, Signal: syscall.SIGHUP}, // signals have their default effect
 	} {
@@ -314,7 +314,7 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// A signal that the supervisor ignores, as under nohup, is ignored by the command, too.
+// The command ignores the signals that the supervisor ignores, as under nohup.
 func TestIgnoredSignalsStayIgnored(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A fakeLease is proved until a time, and may be lost.
+// A fakeLease lasts until a time, and may be lost.
 type fakeLease struct {
 	mu    sync.Mutex
 	until time.Time
@@ -38,7 +38,7 @@ func (l *fakeLease) renew() {
 	l.until = time.Now().Add(testLease)
 }
 
-// A fakeTerminal logs what is done to it in the log of a supervised.
+// A fakeTerminal logs its calls in the log of a supervised.
 type fakeTerminal struct {
 	s            *supervised
 	there, input bool
@@ -60,7 +60,7 @@ func (t *fakeTerminal) give(group int) bool {
 	return !t.refuses
 }
 
-// A supervised is a supervisor that runs with a fake guard, in a bubble of synctest.
+// A supervised is a supervisor that runs with a fake guard, in a synctest bubble.
 type supervised struct {
 	mu       sync.Mutex
 	log      []string
@@ -100,7 +100,7 @@ func (s *supervised) want(t *testing.T, log string) {
 	}
 }
 
-// told is until when the lease lasts, as the guard was told last.
+// told is the end of the lease in the last order to the guard.
 func (s *supervised) told() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +166,7 @@ func (s *supervised) end(code int, n syscall.Signal) {
 	<-s.done
 }
 
-// Each renewal moves the guard's deadline, within the time in which the lease is looked at.
+// Each renewal moves the guard's deadline, at the latest after CheckEvery.
 func TestSupervisorTellsOfRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startSupervised(nil)
@@ -198,7 +198,7 @@ func equal(a, b Outcome) bool {
 	return left && a.Code == b.Code && a.Signal == b.Signal && a.HadTerminal == b.HadTerminal && a.Stopped == b.Stopped
 }
 
-// A loss is passed on and told once, whoever finds it first, and nothing is said of the deadline any more.
+// A lost lease is ordered and notified once, whether the supervisor or the guard notices it first, and the deadline is not sent again.
 func TestSupervisorStops(t *testing.T) {
 	for name, test := range map[string]struct {
 		do      func(s *supervised)
@@ -268,7 +268,7 @@ func TestSupervisorOutcomes(t *testing.T) {
 	}
 }
 
-// A guard that is killed, and one that hangs after it was told to stop the command.
+// The guard is killed, or hangs after the order to stop the command.
 func TestSupervisorWithoutGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startSupervised(nil)
@@ -313,7 +313,7 @@ func TestSupervisorPassesSignals(t *testing.T) {
 	})
 }
 
-// Job control, by what stopped the command and who could resume it.
+// Job control depends on the signal that stopped the command, and on whether a shell can resume it.
 func TestSupervisorJobControl(t *testing.T) {
 	foreground := func(s *supervised) {
 		s.terminal.there, s.terminal.input, s.terminal.foreground, s.shell = true, true, true, true
@@ -393,7 +393,7 @@ func TestSupervisorJobControl(t *testing.T) {
 	})
 }
 
-// A command is not started under a lease that is over.
+// A command is not started under a lease that has ended.
 func TestLostLeaseStartsNothing(t *testing.T) {
 	lost := newFakeLease()
 	close(lost.done)
@@ -412,7 +412,7 @@ func TestLostLeaseStartsNothing(t *testing.T) {
 	}
 }
 
-// What a dead guard leaves is killed at once, also what is forked meanwhile, and given up if it cannot be.
+// The processes of a killed guard are killed at once, including those forked meanwhile, and given up if they cannot be killed.
 func TestKillOrphans(t *testing.T) {
 	for name, test := range map[string]struct {
 		processes []*fakeProcess

@@ -43,7 +43,7 @@ func TestParseProcess(t *testing.T) {
 	}
 }
 
-// A process that got the id of one that is gone is not signalled.
+// A process that has got the id of an ended one is not signalled.
 func TestReusedIDIsNotSignalled(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
 	if err := cmd.Start(); err != nil {
@@ -73,7 +73,7 @@ func TestReusedIDIsNotSignalled(t *testing.T) {
 	}
 }
 
-// The clock is the same in all processes, and does not stand still.
+// The clock advances, and is the same in all processes.
 func TestNow(t *testing.T) {
 	a := now()
 	time.Sleep(time.Millisecond)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""deploy.py CDK_OUT STACK: deploys a synthesised CDK stack, as it is, to the engine at AWS_ENDPOINT_URL, and prints its outputs
-as JSON. What "cdk bootstrap" and the CDK CLI do in AWS is done here: the bootstrap version parameter, the asset bucket, the
-upload. Native TTL is turned on by a call, because the engine ignores the template's TimeToLiveSpecification."""
+"""deploy.py CDK_OUT STACK: deploys a synthesised CDK stack unchanged to the engine at AWS_ENDPOINT_URL, and prints its outputs as
+JSON. It does what "cdk bootstrap" and the CDK CLI do in AWS: the parameter of the bootstrap version, the asset bucket, the upload. It
+turns on native TTL by a call, because ministack 1.5.33 ignores a template's TimeToLiveSpecification."""
 import io, json, os, pathlib, sys, time, zipfile
 import boto3
 from botocore.config import Config

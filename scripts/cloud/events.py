@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""events.py BUS [PREFIX]: prints the events on the local cloud's bus, an object a line, until it is interrupted; with a prefix, only
-those of the locks below it. It makes a queue and a rule that sends there, and deletes both at the end."""
+"""events.py BUS [PREFIX]: prints the events on the local cloud's bus, one object per line, until it is interrupted; with a prefix, only
+the events of the locks below it. It creates a queue and a rule that sends events to it, and deletes both at the end."""
 import json, os, sys, uuid
 import boto3
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """parity.py TEMPLATE CDK_TEMPLATE [PARAMETER=VALUE...]: fails unless the SAM template with these parameters, transformed offline, and
-the synthesised CDK template are the same system: functions, environment, every policy statement, event sources and filters, table,
-bus, queues, routes, log groups and alarms. Prints how many resources were compared and the differences that are allowed."""
+the synthesised CDK template define the same system: functions, environment, every policy statement, event sources and filters, table,
+bus, queues, routes, log groups and alarms. Prints the number of compared resources and the allowed differences."""
 import json, os, re, sys
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
@@ -9,7 +9,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
-# What may differ, and why. A pattern matches "resource: property".
+# Allowed differences with their reasons. A pattern matches "resource: property".
 ALLOWED = {
     r"^Dashboard$": "SAM has no short form of a dashboard; the CDK draws it",
     r"^Bus: Name$": "names the bus: CDK by the construct's path, SAM by the stack",
@@ -110,14 +110,14 @@ def statements(documents):
 
 
 def system(template):
-    """What the template is, by name of its parts."""
+    """The parts of a template by name."""
     names, parts, routes, integrations = references(template), {}, {}, {}
     for logical, r in template["Resources"].items():
         name, kind = names[logical], r["Type"]
         p = plain(r.get("Properties", {}), names)
         if kind == "AWS::Lambda::Function":
             p["Environment"] = {k: str(v) for k, v in p.get("Environment", {}).get("Variables", {}).items()}
-            if p.get("TracingConfig") == {"Mode": "PassThrough"}:  # what it is without
+            if p.get("TracingConfig") == {"Mode": "PassThrough"}:  # the default
                 del p["TracingConfig"]
         elif kind == "AWS::IAM::Role":
             p = {"Statements": statements(d["PolicyDocument"] for d in p["Policies"]), "Assume": [s["Principal"] for s in p["AssumeRolePolicyDocument"]["Statement"]]}
@@ -146,7 +146,7 @@ def system(template):
                     function = re.search(r"functions/\$\{(\w+)", json.dumps(op["x-amazon-apigateway-integration"]["uri"]))[1]
                     security = [k for s in op.get("security", []) for k in s]
                     parts[f"Route {method.upper()} {path}"] = {"Type": "route", "Function": function, "Auth": security}
-            p = {}  # its name and description; the routes are parts of their own
+            p = {}  # without name and description; routes are compared as parts of their own
         elif kind == "AWS::ApiGatewayV2::Stage":
             name = "ApiStage"
             p = {k: p[k] for k in ("AccessLogSettings", "AutoDeploy", "DefaultRouteSettings", "StageName")}
@@ -169,7 +169,7 @@ def differences(a, b, where=""):
 cdk_template = json.load(open(sys.argv[2]))
 sam_template = sam(sys.argv[1], dict(a.split("=", 1) for a in sys.argv[3:]))
 ours, theirs = system(sam_template), system(cdk_template)
-if "Outputs" in cdk_template:  # the app's; the construct alone has none
+if "Outputs" in cdk_template:  # only the app has outputs
     ours["Outputs"], theirs["Outputs"] = sam_template["Outputs"], sorted(cdk_template["Outputs"])
 failed, allowed = False, {}
 for where, a, b in differences(ours, theirs):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh and runs a command with the stack's outputs in
-# HOLDFAST_CLOUD_OUTPUTS; without a command, prints how to reach the stack, and waits.
+# run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh, and runs a command with the stack's outputs in
+# HOLDFAST_CLOUD_OUTPUTS. Without a command it prints how to use the stack, and waits for Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 echo "deploying the stack" >&2
@@ -18,25 +18,25 @@ value() { "$HOLDFAST_CLOUD_PYTHON" -c 'import json, os, sys; print(json.loads(os
 endpoint=$(value Endpoint)
 host=${endpoint#http://}
 cat <<EOF
-The CDK stack runs on this machine, signatures and policies enforced. Stop it with Ctrl-C; it forgets everything.
+The CDK stack runs on this machine, and enforces signatures and policies. Ctrl-C stops it and deletes its data.
 
 endpoint  $endpoint
 bus       $(value BusName)
 table     $(value TableName)
 AWS APIs  $AWS_ENDPOINT_URL (key test, secret test)
 
-Take a lock, from another shell in this folder (programs with lockclient need "127.0.0.1 ${host%:*}" in /etc/hosts):
+Acquire a lock from another shell in this folder (programs with lockclient need "127.0.0.1 ${host%:*}" in /etc/hosts):
 
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 HOLDFAST_ENDPOINT=$endpoint
 go run ./cmd/holdfast exec deploy:prod -- sleep 5
 go run ./cmd/holdfast status deploy:prod
 
-The same signed by curl (older ones sign a ":" in the path wrong, so this lock has none):
+The same with curl (older versions sign a ":" in the path incorrectly, so this lock has none):
 
 curl --aws-sigv4 aws:amz:us-east-1:execute-api --user test:test -H 'Host: $host' -H 'Content-Type: application/json' \\
   $AWS_ENDPOINT_URL/v1/locks/deploy-prod/acquire -d '{"owner":"me","ttl_ms":60000}'
 
-Events, as a rule on the bus sends them to a queue, until Ctrl-C:
+Print the events on the bus until Ctrl-C:
 
 AWS_ENDPOINT_URL=$AWS_ENDPOINT_URL $HOLDFAST_CLOUD_PYTHON scripts/cloud/events.py $(value BusName)
 

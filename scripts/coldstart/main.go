@@ -1,11 +1,12 @@
-// Command coldstart measures how long each function takes from the start of its process until it asks Lambda's runtime
-// interface for work, and until its first answer, beside a function that does nothing. Runs alternate, so that whatever else
-// the machine does falls on all alike; the ratio of medians is what carries over.
+// Command coldstart measures the time of each function from the start of its process until its first request for an event at Lambda's
+// runtime API, and until its first answer, and compares them with a function that does nothing. Runs alternate, so that other load on
+// the machine affects all functions alike. The ratios of medians are comparable between machines.
 package main
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,8 +22,6 @@ import (
 
 const rounds = 40
 
-var functions = []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire"}
-
 func main() {
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "coldstart:", err)
@@ -31,6 +30,10 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	functions, _ := filepath.Glob("functions/*/main.go")
+	if len(functions) == 0 {
+		return errors.New("no functions found; run this in the root of the repository")
+	}
 	dir, err := os.MkdirTemp("", "coldstart-")
 	if err != nil {
 		return err
@@ -39,6 +42,7 @@ func run(ctx context.Context) error {
 	packages := map[string]string{"hello": "./scripts/coldstart/hello", "hello+client": "./scripts/coldstart/client"}
 	names := []string{"hello", "hello+client"}
 	for _, f := range functions {
+		f = filepath.Base(filepath.Dir(f))
 		packages[f] = "./functions/" + f
 		names = append(names, f)
 	}

@@ -1,5 +1,5 @@
-// Command figures runs `go test -json` and shows of it what a person wants: the figures that tests print ("name: ..." at the
-// start of a line) and the packages' results as they come, and from time to time what still runs; everything of a package that
+// Command figures runs `go test -json` and shows a digest of its output: the figures that tests print ("name: ..." at the start of a
+// line) and the results of packages at once, the running tests after a while without output, and the whole output of a package that
 // fails.
 //
 //	go run ./scripts/figures go test -json ./...
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// quiet is how long nothing is shown before it is said what runs.
+// quiet is the time without output after which the running tests are shown.
 const quiet = 15 * time.Second
 
 func main() {
@@ -29,8 +29,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "figures: give a command, like: go test -json ./...")
 		os.Exit(2)
 	}
-	signal.Ignore(os.Interrupt)                     // it is the command's, whose end is ours
-	cmd := exec.Command(os.Args[1], os.Args[2:]...) //nolint:gosec,noctx // running what we are told is the job
+	signal.Ignore(os.Interrupt)                     // the command gets it too, and its end ends this process
+	cmd := exec.Command(os.Args[1], os.Args[2:]...) //nolint:gosec,noctx // it runs the command that it is given
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -44,7 +44,7 @@ func main() {
 	os.Exit(code(cmd.Wait()))
 }
 
-// code is a command's exit code, as a shell puts it.
+// code is a command's exit code, as in a shell: 128 plus the signal's number if a signal ended it.
 func code(err error) int {
 	failed, ok := errors.AsType[*exec.ExitError](err)
 	switch {
@@ -64,20 +64,20 @@ type event struct {
 	Action, Package, Test, Output string
 }
 
-// figure matches what is shown at once.
+// figure matches the lines that are shown at once.
 var figure = regexp.MustCompile(`^([a-z][a-z0-9-]*: |ok  )`)
 
-// A viewer is what was seen of the tests so far.
+// A viewer keeps the state of the tests.
 type viewer struct {
 	out     io.Writer
 	now     func() time.Time
-	log     map[string]*strings.Builder // all that a package printed
-	tests   []string                    // that run, the latest last
+	log     map[string]*strings.Builder // the output of each package
+	tests   []string                    // the running tests, the latest last
 	since   map[string]time.Time
 	shownAt time.Time
 }
 
-// show reads events until they end. At each tick it says what runs, if nothing was shown for a while.
+// show reads events until they end. At each tick it shows the running tests if it has shown nothing for [quiet].
 func show(events io.Reader, out io.Writer, tick <-chan time.Time, now func() time.Time) {
 	v := &viewer{out: out, now: now, log: map[string]*strings.Builder{}, since: map[string]time.Time{}, shownAt: now()}
 	lines := make(chan string)
@@ -109,7 +109,7 @@ func show(events io.Reader, out io.Writer, tick <-chan time.Time, now func() tim
 func (v *viewer) line(line string) {
 	var e event
 	if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
-		v.print(line) // of the compiler, or of a wrapper
+		v.print(line) // not of test2json: the compiler's, or a wrapper's
 		return
 	}
 	name := path.Base(e.Package) + " " + e.Test
@@ -142,7 +142,7 @@ func (v *viewer) print(text string) {
 	v.shownAt = v.now()
 }
 
-// progress says what runs.
+// progress shows the running tests.
 func (v *viewer) progress() {
 	if len(v.tests) == 0 || v.now().Sub(v.shownAt) < quiet {
 		return

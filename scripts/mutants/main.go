@@ -1,11 +1,11 @@
-// Command mutants plants small bugs in the core packages, one at a time, and reports those that no test catches. It drives
-// gremlins (https://gremlins.dev), and compares its survivors with scripts/mutants/equivalent.txt, which lists the mutants
-// that change nothing that a test could see, each with its reason.
+// Command mutants plants small bugs in the core packages, one at a time, and reports those that no test catches. It runs gremlins
+// (https://gremlins.dev), and compares the survivors with scripts/mutants/equivalent.txt, which lists the equivalent mutants, those
+// that no test can detect, with their reasons.
 //
 //	mutants [-diff REVISION] [-minutes N] [-least PERCENT] [PACKAGE...]
 //
-// It fails if a mutant survives that is not listed, and if a listed one is caught or gone; with -least, only if less than that
-// part of all that were tried is caught.
+// It fails if a mutant survives that is not listed, or if a listed one is caught or no longer exists; with -least, only if less than
+// that percentage of the tested mutants is caught.
 package main
 
 import (
@@ -24,13 +24,13 @@ import (
 	"time"
 )
 
-// A target is a package whose tests are tried.
+// A target is a package whose tests run against mutants.
 type target struct {
 	pkg  string
-	skip string // tests that are too slow to run for every mutant, as a regular expression
+	skip string // a regular expression of the tests that are too slow to run for each mutant
 }
 
-// targets are the packages that hold the protocol, its stores and its edges. What only starts or prints is not among them.
+// targets are the packages of the protocol, its stores and its interfaces. Packages that only start programs or print are not listed.
 var targets = []target{
 	{"internal/lock", "^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)"},
 	{"internal/wire", ""},
@@ -42,7 +42,7 @@ var targets = []target{
 	{"lockclient", "^(TestCyclesLeakNothing|TestTransports|TestDeadConnections|TestUnreachableAsSetUp|TestCloseThroughAThrottle)$"},
 }
 
-// operators are gremlins' kinds of mutants beyond its defaults.
+// operators are the kinds of mutants that gremlins does not make by default.
 var operators = []string{
 	"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--remove-self-assignments",
 }
@@ -59,19 +59,19 @@ func (m mutant) String() string {
 	return fmt.Sprintf("%s | %s@%d | %s", m.file, m.kind, m.column, m.text)
 }
 
-// A result is what became of a package's mutants.
+// A result is the outcome of a package's mutants.
 type result struct {
 	killed, timedOut, equivalent int
 	survivors                    []mutant
 	seen                         map[mutant]bool
-	whole                        bool // all mutants were tried
+	whole                        bool // all mutants were tested
 }
 
 func main() {
 	diff := flag.String("diff", "", "only mutants in files that changed since this revision")
-	minutes := flag.Int("minutes", 0, "end after about this time, of which each package gets a share; 0: no limit")
+	minutes := flag.Int("minutes", 0, "end after about this many minutes, divided among the packages; 0: no limit")
 	least := flag.Float64("least", 100, "the percentage of mutants that must be caught")
-	list := flag.String("equivalent", "scripts/mutants/equivalent.txt", "the mutants that no test can catch")
+	list := flag.String("equivalent", "scripts/mutants/equivalent.txt", "the file of the mutants that no test can catch")
 	flag.Parse()
 	ok, err := run(*diff, time.Duration(*minutes)*time.Minute, *least, *list, flag.Args())
 	if err != nil {
@@ -91,7 +91,7 @@ func run(diff string, limit time.Duration, least float64, list string, pkgs []st
 	todo := slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return len(pkgs) > 0 && !slices.Contains(pkgs, t.pkg) })
 	end, fresh, caught, tried := time.Now().Add(limit), true, 0, 0
 	for i, t := range todo {
-		var share time.Duration // of the time that is left
+		var share time.Duration // of the remaining time
 		if limit > 0 {
 			share = max(time.Until(end)/time.Duration(len(todo)-i), time.Second)
 		}
@@ -123,27 +123,27 @@ func (r result) print(pkg string) {
 	fmt.Printf("mutants: %-16s %d of %d caught (%.1f%%), %d of them by a time-out; %d more are listed as equivalent\n",
 		pkg, r.killed+r.timedOut, r.total(), percentage(r.killed+r.timedOut, r.total()), r.timedOut, r.equivalent)
 	if !r.whole {
-		fmt.Printf("mutants: %-16s the time was over before all were tried: make mutants PKG=%s tries the rest\n", pkg, pkg)
+		fmt.Printf("mutants: %-16s the time ended before all were tested: make mutants PKG=%s tests all\n", pkg, pkg)
 	}
 	for _, m := range r.survivors {
 		fmt.Printf("survives: %v\n", m)
 	}
 }
 
-// stale tells of the package's mutants that are listed as equivalent and did not survive; it answers whether there are none.
+// stale prints the package's mutants that are listed as equivalent and did not survive, and reports whether there are none.
 func (r result) stale(pkg string, equivalent map[mutant]bool) bool {
 	ok := true
 	for m := range equivalent {
 		if filepath.Dir(m.file) == pkg && !r.seen[m] {
-			fmt.Printf("listed as equivalent, but caught or gone: %v\n", m)
+			fmt.Printf("listed as equivalent, but caught or no longer there: %v\n", m)
 			ok = false
 		}
 	}
 	return ok
 }
 
-// readEquivalent reads the list: lines as [mutant.String] writes them, each after the reasons that apply to it, which are
-// lines that begin with "#".
+// readEquivalent reads the list. Each line is a mutant as [mutant.String] writes it; the lines above it that begin with "#" give the
+// reason, up to an empty line.
 func readEquivalent(path string) (map[mutant]bool, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -222,8 +222,8 @@ func try(t target, diff string, limit time.Duration, equivalent map[mutant]bool)
 	return r, nil
 }
 
-// unleash runs gremlins over one package, whose tests it runs once for each mutant. It answers what was tried within the
-// limit, and whether that is all.
+// unleash runs gremlins on one package; gremlins runs the package's tests for each mutant. It returns the mutants that were tested
+// within the limit, and whether these are all.
 func unleash(t target, diff string, limit time.Duration) (list []found, whole bool, err error) {
 	ctx := context.Background()
 	if limit > 0 {
@@ -237,7 +237,7 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	args := append([]string{"unleash", "./" + t.pkg, "--timeout-coefficient", "3"}, operators...)
-	if diff != "" { // gremlins' own --diff knows no changes when it is given one package
+	if diff != "" { // gremlins' own --diff finds no changes when it is given one package
 		same, all, err := unchanged(ctx, diff, t.pkg)
 		if err != nil {
 			return nil, false, err
@@ -249,7 +249,7 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 			args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(name)+"$")
 		}
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "gremlins"), args...) //nolint:gosec // fixed words, and a revision of the caller's
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "gremlins"), args...) //nolint:gosec // fixed arguments, and a revision of the caller's
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
 	flags := os.Getenv("GOFLAGS") + " -vet=off -count=1" // a cached run would make the time-out too short
@@ -271,11 +271,12 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	return list, ctx.Err() == nil, nil
 }
 
-// unchanged lists the source files of a package, as paths in it, that are as they were at a revision; all is how many there are.
+// unchanged lists the source files of a package that have not changed since a revision, as paths in the package, and returns the
+// number of all source files.
 func unchanged(ctx context.Context, revision, pkg string) (same []string, all int, err error) {
 	out, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--", pkg).Output() //nolint:gosec // a revision of the caller's
 	if err != nil {
-		return nil, 0, fmt.Errorf("what changed since %q: %w", revision, err)
+		return nil, 0, fmt.Errorf("changes since %q: %w", revision, err)
 	}
 	changed := strings.Fields(string(out))
 	err = filepath.WalkDir(pkg, func(path string, entry os.DirEntry, err error) error {
@@ -293,9 +294,9 @@ func unchanged(ctx context.Context, revision, pkg string) (same []string, all in
 	return same, all, err
 }
 
-// coverAll is a go command that adds to each coverage profile that the whole of every file is covered. Gremlins leaves out
-// what the profile lacks, and Go's profiles lack the conditions of case clauses, constants and variables. The pause is for the
-// time-out, which gremlins takes from how long this run took: a mutant takes some seconds to compile, whatever its tests take.
+// coverAll is a go command that marks every file as covered in each coverage profile. Gremlins makes no mutants of code that the
+// profile does not list, and Go's profiles do not list the conditions of case clauses, constants and variables. The pause lengthens
+// the run from which gremlins derives the time-out of a mutant: it must suffice for compiling a mutant, which takes seconds.
 const coverAll = `#!/usr/bin/env bash
 set -uo pipefail
 "%s" "$@" || exit
@@ -309,7 +310,7 @@ while [ $# -gt 1 ]; do
 done
 `
 
-// prepare makes a folder with gremlins, and with coverAll as its go command.
+// prepare makes a folder with gremlins, and with coverAll as the go command.
 func prepare(ctx context.Context) (string, error) {
 	real, err := exec.LookPath("go")
 	if err != nil {

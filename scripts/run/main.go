@@ -1,4 +1,4 @@
-// Command run is `holdfast dev` in memory. It links no client of the AWS SDK, so it compiles in half the time. make run starts it.
+// Command run is `holdfast dev` with locks in memory, for make run. It links no client of the AWS SDK, which halves its compile time.
 package main
 
 import (

@@ -4,12 +4,12 @@ const fs = require('fs');
 const { getLanguageService, TextDocument } = require('amazon-states-language-service');
 const validate = require('asl-validator');
 
-// What ${…} may stand for, so that a definition is whole. Any other name stands for a function's ARN.
+// The values of ${…} in definitions. Other names are replaced by a function's ARN.
 const values = { Partition: 'aws', 'AWS::Partition': 'aws', 'AWS::Region': 'eu-west-1', 'AWS::AccountId': '111122223333' };
 const arn = 'arn:aws:lambda:eu-west-1:111122223333:function:f';
 const fill = (text) => text.replace(/\$\{([^}]+)\}/g, (_, name) => values[name] ?? arn);
 
-// text is what an intrinsic function of a template gives, as far as a definition has any.
+// text evaluates the intrinsic functions that definitions in templates use.
 function text(value) {
   if (typeof value === 'string') return value;
   if (value['Fn::Join']) return value['Fn::Join'][1].map(text).join(value['Fn::Join'][0]);

@@ -1,4 +1,4 @@
-// nag.js TEMPLATE: fails on findings of cdk-nag's AWS Solutions rules that are not excused below, and on excuses that nothing needs.
+// nag.js TEMPLATE: fails on findings of cdk-nag's AWS Solutions rules that are not excused below, and on excuses without a finding.
 const { App, Stack, Aspects, DefaultStackSynthesizer } = require('aws-cdk-lib');
 const { CfnInclude } = require('aws-cdk-lib/cloudformation-include');
 const { Annotations, Match } = require('aws-cdk-lib/assertions');
@@ -6,7 +6,7 @@ const { AwsSolutionsChecks } = require('cdk-nag');
 
 const excused = {
   'AwsSolutions-SQS4': "only this stack's roles may use the queues, and the SDK speaks HTTPS",
-  'AwsSolutions-IAM5': "a table's streams, TABLE/stream/*: nobody knows their names beforehand",
+  'AwsSolutions-IAM5': "a table's streams, TABLE/stream/*: their names contain the time of their creation",
 };
 
 const app = new App({ analyticsReporting: false });
@@ -21,7 +21,7 @@ for (const m of open) console.error(`nag: ${m.id}: ${m.entry.data}`);
 for (const r of Object.keys(excused)) {
   if (!found.some((m) => rule(m) === r)) {
     open.push(r);
-    console.error(`nag: ${r} is not found any more: its excuse can go`);
+    console.error(`nag: ${r} is not found any more: delete its excuse`);
   }
 }
 if (open.length) process.exit(1);

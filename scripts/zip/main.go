@@ -1,4 +1,4 @@
-// Command zip packs one executable into a zip whose bytes depend on nothing else: no times, no owner.
+// Command zip packs an executable into a zip without times and owner, so that equal executables give equal zips.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Command work is what the example state machines do under their locks: nothing, for as long as they are told, or a failure.
+// Command work is the function that the example state machines call while they hold a lock: it sleeps for sleep_ms, and then fails if
+// its input says so.
 package main
 
 import (

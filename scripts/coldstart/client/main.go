@@ -1,4 +1,4 @@
-// Command client is the least Go function with a lock: what the thin client adds to hello.
+// Command client is a minimal function with a lock, to measure what lockclient adds to hello.
 package main
 
 import (

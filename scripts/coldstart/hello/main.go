@@ -1,4 +1,4 @@
-// Command hello is the least Go function, for comparison.
+// Command hello is a minimal function, for comparison.
 package main
 
 import (
