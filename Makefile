@@ -17,7 +17,8 @@ EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 
-# Tests that take seconds each, since they wait for real time or build programs. make test runs them, make quick does not.
+# Tests that take seconds each, since they wait for real time or build programs. make test runs them, make quick does
+# not.
 SLOW     := ^(TestExec.*|TestMakeRun|TestTransports|TestStreamOfDynamoDBLocal|TestProperty|TestSuite|TestRequestsPerHandOff|TestLostReplyOfEveryOperation|TestSilentEngine|TestUnreachableAsSetUp)$$
 
 help: ## Show this help
@@ -88,7 +89,8 @@ SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
   MetricNamespace=Mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
-# parity.py and cfn-lint run in Python, the other validators in Node.js. W3005: the CDK makes a state machine depend on its role twice.
+# parity.py and cfn-lint run in Python, the other validators in Node.js. W3005: the CDK makes a state machine depend on
+# its role twice.
 templates: go-version node python synth ## Validate templates and state machines with AWS's validators and cdk-nag; compare SAM with the CDK
 	@npm ci --prefix scripts/templates --silent --no-audit --no-fund
 	@rm -rf dist/templates && mkdir -p dist/templates
@@ -148,8 +150,8 @@ explore: go-version ## Explore the protocol's large state spaces, too; takes ten
 mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
 	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(if $(LEAST),-least $(LEAST)) $(PKG)
 
-# The packages whose tests take a second and need no engine. A few minutes suffice for a part of their mutants only, which shows
-# whether tests have become weaker; make mutants tests them all.
+# The packages whose tests take a second and need no engine. A few minutes suffice for a part of their mutants only,
+# which shows whether tests have become weaker; make mutants tests them all.
 mutants-recent: go-version ## The mutants that CI tests in 6 minutes: of files that changed in the day before the last commit, or SINCE=REVISION
 	@$(MAKE) -s mutants MINUTES=6 LEAST=85 PKG='internal/lock internal/wire internal/scope internal/api' \
 	  SINCE=$(or $(SINCE),$$(git rev-list -1 --before="$$(date -d "$$(git log -1 --format=%cI) - 1 day" --iso-8601=seconds)" HEAD))

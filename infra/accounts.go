@@ -16,8 +16,9 @@ import (
 )
 
 // LockRole adds a role of this account that a trusted principal, such as [awsiam.NewAccountPrincipal] or
-// [awsiam.NewOrganizationPrincipal], may assume. The role may acquire, renew and release the locks of a pattern over HTTP; other grants
-// may be added to it. Callers of other accounts need such a role, since an HTTP API has no resource policy.
+// [awsiam.NewOrganizationPrincipal], may assume. The role may acquire, renew and release the locks of a pattern over
+// HTTP; other grants may be added to it. Callers of other accounts need such a role, since an HTTP API has no resource
+// policy.
 func (c *Coordinator) LockRole(id string, trusted awsiam.IPrincipal, pattern string) awsiam.Role {
 	mustBePattern(pattern)
 	c.mustHaveAPI()
@@ -28,8 +29,9 @@ func (c *Coordinator) LockRole(id string, trusted awsiam.IPrincipal, pattern str
 	return role
 }
 
-// ShareDirectLock allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to invoke the acquire, renew and release
-// functions for the locks of a pattern. Callers also need a policy of their own account. It returns the ARNs to invoke, by function.
+// ShareDirectLock allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to invoke the acquire, renew
+// and release functions for the locks of a pattern. Callers also need a policy of their own account. It returns the
+// ARNs to invoke, by function.
 func (c *Coordinator) ShareDirectLock(with, pattern string) map[string]*string {
 	return c.shareDirect(with, pattern, "acquire", "renew", "release")
 }
@@ -59,8 +61,8 @@ func (c *Coordinator) shareDirect(with, pattern string, functions ...string) map
 	return arns
 }
 
-// ShareEvents allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to create rules on the bus, and to change only
-// rules that it created.
+// ShareEvents allows an account ("111122223333") or an organisation ("o-a1b2c3d4e5") to create rules on the bus, and to
+// change only rules that it created.
 func (c *Coordinator) ShareEvents(with string) {
 	stack := awscdk.Stack_Of(c.Construct)
 	principal := any("*")

@@ -22,8 +22,8 @@ func text(v any) string {
 	return string(data)
 }
 
-// A grant to a principal whose policy the stack cannot change panics and names the alternatives, since the principal would be refused at
-// run time.
+// A grant to a principal whose policy the stack cannot change panics and names the alternatives, since the principal
+// would be refused at run time.
 func TestGrantsThatCannotBe(t *testing.T) {
 	app := newApp()
 	stack := awscdk.NewStack(app, jsii.String("Test"), in("eu-west-1"))
@@ -134,7 +134,8 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// The functions have the permissions and the rule for the child executions of a Distributed Map, which belong to NAME/LABEL, too.
+// The functions have the permissions and the rule for the child executions of a Distributed Map, which belong to
+// NAME/LABEL, too.
 func TestDistributedMapChildren(t *testing.T) {
 	tpl := synth(t, with(infra.Props{StateMachines: []string{"Nightly", "Deploy*"}}))
 	stream, expire := text(tpl.find(t, "StreamRole", "AWS::IAM::Role")), text(tpl.find(t, "ExpireRole", "AWS::IAM::Role"))
@@ -156,8 +157,8 @@ func TestDistributedMapChildren(t *testing.T) {
 	}
 }
 
-// With a key, all stored data is encrypted with it; EventBridge and CloudWatch Logs may use it, and no role is in its policy, which
-// would be a cycle of dependencies.
+// With a key, all stored data is encrypted with it; EventBridge and CloudWatch Logs may use it, and no role is in its
+// policy, which would be a cycle of dependencies.
 func TestKey(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {
 		infra.NewCoordinator(stack, "Locks", infra.Props{

@@ -89,7 +89,8 @@ func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric
 	c.Alarms[id] = alarm
 }
 
-// dashboard adds a dashboard that shows, from the top: requests, locks, the functions, and the stream, the table and the queues.
+// dashboard adds a dashboard that shows, from the top: requests, locks, the functions, and the stream, the table and
+// the queues.
 func (c *Coordinator) dashboard() {
 	search := func(dimensions, name, statistic string) awscloudwatch.IMetric {
 		return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{

@@ -42,8 +42,8 @@ func (c *Coordinator) api() {
 		})
 	}
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String("ApiLogs"), &awslogs.LogGroupProps{
-		// API Gateway adds each other log group to a resource policy of CloudWatch Logs, which is limited to 5,120 characters. It needs no
-		// entry for names that begin with /aws/vendedlogs.
+		// API Gateway adds each other log group to a resource policy of CloudWatch Logs, which is limited to 5,120
+		// characters. It needs no entry for names that begin with /aws/vendedlogs.
 		LogGroupName: jsii.String("/aws/vendedlogs/holdfast/" + c.path() + "/api"), Retention: c.props.LogRetention,
 		RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
 	})

@@ -1,5 +1,5 @@
-// Package infra provisions Holdfast with the AWS CDK: [NewCoordinator] is a construct for any app, and ./app a thin one of
-// its own.
+// Package infra provisions Holdfast with the AWS CDK: [NewCoordinator] is a construct for any app, and ./app a thin one
+// of its own.
 //
 //	locks := infra.NewCoordinator(stack, "Locks", infra.Props{})
 //	locks.GrantLock(deployer, "deploy:*")
@@ -46,37 +46,38 @@ const (
 type Props struct {
 	// Architecture of the functions. Empty: arm64, which costs less.
 	Architecture Architecture
-	// Code is a directory with the functions' zips for the architecture, such as dist/arm64 of "make build". Empty: the functions are
-	// built from the module version that the app requires, with the installed Go.
+	// Code is a directory with the functions' zips for the architecture, such as dist/arm64 of "make build". Empty: the
+	// functions are built from the module version that the app requires, with the installed Go.
 	Code string
-	// RemovalPolicy of the table. Empty: RETAIN_ON_UPDATE_OR_DELETE, which deletes the table if the first deployment fails, and keeps it
-	// from then on.
+	// RemovalPolicy of the table. Empty: RETAIN_ON_UPDATE_OR_DELETE, which deletes the table if the first deployment
+	// fails, and keeps it from then on.
 	RemovalPolicy awscdk.RemovalPolicy
-	// DeletionProtection makes DynamoDB refuse to delete the table. Set it after the first deployment: the rollback of a failed
-	// deployment cannot delete a protected table.
+	// DeletionProtection makes DynamoDB refuse to delete the table. Set it after the first deployment: the rollback of
+	// a failed deployment cannot delete a protected table.
 	DeletionProtection bool
 	// Table is the table's name. Empty: CloudFormation generates one.
 	Table string
 	// ImportedTable is an existing lock table, imported with its stream's ARN, to use instead of a table of this stack.
 	ImportedTable awsdynamodb.ITable
-	// MaxTTL is the longest TTL that a request may ask for: from [wire.DefaultTTL] (1 minute) to [wire.MaxTTL] (7 days). Nil:
-	// [wire.DefaultMaxTTL] (24 hours).
+	// MaxTTL is the longest TTL that a request may ask for: from [wire.DefaultTTL] (1 minute) to [wire.MaxTTL] (7
+	// days). Nil: [wire.DefaultMaxTTL] (24 hours).
 	MaxTTL awscdk.Duration
-	// StateMachines are the names of the Step Functions state machines of this account and region whose tasks may wait for locks with a
-	// task token, and whose executions leases may belong to. A "*" at the end of a name matches any rest.
+	// StateMachines are the names of the Step Functions state machines of this account and region whose tasks may wait
+	// for locks with a task token, and whose executions leases may belong to. A "*" at the end of a name matches any
+	// rest.
 	StateMachines []string
 	// DurableFunctions are the names of the Lambda durable functions that may wait for locks with a callback.
 	DurableFunctions []string
-	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours later by native
-	// TTL. It saves $0.28 to $1.60 per million leases: docs/cost.md.
+	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours
+	// later by native TTL. It saves $0.28 to $1.60 per million leases: docs/cost.md.
 	NoPromptExpiry bool
-	// Concurrency is the number of concurrent executions reserved for each function that serves requests. 0: none; the functions share
-	// the account's.
+	// Concurrency is the number of concurrent executions reserved for each function that serves requests. 0: none; the
+	// functions share the account's.
 	Concurrency int
 	// StreamConcurrency and ExpireConcurrency are the numbers reserved for the stream and the expire function. 0: none.
 	StreamConcurrency, ExpireConcurrency int
-	// TimersConcurrency is the number of concurrent executions of the expire function that handle timers: 2 to 1,000, and at most
-	// ExpireConcurrency. 0: 10.
+	// TimersConcurrency is the number of concurrent executions of the expire function that handle timers: 2 to 1,000,
+	// and at most ExpireConcurrency. 0: 10.
 	TimersConcurrency int
 	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock.
 	NoAPI bool
@@ -88,11 +89,12 @@ type Props struct {
 	AlarmTopic awssns.ITopic
 	// Tracing turns on X-Ray for the functions.
 	Tracing bool
-	// Key encrypts the table, the queues, the bus and the logs. Nil: AWS owned keys, at no cost. The permissions of EventBridge and
-	// CloudWatch Logs are added to the policy of a key of the same app; an imported key must have them: docs/iam.md.
+	// Key encrypts the table, the queues, the bus and the logs. Nil: AWS owned keys, at no cost. The permissions of
+	// EventBridge and CloudWatch Logs are added to the policy of a key of the same app; an imported key must have them:
+	// docs/iam.md.
 	Key awskms.IKey
-	// MetricNamespace is the CloudWatch namespace of the coordinator's metrics. Empty: Holdfast/STACK/PATH, where PATH is the path of the
-	// construct in its stack, so that several coordinators of a stack do not share one.
+	// MetricNamespace is the CloudWatch namespace of the coordinator's metrics. Empty: Holdfast/STACK/PATH, where PATH
+	// is the path of the construct in its stack, so that several coordinators of a stack do not share one.
 	MetricNamespace string
 }
 
@@ -215,9 +217,9 @@ func (p Props) withDefaults() Props {
 // minTimersConcurrency is Lambda's minimum of the maximum concurrency of an SQS event source.
 const minTimersConcurrency = 2
 
-// encryption allows EventBridge and CloudWatch Logs to use Props.Key. The construct imports the key by its ARN: for a key of its own
-// stack, the CDK would add the functions' roles to the key's policy, and the key would depend on the roles, the roles on the table, and
-// the table on the key.
+// encryption allows EventBridge and CloudWatch Logs to use Props.Key. The construct imports the key by its ARN: for a
+// key of its own stack, the CDK would add the functions' roles to the key's policy, and the key would depend on the
+// roles, the roles on the table, and the table on the key.
 func (c *Coordinator) encryption() {
 	if c.props.Key == nil {
 		return
@@ -260,7 +262,8 @@ func (c *Coordinator) storage() {
 	c.Timers = awssqs.NewQueue(c.Construct, jsii.String("Timers"), &awssqs.QueueProps{
 		VisibilityTimeout: awscdk.Duration_Seconds(jsii.Number(timersVisibility)), Encryption: encryption, EncryptionMasterKey: c.key,
 		RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)),
-		// Each throttled invocation counts as a receive. The function itself puts messages that are no timers into the dead-letter queue.
+		// Each throttled invocation counts as a receive. The function itself puts messages that are no timers into the
+		// dead-letter queue.
 		DeadLetterQueue: &awssqs.DeadLetterQueue{Queue: c.DeadLetters, MaxReceiveCount: jsii.Number(100)},
 	})
 }

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// In the examples, a lease's secret is random, and made in a state of its own, so that a state that is retried asks with the same one.
+// In the examples, a lease's secret is random, and made in a state of its own, so that a state that is retried asks
+// with the same one.
 func TestExamplesChooseRandomLeases(t *testing.T) {
 	files, err := filepath.Glob("../examples/stepfunctions/*.asl.json")
 	if err != nil || len(files) < 6 {

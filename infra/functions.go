@@ -47,7 +47,8 @@ func (c *Coordinator) functions() {
 	}
 }
 
-// queueActions are the table's actions of a function that grants a lock to its waiters: it writes the queue beside the lock.
+// queueActions are the table's actions of a function that grants a lock to its waiters: it writes the queue beside the
+// lock.
 var queueActions = []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
 
 // requestFunctions are the functions that serve requests.
@@ -148,8 +149,8 @@ func allow(actions []string, resources ...*string) awsiam.PolicyStatement {
 	return awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{Actions: jsii.Strings(actions...), Resources: &resources})
 }
 
-// function adds a function with a log group and a role. The role has no managed policy: its permissions are f.statements, the log
-// group, and those of Props.Key and Props.Tracing.
+// function adds a function with a log group and a role. The role has no managed policy: its permissions are
+// f.statements, the log group, and those of Props.Key and Props.Tracing.
 func (c *Coordinator) function(f function) {
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,

@@ -17,8 +17,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/scope"
 )
 
-// GrantLock allows a grantee to acquire, renew and release the locks of a pattern over HTTP. A pattern is a lock's name, or a prefix of
-// names followed by "*", such as "deploy:*".
+// GrantLock allows a grantee to acquire, renew and release the locks of a pattern over HTTP. A pattern is a lock's
+// name, or a prefix of names followed by "*", such as "deploy:*".
 func (c *Coordinator) GrantLock(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "acquire", "renew", "release")
 }
@@ -33,7 +33,8 @@ func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "")
 }
 
-// GrantList allows a grantee to list all locks over HTTP. IAM does not see the query, so that lists cannot be limited to a pattern.
+// GrantList allows a grantee to list all locks over HTTP. IAM does not see the query, so that lists cannot be limited
+// to a pattern.
 func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.mustHaveAPI()
 	c.grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
@@ -65,8 +66,8 @@ const (
 	directly = "allow its account or organisation to invoke the functions: ShareDirectLock; or add a role that the grantee may assume: LockRole"
 )
 
-// grant adds a statement to a grantee's policy. It panics where that is not possible, as for a role of another account, since the CDK
-// would ignore the grant silently and the grantee would be refused at run time.
+// grant adds a statement to a grantee's policy. It panics where that is not possible, as for a role of another account,
+// since the CDK would ignore the grant silently and the grantee would be refused at run time.
 func (c *Coordinator) grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
 	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(action), ResourceArns: &arns})
 	if !*g.Success() || !hasPolicy(grantee.GrantPrincipal()) {
@@ -81,8 +82,8 @@ func (c *Coordinator) grant(grantee awsiam.IGrantable, action, instead string, a
 	}
 }
 
-// hasPolicy reports whether a principal that is a construct has a policy. A role of another account, or an immutable one, reports that
-// it added a statement although it has no policy.
+// hasPolicy reports whether a principal that is a construct has a policy. A role of another account, or an immutable
+// one, reports that it added a statement although it has no policy.
 func hasPolicy(principal awsiam.IPrincipal) bool {
 	construct, ok := principal.(constructs.IConstruct)
 	if !ok {
@@ -105,9 +106,9 @@ func (c *Coordinator) route(method, path string) *string {
 	})
 }
 
-// GrantDirectLock allows a grantee, such as a state machine's role, to invoke the acquire, renew and release functions directly for the
-// locks of a pattern. It returns the ARNs to invoke, by function. Each is an alias that serves only those locks, since IAM does not see
-// the payload of an invocation.
+// GrantDirectLock allows a grantee, such as a state machine's role, to invoke the acquire, renew and release functions
+// directly for the locks of a pattern. It returns the ARNs to invoke, by function. Each is an alias that serves only
+// those locks, since IAM does not see the payload of an invocation.
 func (c *Coordinator) GrantDirectLock(grantee awsiam.IGrantable, pattern string) map[string]*string {
 	return c.grantDirect(grantee, pattern, "acquire", "renew", "release")
 }
@@ -132,8 +133,8 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 	return arns
 }
 
-// aliases adds, once each, the aliases of functions that serve only the locks of a pattern. It returns their ARNs by function, and as a
-// list.
+// aliases adds, once each, the aliases of functions that serve only the locks of a pattern. It returns their ARNs by
+// function, and as a list.
 func (c *Coordinator) aliases(name, pattern string, functions []string) (arns map[string]*string, list []*string) {
 	arns = map[string]*string{}
 	for _, f := range functions {
@@ -157,8 +158,8 @@ func mustBePattern(pattern string) {
 	}
 }
 
-// OnReleased adds a rule that matches when a lease of the lock prefix, or of a lock below it (prefix:…), is released or force-released.
-// An empty prefix means every lock.
+// OnReleased adds a rule that matches when a lease of the lock prefix, or of a lock below it (prefix:…), is released or
+// force-released. An empty prefix means every lock.
 func (c *Coordinator) OnReleased(id, prefix string, target awsevents.IRuleTarget) awsevents.Rule {
 	return c.onEvent(id, prefix, target, events.TypeReleased, events.TypeForceReleased)
 }

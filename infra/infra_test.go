@@ -115,7 +115,8 @@ func list(v any) []any {
 	return []any{v}
 }
 
-// No policy has a wildcard for an action or a resource, except for a table's streams, whose names contain the time of their creation.
+// No policy has a wildcard for an action or a resource, except for a table's streams, whose names contain the time of
+// their creation.
 func TestNoWildcards(t *testing.T) {
 	n := 0
 	for id, statements := range synth(t, with(infra.Props{})).statements() {

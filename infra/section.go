@@ -28,10 +28,10 @@ type SectionProps struct {
 	Capacity, Permits int
 }
 
-// CriticalSection wraps a chain of states: it waits in the lock's queue, at no cost, runs the chain, and releases the lock on every
-// path: when the chain succeeds, when it fails, and when the execution is aborted or times out, since the lease belongs to the
-// execution. Its output and its error are the chain's. The execution's input must be an object. The state machine must be one of
-// Props.StateMachines.
+// CriticalSection wraps a chain of states: it waits in the lock's queue, at no cost, runs the chain, and releases the
+// lock on every path: when the chain succeeds, when it fails, and when the execution is aborted or times out, since the
+// lease belongs to the execution. Its output and its error are the chain's. The execution's input must be an object.
+// The state machine must be one of Props.StateMachines.
 func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, props SectionProps) awsstepfunctions.Chain {
 	functions := c.GrantDirectLock(props.Role, cmp.Or(props.Pattern, props.Lock))
 	lock := map[string]any{"lease.$": "$.holdfast.lease"}

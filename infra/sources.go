@@ -12,9 +12,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// StreamFilters select the stream records that invoke the stream function: writes of a lock's record except the quiet ones of
-// [lock.QuietCauses], rows that report the end of a task's wait, and the removal of a held lock by native TTL. A renewal, a new waiter
-// or the removal of a free lock invokes nothing.
+// StreamFilters select the stream records that invoke the stream function: writes of a lock's record except the quiet
+// ones of [lock.QuietCauses], rows that report the end of a task's wait, and the removal of a held lock by native TTL.
+// A renewal, a new waiter or the removal of a free lock invokes nothing.
 var StreamFilters = []map[string]any{
 	{"dynamodb": map[string]any{
 		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
@@ -39,8 +39,9 @@ func (c *Coordinator) eventSources() {
 		}
 		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: jsii.String(string(pattern))})
 	}
-	// A -1, which the CDK's own construct does not accept, retries a record as long as the stream keeps it, so that nothing is lost when
-	// the function fails for hours. The function itself puts a record that can never be handled into the dead-letter queue.
+	// A -1, which the CDK's own construct does not accept, retries a record as long as the stream keeps it, so that
+	// nothing is lost when the function fails for hours. The function itself puts a record that can never be handled
+	// into the dead-letter queue.
 	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.CfnEventSourceMappingProps{
 		FunctionName: c.Functions["stream"].FunctionName(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
 		BatchSize: jsii.Number(100), FilterCriteria: &awslambda.CfnEventSourceMapping_FilterCriteriaProperty{Filters: filters},

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced. start_engine NAME FIRST_PORT COMMAND... starts a command in the background and waits until it listens on a free port, which
-# replaces @PORT@ in the command. It sets port, engine (the process id) and engine_log, and stops the engine when this shell exits.
+# Sourced. start_engine NAME FIRST_PORT COMMAND... starts a command in the background and waits until it listens on a
+# free port, which replaces @PORT@ in the command. It sets port, engine (the process id) and engine_log, and stops the
+# engine when this shell exits.
 engine_log=$(mktemp)
 engine=
 stop_engine() {

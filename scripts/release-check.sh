@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# release-check.sh: makes a release in a clone of the current commit, and uses both modules as a user does: go get, go install, and a
-# synthesis whose functions are built from the module. Git's insteadOf replaces the public repository by the clone.
+# release-check.sh: makes a release in a clone of the current commit, and uses both modules as a user does: go get, go
+# install, and a synthesis whose functions are built from the module. Git's insteadOf replaces the public repository by
+# the clone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# release.sh VERSION: commits and tags a release of both modules. Users of infra get the root module in the version that infra/go.mod
-# requires, since Go ignores the replace directives of dependencies; so infra/go.mod must require the released version.
+# release.sh VERSION: commits and tags a release of both modules. Users of infra get the root module in the version that
+# infra/go.mod requires, since Go ignores the replace directives of dependencies; so infra/go.mod must require the
+# released version.
 set -euo pipefail
 cd "$(git rev-parse --show-toplevel)"
 version=${1:-}

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# sam-image.sh: builds a stand-in for the image that `sam local` runs functions in, for a machine that cannot reach public.ecr.aws,
-# such as one behind a firewall. Elsewhere sam local pulls the image itself, and this script has no use.
+# sam-image.sh: builds a stand-in for the image that `sam local` runs functions in, for a machine that cannot reach
+# public.ecr.aws, such as one behind a firewall. Elsewhere sam local pulls the image itself, and this script has no use.
 #
-# A function of ours is a static binary. It needs a shell, certificates, time zones, and the Runtime Interface Emulator, which the
-# SAM CLI's package contains. The two tags are those that sam local looks up: the base image, and the one that it builds on it.
-# Needs Docker, the SAM CLI, and a static busybox (Debian: apt-get install busybox-static ca-certificates).
+# A function of ours is a static binary. It needs a shell, certificates, time zones, and the Runtime Interface Emulator,
+# which the SAM CLI's package contains. The two tags are those that sam local looks up: the base image, and the one that
+# it builds on it. Needs Docker, the SAM CLI, and a static busybox (Debian: apt-get install busybox-static
+# ca-certificates).
 set -euo pipefail
 fail() { echo "sam-image: $*" >&2; exit 1; }
 case $(uname -m) in aarch64 | arm64) arch=arm64 ;; *) arch=x86_64 ;; esac

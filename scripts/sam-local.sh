@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # sam-local.sh: builds template.yaml with the SAM CLI, invokes every function with its event.json, serves the API with
-# `sam local start-api`, and runs a cycle through curl and one through lockclient. At a terminal it then serves until Ctrl-C.
-# Needs Docker, the SAM CLI, and DynamoDB Local: run it with with-dynamodb.sh. Without access to public.ecr.aws, run sam-image.sh
-# first. IAM, streams and events are not emulated, and one request runs at a time: `make e2e` covers those.
+# `sam local start-api`, and runs a cycle through curl and one through lockclient. At a terminal it then serves until
+# Ctrl-C. Needs Docker, the SAM CLI, and DynamoDB Local: run it with with-dynamodb.sh. Without access to public.ecr.aws,
+# run sam-image.sh first. IAM, streams and events are not emulated, and one request runs at a time: `make e2e` covers
+# those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${HOLDFAST_DYNAMODB_ENDPOINT:?run sam-local.sh with scripts/with-dynamodb.sh, as make sam-local does}"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# with-cloud.sh COMMAND [ARG...]: runs a command with a local engine of the AWS services that the stack uses (ministack, with the
-# corrections of scripts/cloud/engine.py), which enforces signatures and IAM policies. The command finds the engine at
-# AWS_ENDPOINT_URL, and has the credentials of the account's root user. Needs Python 3.10 or later with venv; fetches the engine once.
+# with-cloud.sh COMMAND [ARG...]: runs a command with a local engine of the AWS services that the stack uses (ministack,
+# with the corrections of scripts/cloud/engine.py), which enforces signatures and IAM policies. The command finds the
+# engine at AWS_ENDPOINT_URL, and has the credentials of the account's root user. Needs Python 3.10 or later with venv;
+# fetches the engine once.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/cloud/venv.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# with-dynamodb.sh COMMAND [ARG...]: runs a command with DynamoDB Local, in memory, at $HOLDFAST_DYNAMODB_ENDPOINT, and stops DynamoDB
-# Local when the command ends. If the variable is set already, only the command runs. Needs Java 17 or later, and Maven once.
+# with-dynamodb.sh COMMAND [ARG...]: runs a command with DynamoDB Local, in memory, at $HOLDFAST_DYNAMODB_ENDPOINT, and
+# stops DynamoDB Local when the command ends. If the variable is set already, only the command runs. Needs Java 17 or
+# later, and Maven once.
 set -euo pipefail
 
 if [ -n "${HOLDFAST_DYNAMODB_ENDPOINT:-}" ]; then

@@ -19,9 +19,9 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// connection are the settings of every command that select the coordinator and how it is reached: a flag before or after the
-// command's name, or an environment variable. Credentials have no flag, since other users can read a process's command line: they
-// come from the environment, the profile or the role, as for every AWS tool.
+// connection are the settings of every command that select the coordinator and how it is reached: a flag before or
+// after the command's name, or an environment variable. Credentials have no flag, since other users can read a
+// process's command line: they come from the environment, the profile or the role, as for every AWS tool.
 type connection struct {
 	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins."`
 	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table directly, without a coordinator service."`
@@ -34,7 +34,8 @@ type connection struct {
 	given map[string]bool // the flags on the command line, by name
 }
 
-// flagsGiven records which settings were given as flags. --endpoint replaces HOLDFAST_TABLE, and --table replaces HOLDFAST_ENDPOINT.
+// flagsGiven records which settings were given as flags. --endpoint replaces HOLDFAST_TABLE, and --table replaces
+// HOLDFAST_ENDPOINT.
 func (c *connection) flagsGiven(k *kong.Context) {
 	c.given = map[string]bool{}
 	for _, p := range k.Path {
@@ -61,8 +62,8 @@ func (c *connection) check() error {
 	return nil
 }
 
-// noEndpoint refuses --endpoint for a command that uses a table directly. HOLDFAST_ENDPOINT is ignored, since it may be set for other
-// commands.
+// noEndpoint refuses --endpoint for a command that uses a table directly. HOLDFAST_ENDPOINT is ignored, since it may be
+// set for other commands.
 func (c *connection) noEndpoint(command string) error {
 	if c.given["endpoint"] {
 		return fmt.Errorf("%s does not use a coordinator, so --endpoint means nothing to it; DynamoDB's own is --dynamodb-endpoint", command)
@@ -96,15 +97,16 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 	return lockclient.New(cfg)
 }
 
-// close releases what the client holds, or may hold because a reply was lost. It does so also after a signal has cancelled ctx.
+// close releases what the client holds, or may hold because a reply was lost. It does so also after a signal has
+// cancelled ctx.
 func (c *connection) close(ctx context.Context, client *lockclient.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Timeout)
 	defer cancel()
 	return client.Close(ctx)
 }
 
-// giveUp closes the client after acquiring has failed, and returns that failure. A failure to close is dropped: nothing is known to
-// be held, and a grant whose reply was lost expires by itself.
+// giveUp closes the client after acquiring has failed, and returns that failure. A failure to close is dropped: nothing
+// is known to be held, and a grant whose reply was lost expires by itself.
 func (c *connection) giveUp(ctx context.Context, client *lockclient.Client, s *streams, name string, failed error) error {
 	slow := time.AfterFunc(time.Second, func() {
 		s.notice("giving_up", fmt.Sprintf("giving up; releasing %s first, whose grant may have been lost with a reply: 5 s at most", name), "lock", name)

@@ -176,7 +176,8 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// dev accepts the TTLs of AWS with --min-ttl 1s, and longer ones with --max-ttl; it says that its default minimum differs.
+// dev accepts the TTLs of AWS with --min-ttl 1s, and longer ones with --max-ttl; it says that its default minimum
+// differs.
 func TestDevTTLs(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, test := range []struct {

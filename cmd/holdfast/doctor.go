@@ -175,8 +175,8 @@ func checkCredentials(ctx context.Context, provider aws.CredentialsProvider) fin
 	return finding{"credentials", true, detail, ""}
 }
 
-// clockOffset is the least by which this machine's clock is ahead of a server's (negative: behind), if the server read its clock
-// between the two times; 0 if the clocks may agree.
+// clockOffset is the least by which this machine's clock is ahead of a server's (negative: behind), if the server read
+// its clock between the two times; 0 if the clocks may agree.
 func clockOffset(sent, received, server time.Time) time.Duration {
 	if ahead := sent.Sub(server.Add(time.Millisecond)); ahead > 0 { // the server truncates to milliseconds
 		return ahead
@@ -184,8 +184,8 @@ func clockOffset(sent, received, server time.Time) time.Duration {
 	return min(received.Sub(server), 0)
 }
 
-// checkClock judges an offset. A client measures leases on its monotonic clock; the wall clock matters for signatures and for the
-// direct use of a table.
+// checkClock judges an offset. A client measures leases on its monotonic clock; the wall clock matters for signatures
+// and for the direct use of a table.
 func checkClock(offset time.Duration, server string) finding {
 	if offset.Abs() > lock.DefaultSkew {
 		way := "ahead of"

@@ -59,7 +59,8 @@ func (c *execCmd) check() error {
 	return nil
 }
 
-// cutDashes removes the -- before the command. A first word that begins with a dash and has no -- before it is a misspelt flag.
+// cutDashes removes the -- before the command. A first word that begins with a dash and has no -- before it is a
+// misspelt flag.
 func (c *execCmd) cutDashes() error {
 	switch {
 	case len(c.Command) == 0:

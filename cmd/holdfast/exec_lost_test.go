@@ -17,7 +17,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A life is a command under exec that starts another process. Both hold a pipe open, so that its end shows when both have ended.
+// A life is a command under exec that starts another process. Both hold a pipe open, so that its end shows when both
+// have ended.
 type life struct {
 	service *service
 	cmd     *exec.Cmd
@@ -101,8 +102,8 @@ func (l *life) signal(t *testing.T, n syscall.Signal) {
 	}
 }
 
-// deaths are the ways in which a running command loses its lock. Each returns the time from the loss until all processes had ended,
-// which must be before another may hold the lock.
+// deaths are the ways in which a running command loses its lock. Each returns the time from the loss until all
+// processes had ended, which must be before another may hold the lock.
 var deaths = map[string]func(t *testing.T) time.Duration{
 	"forced out, TERM does": func(t *testing.T) time.Duration {
 		s := newService(t)
@@ -267,8 +268,8 @@ func TestExecTellsOfAnOutage(t *testing.T) {
 	}
 }
 
-// If the command was stopped because the lease could not be renewed, exec ends with the lease, even if the coordinator does not answer
-// the release.
+// If the command was stopped because the lease could not be renewed, exec ends with the lease, even if the coordinator
+// does not answer the release.
 func TestExecEndsWithItsLease(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms", "--timeout=20s")

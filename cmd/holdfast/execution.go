@@ -119,7 +119,8 @@ func (r *execution) closeInTime(ctx context.Context, lease *lockclient.Lease) {
 	_ = r.client.Close(ctx)
 }
 
-// renewal is [lockclient.Options].OnRenewal: it reports the first renewal that fails, and the first that succeeds again.
+// renewal is [lockclient.Options].OnRenewal: it reports the first renewal that fails, and the first that succeeds
+// again.
 func (r *execution) renewal(err error, proved time.Time) {
 	until := proved.Local().Format("15:04:05")
 	if err != nil {
@@ -129,8 +130,8 @@ func (r *execution) renewal(err error, proved time.Time) {
 	r.say("renewed", fmt.Sprintf("renewal works again; the lease of %s is proved until %s", r.Name, until), "proved_until", proved.UTC())
 }
 
-// keep waits until the time of --at-least has passed, and reports whether it has. A signal ends the wait; the lease then stays until
-// it expires, since its MinHold has not passed.
+// keep waits until the time of --at-least has passed, and reports whether it has. A signal ends the wait; the lease
+// then stays until it expires, since its MinHold has not passed.
 func (r *execution) keep(lease *lockclient.Lease, until time.Time) bool {
 	left := time.Until(until)
 	if left <= 0 {

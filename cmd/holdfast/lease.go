@@ -60,8 +60,8 @@ func metadata(flag string) (any, error) {
 	return json.RawMessage(flag), nil
 }
 
-// A secret is where a lease's secret is read from or written to. It is never an argument, since other users can read a process's
-// command line.
+// A secret is where a lease's secret is read from or written to. It is never an argument, since other users can read a
+// process's command line.
 type secret struct {
 	LeaseFile string `type:"path" placeholder:"FILE" help:"The file that keeps the lease's secret, readable by its owner only; by default HOLDFAST_LEASE holds the secret."`
 }
@@ -113,8 +113,8 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 		return err
 	}
 	var file *os.File
-	// The file is created before the lock is acquired, so that no secret is lost, and in the same folder, so that a rename replaces an
-	// earlier secret only when the new one is known.
+	// The file is created before the lock is acquired, so that no secret is lost, and in the same folder, so that a
+	// rename replaces an earlier secret only when the new one is known.
 	if c.LeaseFile != "" {
 		if file, err = os.CreateTemp(filepath.Dir(c.LeaseFile), ".lease-*"); err != nil { // mode 0600
 			return fmt.Errorf("--lease-file: %w", err)

@@ -1,7 +1,7 @@
 // Command holdfast runs, uses and operates a Holdfast lock coordinator.
 //
-// Each command is a struct in a file of its own, or beside its relatives, with a Run method; the struct [cli] lists them all. The
-// command line is parsed by kong (github.com/alecthomas/kong) from the structs' tags. To add a flag:
+// Each command is a struct in a file of its own, or beside its relatives, with a Run method; the struct [cli] lists
+// them all. The command line is parsed by kong (github.com/alecthomas/kong) from the structs' tags. To add a flag:
 //
 //  1. Declare it as a field of the command's struct (execCmd in exec.go, for example), of taking in lease.go for exec and acquire,
 //     or of [connection] in connect.go for every command. The tags name its placeholder, default, environment variable and help
@@ -13,11 +13,11 @@
 //  4. Test it: settings_test.go has the settings of every command and the refused values (TestBadValues), exec_test.go and
 //     commands_test.go what commands do.
 //
-// To add a command, add its struct and Run, list it in [cli], and add a line to the command lines of settings_test.go. Arguments of
-// Run are bound by type in [run]: context.Context, *streams, *connection, *slog.Logger.
+// To add a command, add its struct and Run, list it in [cli], and add a line to the command lines of settings_test.go.
+// Arguments of Run are bound by type in [run]: context.Context, *streams, *connection, *slog.Logger.
 //
-// Results go to standard output and notices to standard error, as text or with --json as objects: see [streams]. Package
-// internal/supervise runs the command of exec; package internal/local is the coordinator of dev.
+// Results go to standard output and notices to standard error, as text or with --json as objects: see [streams].
+// Package internal/supervise runs the command of exec; package internal/local is the coordinator of dev.
 package main
 
 import (
@@ -187,8 +187,8 @@ func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
 	return parser
 }
 
-// textMapper sets strings byte for byte. Kong's own mapper passes strings through JSON, which replaces bytes that are not UTF-8, so
-// that exec would pass other arguments to its command than it was given.
+// textMapper sets strings byte for byte. Kong's own mapper passes strings through JSON, which replaces bytes that are
+// not UTF-8, so that exec would pass other arguments to its command than it was given.
 func textMapper(expand func(string) string) kong.MapperFunc {
 	return func(ctx *kong.DecodeContext, target reflect.Value) error {
 		token, err := ctx.Scan.PopValue("string")

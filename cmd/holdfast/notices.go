@@ -4,8 +4,8 @@ import (
 	"time"
 )
 
-// notices writes notices in order and never blocks its caller: the command must be stopped in time even if nothing reads standard
-// error.
+// notices writes notices in order and never blocks its caller: the command must be stopped in time even if nothing
+// reads standard error.
 type notices struct {
 	s       *streams
 	queue   chan func()

@@ -19,7 +19,8 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// notice writes what happens to standard error: text, or with --json an object with event, message, time and the given attributes.
+// notice writes what happens to standard error: text, or with --json an object with event, message, time and the given
+// attributes.
 func (s *streams) notice(event, text string, attrs ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,8 +36,8 @@ func (s *streams) notice(event, text string, attrs ...any) {
 	_, _ = fmt.Fprintf(s.err, "%s\n", printable(string(line)))
 }
 
-// live shows a line on the terminal that the next live line, notice or result replaces. It is cut to the terminal's width, so that it
-// takes one row.
+// live shows a line on the terminal that the next live line, notice or result replaces. It is cut to the terminal's
+// width, so that it takes one row.
 func (s *streams) live(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,8 +63,8 @@ func (s *streams) draw() {
 	_, _ = fmt.Fprint(s.err, wiped, text)
 }
 
-// wipe forgets the live line, and returns the escape sequence that erases it. The line takes several rows if the terminal has become
-// narrower.
+// wipe forgets the live line, and returns the escape sequence that erases it. The line takes several rows if the
+// terminal has become narrower.
 func (s *streams) wipe() string {
 	rows := max(s.drawn-1, 0) / s.columns()
 	shown := s.drawn > 0
@@ -134,7 +135,8 @@ var inContext = strings.NewReplacer("it did not answer in time: context deadline
 
 var wordBegins = regexp.MustCompile(`[A-Z][a-z]*`)
 
-// message is the text of an error for people: with the names of flags instead of lockclient's settings, and without package names.
+// message is the text of an error for people: with the names of flags instead of lockclient's settings, and without
+// package names.
 func message(err error) string {
 	text := err.Error()
 	if fault, ok := errors.AsType[*lock.StoreError](err); ok && !isClients(err) {

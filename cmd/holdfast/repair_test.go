@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A lock that a coordinator with a clock a year ahead has written cannot be acquired until it is repaired; repair reports what it
-// refuses.
+// A lock that a coordinator with a clock a year ahead has written cannot be acquired until it is repaired; repair
+// reports what it refuses.
 func TestRepair(t *testing.T) {
 	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
 	if endpoint == "" {

@@ -116,8 +116,8 @@ func TestStressCounter(t *testing.T) {
 	fmt.Printf("stress: %d processes x %d cycles: counter at %s, %v\n", processes, cycles, data, time.Since(began).Round(time.Second))
 }
 
-// The lock of a killed holder is granted within the TTL, the skew allowance and a second. The bound is on this machine's clock: a late
-// waiter is counted, and only a lock that stays held fails the test at once.
+// The lock of a killed holder is granted within the TTL, the skew allowance and a second. The bound is on this
+// machine's clock: a late waiter is counted, and only a lock that stays held fails the test at once.
 func TestStressKill(t *testing.T) {
 	url, _ := startDev(t, devCmd{}, connection{})
 	var mu sync.Mutex

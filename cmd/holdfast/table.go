@@ -11,8 +11,8 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// A tableTransport uses a table directly, and returns the cause when the table is unavailable. A coordinator service writes the cause
-// to its log only, since its callers need not know it; here caller and operator are the same person.
+// A tableTransport uses a table directly, and returns the cause when the table is unavailable. A coordinator service
+// writes the cause to its log only, since its callers need not know it; here caller and operator are the same person.
 type tableTransport struct{ *direct.Table }
 
 // RoundTrip implements [lockclient.Transport].

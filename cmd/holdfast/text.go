@@ -8,8 +8,9 @@ import (
 	"golang.org/x/text/width"
 )
 
-// printable replaces characters that could mislead a reader or control a terminal by JSON's escapes: control characters (C0 and C1),
-// bidirectional overrides, joiners, spaces other than U+0020, invisible characters. JSON keeps its meaning.
+// printable replaces characters that could mislead a reader or control a terminal by JSON's escapes: control characters
+// (C0 and C1), bidirectional overrides, joiners, spaces other than U+0020, invisible characters. JSON keeps its
+// meaning.
 func printable(text string) string {
 	text = strings.ToValidUTF8(text, "\ufffd")
 	if !strings.ContainsFunc(text, misleading) {

@@ -15,8 +15,8 @@ import (
 // patience is the time without an answer after which a coordinator is reported as unreachable.
 const patience = 2 * time.Second
 
-// take acquires the lock; with --no-wait it does not join the queue. Meanwhile it shows the holders, and why the coordinator does not
-// answer.
+// take acquires the lock; with --no-wait it does not join the queue. Meanwhile it shows the holders, and why the
+// coordinator does not answer.
 func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options, s *streams) (*lockclient.Lease, error) {
 	w := &wait{streams: s, name: t.Name, began: time.Now()}
 	opts.OnWait, opts.OnUnavailable = w.held, w.unavailable
@@ -27,8 +27,8 @@ func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockc
 	return client.Acquire(ctx, t.Name, opts)
 }
 
-// watch calls silence after [patience] and then each second, until stop is called. It draws the live line again when the terminal's
-// width changes.
+// watch calls silence after [patience] and then each second, until stop is called. It draws the live line again when
+// the terminal's width changes.
 func (s *streams) watch(silence func()) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup

@@ -17,8 +17,8 @@ import (
 // exampleMachines matches the names of the examples' state machines.
 const exampleMachines = "HoldfastExample*"
 
-// addExamples adds the state machines of examples/stepfunctions, and one made with CriticalSection, for "make e2e" and for trials
-// (cdk deploy -c examples=DIRECTORY -c work=DIRECTORY). The function in the folder work does their work.
+// addExamples adds the state machines of examples/stepfunctions, and one made with CriticalSection, for "make e2e" and
+// for trials (cdk deploy -c examples=DIRECTORY -c work=DIRECTORY). The function in the folder work does their work.
 func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.asl.json"))
 	if err != nil || len(files) == 0 {

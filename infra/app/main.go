@@ -1,5 +1,5 @@
-// Command app is Holdfast's own CDK app: one stack with one coordinator. Settings are context values, "cdk deploy -c NAME=VALUE", and
-// docs/deploy.md lists them.
+// Command app is Holdfast's own CDK app: one stack with one coordinator. Settings are context values, "cdk deploy -c
+// NAME=VALUE", and docs/deploy.md lists them.
 package main
 
 import (

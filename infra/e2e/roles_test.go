@@ -26,7 +26,8 @@ import (
 // putOff matches the log, in the engine's text format, of an invocation that put off a part of its work.
 var putOff = regexp.MustCompile(`(callback_failed|event_put_off|execution_unknown|timer_failed)("?:|=)1`)
 
-// Every function works with its role, and fails or puts its work off when a statement is removed from the role's policy.
+// Every function works with its role, and fails or puts its work off when a statement is removed from the role's
+// policy.
 func TestEveryStatementIsNeeded(t *testing.T) {
 	c := newCloud(t)
 	now := time.Now()
@@ -52,8 +53,8 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}}}
 	timer, _ := json.Marshal(map[string]any{"v": 1, "lock": "least:timer", "lease": due, "fence": 1})
 	timerEvent := map[string]any{"Records": []any{map[string]any{"messageId": "m1", "body": string(timer), "eventSource": "aws:sqs"}}}
-	// A waiting task with its token, a grant to it that has ended, the end of its wait, and a lease of its execution that is due for a
-	// check.
+	// A waiting task with its token, a grant to it that has ended, the end of its wait, and a lease of its execution
+	// that is due for a check.
 	m := newMachines(t)
 	holding, err := c.root().Acquire(t.Context(), "example:least", lockclient.Options{})
 	if err != nil {

@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// lookEvery is the longest time between two checks of the guard and of the supervisor. Timers stop while the machine is suspended,
-	// and the clock of now does not.
+	// lookEvery is the longest time between two checks of the guard and of the supervisor. Timers stop while the
+	// machine is suspended, and the clock of now does not.
 	lookEvery = time.Second
 	// killEvery is the pause before SIGKILL is repeated, for processes that were forked meanwhile.
 	killEvery = 5 * time.Millisecond
-	// killFor is the time after the first SIGKILL until the guard gives up processes that have not ended, if the lease is over.
+	// killFor is the time after the first SIGKILL until the guard gives up processes that have not ended, if the lease
+	// is over.
 	killFor = time.Second
 )
 
 // A tree is a command and all processes that it started.
 type tree interface {
-	// poll reaps ended processes. It returns the signal that has stopped the command since the last call, or 0, and how the command
-	// ended, or nil while it runs.
+	// poll reaps ended processes. It returns the signal that has stopped the command since the last call, or 0, and how
+	// the command ended, or nil while it runs.
 	poll() (stopped syscall.Signal, ended *status)
 	// signal sends a signal to all processes. It returns those that it reached, and those that it may not signal.
 	signal(syscall.Signal) (reached, denied []Process)
@@ -50,7 +51,8 @@ type guard struct {
 	told     bool          // eventDenied was reported
 }
 
-// Guard is the main function of the guard's process, which [Run] starts. fd is the file descriptor of the connection to Run.
+// Guard is the main function of the guard's process, which [Run] starts. fd is the file descriptor of the connection to
+// Run.
 func Guard(fd int) error {
 	if fd < 3 {
 		return errors.New("guard is started by exec, with the descriptor of its connection")
@@ -84,7 +86,8 @@ func Guard(fd int) error {
 // errTooLate is returned by startTree if less than the grace is left of the lease.
 var errTooLate = errors.New("the lease is over")
 
-// deafTo are the signals that must not end or stop the guard. Signals that are ignored already stay ignored, also in the command.
+// deafTo are the signals that must not end or stop the guard. Signals that are ignored already stay ignored, also in
+// the command.
 func deafTo() (list []os.Signal) {
 	for _, n := range []os.Signal{
 		syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
@@ -165,8 +168,8 @@ func (g *guard) act() bool {
 	return false
 }
 
-// end begins to end all processes: SIGTERM now, with SIGCONT for stopped processes; SIGKILL after the grace, and at the latest at the
-// end of the lease.
+// end begins to end all processes: SIGTERM now, with SIGCONT for stopped processes; SIGKILL after the grace, and at the
+// latest at the end of the lease.
 func (g *guard) end(why Reason) {
 	if g.ending {
 		return
@@ -198,8 +201,8 @@ func (g *guard) kill() {
 	}
 }
 
-// hopeless reports whether to give up: the lease is over, and the remaining processes cannot be signalled, or have not ended after
-// SIGKILL. As long as the lease can be renewed, the guard waits for them.
+// hopeless reports whether to give up: the lease is over, and the remaining processes cannot be signalled, or have not
+// ended after SIGKILL. As long as the lease can be renewed, the guard waits for them.
 func (g *guard) hopeless() bool {
 	if g.killedAt == 0 || !g.over && g.now() < g.until {
 		return false

@@ -358,8 +358,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// The guard waits for processes that do not end after SIGKILL until the lease ends, repeating SIGKILL at a bounded rate, and then gives
-// them up.
+// The guard waits for processes that do not end after SIGKILL until the lease ends, repeating SIGKILL at a bounded
+// rate, and then gives them up.
 func TestGuardWaitsForTheUnkillable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGuarded(obedient("a"), stuck("nfs"))

@@ -9,8 +9,8 @@ import (
 // parentEvery is the interval at which [ParentGone] compares parents.
 const parentEvery = time.Second
 
-// ParentGone returns a channel that is closed within a second after the process that started this one has ended. It stops
-// watching when ctx is done.
+// ParentGone returns a channel that is closed within a second after the process that started this one has ended. It
+// stops watching when ctx is done.
 func ParentGone(ctx context.Context) <-chan struct{} { return parentGone(ctx, os.Getppid, parentEvery) }
 
 // parentGone returns a channel that is closed when parent returns another value than at first.

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// These tests run real processes. The supervisor and its guard are this test binary, started again, since a supervisor becomes a child
-// subreaper and must have no other children.
+// These tests run real processes. The supervisor and its guard are this test binary, started again, since a supervisor
+// becomes a child subreaper and must have no other children.
 func TestMain(m *testing.M) {
 	var err error
 	switch {
@@ -82,7 +82,8 @@ func runJob() error {
 	return json.NewEncoder(os.NewFile(3, "outcome")).Encode(outcome)
 }
 
-// A job is a supervised command. Its processes hold a named pipe open, so that the pipe's end shows when all have ended.
+// A job is a supervised command. Its processes hold a named pipe open, so that the pipe's end shows when all have
+// ended.
 type job struct {
 	cmd     *exec.Cmd
 	lines   *bufio.Scanner // what the processes write to the pipe
@@ -237,7 +238,8 @@ func TestNothingEscapes(t *testing.T) {
 	}
 }
 
-// A chain of processes, each of which forks the next in the same process group and ends, is killed with its group at once.
+// A chain of processes, each of which forks the next in the same process group and ends, is killed with its group at
+// once.
 func TestForkChain(t *testing.T) {
 	j := startJob(t, 0, `trap "" TERM; f() { (f) & }; f; echo up >&9; sleep 1000`)
 	j.read(t, 1)

@@ -90,8 +90,8 @@ const (
 	deserted Reason = "deserted" // the supervisor has ended
 )
 
-// minControlFD is the lowest descriptor of the guard's connection. Lower descriptors may belong to the command, which can inherit some
-// by number, such as those of make's job server.
+// minControlFD is the lowest descriptor of the guard's connection. Lower descriptors may belong to the command, which
+// can inherit some by number, such as those of make's job server.
 const minControlFD = 64
 
 // receive decodes messages until the connection ends, and then closes the channel.
@@ -110,5 +110,6 @@ func receive[T any](conn *os.File) <-chan T {
 	return messages
 }
 
-// send writes a message. It drops errors: they mean that the other process has ended, which the end of its messages shows.
+// send writes a message. It drops errors: they mean that the other process has ended, which the end of its messages
+// shows.
 func send(conn *os.File, message any) { _ = json.NewEncoder(conn).Encode(message) }

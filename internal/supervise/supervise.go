@@ -50,12 +50,13 @@ type Notice struct {
 
 // An Outcome is how a command ended.
 type Outcome struct {
-	// Code is the command's exit code, or 128 plus the number of the signal that ended it, as in shells. It is -1 if the command has
-	// not ended.
+	// Code is the command's exit code, or 128 plus the number of the signal that ended it, as in shells. It is -1 if
+	// the command has not ended.
 	Code int
 	// Signal is the signal that ended the command, or 0.
 	Signal syscall.Signal
-	// HadTerminal reports whether the command was the terminal's foreground, so that the terminal's keys signalled it alone.
+	// HadTerminal reports whether the command was the terminal's foreground, so that the terminal's keys signalled it
+	// alone.
 	HadTerminal bool
 	// Stopped is why the command was stopped, or "" if it ended by itself.
 	Stopped Reason
@@ -63,8 +64,8 @@ type Outcome struct {
 	Left []Process
 }
 
-// Run runs a command under a lease until the command and all processes that it started have ended. An error means that the command
-// was not started. A process may make one call at a time, and must have no other children.
+// Run runs a command under a lease until the command and all processes that it started have ended. An error means that
+// the command was not started. A process may make one call at a time, and must have no other children.
 func Run(cfg Config) (Outcome, error) {
 	if over(cfg.Lease) {
 		if cfg.Notify != nil {
@@ -75,8 +76,8 @@ func Run(cfg Config) (Outcome, error) {
 	if err := adopt(); err != nil {
 		return Outcome{}, err
 	}
-	// A child that Ctrl-Z stops between fork and exec would block this process, which waits for the exec. The command itself is started
-	// in the background of the terminal, where Ctrl-Z does not reach it.
+	// A child that Ctrl-Z stops between fork and exec would block this process, which waits for the exec. The command
+	// itself is started in the background of the terminal, where Ctrl-Z does not reach it.
 	signal.Ignore(syscall.SIGTSTP)
 	conn, cmd, err := startGuard(cfg)
 	if err != nil {
@@ -178,7 +179,8 @@ type supervisor struct {
 	overdue time.Duration // when a guard that was ordered to stop the command is killed; 0: no such order was sent
 }
 
-// guardPatience is the time that a guard may take to stop the command beyond the grace and killFor, before it is killed.
+// guardPatience is the time that a guard may take to stop the command beyond the grace and killFor, before it is
+// killed.
 const guardPatience = 2 * time.Second
 
 func (s *supervisor) run(reports <-chan report) (Outcome, error) {
@@ -224,8 +226,8 @@ func (s *supervisor) run(reports <-chan report) (Outcome, error) {
 	}
 }
 
-// until is the end of the lease on the guard's clock. The clock is read first, so that a pause between the two readings yields an
-// earlier end.
+// until is the end of the lease on the guard's clock. The clock is read first, so that a pause between the two readings
+// yields an earlier end.
 func (s *supervisor) until() time.Duration {
 	at := s.now()
 	return at + s.cfg.Lease.Remaining()
@@ -280,10 +282,11 @@ func (s *supervisor) pass(sig os.Signal) {
 	}
 }
 
-// commandStopped handles a command that a signal has stopped. If the command needs the terminal and this process group has it, the
-// command gets it. Otherwise this process stops as well, so that the shell sees a stopped job; when the shell resumes it, it resumes
-// the command. Without a shell with job control, a command that Ctrl-Z stopped is resumed, as Ctrl-Z has no effect there. A command
-// that was stopped in another way, by a debugger for example, stays stopped and keeps its lease.
+// commandStopped handles a command that a signal has stopped. If the command needs the terminal and this process group
+// has it, the command gets it. Otherwise this process stops as well, so that the shell sees a stopped job; when the
+// shell resumes it, it resumes the command. Without a shell with job control, a command that Ctrl-Z stopped is resumed,
+// as Ctrl-Z has no effect there. A command that was stopped in another way, by a debugger for example, stays stopped
+// and keeps its lease.
 func (s *supervisor) commandStopped(by syscall.Signal) {
 	asksForTerminal := by == syscall.SIGTTIN || by == syscall.SIGTTOU
 	s.wantsTerminal = s.wantsTerminal || asksForTerminal
@@ -310,7 +313,8 @@ func (s *supervisor) resume() {
 	s.send(order{Resume: true})
 }
 
-// giveTerminal makes the command's process group the terminal's foreground, if the command needs that and this process group is it.
+// giveTerminal makes the command's process group the terminal's foreground, if the command needs that and this process
+// group is it.
 func (s *supervisor) giveTerminal() {
 	if s.wantsTerminal && s.terminal.ours() {
 		s.hasTerminal = s.terminal.give(s.command)
@@ -340,7 +344,8 @@ func (s *supervisor) outcome(last report) Outcome {
 	return o
 }
 
-// killOrphans kills the processes that this process has inherited from a killed guard, and returns those that did not end.
+// killOrphans kills the processes that this process has inherited from a killed guard, and returns those that did not
+// end.
 func killOrphans(t tree, now func() time.Duration) []Process {
 	for end := now() + killFor; ; time.Sleep(killEvery) {
 		t.poll()
@@ -354,8 +359,8 @@ func killOrphans(t tree, now func() time.Duration) []Process {
 	}
 }
 
-// Interrupt ends this process and its process group by SIGINT. Ctrl-C signals only the terminal's foreground, which was the command;
-// with Interrupt, a script that runs this process ends as if it had run the command itself.
+// Interrupt ends this process and its process group by SIGINT. Ctrl-C signals only the terminal's foreground, which was
+// the command; with Interrupt, a script that runs this process ends as if it had run the command itself.
 func Interrupt() {
 	signal.Reset(syscall.SIGINT)
 	_ = syscall.Kill(0, syscall.SIGINT)

@@ -198,7 +198,8 @@ func equal(a, b Outcome) bool {
 	return left && a.Code == b.Code && a.Signal == b.Signal && a.HadTerminal == b.HadTerminal && a.Stopped == b.Stopped
 }
 
-// A lost lease is ordered and notified once, whether the supervisor or the guard notices it first, and the deadline is not sent again.
+// A lost lease is ordered and notified once, whether the supervisor or the guard notices it first, and the deadline is
+// not sent again.
 func TestSupervisorStops(t *testing.T) {
 	for name, test := range map[string]struct {
 		do      func(s *supervised)
@@ -412,7 +413,8 @@ func TestLostLeaseStartsNothing(t *testing.T) {
 	}
 }
 
-// The processes of a killed guard are killed at once, including those forked meanwhile, and given up if they cannot be killed.
+// The processes of a killed guard are killed at once, including those forked meanwhile, and given up if they cannot be
+// killed.
 func TestKillOrphans(t *testing.T) {
 	for name, test := range map[string]struct {
 		processes []*fakeProcess

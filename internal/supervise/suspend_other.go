@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suspend stops the rest of this process group, which the terminal's keys did not reach, and then this process until a SIGCONT.
+// suspend stops the rest of this process group, which the terminal's keys did not reach, and then this process until a
+// SIGCONT.
 func suspend() {
 	resumed := make(chan os.Signal, 1)
 	signal.Notify(resumed, syscall.SIGCONT)
@@ -25,7 +26,8 @@ func suspend() {
 	}
 }
 
-// controlled reports whether the parent is a shell with job control: it is in the same session and in another process group.
+// controlled reports whether the parent is a shell with job control: it is in the same session and in another process
+// group.
 func controlled() bool {
 	session, err := unix.Getsid(0)
 	parents, parentErr := unix.Getsid(os.Getppid())

@@ -27,8 +27,8 @@ func (t terminal) close() {
 
 func (t terminal) is() bool { return t.file != nil }
 
-// isInput reports whether standard input and output are the terminal, so that the command probably reads from it. In a pipeline another
-// process may read from it; there the command gets the terminal when it tries to read.
+// isInput reports whether standard input and output are the terminal, so that the command probably reads from it. In a
+// pipeline another process may read from it; there the command gets the terminal when it tries to read.
 func (t terminal) isInput() bool {
 	for _, fd := range []int{syscall.Stdin, syscall.Stdout} {
 		if _, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil {

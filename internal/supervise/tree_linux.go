@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processTree is the command, a child of this process, and all other descendants. This process must be a child subreaper.
+// processTree is the command, a child of this process, and all other descendants. This process must be a child
+// subreaper.
 type processTree struct {
 	main   int     // the command, which leads a process group
 	ended  *status // how it ended
@@ -28,7 +29,8 @@ func now() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// pollEvery is the interval at which the guard must poll for changes that cause no signal. SIGCHLD announces all changes.
+// pollEvery is the interval at which the guard must poll for changes that cause no signal. SIGCHLD announces all
+// changes.
 func pollEvery(bool) time.Duration { return lookEvery }
 
 // adopt makes the descendants of this process its children when their parents end.

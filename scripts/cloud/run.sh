@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh, and runs a command with the stack's outputs in
-# HOLDFAST_CLOUD_OUTPUTS. Without a command it prints how to use the stack, and waits for Ctrl-C.
+# run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh, and runs a command with the stack's
+# outputs in HOLDFAST_CLOUD_OUTPUTS. Without a command it prints how to use the stack, and waits for Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 echo "deploying the stack" >&2

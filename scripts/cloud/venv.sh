@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced. Creates the Python environment of requirements.txt once, and exports HOLDFAST_CLOUD_PYTHON. Needs Python 3.10 or later with
-# venv.
+# Sourced. Creates the Python environment of requirements.txt once, and exports HOLDFAST_CLOUD_PYTHON. Needs Python 3.10
+# or later with venv.
 requirements=$(dirname "${BASH_SOURCE[0]}")/requirements.txt
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/cloud-$(sha256sum "$requirements" | cut -c1-12)

@@ -1,6 +1,7 @@
-// Command coldstart measures the time of each function from the start of its process until its first request for an event at Lambda's
-// runtime API, and until its first answer, and compares them with a function that does nothing. Runs alternate, so that other load on
-// the machine affects all functions alike. The ratios of medians are comparable between machines.
+// Command coldstart measures the time of each function from the start of its process until its first request for an
+// event at Lambda's runtime API, and until its first answer, and compares them with a function that does nothing. Runs
+// alternate, so that other load on the machine affects all functions alike. The ratios of medians are comparable
+// between machines.
 package main
 
 import (
@@ -140,7 +141,8 @@ func median(d []time.Duration) time.Duration {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// runtimeAPI is Lambda's runtime API with one event. It calls step when the function asks for the event and when it answers.
+// runtimeAPI is Lambda's runtime API with one event. It calls step when the function asks for the event and when it
+// answers.
 func runtimeAPI(ctx context.Context, step func()) http.HandlerFunc {
 	asked, answered := false, false
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,6 @@
-// Command figures runs `go test -json` and shows a digest of its output: the figures that tests print ("name: ..." at the start of a
-// line) and the results of packages at once, the running tests after a while without output, and the whole output of a package that
-// fails.
+// Command figures runs `go test -json` and shows a digest of its output: the figures that tests print ("name: ..." at
+// the start of a line) and the results of packages at once, the running tests after a while without output, and the
+// whole output of a package that fails.
 //
 //	go run ./scripts/figures go test -json ./...
 package main

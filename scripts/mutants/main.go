@@ -1,11 +1,11 @@
-// Command mutants plants small bugs in the core packages, one at a time, and reports those that no test catches. It runs gremlins
-// (https://gremlins.dev), and compares the survivors with scripts/mutants/equivalent.txt, which lists the equivalent mutants, those
-// that no test can detect, with their reasons.
+// Command mutants plants small bugs in the core packages, one at a time, and reports those that no test catches. It
+// runs gremlins (https://gremlins.dev), and compares the survivors with scripts/mutants/equivalent.txt, which lists the
+// equivalent mutants, those that no test can detect, with their reasons.
 //
 //	mutants [-diff REVISION] [-minutes N] [-least PERCENT] [PACKAGE...]
 //
-// It fails if a mutant survives that is not listed, or if a listed one is caught or no longer exists; with -least, only if less than
-// that percentage of the tested mutants is caught.
+// It fails if a mutant survives that is not listed, or if a listed one is caught or no longer exists; with -least, only
+// if less than that percentage of the tested mutants is caught.
 package main
 
 import (
@@ -30,7 +30,8 @@ type target struct {
 	skip string // a regular expression of the tests that are too slow to run for each mutant
 }
 
-// targets are the packages of the protocol, its stores and its interfaces. Packages that only start programs or print are not listed.
+// targets are the packages of the protocol, its stores and its interfaces. Packages that only start programs or print
+// are not listed.
 var targets = []target{
 	{"internal/lock", "^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)"},
 	{"internal/wire", ""},
@@ -130,7 +131,8 @@ func (r result) print(pkg string) {
 	}
 }
 
-// stale prints the package's mutants that are listed as equivalent and did not survive, and reports whether there are none.
+// stale prints the package's mutants that are listed as equivalent and did not survive, and reports whether there are
+// none.
 func (r result) stale(pkg string, equivalent map[mutant]bool) bool {
 	ok := true
 	for m := range equivalent {
@@ -142,8 +144,8 @@ func (r result) stale(pkg string, equivalent map[mutant]bool) bool {
 	return ok
 }
 
-// readEquivalent reads the list. Each line is a mutant as [mutant.String] writes it; the lines above it that begin with "#" give the
-// reason, up to an empty line.
+// readEquivalent reads the list. Each line is a mutant as [mutant.String] writes it; the lines above it that begin with
+// "#" give the reason, up to an empty line.
 func readEquivalent(path string) (map[mutant]bool, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -222,8 +224,8 @@ func try(t target, diff string, limit time.Duration, equivalent map[mutant]bool)
 	return r, nil
 }
 
-// unleash runs gremlins on one package; gremlins runs the package's tests for each mutant. It returns the mutants that were tested
-// within the limit, and whether these are all.
+// unleash runs gremlins on one package; gremlins runs the package's tests for each mutant. It returns the mutants that
+// were tested within the limit, and whether these are all.
 func unleash(t target, diff string, limit time.Duration) (list []found, whole bool, err error) {
 	ctx := context.Background()
 	if limit > 0 {
@@ -271,8 +273,8 @@ func unleash(t target, diff string, limit time.Duration) (list []found, whole bo
 	return list, ctx.Err() == nil, nil
 }
 
-// unchanged lists the source files of a package that have not changed since a revision, as paths in the package, and returns the
-// number of all source files.
+// unchanged lists the source files of a package that have not changed since a revision, as paths in the package, and
+// returns the number of all source files.
 func unchanged(ctx context.Context, revision, pkg string) (same []string, all int, err error) {
 	out, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--", pkg).Output() //nolint:gosec // a revision of the caller's
 	if err != nil {
@@ -294,9 +296,10 @@ func unchanged(ctx context.Context, revision, pkg string) (same []string, all in
 	return same, all, err
 }
 
-// coverAll is a go command that marks every file as covered in each coverage profile. Gremlins makes no mutants of code that the
-// profile does not list, and Go's profiles do not list the conditions of case clauses, constants and variables. The pause lengthens
-// the run from which gremlins derives the time-out of a mutant: it must suffice for compiling a mutant, which takes seconds.
+// coverAll is a go command that marks every file as covered in each coverage profile. Gremlins makes no mutants of code
+// that the profile does not list, and Go's profiles do not list the conditions of case clauses, constants and
+// variables. The pause lengthens the run from which gremlins derives the time-out of a mutant: it must suffice for
+// compiling a mutant, which takes seconds.
 const coverAll = `#!/usr/bin/env bash
 set -uo pipefail
 "%s" "$@" || exit

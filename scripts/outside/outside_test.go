@@ -1,5 +1,5 @@
-// Package outside checks what the documents say of other people's libraries and engines: a module of its own, so that none of
-// them is a dependency of the project.
+// Package outside tests what the documents say about other libraries and engines. It is a module of its own, so that these are no
+// dependencies of the project.
 package outside
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// both is the step of docs/migration.md in which a process holds the old lock and the new one.
+// both is the step of docs/migration.md in which a process holds both the old and the new lock.
 func both(ctx context.Context, oldLocks *dynamolock.Client, client *lockclient.Client, key, name string, work func(context.Context, *lockclient.Lease) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -26,7 +26,7 @@ func both(ctx context.Context, oldLocks *dynamolock.Client, client *lockclient.C
 		return err
 	}
 	defer old.Close()
-	return client.Do(ctx, name, lockclient.Options{Wait: time.Minute}, work) // its context ends with either lock
+	return client.Do(ctx, name, lockclient.Options{Wait: time.Minute}, work) // its context ends when either lock is lost
 }
 
 var _ = both
@@ -55,7 +55,7 @@ func TestSQLRecipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	db.SetMaxOpenConns(1) // one memory, one connection
+	db.SetMaxOpenConns(1) // each connection would have a database of its own
 	ctx := t.Context()
 	for _, s := range []string{
 		"CREATE TABLE reports (id TEXT PRIMARY KEY, body TEXT, fence BIGINT NOT NULL)", "CREATE TABLE fences (lock TEXT PRIMARY KEY, fence BIGINT NOT NULL)",

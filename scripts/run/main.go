@@ -1,4 +1,5 @@
-// Command run is `holdfast dev` with locks in memory, for make run. It links no client of the AWS SDK, which halves its compile time.
+// Command run is `holdfast dev` with locks in memory, for make run. It links no client of the AWS SDK, which halves its
+// compile time.
 package main
 
 import (

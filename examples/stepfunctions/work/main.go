@@ -1,5 +1,5 @@
-// Command work is the function that the example state machines call while they hold a lock: it sleeps for sleep_ms, and then fails if
-// its input says so.
+// Command work is the function that the example state machines call while they hold a lock: it sleeps for sleep_ms, and
+// then fails if its input says so.
 package main
 
 import (

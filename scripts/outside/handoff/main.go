@@ -1,6 +1,6 @@
-// Command handoff measures how long a lock lies idle between a release and the next holder, when two clients poll for it:
-// lockclient/direct beside dynamolock, in one run, on the DynamoDB engine of HOLDFAST_DYNAMODB_ENDPOINT, with either's
-// defaults and with either polling every 10 ms. Its module is one of its own, so that the other library is nobody's dependency.
+// Command handoff measures the time between the release of a lock and its grant to the next holder, when two clients poll for it. It
+// compares lockclient/direct with dynamolock in one run, on the DynamoDB engine of HOLDFAST_DYNAMODB_ENDPOINT, with their defaults and
+// with an interval of 10 ms. Its module is one of its own, so that dynamolock is no dependency of the project.
 package main
 
 import (
@@ -28,7 +28,7 @@ const (
 	minute = time.Minute
 )
 
-// A locker takes a lock, waiting, and answers how to give it back.
+// A locker waits for a lock, and returns a function that releases it.
 type locker func(ctx context.Context, name string) (release func() error, err error)
 
 func main() {
@@ -56,7 +56,7 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// One after the other in each round, so that whatever else the machine does falls on both.
+		// Both run in each round, so that other load on the machine affects them alike.
 		var a, b []time.Duration
 		for range rounds {
 			for list, lock := range map[*[]time.Duration]locker{&a: ours, &b: theirs} {
@@ -79,8 +79,8 @@ func at(d []time.Duration, percent int) time.Duration {
 	return d[len(d)*percent/100].Round(100 * time.Microsecond)
 }
 
-// measure has a first client of each pair hold a lock for about so long while the second waits, and answers how long each lock
-// was idle.
+// measure lets the first client of each pair hold a lock for about the given time while the second waits, and returns how long each
+// lock was free.
 func measure(ctx context.Context, lock locker, hold time.Duration) ([]time.Duration, error) {
 	idle, errs := make([]time.Duration, pairs), make([]error, pairs)
 	var work sync.WaitGroup
@@ -153,7 +153,7 @@ func other(ctx context.Context, endpoint string, refresh time.Duration) (locker,
 		return nil, err
 	}
 	return func(ctx context.Context, name string) (func() error, error) {
-		client, err := dynamolock.New(db, table) // a client a holder, as in two processes
+		client, err := dynamolock.New(db, table) // one client for each holder, as in two processes
 		if err != nil {
 			return nil, err
 		}
