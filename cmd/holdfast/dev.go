@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -23,8 +21,6 @@ import (
 type devCmd struct {
 	local.Options
 	CreateTable bool `help:"Create the table in AWS if it is missing."`
-
-	stdout io.Writer // nil: os.Stdout
 }
 
 // check validates the flags.
@@ -39,7 +35,7 @@ func (d *devCmd) check(conn *connection) error {
 }
 
 // Run serves until ctx ends.
-func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) error {
+func (d *devCmd) Run(ctx context.Context, s *streams, log *slog.Logger, conn *connection) error {
 	if err := d.check(conn); err != nil {
 		return err
 	}
@@ -47,10 +43,7 @@ func (d *devCmd) Run(ctx context.Context, log *slog.Logger, conn *connection) er
 	if err != nil {
 		return err
 	}
-	if d.stdout == nil {
-		d.stdout = os.Stdout
-	}
-	return d.Options.Run(ctx, backend, d.stdout, log)
+	return d.Options.Run(ctx, backend, s.out, log)
 }
 
 func (d *devCmd) backend(ctx context.Context, conn *connection) (local.Backend, error) {

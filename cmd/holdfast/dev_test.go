@@ -58,10 +58,10 @@ const minDevTTL = 100 * time.Millisecond
 func startDev(t *testing.T, d devCmd, conn connection) (url, greeting string) {
 	t.Helper()
 	out := newOutput()
-	d.Listen, d.MinTTL, d.MaxTTL, d.stdout = "127.0.0.1:0", cmp.Or(d.MinTTL, minDevTTL), cmp.Or(d.MaxTTL, wire.DefaultMaxTTL), out
+	d.Listen, d.MinTTL, d.MaxTTL = "127.0.0.1:0", cmp.Or(d.MinTTL, minDevTTL), cmp.Or(d.MaxTTL, wire.DefaultMaxTTL)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx, slog.New(slog.DiscardHandler), &conn) }()
+	go func() { ended <- d.Run(ctx, &streams{out: out}, slog.New(slog.DiscardHandler), &conn) }()
 	select {
 	case <-out.written:
 	case err := <-ended:
@@ -153,7 +153,7 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 		{devCmd{Options: local.Options{Listen: "127.0.0.1:0", MaxTTL: 169 * time.Hour}}, connection{}, "--max-ttl is 169h0m0s"},
 	} {
 		test.d.MinTTL, test.d.MaxTTL = cmp.Or(test.d.MinTTL, time.Second), cmp.Or(test.d.MaxTTL, wire.DefaultMaxTTL)
-		if err := test.d.Run(t.Context(), slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
+		if err := test.d.Run(t.Context(), &streams{}, slog.New(slog.DiscardHandler), &test.conn); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%+v: %v", test, err)
 		}
 	}
