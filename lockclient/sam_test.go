@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// TestSAMLocal runs a cycle against `sam local start-api`, which scripts/sam-cycle.sh starts.
+// TestSAMLocal runs a cycle against `sam local start-api`, which scripts/sam-local.sh starts.
 func TestSAMLocal(t *testing.T) {
 	client, err := lockclient.New(lockclient.Config{Endpoint: os.Getenv("HOLDFAST_ENDPOINT"), RequestTimeout: 60e9})
 	if err != nil {

@@ -1,11 +1,15 @@
 package lock
 
 import (
+	"slices"
 	"testing"
 )
 
 // A quiet write has no end and no release: the stream's filter drops it.
 func TestCauses(t *testing.T) {
+	if want := []Cause{CauseAttempt, CauseCheck, CauseClaim, CauseQueue, CauseRenew}; !slices.Equal(QuietCauses(), want) {
+		t.Errorf("quiet causes %v, want %v", QuietCauses(), want) // the filters follow from them
+	}
 	for cause, is := range causes {
 		if is.quiet && (is.ends != "" || is.released) {
 			t.Errorf("%s is quiet, and ends a lease", cause)
