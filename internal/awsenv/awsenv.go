@@ -71,7 +71,7 @@ func (s source) GetServiceBaseEndpoint(_ context.Context, service string) (strin
 	return url, url != "", nil
 }
 
-// GetUseFIPSEndpoint tells whether to use FIPS endpoints.
+// GetUseFIPSEndpoint reports whether to use FIPS endpoints.
 func (s source) GetUseFIPSEndpoint(context.Context) (aws.FIPSEndpointState, bool, error) {
 	if strings.EqualFold(s.getenv("AWS_USE_FIPS_ENDPOINT"), "true") {
 		return aws.FIPSEndpointStateEnabled, true, nil
@@ -79,7 +79,7 @@ func (s source) GetUseFIPSEndpoint(context.Context) (aws.FIPSEndpointState, bool
 	return aws.FIPSEndpointStateUnset, false, nil
 }
 
-// GetUseDualStackEndpoint tells whether to use dual-stack endpoints.
+// GetUseDualStackEndpoint reports whether to use dual-stack endpoints.
 func (s source) GetUseDualStackEndpoint(context.Context) (aws.DualStackEndpointState, bool, error) {
 	if strings.EqualFold(s.getenv("AWS_USE_DUALSTACK_ENDPOINT"), "true") {
 		return aws.DualStackEndpointStateEnabled, true, nil

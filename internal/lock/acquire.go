@@ -85,7 +85,7 @@ type acquiring struct {
 	req   AcquireRequest
 }
 
-// blind tells whether one write to the record, made before reading it, can grant the request. A token or an execution needs
+// blind reports whether one write to the record, made before reading it, can grant the request. A token or an execution needs
 // further items.
 func (o acquiring) blind() bool { return o.req.Token == "" && o.req.Execution == "" }
 
@@ -154,7 +154,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
-// clears tells whether to write a record that grants nothing: all waiters that were read have lost their places, and only
+// clears reports whether to write a record that grants nothing: all waiters that were read have lost their places, and only
 // waiters that were not read stand before this request. Without that write, a long queue of abandoned places would refuse
 // requests that do not wait, for ever.
 func (o acquiring) clears(from, to Record) bool {
@@ -191,7 +191,7 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	return &c, nil
 }
 
-// keepPlace extends a waiter's place and adds the token of its task. kept tells whether that changed anything. A waiter that
+// keepPlace extends a waiter's place and adds the token of its task. kept reports whether that changed anything. A waiter that
 // asks after its time, while its place is still stored, keeps it.
 func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 	place := r.waits(o.key)
@@ -223,7 +223,7 @@ func (o acquiring) enqueue(now time.Time, r Record) Record {
 	return r
 }
 
-// mismatches tells whether a request that does not wait names another capacity than the lock in use has. A request that waits
+// mismatches reports whether a request that does not wait names another capacity than the lock in use has. A request that waits
 // joins the queue, and is granted when the held permits fit both capacities.
 func (o acquiring) mismatches(r Record) bool {
 	inUse := len(r.Holders) > 0 || r.Waiting > 0
@@ -257,7 +257,7 @@ func (o acquiring) fenceError(now time.Time, r Record) error {
 	return fenceError(now, r.nextFence(now))
 }
 
-// changesHolders tells whether two records have different leases.
+// changesHolders reports whether two records have different leases.
 func changesHolders(from, to Record) bool {
 	return !maps.EqualFunc(from.Holders, to.Holders, func(a, b Lease) bool { return a.Fence == b.Fence })
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// MarkAttempt stores that a callback of a grant is about to be attempted. first tells whether nobody can have heard of the
+// MarkAttempt stores that a callback of a grant is about to be attempted. first reports whether nobody can have heard of the
 // lease before: this is the first attempt, there is one token, and no caller without a token asked for the lease. Only
 // then may a task that is gone cost the lease (see [Coordinator.EndTask]).
 //

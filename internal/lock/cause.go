@@ -56,7 +56,7 @@ var causes = map[Cause]struct {
 	CauseUndo:         {ends: LeaseReleased, released: true},
 }
 
-// Quiet tells whether a write with this cause changed no holder and needs no timer, event or callback. The filters of both
+// Quiet reports whether a write with this cause changed no holder and needs no timer, event or callback. The filters of both
 // templates drop these writes.
 func (c Cause) Quiet() bool { return causes[c].quiet }
 

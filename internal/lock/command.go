@@ -67,7 +67,7 @@ func (t Test) String() string {
 		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs"}[t]
 }
 
-// Holds tells whether the clause holds for a record.
+// Holds reports whether the clause holds for a record.
 func (c Clause) Holds(r Record) bool {
 	h, held := r.Holders[c.Key]
 	switch c.Test {
@@ -157,7 +157,7 @@ func (e Become) apply(r Record) Record {
 	return to
 }
 
-// Allows tells whether the guard holds for a record.
+// Allows reports whether the guard holds for a record.
 func (c Command) Allows(r Record) bool {
 	if r.Rev == 0 {
 		return c.Absent

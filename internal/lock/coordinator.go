@@ -42,7 +42,7 @@ func New(cfg Config) (*Coordinator, error) {
 	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults()}, nil
 }
 
-// outcome is the reply on which an operation ended. wrote tells whether this operation made the last write, or found the
+// outcome is the reply on which an operation ended. wrote reports whether this operation made the last write, or found the
 // record as it wants it.
 type outcome struct {
 	Reply

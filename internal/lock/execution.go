@@ -117,7 +117,7 @@ func (o checking) next(now time.Time, r Record) (*Command, error) {
 
 // recheck asks again for checks of executions that are overdue by [RecheckAfter]: it sets their CheckAt to now, and the
 // stream's consumer sets timers for them. Without it, an execution whose end event and timer were both lost would hold the
-// lock for [ExecutionLife]. It tells whether there was such a check.
+// lock for [ExecutionLife]. It reports whether there was such a check.
 func (u Rules) recheck(now time.Time, r Record) (to Record, overdue bool) {
 	ms, asked := now.UnixMilli(), 0
 	to = r

@@ -2,7 +2,7 @@ package lock
 
 import "fmt"
 
-// matters tells whether an answer can still change what its client does. If not now, then never: a client goes through
+// matters reports whether an answer can still change what its client does. If not now, then never: a client goes through
 // the phases of a lease in one direction.
 func (x *explorer) matters(s *state, m message) bool {
 	c := s.clients[m.client]

@@ -67,14 +67,14 @@ func (u Rules) advance(now time.Time, r Record) Record {
 	return to
 }
 
-// fits tells whether the permits of want are free and the record has room for the lease, whatever the queue.
+// fits reports whether the permits of want are free and the record has room for the lease, whatever the queue.
 func (r Record) fits(want Terms) bool { return r.hasPermits(want) && r.room(want) == nil }
 
 func (r Record) hasPermits(want Terms) bool {
 	return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)
 }
 
-// Unsettled tells whether a write may have left waiters that fit, because the queue is longer than what the write read or
+// Unsettled reports whether a write may have left waiters that fit, because the queue is longer than what the write read or
 // moved. The coordinator that made the write settles the record again; if it fails, the stream's consumer does.
 func Unsettled(r Record) bool {
 	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))

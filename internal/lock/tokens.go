@@ -30,10 +30,10 @@ func (t Tokens) List() []string {
 	return t[:n]
 }
 
-// Empty tells whether there is no token.
+// Empty reports whether there is no token.
 func (t Tokens) Empty() bool { return t[0] == "" }
 
-// single tells whether there is exactly one token.
+// single reports whether there is exactly one token.
 func (t Tokens) single() bool { return t[0] != "" && t[1] == "" }
 
 // with adds a token, unless it is there already, in place of the oldest if there are [maxTokens].
@@ -64,5 +64,5 @@ func (w Waiter) withToken(token string) (Waiter, bool) {
 	return w, added
 }
 
-// unshared tells whether nobody but the one task that waits with the only token can know of a lease with these.
+// unshared reports whether nobody but the one task that waits with the only token can know of a lease with these.
 func unshared(t Tokens, known bool) bool { return t.single() && !known }
