@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// clockClient compares our clock with the Date of every response: the last attempt's, where the SDK tried several.
+// clockClient compares this process's clock with the Date of every response. If the SDK made several attempts, the last one counts.
 type clockClient struct {
 	base  aws.HTTPClient
 	clock func() time.Time
@@ -20,7 +20,7 @@ type observation struct{ offset time.Duration }
 
 type observationKey struct{}
 
-// observe makes room in ctx for what clockClient sees.
+// observe returns a context in which clockClient stores what it found.
 func observe(ctx context.Context) (context.Context, *observation) {
 	seen := new(observation)
 	return context.WithValue(ctx, observationKey{}, seen), seen
@@ -36,8 +36,7 @@ func (c *clockClient) Do(req *http.Request) (*http.Response, error) {
 	if seen, ok := req.Context().Value(observationKey{}).(*observation); ok {
 		seen.offset = offset
 	}
-	// A refusal may be due to the clock, as of a signature that is not yet or no longer valid. No answer drawn from it
-	// would be worth more than this one.
+	// A refusal may be due to the clock, for instance a signature that has expired. The proof that the clock is wrong comes first.
 	if resp.StatusCode >= 300 && offset.Abs() > lock.MaxClockError {
 		_ = resp.Body.Close()
 		return nil, &lock.ClockError{Offset: offset}
@@ -45,12 +44,12 @@ func (c *clockClient) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// provenOffset is by how much our clock is off at the least, given that the server read its own between the two times,
-// and cut it to whole seconds: positive if ours is ahead, 0 if they may agree.
+// provenOffset is how far this process's clock is off at least, if the server read its own between the two times and cut it to whole
+// seconds: positive if this process is ahead, 0 if the clocks may agree.
 func provenOffset(sent, received time.Time, date string) time.Duration {
 	server, err := http.ParseTime(date)
 	if err != nil {
-		return 0 // no date, no proof
+		return 0 // without a Date nothing is proved
 	}
 	if ahead := sent.Sub(server.Add(time.Second)); ahead > 0 {
 		return ahead

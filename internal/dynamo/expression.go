@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// expression compiles a command to the condition and the update of one UpdateItem. Every attribute name is aliased
-// ("#free_at"), since many are reserved words, and so is every value.
+// expression compiles a command to the condition and the update of one UpdateItem. Every attribute name has an alias ("#free_at"),
+// since many are reserved words, and so has every value.
 type expression struct {
 	names   map[string]string
 	values  item
@@ -55,7 +55,7 @@ func (e *expression) name(attr string) string {
 	return alias
 }
 
-// value is the alias of a value. Equal numbers share one: they repeat, and a request is shorter so.
+// value returns the alias of a value. Equal numbers share one, which makes the request shorter.
 func (e *expression) value(v types.AttributeValue) string {
 	n, isNumber := v.(*types.AttributeValueMemberN)
 	if isNumber && e.numbers[n.Value] != "" {
@@ -71,7 +71,7 @@ func (e *expression) value(v types.AttributeValue) string {
 
 func (e *expression) num(n int64) string { return e.value(num(n)) }
 
-// holder is the path of a lease. A command's clauses and effect are about one lease; only a swap touches several.
+// holder is the path of a lease. The clauses and the effect of a command concern one lease; only a swap changes several.
 func (e *expression) holder(key lock.LeaseKey) string {
 	alias := "#lease"
 	for n := 2; e.names[alias] != "" && e.names[alias] != string(key); n++ {
@@ -82,7 +82,7 @@ func (e *expression) holder(key lock.LeaseKey) string {
 }
 
 func (e *expression) guard(c lock.Command) string {
-	clauses := []string{"attribute_exists(" + e.name(attrPK) + ")"} // a clause that denies something holds of no row too
+	clauses := []string{"attribute_exists(" + e.name(attrPK) + ")"} // a negated clause also holds for a missing row
 	for _, clause := range c.Guard {
 		clauses = append(clauses, e.clause(clause))
 	}
@@ -100,7 +100,7 @@ func (e *expression) clause(c lock.Clause) string {
 		return e.name(attrWaiting) + " = " + e.num(0)
 	case lock.FenceBelow:
 		return e.name(attrFence) + " < " + e.num(c.N)
-	case lock.NotRetired: // "NOT =", because a record that retired nobody has no such attribute
+	case lock.NotRetired: // "NOT =": a record without a retired lease has no such attribute
 		return "NOT " + e.name(attrRetired) + " = " + e.value(str(string(c.Key)))
 	case lock.LeaseOutlives:
 		return e.holder(c.Key) + "." + e.name(attrExpiresAt) + " > " + e.num(c.N)
@@ -168,9 +168,9 @@ func (e *expression) metadata(k lock.LeaseKey, metadata string) {
 	}
 }
 
-// become writes what differs, holder by holder, so that attributes this version doesn't know stay where they are.
+// become writes the attributes that differ, lease by lease, so that attributes which this version does not know are kept.
 func (e *expression) become(from, to lock.Record) {
-	if from.Rev == 0 { // a new row, with no map to put holders in
+	if from.Rev == 0 { // a new row has no map of holders
 		all := item{}
 		for k, h := range to.Holders {
 			all[string(k)] = leaseItem(h)

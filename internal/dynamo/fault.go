@@ -20,8 +20,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
-// fault turns an SDK error into one that says what to do: a [*lock.StoreError], a [*lock.ClockError], or the context's.
-// A failure that a repeat of the request cannot mend is of the kind [lock.ErrMisconfigured].
+// fault turns an error of the SDK into one that says what to do: a [*lock.StoreError], a [*lock.ClockError], or the context's. A fault
+// that repeating the request cannot fix is an [lock.ErrMisconfigured].
 func (s *Store) fault(ctx context.Context, action string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("dynamo: %s: %w", action, context.Cause(ctx))
@@ -50,16 +50,16 @@ func (s *Store) diagnose(action string, err error) *lock.StoreError {
 	return s.unanswered(action, err)
 }
 
-// cutOff tells of an answer whose end did not come.
+// cutOff reports whether an answer ended before its end.
 func cutOff(err error) bool {
 	_, network := errors.AsType[net.Error](err)
 	return network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// unknownCode is the SDK's code of an error answer that has none.
+// unknownCode is the SDK's code for an error response without one.
 const unknownCode = "UnknownError"
 
-// refused explains an error that DynamoDB answered.
+// refused explains an error response of DynamoDB.
 func (s *Store) refused(action, code, message string) *lock.StoreError {
 	switch code {
 	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling", "ThrottlingError",
@@ -93,7 +93,7 @@ func (s *Store) refused(action, code, message string) *lock.StoreError {
 	return &lock.StoreError{Kind: lock.ErrUnavailable, What: "DynamoDB failed " + action + " with " + code, Fix: "send the same request again"}
 }
 
-// invalid explains a request that DynamoDB does not accept.
+// invalid explains a request that DynamoDB refuses as malformed.
 func (s *Store) invalid(action, message string) *lock.StoreError {
 	lower := strings.ToLower(message)
 	aboutKeys := []string{"schema", "missing the key", "key element", "type mismatch for key", "conditions on the keys", "key condition"}
@@ -111,7 +111,7 @@ func (s *Store) invalid(action, message string) *lock.StoreError {
 	return misconfigured("DynamoDB does not accept "+action, "check that the endpoint is DynamoDB's and the table a lock table; otherwise this is a bug")
 }
 
-// canceled explains a transaction that was canceled for another reason than a guard: the worst reason decides.
+// canceled explains a transaction that was canceled for another reason than a guard. The worst reason counts.
 func (s *Store) canceled(action string, reasons []types.CancellationReason) *lock.StoreError {
 	worst := s.refused(action, "TransactionConflict", "")
 	for _, r := range reasons {
@@ -127,7 +127,7 @@ func (s *Store) canceled(action string, reasons []types.CancellationReason) *loc
 	return worst
 }
 
-// strange explains an answer that is not of DynamoDB's form.
+// strange explains a response that is not DynamoDB's.
 func (s *Store) strange(action string, resp *http.Response) *lock.StoreError {
 	host := "the endpoint"
 	if resp.Request != nil && resp.Request.URL != nil {
@@ -146,7 +146,7 @@ func (s *Store) strange(action string, resp *http.Response) *lock.StoreError {
 	}
 }
 
-// unanswered explains a request that got no answer at all.
+// unanswered explains a request without a response.
 func (s *Store) unanswered(action string, err error) *lock.StoreError {
 	if refusal, ok := errors.AsType[*reach.Refusal](err); ok {
 		return misconfigured("DynamoDB cannot be reached for "+action, refusal.Fix)
@@ -163,7 +163,7 @@ func (s *Store) unanswered(action string, err error) *lock.StoreError {
 	}
 }
 
-// noCredentials explains a request that was not sent for want of credentials.
+// noCredentials explains a request that was not sent because there are no credentials.
 func noCredentials(err error) *lock.StoreError {
 	if refusal, ok := errors.AsType[*reach.Refusal](err); ok {
 		return misconfigured("there are no AWS credentials", refusal.Fix)
@@ -178,13 +178,13 @@ func misconfigured(what, fix string) *lock.StoreError {
 	return &lock.StoreError{Kind: lock.ErrMisconfigured, What: what, Fix: fix}
 }
 
-// A credentialsError says that a request was not sent, for want of credentials.
+// A credentialsError says that a request was not sent because there are no credentials.
 type credentialsError struct{ err error }
 
 func (e *credentialsError) Error() string { return "credentials: " + e.err.Error() }
 func (e *credentialsError) Unwrap() error { return e.err }
 
-// markedCredentials marks the errors of a provider, so that they are told from DynamoDB's own.
+// markedCredentials marks the errors of a credentials provider, to distinguish them from DynamoDB's.
 type markedCredentials struct{ aws.CredentialsProvider }
 
 func (p markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
@@ -195,8 +195,8 @@ func (p markedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	return c, err
 }
 
-// notAgain stops retries of requests that the SDK would repeat in vain: after a reply that proved our clock wrong, where no
-// repetition helps, and for want of credentials, whose provider has tried already.
+// notAgain ends retries that cannot succeed: after a reply that proves this process's clock wrong, and without credentials, whose
+// provider has its own retries.
 func notAgain(err error) aws.Ternary {
 	_, clock := errors.AsType[*lock.ClockError](err)
 	_, refusal := errors.AsType[*reach.Refusal](err)

@@ -11,8 +11,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The attributes of an item. The key is (pk, sk): the lock's name and "lock". Attributes that are not listed here are
-// left alone by every write, so that a newer version's are kept.
+// The attributes of an item. The key of a lock is (pk, sk) = (its name, "lock"). Writes leave attributes that are not listed here as they
+// are, so that those of a newer version are kept. ARCHITECTURE.md describes each attribute.
 const (
 	attrPK           = "pk"
 	attrSK           = "sk"
@@ -32,7 +32,7 @@ const (
 	attrRetiredCause = "retired_cause"
 	attrTTL          = "ttl"
 
-	// of a holder
+	// of a lease
 	attrOwner      = "owner"
 	attrPrincipal  = "principal"
 	attrPermits    = "permits"
@@ -41,13 +41,13 @@ const (
 	attrExpiresAt  = "expires_at"
 	attrTTLms      = "ttl_ms"
 	attrMetadata   = "metadata"
-	attrUnclaimed  = "unclaimed" // 1, or not there
+	attrUnclaimed  = "unclaimed" // 1, or absent
 	attrToken      = "token"
 	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known; absent for 0
 	attrExecution  = "execution"
 	attrCheckAt    = "check_at"
 
-	// of a waiter, of the end of one, and of what belongs to an execution
+	// of a waiter, of the end of a wait, and of a binding
 	attrTicket = "ticket"
 	attrLease  = "lease"
 	attrWant   = "want"
@@ -56,9 +56,9 @@ const (
 
 	skLock  = "lock"
 	skWait  = "wait#"  // and a ticket: a waiter
-	skEnded = "ended#" // and a ticket: a waiter with a token that is not in the queue any more, and got nothing
+	skEnded = "ended#" // and a ticket: a waiter with a token whose place ended without a grant
 
-	pkExecution = "exec#" // and an execution: what belongs to it. No lock's name has a "#"
+	pkExecution = "exec#" // and an execution: its bindings. No lock's name contains "#"
 )
 
 type item map[string]types.AttributeValue
@@ -145,11 +145,11 @@ func waiterKey(name string, ticket int64) item {
 func waiterItem(name string, w lock.Waiter) item {
 	it := waiterKey(name, w.Ticket)
 	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Key)), wantItem(w), num(w.Until)
-	it[attrTTL] = num(w.Until/1000 + retention) // for one whose lock's row was purged
+	it[attrTTL] = num(w.Until/1000 + retention) // in case the lock's row is purged first
 	return it
 }
 
-// wantItem is what a waiter is to get: its terms, and whether somebody else may know of the lease.
+// wantItem is the lease that a waiter gets: its terms, and whether others may know of it.
 func wantItem(w lock.Waiter) types.AttributeValue {
 	m := termsAttributes(w.Terms)
 	m.numbers(map[string]int64{attrAttempted: delivery(false, w.Known)})
@@ -164,7 +164,7 @@ func decodeWaiter(it item) (lock.Waiter, error) {
 	return w, cmp.Or(d.err, want.err)
 }
 
-// Decode reads a record from an item; no item is the zero record. It is also how the stream's images are read.
+// Decode reads a record from an item. No item is the zero record.
 func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 	if len(it) == 0 {
 		return lock.Record{}, nil
@@ -199,7 +199,7 @@ func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 	return r, d.err
 }
 
-// decoder reads attributes that may be absent, and keeps the first error.
+// decoder reads attributes that may be absent. It keeps the first error.
 type decoder struct {
 	it  item
 	err error

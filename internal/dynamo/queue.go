@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// Waiters are items of their own beside the lock's, in its partition. What changes the queue writes them in one transaction
+// Waiters are items of their own in the partition of their lock. A command that changes the queue writes them in one transaction
 // with the lock's item, whose guard proves that the queue is as it was read.
 
 // Waiters implements [lock.Store] with one Query.
@@ -45,8 +45,8 @@ func (s *Store) Waiters(ctx context.Context, name string, limit int) (list []loc
 	return list, nil
 }
 
-// beside are the writes that go with a lock's own: of waiters, of the ends of those with a token, and of what belongs to an
-// execution.
+// beside are the writes that a transaction has beside the lock's: of waiters, of the ends of waits with tokens, and of bindings to
+// executions.
 func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWriteItem) {
 	become, ok := c.Effect.(lock.Become)
 	if !ok {
@@ -89,7 +89,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 		}
 		it := waiterItem(name, w)
 		it[attrSK], it[attrCause] = str(fmt.Sprintf("%s%016d", skEnded, w.Ticket)), str(string(c.Stamp.Cause))
-		it[attrTTL] = num(to.Fence/1_000_000 + retention) // the stream has it; the item itself nobody needs
+		it[attrTTL] = num(to.Fence/1_000_000 + retention) // only its stream record is needed
 		put(it)
 	}
 	before := bound(from)
@@ -104,8 +104,8 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 	return writes
 }
 
-// Native TTLs, in seconds after the lock's last grant, of items that nothing needs any more by then. An execution may wait for
-// another one to end before it holds itself.
+// Native TTLs, in seconds after the lock's last grant, of items that are no longer needed by then. A binding lasts twice the life of
+// an execution, which may wait for another execution to end before it holds the lock.
 const (
 	retention   = int64(lock.DefaultRetention / time.Second)
 	bindingLife = 2 * int64(lock.ExecutionLife/time.Second)
@@ -115,7 +115,7 @@ func bindingKey(execution string, b lock.Binding) item {
 	return item{attrPK: str(pkExecution + execution), attrSK: str(b.Lock + "#" + string(b.Key))}
 }
 
-// transact applies a command with the writes that go beside it.
+// transact applies a command and other writes in one transaction.
 func (s *Store) transact(ctx context.Context, name string, c lock.Command, beside []types.TransactWriteItem) (lock.Reply, error) {
 	ctx, seen := observe(ctx)
 	u := compile(s.table, name, c)
@@ -124,7 +124,7 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		ExpressionAttributeNames: u.ExpressionAttributeNames, ExpressionAttributeValues: u.ExpressionAttributeValues,
 		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	}}}, beside...)
-	// One token for all attempts: an attempt whose reply was lost is answered again, and not refused by its own success.
+	// All attempts have the same token: DynamoDB answers an attempt after a lost reply as it did the first one.
 	_, err := s.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: writes, ClientRequestToken: aws.String(rand.Text())})
 	if err == nil {
 		before := c.Effect.(lock.Become).From
@@ -145,7 +145,7 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		return lock.Reply{}, &lock.GuardError{Current: current, Offset: seen.offset}
 	}
 	if slices.ContainsFunc(canceled.CancellationReasons, func(r types.CancellationReason) bool { return aws.ToString(r.Code) == "TransactionConflict" }) {
-		// Another write was under way: look at what it left.
+		// Another write was under way: decide on the record that it left.
 		reply, err := s.Get(ctx, name)
 		if err != nil {
 			return lock.Reply{}, err

@@ -1,12 +1,14 @@
-// Package dynamo keeps lock records in a DynamoDB table. Each guarded command of package lock is one UpdateItem whose
-// condition is the guard; a write whose condition fails brings the record back with it, so nothing is read first.
+// Package dynamo keeps lock records in a DynamoDB table. It is the only package that knows the table's attribute names. Each
+// guarded command of package lock is one UpdateItem whose condition is the guard. A refused write returns the stored record,
+// so nothing is read first.
 //
 // # Retries
 //
-// One policy, for every request: connection errors, time-outs, throttling and 5xx are tried up to [MaxAttempts] times in
-// all, each for at most [AttemptTimeout], with jittered backoff of at most [MaxBackoff] between; so a request ends
-// within about 7 s, or with its context. An attempt that timed out does not leave its connection to the next one. A command may be sent again after a lost reply: its guard then fails on its own
-// success, which package lock recognises. A reply that proves our clock wrong is not tried again.
+// One policy covers every request: connection errors, time-outs, throttling and 5xx are tried up to [MaxAttempts] times,
+// each for at most [AttemptTimeout], with a jittered backoff of at most [MaxBackoff] between, so a request ends within about
+// 7 s or with its context. A connection on which an attempt timed out is not used again. A command may be sent again after a
+// lost reply: its guard then fails because the first attempt succeeded, which package lock recognises. A reply that proves
+// this process's clock wrong ends the retries.
 package dynamo
 
 import (
@@ -31,14 +33,14 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
-// The retry policy's numbers.
+// The numbers of the retry policy.
 const (
 	MaxAttempts    = 3
 	AttemptTimeout = 2 * time.Second
 	MaxBackoff     = 300 * time.Millisecond
 )
 
-// Config is what a [Store] is made of.
+// Config configures a [Store].
 type Config struct {
 	AWS      aws.Config       // region, credentials, HTTP client; its retryer is replaced, see the package doc
 	Table    string           // required
@@ -46,11 +48,11 @@ type Config struct {
 	Clock    func() time.Time // the coordinator's; nil: time.Now
 }
 
-// table is an optional ARN up to the name, and the name. Its length is checked apart: a repetition of 255 in the expression takes
-// more than a millisecond of every cold start to compile.
+// table is an optional ARN prefix and the name. The length is checked apart: compiling an expression that repeats 255 times takes
+// more than a millisecond of every cold start.
 var table = regexp.MustCompile(`^(?:arn:[^/\s]+:dynamodb:[^/\s]+:table/)?([A-Za-z0-9_.-]+)$`)
 
-// ValidTable tells whether a text is the name of a table, 3 to 255 letters, digits, '_', '-' and '.', or the ARN of one.
+// ValidTable reports whether a text is the name of a table, 3 to 255 letters, digits, '_', '-' and '.', or the ARN of one.
 func ValidTable(text string) bool {
 	m := table.FindStringSubmatch(text)
 	return m != nil && len(m[1]) >= 3 && len(m[1]) <= 255
@@ -63,7 +65,7 @@ type Store struct {
 	table  string
 }
 
-// New makes a store. It sends nothing: a missing table shows at the first request.
+// New returns a store. It sends no request: a missing table is an error of the first request.
 func New(cfg Config) (*Store, error) {
 	if cfg.Table == "" {
 		return nil, errors.New("dynamo: Config.Table is empty; name the lock table")
@@ -84,7 +86,7 @@ func New(cfg Config) (*Store, error) {
 	switch b := base.(type) {
 	case nil:
 		base = awshttp.NewBuildableClient().WithTimeout(AttemptTimeout)
-	case *awshttp.BuildableClient: // the SDK's own, with what the environment says of certificates
+	case *awshttp.BuildableClient: // the SDK's own, with the certificates that the environment names
 		base = b.WithTimeout(AttemptTimeout)
 	case *http.Client:
 		c := *b
@@ -100,16 +102,16 @@ func New(cfg Config) (*Store, error) {
 		}
 		o.HTTPClient = &clockClient{base: connections, clock: cfg.Clock}
 		o.Credentials = markedCredentials{reach.NewCredentials(o.Credentials)}
-		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS is not for us
+		o.RetryMaxAttempts = 0 // AWS_MAX_ATTEMPTS does not apply: the retryer below has its own limit
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
 			r.MaxAttempts = MaxAttempts
 			r.MaxBackoff = MaxBackoff
 			r.Retryables = append([]retry.IsErrorRetryable{
 				retry.IsErrorRetryableFunc(notAgain),
-				retry.RetryableErrorCode{Codes: map[string]struct{}{"TransactionConflictException": {}}}, // a single write beside a transaction
+				retry.RetryableErrorCode{Codes: map[string]struct{}{"TransactionConflictException": {}}}, // a single write while a transaction is under way
 			}, r.Retryables...)
 		})
-		// A clock that is wrong enough to fail signing must not write; the SDK would correct the signature and send.
+		// A process whose clock is so wrong that signatures fail must not write. The SDK would correct the signature.
 		o.DisableClockSkewCorrection = true
 		// TLS protects the body already, and the check logs a warning for every condition that fails.
 		o.DisableValidateResponseChecksum = true
@@ -120,7 +122,7 @@ func New(cfg Config) (*Store, error) {
 // CloseIdleConnections closes the connections to DynamoDB that are not in use.
 func (s *Store) CloseIdleConnections() { s.http.CloseIdleConnections() }
 
-// Get implements [lock.Store] with one strongly consistent GetItem.
+// Get implements [lock.Store] with one consistent GetItem.
 func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
 	ctx, seen := observe(ctx)
 	out, err := s.client.GetItem(ctx, &dynamodb.GetItemInput{
@@ -136,7 +138,8 @@ func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
 	return lock.Reply{After: r, Offset: seen.offset}, nil
 }
 
-// Apply implements [lock.Store] with one UpdateItem, or, where the queue or an execution is touched, one transaction.
+// Apply implements [lock.Store] with one UpdateItem, or with one transaction if the command changes the queue or the bindings of
+// executions.
 func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
 	if beside := s.beside(name, c); len(beside) > 0 {
 		return s.transact(ctx, name, c, beside)
@@ -164,13 +167,13 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 }
 
 const (
-	maxKey    = 1024 // bytes of a key: a scan may end at any item, an execution's entry as well
-	scanLimit = 1000 // items that one Scan looks at
+	maxKey    = 1024 // bytes of a key in a cursor: a scan may end at any item
+	scanLimit = 1000 // items that one Scan reads
 	maxScans  = 10   // Scans for one page
 )
 
-// List implements [lock.Store] by scanning the table, so it reads everything, in no order: a tool for people, not for a
-// hot path. A page looks at 10,000 items at most and may be short.
+// List implements [lock.Store] with consistent Scans of the table, so it reads every item and orders nothing: it is for people, not
+// for programs. A page reads at most 10,000 items and may be short.
 func (s *Store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {
 	start, err := cursorKey(q.Cursor)
 	if err != nil {

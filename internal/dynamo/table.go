@@ -19,7 +19,7 @@ import (
 // tableTimeout is how long CreateTable waits for a table to become active.
 const tableTimeout = 2 * time.Minute
 
-// A TableShapeError says that a table of the name is there, and is not a lock table. It was not changed.
+// A TableShapeError says that a table of the name exists and is no lock table. It was not changed.
 type TableShapeError struct {
 	Table    string
 	Problems []string
@@ -29,10 +29,9 @@ func (e *TableShapeError) Error() string {
 	return fmt.Sprintf("table %q is not a lock table: %s; use another name, or change it by hand", e.Table, strings.Join(e.Problems, "; "))
 }
 
-// CreateTable makes the lock table, or finishes one that is half made: keys pk and sk, pay per request, a stream of new
-// and old images, native TTL on ttl, and, where the engine has them, point-in-time recovery and deletion protection. It
-// returns when the table can be used, and may be called any number of times. A table of another shape is a
-// [*TableShapeError]; nothing of it is changed.
+// CreateTable creates the lock table, or completes one that was created in part: keys pk and sk, pay per request, a stream of new and
+// old images, native TTL on ttl, and, where the engine has them, point-in-time recovery and deletion protection. It returns when
+// the table can be used, and may be repeated. A table of another shape is a [*TableShapeError]; nothing of it is changed.
 func (s *Store) CreateTable(ctx context.Context) error {
 	_, err := s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
 		TableName: aws.String(s.table),
@@ -79,7 +78,7 @@ func (s *Store) CreateTable(ctx context.Context) error {
 		PointInTimeRecoverySpecification: &types.PointInTimeRecoverySpecification{PointInTimeRecoveryEnabled: aws.Bool(true)},
 	})
 	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "UnknownOperationException" {
-		err = nil // DynamoDB Local has none
+		err = nil // DynamoDB Local has no point-in-time recovery
 	}
 	if err != nil {
 		return s.fault(ctx, "UpdateContinuousBackups", err)
@@ -87,10 +86,10 @@ func (s *Store) CreateTable(ctx context.Context) error {
 	return nil
 }
 
-// A Problem is a setting of a table that is not as a lock table's.
+// A Problem is a setting in which a table differs from a lock table.
 type Problem struct{ What, Fix string }
 
-// Inspect looks at the table's keys, stream and native TTL, and changes nothing.
+// Inspect compares the table's keys, stream and native TTL with a lock table's. It changes nothing.
 func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
 	table, err := s.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(s.table)})
 	if err != nil {
@@ -113,7 +112,7 @@ func ttlOff(d *types.TimeToLiveDescription) bool {
 	return d == nil || d.TimeToLiveStatus == types.TimeToLiveStatusDisabled
 }
 
-// shape lists how a table differs from a lock table in what cannot be, or must not silently be, changed.
+// shape lists the differences from a lock table that cannot be changed, or that CreateTable must not change silently.
 func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problems []string) {
 	keys := []string{}
 	for _, k := range t.KeySchema {

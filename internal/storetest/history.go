@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A historyCall is one request of a concurrent run, and what was answered.
+// A historyCall is one request of a concurrent run, with its answer.
 type historyCall struct {
 	op, lease string
 }
@@ -24,11 +24,11 @@ type historyAnswer struct {
 
 type historyState struct {
 	holder, retired string
-	fence           int64 // the highest granted
+	fence           int64 // the highest fencing token granted
 	holderFence     int64
 }
 
-// historyModel is a mutex whose leases never expire, as one thread would run it.
+// historyModel is a mutex whose leases never expire, as a single thread runs it.
 var historyModel = porcupine.Model{
 	Init: func() any { return historyState{} },
 	Step: func(state, input, output any) (bool, any) {
@@ -56,8 +56,8 @@ var historyModel = porcupine.Model{
 	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%v -> %v", input, output) },
 }
 
-// history runs clients against one lock at once, and has every answer explained by some order of the requests that keeps
-// to real time.
+// history runs concurrent clients of one lock and checks that their answers are linearizable: some order of the requests, consistent
+// with real time, explains all of them.
 func history(f *fixture) {
 	const clients, rounds = 6, 40
 	var mu sync.Mutex

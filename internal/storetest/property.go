@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// Property applies random commands to random records, on the store and on the reference interpreter, and compares every
-// result and all that is stored.
+// Property applies random commands to random records on the store and on the reference interpreter, and compares every result and all
+// that is stored.
 func Property(t *testing.T, store lock.Store) {
 	ctx := t.Context()
 	rapid.Check(t, func(t *rapid.T) {
@@ -60,7 +60,7 @@ func Property(t *testing.T, store lock.Store) {
 
 func same(t *rapid.T, what string, got, want lock.Record) {
 	t.Helper()
-	if len(got.Holders) == 0 && len(want.Holders) == 0 { // no map and an empty one are one to a record
+	if len(got.Holders) == 0 && len(want.Holders) == 0 { // a nil map and an empty one are the same record
 		got.Holders, want.Holders = nil, nil
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -84,8 +84,8 @@ func holder() *rapid.Generator[lock.Lease] {
 	})
 }
 
-// command draws any guard with any effect that makes sense on what it lets through: more than the protocol's own
-// commands, and near enough to the record that about half of the guards hold.
+// command draws any guard, and any effect that makes sense on a record that the guard allows: more than the protocol's commands, and
+// close enough to the record that about half of the guards hold.
 func command(r lock.Record) *rapid.Generator[lock.Command] {
 	return rapid.Custom(func(t *rapid.T) lock.Command {
 		lease := rapid.SampledFrom(leases).Draw(t, "lease")
@@ -122,7 +122,7 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		default:
 			c.Effect = lock.Become{From: r, To: become(t, r)}
 		}
-		if len(c.Guard) == 0 { // every real command has one
+		if len(c.Guard) == 0 { // every command of the protocol has a guard
 			c.Guard = append(c.Guard, lock.Clause{Test: lock.RevIs, N: r.Rev})
 		}
 		return c
@@ -140,7 +140,7 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			delete(to.Holders, key)
 		case 1:
 			to.Holders[key] = holder().Draw(t, "new holder")
-			if held && to.Holders[key].Fence == h.Fence { // a changed lease keeps what only its grant sets
+			if held && to.Holders[key].Fence == h.Fence { // a lease that stays keeps what only its grant sets
 				n := to.Holders[key]
 				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, n.Metadata
 				h.Unclaimed, h.Attempted, h.Known, h.CheckAt = n.Unclaimed, n.Attempted, n.Known, n.CheckAt
@@ -152,7 +152,7 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 	to.Queue = nil
 	for _, w := range from.Queue {
 		switch rapid.IntRange(0, 2).Draw(t, "change of a waiter") {
-		case 0: // goes
+		case 0: // removed
 		case 1:
 			w.Until = small.Draw(t, "until")
 			to.Queue = append(to.Queue, w)

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// place is how long waiters of the suite keep their places.
+// place is how long the suite's waiters keep their places.
 const place = 10 * time.Second
 
 func waiting(r *lock.AcquireRequest) { r.Wait = place }
@@ -20,7 +20,7 @@ func waitingWith(token string) func(*lock.AcquireRequest) {
 	return func(r *lock.AcquireRequest) { r.Token, r.Wait = token, time.Hour }
 }
 
-// waits acquires with a wait, and answers the place in the queue; 0: it holds.
+// waits acquires with a wait, and returns the place in the queue; 0: the lock was granted.
 func (f *fixture) waits(secret string, change ...func(*lock.AcquireRequest)) int64 {
 	f.t.Helper()
 	_, err := f.acquire(secret, append([]func(*lock.AcquireRequest){waiting}, change...)...)
@@ -69,7 +69,7 @@ func (f *fixture) queue(want ...string) {
 	}
 }
 
-// queueSuite is the part of the suite that is about turns.
+// queueSuite is the part of the suite that covers the queue.
 var queueSuite = map[string]func(*fixture){
 	"turns are taken in order": func(f *fixture) {
 		f.mustAcquire("a")
@@ -83,7 +83,7 @@ var queueSuite = map[string]func(*fixture){
 		f.must(f.release("a"))
 		f.holds("b")
 		f.queue("c", "d")
-		_, err = f.acquire("newcomer") // who does not wait does not overtake
+		_, err = f.acquire("newcomer") // a request that does not wait does not overtake
 		f.wantErr(err, lock.ErrLockHeld)
 		if p := f.waits("b"); p != 0 {
 			f.t.Errorf("the head has place %d", p)
@@ -106,7 +106,7 @@ var queueSuite = map[string]func(*fixture){
 				f.t.Errorf("place %d", p)
 			}
 		}
-		if p := f.waits("c"); p != 2 { // late, and still there
+		if p := f.waits("c"); p != 2 { // after its time, and still stored
 			f.t.Errorf("place %d", p)
 		}
 		f.queue("b", "c")
@@ -196,7 +196,7 @@ var queueSuite = map[string]func(*fixture){
 	},
 	"any number may have gone away": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
-		for i := range 130 { // more than a transaction takes
+		for i := range 130 { // more than one transaction moves
 			f.waits(fmt.Sprintf("w%d", i), func(r *lock.AcquireRequest) { r.Token = "token" })
 		}
 		f.waits("alive", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
@@ -249,7 +249,7 @@ var queueSuite = map[string]func(*fixture){
 		for i := range n {
 			f.waits(fmt.Sprintf("w%d", i))
 		}
-		f.clock.Advance(place + time.Second) // all of them went away
+		f.clock.Advance(place + time.Second) // all places are abandoned
 		f.mustAcquire("a")
 		f.waits("last")
 		f.queue("last")
@@ -265,7 +265,7 @@ var queueSuite = map[string]func(*fixture){
 			f.t.Errorf("holder %+v", h)
 		}
 		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
-		f.waits("a", other) // its task was tried again
+		f.waits("a", other) // its task was retried
 		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{"token", "other token"}) || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
@@ -322,9 +322,9 @@ var queueSuite = map[string]func(*fixture){
 			f.t.Errorf("after the check: %v, %v", again, err)
 		}
 		f.holds("a")
-		for range 2 { // told twice
+		for range 2 { // the end is delivered twice
 			f.must(nil, f.EndExecution(f.t.Context(), "arn:execution:"+f.name, func(context.Context) (bool, error) { return true, nil }))
-			f.holds("c") // b belonged to it as well
+			f.holds("c") // b belonged to the execution too
 		}
 	},
 	"a grant of an execution lives as long as it, however it is claimed": func(f *fixture) {
@@ -399,7 +399,7 @@ var queueSuite = map[string]func(*fixture){
 		if r := f.record(); r.Capacity != 5 {
 			f.t.Errorf("capacity %d", r.Capacity)
 		}
-		if p := f.waits("e", capacity(2)); p != 1 { // down again: it waits for room in the new one
+		if p := f.waits("e", capacity(2)); p != 1 { // a smaller capacity again: it waits until the leases fit it
 			f.t.Errorf("place %d", p)
 		}
 		f.must(f.release("c"))
@@ -417,7 +417,7 @@ var queueSuite = map[string]func(*fixture){
 		for i := range n {
 			wg.Go(func() {
 				_, err := f.acquire(fmt.Sprintf("w%d", i), waiting)
-				for errors.Is(err, lock.ErrThrottled) { // many at one lock
+				for errors.Is(err, lock.ErrThrottled) { // many callers of one lock
 					_, err = f.acquire(fmt.Sprintf("w%d", i), waiting)
 				}
 				if !errors.Is(err, lock.ErrLockHeld) {

@@ -1,5 +1,5 @@
-// Package storetest holds what every store of package lock must pass: a suite of behaviour, driven through a coordinator
-// as its users drive it, and a property that holds a store against the reference interpreter.
+// Package storetest checks that a store of package lock is correct: a suite of behaviour, driven through a coordinator as its users
+// drive it, and a property that compares a store with the reference interpreter.
 package storetest
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Clock starts at the real time and then stands still, so that no test depends on how fast it runs: only the test moves it on,
-// and each look at it by a microsecond. Only coordinators read it, so a store's own clock stays right.
+// A Clock starts at the real time and then stands still, so that no test depends on its own speed: the test moves it, and every reading
+// moves it by a microsecond. Only coordinators read it; a store's own clock stays right.
 type Clock struct {
 	mu  sync.Mutex
 	now time.Time
 }
 
-// Now is the time.
+// Now returns the time.
 func (c *Clock) Now() time.Time {
 	c.Advance(time.Microsecond)
 	c.mu.Lock()
@@ -31,7 +31,7 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
-// Advance moves the time on, or back.
+// Advance moves the time forward, or back if d is negative.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,10 +41,10 @@ func (c *Clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// Name makes a name no other test uses, so that tests can share a table.
+// Name returns a lock name that no other test uses, so that tests can share a table.
 func Name() string { return "test:" + rand.Text() }
 
-// Secret makes a lease secret.
+// Secret returns a lease secret.
 func Secret() string { return rand.Text() }
 
 const (
