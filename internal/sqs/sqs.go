@@ -46,8 +46,8 @@ func (q *Queue) Arm(ctx context.Context, timers []stream.Timer) []error {
 	return q.send(ctx, list)
 }
 
-// PutOff implements [stream.Backlog].
-func (q *Queue) PutOff(ctx context.Context, jobs []stream.Job) []error {
+// Defer implements [stream.Backlog].
+func (q *Queue) Defer(ctx context.Context, jobs []stream.Job) []error {
 	list := make([]message, len(jobs))
 	for i, j := range jobs {
 		body, err := stream.EncodeJob(j)

@@ -124,7 +124,7 @@ func TestQueuePutOff(t *testing.T) {
 	}
 	refused := func(jobs ...stream.Job) (list []int) {
 		sizes = nil
-		for i, err := range q.PutOff(t.Context(), jobs) {
+		for i, err := range q.Defer(t.Context(), jobs) {
 			if err != nil {
 				list = append(list, i)
 			}

@@ -11,54 +11,54 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Job is one thing that follows from a write and could not be done at once. It is done later, apart from the stream, so that
-// nothing behind its write waits for it.
+// A Job is one effect of a write, or one event of an execution, that failed and is retried later, apart from the stream. So the
+// records behind its write do not wait for it.
 type Job struct {
 	Kind  JobKind
 	Lock  string    // empty for JobEnd
-	Since time.Time // when it was put off first
-	Tries int       // how often it was put off before
-	Due   time.Time // when to do it
+	Since time.Time // when the job was first deferred
+	Tries int       // how often the job was deferred before
+	Due   time.Time // when to do the job
 
 	Event     Entry         // of JobPublish
 	Timer     Timer         // of JobTimer
-	Key       lock.LeaseKey // of JobTell
-	Lease     lock.Lease    // of JobTell
+	Key       lock.LeaseKey // of JobDeliver
+	Lease     lock.Lease    // of JobDeliver
 	Tokens    lock.Tokens   // of JobFail
 	Code      string        // of JobFail
 	Cause     string        // of JobFail
 	Execution ExecutionEnd  // of JobEnd
 }
 
-// A JobKind says what a job does.
+// A JobKind says what a job does. Its values are in messages on the queue.
 type JobKind string
 
-// The kinds of job.
+// The kinds of job; jobKinds has the properties of each.
 const (
-	JobPublish JobKind = "publish" // put an event on the bus
-	JobTell    JobKind = "tell"    // tell a task of its grant
-	JobFail    JobKind = "fail"    // tell a task that its wait is over without a grant
-	JobSettle  JobKind = "settle"  // grant a lock's waiters what is free
-	JobTimer   JobKind = "timer"   // do what a timer does, again
+	JobPublish JobKind = "publish" // publish an event
+	JobDeliver JobKind = "tell"    // deliver the callbacks of a grant
+	JobFail    JobKind = "fail"    // deliver the callbacks of a wait that ended without a grant
+	JobSettle  JobKind = "settle"  // grant the free permits of a lock to its waiters
+	JobTimer   JobKind = "timer"   // do what a timer does
 	JobEnd     JobKind = "end"     // end the leases of an execution that is over
 )
 
 // A Backlog keeps jobs until they are due.
 type Backlog interface {
-	// PutOff keeps jobs, and answers an error for each that was not kept; nil: all were.
-	PutOff(ctx context.Context, jobs []Job) []error
+	// Defer keeps jobs. It returns an error for each job, nil for one that is kept; a nil slice means that all are.
+	Defer(ctx context.Context, jobs []Job) []error
 }
 
 const (
-	// giveUpAfter is for how long a job is tried: as long as the stream keeps its records.
+	// giveUpAfter is how long a job is retried. It is how long a DynamoDB stream keeps its records.
 	giveUpAfter = 24 * time.Hour
-	// firstDelay is the delay of a job that is put off for the first time. It doubles with every further time, up to MaxDelay.
+	// firstDelay is the delay of a job that is deferred for the first time. The delay doubles each time, up to MaxDelay.
 	firstDelay = 5 * time.Second
-	// writeMargin is what is left of a function's time to put off what it could not do.
+	// writeMargin is the part of a function's time that is kept for deferring the jobs that failed.
 	writeMargin = 5 * time.Second
 )
 
-// retryDelay is how long a job waits that was put off so many times before.
+// retryDelay is the delay of a job that was deferred tries times before.
 func retryDelay(tries int) time.Duration {
 	if tries > 8 { // 5 s doubled eight times is more than MaxDelay
 		return MaxDelay
@@ -66,8 +66,8 @@ func retryDelay(tries int) time.Duration {
 	return min(firstDelay<<max(tries, 0), MaxDelay)
 }
 
-// again is the job as it is put off at now.
-func (j Job) again(now time.Time) Job {
+// deferred is the job with the times and the count of one more deferral.
+func (j Job) deferred(now time.Time) Job {
 	if j.Since.IsZero() {
 		j.Since = now
 	}
@@ -76,22 +76,19 @@ func (j Job) again(now time.Time) Job {
 	return j
 }
 
-// endless tells whether a job is never given up: a lease would stay for ever without it.
-func (j Job) endless() bool { return j.Kind == JobTimer || j.Kind == JobEnd }
-
-// passing tells whether an error may go away by itself, so that it is worth trying again.
-func passing(err error) bool {
+// transient reports whether a retry may succeed without a change of the lock's record.
+func transient(err error) bool {
 	return errors.Is(err, lock.ErrThrottled) || errors.Is(err, lock.ErrUnavailable) || errors.Is(err, lock.ErrMisconfigured) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// working is the context for the work itself; it ends writeMargin before ctx does.
-func working(ctx context.Context) (context.Context, context.CancelFunc) {
-	return before(ctx, writeMargin)
+// workContext is the context of the work itself. It ends writeMargin before ctx, so that there is time to defer what failed.
+func workContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withMargin(ctx, writeMargin)
 }
 
-// before is a context that ends so long before ctx's deadline.
-func before(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
+// withMargin returns a context whose deadline is margin before that of ctx. Without a deadline, there is none.
+func withMargin(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return context.WithCancel(ctx)
@@ -99,8 +96,8 @@ func before(ctx context.Context, margin time.Duration) (context.Context, context
 	return context.WithDeadline(ctx, deadline.Add(-margin))
 }
 
-// safely runs f, and turns a panic into an error: a record that this version cannot handle must not stop its shard.
-func safely(f func() error) (err error) {
+// catchPanic calls f and returns its panic as an error: a record that this version cannot handle must not block its shard.
+func catchPanic(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicError{value: p, stack: debug.Stack()}
@@ -109,7 +106,7 @@ func safely(f func() error) (err error) {
 	return f()
 }
 
-// A panicError is a panic that handling a record or a job caused.
+// A panicError is a panic in the handling of a record or a job.
 type panicError struct {
 	value any
 	stack []byte
@@ -117,105 +114,107 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
-// A failure is a job that was not done, and why.
+// A failure is a job that failed.
 type failure struct {
 	job   Job
-	write int // the write in its batch that it follows from
+	write int // the index of the job's write in its batch
 	err   error
 }
 
-// putOff keeps the jobs that were not done for later. It returns the writes that must come again, because some job of theirs could not be
-// kept.
-func (c *Consumer) putOff(ctx context.Context, failures []failure) (again []int) {
+// deferJobs defers the jobs that failed, or gives them up. It returns the indexes of the writes that must be delivered again,
+// because one of their jobs could not be deferred.
+func (c *Consumer) deferJobs(ctx context.Context, failures []failure) (redeliver []int) {
 	if c.Backlog == nil {
 		for _, f := range failures {
-			if !c.setAside(ctx, f) {
-				again = append(again, f.write)
+			if !c.retryInStream(ctx, f) {
+				redeliver = append(redeliver, f.write)
 			}
 		}
-		return again
+		return redeliver
 	}
 	var keep []failure
 	var jobs []Job
 	for _, f := range failures {
-		if c.hopeless(f) && c.giveUp(ctx, f) {
+		if c.shouldGiveUp(f) && c.giveUp(ctx, f) {
 			continue
 		}
-		keep, jobs = append(keep, f), append(jobs, f.job.again(c.now()))
+		keep, jobs = append(keep, f), append(jobs, f.job.deferred(c.now()))
 	}
 	if len(jobs) == 0 {
 		return nil
 	}
-	for i, err := range c.Backlog.PutOff(ctx, jobs) {
+	for i, err := range c.Backlog.Defer(ctx, jobs) {
 		if err != nil {
-			c.Log.ErrorContext(ctx, "work was not put off", "lock", jobs[i].Lock, "kind", string(jobs[i].Kind), "error", err)
-			again = append(again, keep[i].write)
+			c.Log.ErrorContext(ctx, "job was not deferred", "lock", jobs[i].Lock, "kind", string(jobs[i].Kind), "error", err)
+			redeliver = append(redeliver, keep[i].write)
 		}
 	}
-	return again
+	return redeliver
 }
 
-// hopeless tells whether a job is not worth trying again.
-func (c *Consumer) hopeless(f failure) bool {
-	if f.job.endless() {
+// shouldGiveUp reports whether a job should not be retried.
+func (c *Consumer) shouldGiveUp(f failure) bool {
+	if jobKinds[f.job.Kind].endless {
 		return false
 	}
 	if _, panicked := errors.AsType[*panicError](f.err); panicked {
 		return true
 	}
-	return f.job.Kind == JobSettle && !passing(f.err) || !f.job.Since.IsZero() && c.now().Sub(f.job.Since) >= giveUpAfter
+	return f.job.Kind == JobSettle && !transient(f.err) || !f.job.Since.IsZero() && c.now().Sub(f.job.Since) >= giveUpAfter
 }
 
-// giveUp buries a job. false: it could not be buried.
+// giveUp sends a job to the dead-letter queue. It returns false if that fails.
 func (c *Consumer) giveUp(ctx context.Context, f failure) bool {
 	body, err := EncodeJob(f.job)
 	if err == nil && c.DeadLetter != nil {
 		err = c.DeadLetter.Bury(ctx, Write{Write: lock.Write{Lock: f.job.Lock}, Raw: body, Poison: fmt.Errorf("%s was given up: %w", f.job.Kind, f.err)})
 	}
 	if err != nil {
-		c.Log.ErrorContext(ctx, "work was not buried", "lock", f.job.Lock, "kind", string(f.job.Kind), "error", err)
+		c.Log.ErrorContext(ctx, "job was not sent to the dead-letter queue", "lock", f.job.Lock, "kind", string(f.job.Kind), "error", err)
 		return false
 	}
-	c.reporter().fault(ctx, WorkGivenUp, "work was given up", slog.String("lock", f.job.Lock), slog.String("kind", string(f.job.Kind)), slog.Any("error", f.err))
+	c.reporter().fault(ctx, WorkGivenUp, "job was given up", slog.String("lock", f.job.Lock), slog.String("kind", string(f.job.Kind)), slog.Any("error", f.err))
 	return true
 }
 
-// maxSettles is how often in a row a lock that cannot be handed on holds up its shard, where there is no backlog.
-const maxSettles = 3
+// maxSettleFailures is how many failures in a row to settle one lock block its shard, without a backlog.
+const maxSettleFailures = 3
 
-// setAside deals with a job that was not done where there is no backlog: its write comes again, and so does what is behind it in
-// the shard. One lock that cannot be handed on would stop them all, so it is buried instead, at once if its fault will not
-// pass, or after maxSettles tries. false: the write must come again.
-func (c *Consumer) setAside(ctx context.Context, f failure) bool {
-	if c.hopeless(f) {
+// retryInStream handles a job that failed, without a backlog: its write must be delivered again, and the records behind it in
+// the shard wait. So that one lock that cannot be settled does not block its shard for a day, a settle job is given up
+// after maxSettleFailures failures, or at once if its error is not transient. It returns false if the write must be
+// delivered again.
+func (c *Consumer) retryInStream(ctx context.Context, f failure) bool {
+	if c.shouldGiveUp(f) {
 		return c.giveUp(ctx, f)
 	}
 	if f.job.Kind != JobSettle {
 		return false
 	}
 	c.mu.Lock()
-	if c.settles == nil {
-		c.settles = map[string]int{}
+	if c.settleFailures == nil {
+		c.settleFailures = map[string]int{}
 	}
-	c.settles[f.job.Lock]++
-	tries := c.settles[f.job.Lock]
-	if tries >= maxSettles {
-		delete(c.settles, f.job.Lock)
+	c.settleFailures[f.job.Lock]++
+	failures := c.settleFailures[f.job.Lock]
+	if failures >= maxSettleFailures {
+		delete(c.settleFailures, f.job.Lock)
 	}
 	c.mu.Unlock()
-	return tries >= maxSettles && c.giveUp(ctx, f)
+	return failures >= maxSettleFailures && c.giveUp(ctx, f)
 }
 
-// settled forgets earlier failures to hand a lock on.
-func (c *Consumer) settled(name string) {
+// clearSettleFailures resets the count of failures to settle a lock.
+func (c *Consumer) clearSettleFailures(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.settles, name)
+	delete(c.settleFailures, name)
 }
 
-// Do does jobs that came due, puts off those that fail, and answers an error for each that was neither done nor put off.
+// Do does jobs that are due, and defers those that fail. It returns an error for each job, nil for one that was done or
+// deferred.
 func (c *Consumer) Do(ctx context.Context, jobs []Job) []error {
-	work, cancel := working(ctx)
+	work, cancel := workContext(ctx)
 	defer cancel()
 	errs := make([]error, len(jobs))
 	var failures []failure
@@ -225,28 +224,23 @@ func (c *Consumer) Do(ctx context.Context, jobs []Job) []error {
 			offers = append(offers, &offer{write: i, entry: j.Event})
 			continue
 		}
-		if err := safely(func() error { return c.do(work, j) }); err != nil {
+		if err := catchPanic(func() error { return c.do(work, j) }); err != nil {
 			failures = append(failures, failure{j, i, err})
 		}
 	}
 	for _, o := range c.publish(work, offers) {
 		failures = append(failures, failure{jobs[o.write], o.write, o.err})
 	}
-	for _, i := range c.putOff(ctx, failures) {
-		errs[i] = errors.New("not done, and not put off")
+	for _, i := range c.deferJobs(ctx, failures) {
+		errs[i] = errors.New("the job failed, and was not deferred")
 	}
 	return errs
 }
 
-// do does one job but JobPublish, JobTimer and JobEnd.
+// do does one job whose kind has a do.
 func (c *Consumer) do(ctx context.Context, j Job) error {
-	switch j.Kind {
-	case JobTell:
-		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: j.Key, Lease: j.Lease}, lock.Record{})
-	case JobFail:
-		return c.teller().fail(ctx, j.Lock, j.Tokens, j.Code, j.Cause)
-	case JobSettle:
-		return c.settle(ctx, j.Lock)
+	if do := jobKinds[j.Kind].do; do != nil {
+		return do(ctx, c, j)
 	}
 	return fmt.Errorf("a job of kind %q is unknown to this version", j.Kind)
 }

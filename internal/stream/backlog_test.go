@@ -21,7 +21,7 @@ type fakeBacklog struct {
 	err  error
 }
 
-func (f *fakeBacklog) PutOff(_ context.Context, jobs []Job) []error {
+func (f *fakeBacklog) Defer(_ context.Context, jobs []Job) []error {
 	if f.err != nil {
 		return slices.Repeat([]error{f.err}, len(jobs))
 	}
@@ -542,7 +542,7 @@ func TestRetryDelay(t *testing.T) {
 }
 
 // What is worth trying again.
-func TestHopeless(t *testing.T) {
+func TestShouldGiveUp(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	c := &Consumer{Clock: func() time.Time { return now }}
 	old, young := now.Add(-giveUpAfter), now.Add(-giveUpAfter+time.Millisecond)
@@ -553,14 +553,14 @@ func TestHopeless(t *testing.T) {
 		err   error
 		want  bool
 	}{
-		{JobTell, time.Time{}, unknown, false}, {JobTell, young, unknown, false}, {JobTell, old, unknown, true}, {JobTell, time.Time{}, &panicError{}, true},
+		{JobDeliver, time.Time{}, unknown, false}, {JobDeliver, young, unknown, false}, {JobDeliver, old, unknown, true}, {JobDeliver, time.Time{}, &panicError{}, true},
 		{JobPublish, old, throttled, true}, {JobPublish, young, throttled, false}, {JobFail, old, unknown, true},
 		{JobSettle, time.Time{}, unknown, true}, {JobSettle, time.Time{}, throttled, false}, {JobSettle, old, throttled, true},
 		{JobSettle, young, &lock.StoreError{Kind: lock.ErrUnavailable}, false}, {JobSettle, young, &lock.StoreError{Kind: lock.ErrMisconfigured}, false},
 		{JobSettle, young, context.DeadlineExceeded, false}, {JobSettle, young, context.Canceled, false},
 		{JobTimer, old, unknown, false}, {JobTimer, old, &panicError{}, false}, {JobEnd, old, unknown, false},
 	} {
-		if got := c.hopeless(failure{Job{Kind: test.kind, Since: test.since}, 0, test.err}); got != test.want {
+		if got := c.shouldGiveUp(failure{Job{Kind: test.kind, Since: test.since}, 0, test.err}); got != test.want {
 			t.Errorf("%d: %s after %v with %v: %v", i, test.kind, now.Sub(test.since), test.err, got)
 		}
 	}
@@ -571,12 +571,12 @@ func TestWorkEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		inner, done := working(ctx)
+		inner, done := workContext(ctx)
 		defer done()
 		if deadline, ok := inner.Deadline(); !ok || time.Until(deadline) != time.Minute-writeMargin {
 			t.Errorf("the work ends at %v", deadline)
 		}
-		none, done := working(t.Context())
+		none, done := workContext(t.Context())
 		defer done()
 		if _, ok := none.Deadline(); ok {
 			t.Error("a deadline from nowhere")

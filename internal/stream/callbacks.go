@@ -12,127 +12,134 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Callbacks tell those who wait with a token. Their errors are [ErrTaskGone], or mean that nobody knows.
+// Callbacks send the callbacks of tasks that wait with a token. An error is [ErrTaskGone] or [ErrUndeliverable]; after any
+// other, it is unknown whether the callback was delivered.
 type Callbacks interface {
+	// Succeed ends a task's wait with a result in JSON.
 	Succeed(ctx context.Context, token string, output []byte) error
+	// Fail ends a task's wait with an error.
 	Fail(ctx context.Context, token, code, cause string) error
 }
 
-// ErrTaskGone says that nobody waits with this token. The task may have been told before, have timed out, or be of an execution that
-// ended: the services do not say which.
-var ErrTaskGone = errors.New("nobody waits with this token")
+// ErrTaskGone says that no task waits with this token. The task may have got its callback before, may have timed out, or may
+// belong to an execution that ended; the services do not say which.
+var ErrTaskGone = errors.New("no task waits with this token")
 
-// ErrUndeliverable says that a callback can never be sent: the deployment does not allow it, or the token is none.
+// ErrUndeliverable says that a callback can never be sent: the deployment does not allow it, or the token is not valid.
 var ErrUndeliverable = errors.New("callback cannot be sent")
 
-// What a wait that ends without a grant fails with, for a state machine's Catch.
+// The error codes of a wait that ends without a grant, for a state machine's Catch.
 const (
 	FailTimedOut  = "WaitTimedOut"
 	FailCancelled = "WaitCancelled"
 	FailLost      = "LeaseLost"
 )
 
-// A teller tells tasks that wait with a token.
-type teller struct {
+// endedEarly is the cause of FailLost.
+const endedEarly = "the lease ended before its callback was sent"
+
+// A notifier delivers callbacks.
+type notifier struct {
 	callbacks   Callbacks
 	coordinator *lock.Coordinator
 	reporter
 }
 
-func (c *Consumer) teller() teller { return teller{c.Callbacks, c.Coordinator, c.reporter()} }
+func (c *Consumer) notifier() notifier { return notifier{c.Callbacks, c.Coordinator, c.reporter()} }
 
-// tell delivers a grant to its tokens; seen is the lock's record as far as it is known. After an error it must be done again.
+// deliver sends the callbacks of a grant, one for each of its tokens. seen is the lock's record, if it is known. After an
+// error, deliver must be retried.
 //
-// That it is about to be tried is stored first, under the lease and its fence. So when nobody waits any more:
+// It first stores under the lease and its fence that a callback is about to be attempted. So if a task is gone:
 //
-//   - on the first attempt ever, with the only token there ever was, nobody can have been told: the task is dead, and its
-//     lease is ended at once, if no second attempt was begun since and nobody else asked for the lease;
-//   - on a later one, an earlier attempt may have succeeded and its answer been lost, or this process died after it: the task
-//     may be at work under the lock. Nothing is ended; the lease's TTL, or its execution's end, decides. The same if the task
-//     was tried again and so has several tokens: all are told, and nobody knows whose is whose.
+//   - On the first attempt, with the only token there ever was, no callback can have been delivered: the task has ended. Its
+//     lease is ended at once, unless another attempt has begun since, or somebody else has asked for the lease.
+//   - On a later attempt, an earlier one may have succeeded and its reply been lost, or this process may have died after it.
+//     The task may work under the lock, so the lease stays; its TTL, or the end of its execution, ends it. The same holds for
+//     a task that was retried and so has several tokens: each gets a callback, and it is unknown which token is the live one.
 //
-// A crash before the attempt was stored repeats as a first one; a crash after it, as a later one. A live task loses its lock
-// to neither, and a dead one keeps it for a TTL at most.
-func (t teller) tell(ctx context.Context, name string, granted lock.Change, seen lock.Record) error {
-	h := granted.Lease
-	about := []slog.Attr{slog.String("lock", name), slog.Int64("fence", h.Fence), slog.String("owner", h.Owner)}
-	req := lock.GrantRef{Lock: name, Key: granted.Key, Fence: h.Fence}
-	first, err := t.coordinator.MarkAttempt(ctx, req, h.Tokens, seen)
+// A crash before the attempt is stored makes the next attempt a first one, a crash after that a later one. So a live task
+// never loses its lock, and the lock of a dead task stays for a TTL at most.
+func (n notifier) deliver(ctx context.Context, name string, key lock.LeaseKey, l lock.Lease, seen lock.Record) error {
+	attrs := []slog.Attr{slog.String("lock", name), slog.Int64("fence", l.Fence), slog.String("owner", l.Owner)}
+	ref := lock.GrantRef{Lock: name, Key: key, Fence: l.Fence}
+	first, err := n.coordinator.MarkAttempt(ctx, ref, l.Tokens, seen)
 	switch {
-	case errors.Is(err, lock.ErrSuperseded): // the write that added a token tells all
+	case errors.Is(err, lock.ErrSuperseded): // the write that added a token has its own job for all of them
 		return nil
-	case errors.Is(err, lock.ErrLeaseLost): // ended, or forced out, before it could be told
-		return t.fail(ctx, name, h.Tokens, FailLost, "the lease ended before it could be told")
+	case errors.Is(err, lock.ErrLeaseLost):
+		return n.fail(ctx, name, l.Tokens, FailLost, endedEarly)
 	case err != nil:
-		t.fault(ctx, CallbackFailed, "grant was not told", append(about, slog.Any("error", err))...)
+		n.fault(ctx, CallbackFailed, "callback of a grant was not delivered", append(attrs, slog.Any("error", err))...)
 		return err
 	}
 	gone := 0
-	tokens := h.Tokens.List()
+	tokens := l.Tokens.List()
 	var failed error
 	for _, token := range tokens {
-		err := t.callbacks.Succeed(ctx, token, output(name, h))
-		about := append(slices.Clone(about), slog.Bool("first", first), slog.Any("error", err))
+		err := n.callbacks.Succeed(ctx, token, output(name, l))
+		attrs := append(slices.Clone(attrs), slog.Bool("first", first), slog.Any("error", err))
 		switch {
 		case err == nil:
-			t.log.LogAttrs(ctx, slog.LevelInfo, "grant was told", about...)
+			n.log.LogAttrs(ctx, slog.LevelInfo, "callback of a grant was delivered", attrs...)
 		case errors.Is(err, ErrTaskGone):
 			gone++
-			t.log.LogAttrs(ctx, slog.LevelInfo, "nobody waits with this token", about...)
-		case errors.Is(err, ErrUndeliverable): // as good as gone: it can never be told
+			n.log.LogAttrs(ctx, slog.LevelInfo, "no task waits with this token", attrs...)
+		case errors.Is(err, ErrUndeliverable): // the task can never get its callback, as if it were gone
 			gone++
-			t.fault(ctx, CallbackUndeliverable, "grant cannot be told", about...)
+			n.fault(ctx, CallbackUndeliverable, "callback of a grant cannot be delivered", attrs...)
 		default:
 			failed = err
-			t.fault(ctx, CallbackFailed, "grant was not told", about...)
+			n.fault(ctx, CallbackFailed, "callback of a grant was not delivered", attrs...)
 		}
 	}
 	if !first || gone == 0 || len(tokens) > 1 {
 		return failed
 	}
-	if err := t.coordinator.EndTask(ctx, req, h.Tokens, "task gone"); err != nil { // a repetition finds it attempted: its TTL ends it
-		t.fault(ctx, CallbackFailed, "lease of a dead task was not ended", append(about, slog.Any("error", err))...)
+	// If EndTask fails, a retry is not a first attempt: the lease's TTL ends it.
+	if err := n.coordinator.EndTask(ctx, ref, l.Tokens, "task gone"); err != nil {
+		n.fault(ctx, CallbackFailed, "lease of a dead task was not ended", append(attrs, slog.Any("error", err))...)
 	}
 	return failed
 }
 
-// fail tells all tokens of a wait or a grant that it is over. After an error it must be done again.
-func (t teller) fail(ctx context.Context, name string, tokens lock.Tokens, code, cause string) error {
+// fail ends the waits of tokens with an error. After an error of its own, it must be retried.
+func (n notifier) fail(ctx context.Context, name string, tokens lock.Tokens, code, cause string) error {
 	var failed error
 	for _, token := range tokens.List() {
-		switch err := t.callbacks.Fail(ctx, token, code, cause); {
+		switch err := n.callbacks.Fail(ctx, token, code, cause); {
 		case err == nil, errors.Is(err, ErrTaskGone):
 		case errors.Is(err, ErrUndeliverable):
-			t.fault(ctx, CallbackUndeliverable, "end of a wait cannot be told", slog.String("lock", name), slog.Any("error", err))
+			n.fault(ctx, CallbackUndeliverable, "callback of an ended wait cannot be delivered", slog.String("lock", name), slog.Any("error", err))
 		default:
 			failed = err
-			t.fault(ctx, CallbackFailed, "end of a wait was not told", slog.String("lock", name), slog.Any("error", err))
+			n.fault(ctx, CallbackFailed, "callback of an ended wait was not delivered", slog.String("lock", name), slog.Any("error", err))
 		}
 	}
 	return failed
 }
 
-// maxCallbackFailures is after how many failed callbacks in a row the rest of a batch's are put off untried: a service that
-// does not answer takes some seconds each time.
+// maxCallbackFailures is the number of failed callbacks in a row after which the rest of a batch's are deferred without an
+// attempt: each attempt at a service that does not answer takes some seconds.
 const maxCallbackFailures = 3
 
-// errNotTried is why a job was put off that was not tried.
-var errNotTried = errors.New("those before it failed; it was not tried")
+// errNotTried is the error of a job that was deferred without an attempt.
+var errNotTried = errors.New("not attempted, because the jobs before it failed")
 
-// callbacks tells of all grants and ended waits of a batch, and hands on what its writes left free.
+// callbacks delivers the callbacks of a batch's grants and ended waits, and settles the locks whose writes left waiters that fit.
 func (c *Consumer) callbacks(ctx context.Context, batch []derivation) (failures []failure) {
 	if c.Callbacks == nil {
 		return nil
 	}
 	inARow := 0
-	for i, w := range batch {
-		if w.Poison != nil {
+	for i, d := range batch {
+		if d.Poison != nil {
 			continue
 		}
-		for _, j := range c.jobs(w) {
+		for _, j := range c.jobs(d) {
 			err := errNotTried
 			if inARow < maxCallbackFailures || c.Backlog == nil {
-				err = safely(func() error { return c.tryFirst(ctx, j, w.After) })
+				err = catchPanic(func() error { return c.doFirst(ctx, j, d.After) })
 			}
 			switch {
 			case err != nil:
@@ -147,65 +154,66 @@ func (c *Consumer) callbacks(ctx context.Context, batch []derivation) (failures 
 }
 
 // jobs are the callbacks and the hand-off that follow from a write.
-func (c *Consumer) jobs(w derivation) (list []Job) {
+func (c *Consumer) jobs(d derivation) (list []Job) {
 	fail := func(tokens lock.Tokens, code, cause string) {
-		list = append(list, Job{Kind: JobFail, Lock: w.Lock, Tokens: tokens, Code: code, Cause: cause})
+		list = append(list, Job{Kind: JobFail, Lock: d.Lock, Tokens: tokens, Code: code, Cause: cause})
 	}
-	for _, ended := range w.Ended {
+	for _, ended := range d.Ended {
 		if ended.Until <= c.now().UnixMilli() {
 			fail(ended.Tokens, FailTimedOut, "the lock did not come free within wait_ms")
 		} else {
 			fail(ended.Tokens, FailCancelled, "the wait was cancelled")
 		}
 	}
-	for _, ch := range w.effects.Changes {
-		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Tokens.Empty() && !ch.Lease.Attempted { // the record of its grant was lost
-			fail(ch.Lease.Tokens, FailLost, "the lease ended before it could be told")
+	for _, ch := range d.effects.Changes {
+		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Tokens.Empty() && !ch.Lease.Attempted { // the grant's own record was lost
+			fail(ch.Lease.Tokens, FailLost, endedEarly)
 		}
 	}
-	for _, ch := range w.effects.Callbacks {
-		list = append(list, Job{Kind: JobTell, Lock: w.Lock, Key: ch.Key, Lease: ch.Lease})
+	for _, ch := range d.effects.Callbacks {
+		list = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})
 	}
-	if w.effects.Unsettled { // whoever wrote it died before it had handed on all there is
-		list = append(list, Job{Kind: JobSettle, Lock: w.Lock})
+	if d.effects.Unsettled { // the coordinator settles it with its next write, unless it dies before
+		list = append(list, Job{Kind: JobSettle, Lock: d.Lock})
 	}
 	return list
 }
 
-// tryFirst does a job of a write for the first time: a grant is told with what the write shows, which spares a read.
-func (c *Consumer) tryFirst(ctx context.Context, j Job, seen lock.Record) error {
-	if j.Kind == JobTell {
-		return c.teller().tell(ctx, j.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: j.Key, Lease: j.Lease}, seen)
+// doFirst does a job of a write for the first time. seen is the record that the write left; it spares deliver a read.
+func (c *Consumer) doFirst(ctx context.Context, j Job, seen lock.Record) error {
+	if j.Kind == JobDeliver {
+		return c.notifier().deliver(ctx, j.Lock, j.Key, j.Lease, seen)
 	}
 	return c.do(ctx, j)
 }
 
-// settle grants a lock's waiters what is free.
+// settle grants the free permits of a lock to its waiters.
 func (c *Consumer) settle(ctx context.Context, name string) error {
 	if err := c.Coordinator.Settle(ctx, name); err != nil {
-		c.reporter().fault(ctx, LockNotHandedOn, "lock was not handed on", slog.String("lock", name), slog.Any("error", err))
+		c.reporter().fault(ctx, LockNotHandedOn, "lock was not granted to its waiters", slog.String("lock", name), slog.Any("error", err))
 		return err
 	}
-	c.settled(name)
+	c.clearSettleFailures(name)
 	return nil
 }
 
-// output is what a task gets of its lease.
-func output(name string, h lock.Lease) []byte {
+// output is the result of a task's wait: its lease, as JSON.
+func output(name string, l lock.Lease) []byte {
 	out := wire.Granted{
-		Lock: name, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Permits: h.Permits,
+		Lock: name, Fence: l.Fence, Owner: l.Owner, AcquiredAt: wire.At(l.AcquiredAt), ExpiresAt: wire.At(l.ExpiresAt), TTL: l.TTL, Permits: l.Permits,
 	}
-	if json.Valid([]byte(h.Metadata)) {
-		out.Metadata = []byte(h.Metadata)
+	if json.Valid([]byte(l.Metadata)) {
+		out.Metadata = []byte(l.Metadata)
 	}
 	data, err := json.Marshal(out)
 	if err != nil {
-		panic(fmt.Errorf("stream: %w", err)) // plain types
+		panic(fmt.Errorf("stream: %w", err)) // cannot happen: plain types
 	}
 	return data
 }
 
-// Executions tell whether executions run.
+// Executions check whether executions run.
 type Executions interface {
+	// Running reports whether an execution has not ended.
 	Running(ctx context.Context, arn string) (bool, error)
 }

@@ -11,63 +11,63 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// An Expirer is what happens when a timer comes due.
+// An Expirer handles timers, events of executions, and deferred jobs.
 type Expirer struct {
 	Coordinator *lock.Coordinator
-	Timers      Timers     // for those that came early
-	Executions  Executions // nil: no lease belongs to one
-	// Consumer does the jobs that were put off, and tells a grant that a check finds untold; its Backlog keeps what fails here.
-	// nil: there are no such jobs, and what fails is an error.
+	Timers      Timers     // sets a timer again that fired before its lease's expiry
+	Executions  Executions // nil: no lease belongs to an execution
+	// Consumer does the deferred jobs, and delivers the callback of a grant if a check finds that none was attempted. Its
+	// Backlog keeps the jobs that fail here. nil: there are no deferred jobs, and a failure is an error.
 	Consumer *Consumer
-	// ChecksPerSecond bounds how often this process asks for executions that were not said to have ended; those whose turn
-	// has not come are put off. 0: no bound.
+	// ChecksPerSecond bounds how often this process checks executions without an event of their end. Checks above the rate
+	// are postponed. 0: no bound.
 	ChecksPerSecond float64
 
 	Log     *slog.Logger
-	Metrics string           // CloudWatch namespace of the metrics that log records carry; empty: none
+	Metrics string           // CloudWatch namespace of the metrics in log records; empty: no metrics
 	Clock   func() time.Time // nil: time.Now
 
 	mu     sync.Mutex
-	tokens float64 // checks of executions that may be made now
+	checks float64 // the token bucket of checks
 	filled time.Time
 }
 
 const (
-	// checksAtOnce is how many checks may be made at once after a pause.
+	// checksAtOnce is the size of the token bucket: how many checks may follow each other at once after a pause.
 	checksAtOnce = 10
 	// minCheckInterval is the least time between two checks of one execution.
 	minCheckInterval = 10 * time.Second
-	// checkDelay is for how long a check is put off at least whose turn has not come; at most it is twice that.
+	// checkDelay is the least delay of a check above the rate; the delay is random, and at most twice that.
 	checkDelay = 30 * time.Second
 )
 
-// ErrStillRunning says that an execution runs, although an event said that it ended. Step Functions answers so for a moment
-// after the end, and for good if the execution was started again.
-var ErrStillRunning = errors.New("the execution is said to have ended, and is still found running")
+// ErrStillRunning says that an execution runs, although an event said that it ended. Step Functions reports this for a moment
+// after the end, and permanently if the execution was redriven.
+var ErrStillRunning = errors.New("the execution still runs, although an event said that it ended")
 
-// An ExecutionEnd is the news that an execution's status changed.
+// An ExecutionEnd is a change of an execution's status.
 type ExecutionEnd struct {
 	Execution string `json:"executionArn"`
 	Status    string `json:"status"`
 }
 
-// An ExecutionEvent is EventBridge's message of it.
+// An ExecutionEvent is EventBridge's event of an [ExecutionEnd].
 type ExecutionEvent struct {
 	Detail ExecutionEnd `json:"detail"`
 }
 
 func (x *Expirer) reporter() reporter { return reporter{x.Log, x.Metrics, x.Clock} }
 
-// Fire puts out the lease that a timer names, if it is past its expiry; sets the timer again if the lease was renewed;
-// and does nothing if the lease is gone. An error means that the timer must come again.
+// Fire handles a timer. It ends the lease that the timer names, if the lease is past its expiry; sets the timer again, if the
+// lease was renewed; and does nothing, if the lease is over. After an error the timer must be retried.
 func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 	again, err := x.Coordinator.Expire(ctx, t.GrantRef)
 	if bound, ok := errors.AsType[*lock.ExecutionError](err); ok && x.Executions != nil {
 		again, err = x.check(ctx, t, bound)
 	}
-	about := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence)}
+	attrs := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence)}
 	if err != nil {
-		x.reporter().fault(ctx, TimerFailed, "timer failed", append(about, slog.Any("error", err))...)
+		x.reporter().fault(ctx, TimerFailed, "timer failed", append(attrs, slog.Any("error", err))...)
 		return err
 	}
 	if again.IsZero() {
@@ -76,50 +76,52 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 	t.Due = again
 	for _, err := range x.Timers.Arm(ctx, []Timer{t}) {
 		if err != nil {
-			x.reporter().fault(ctx, TimerFailed, "timer was not set again", append(about, slog.Any("error", err))...)
+			x.reporter().fault(ctx, TimerFailed, "timer was not set again", append(attrs, slog.Any("error", err))...)
 			return err
 		}
 	}
 	return nil
 }
 
-// check looks whether a lease's execution still runs: the backstop of the event that says that it ended. It also tells a grant
-// that was never told.
+// check ends a lease whose execution is over, in case the event of the execution's end was lost. While the execution runs, it
+// delivers the callback of a grant of which none was attempted. again is when to check next; zero: not again.
 func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
-	about := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
-	req := t.GrantRef
+	attrs := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
 	if !x.mayCheck() {
-		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution waits for its turn", about...)
-		return x.Coordinator.MarkChecked(ctx, req, checkDelay+rand.N(checkDelay)) // so that nobody who is refused asks for it meanwhile
+		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution was postponed", attrs...)
+		// Stored, so that an acquire that is refused meanwhile does not ask for the check again.
+		return x.Coordinator.MarkChecked(ctx, t.GrantRef, checkDelay+rand.N(checkDelay))
 	}
 	running, err := x.Executions.Running(ctx, bound.Execution)
 	if err != nil {
-		x.reporter().fault(ctx, ExecutionUnknown, "execution cannot be looked at", append(about, slog.Any("error", err))...)
+		x.reporter().fault(ctx, ExecutionUnknown, "execution cannot be checked", append(attrs, slog.Any("error", err))...)
 		return time.Time{}, err
 	}
 	if running {
-		if err := x.tellUntold(ctx, t, bound.Lease); err != nil {
+		if err := x.deliverMissed(ctx, t, bound.Lease); err != nil {
 			return time.Time{}, err
 		}
-		return x.Coordinator.MarkChecked(ctx, req, max(bound.Every, minCheckInterval))
+		return x.Coordinator.MarkChecked(ctx, t.GrantRef, max(bound.Every, minCheckInterval))
 	}
-	x.reporter().fault(ctx, ExecutionEndMissed, "execution ended unheard", about...)
-	if err := x.Coordinator.EndPlace(ctx, t.Lock, t.Key, bound.Execution); err != nil { // whatever is known of its other locks
+	x.reporter().fault(ctx, ExecutionEndMissed, "execution ended without an event", attrs...)
+	// This lease first: EndExecution finds the others by the execution's bindings, which may lack this one.
+	if err := x.Coordinator.EndPlace(ctx, t.Lock, t.Key, bound.Execution); err != nil {
 		return time.Time{}, err
 	}
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
-// tellUntold tells a grant whose callback was never tried: the stream's record of it was lost, and its task would wait for ever.
-func (x *Expirer) tellUntold(ctx context.Context, t Timer, h lock.Lease) error {
-	if h.Tokens.Empty() || h.Attempted || x.Consumer == nil || x.Consumer.Callbacks == nil {
+// deliverMissed delivers the callbacks of a grant if none was attempted: the stream's record of the grant was lost, and its
+// task would wait for ever.
+func (x *Expirer) deliverMissed(ctx context.Context, t Timer, l lock.Lease) error {
+	if l.Tokens.Empty() || l.Attempted || x.Consumer == nil || x.Consumer.Callbacks == nil {
 		return nil
 	}
-	x.reporter().fault(ctx, GrantToldLate, "grant was never told", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", h.Owner))
-	return x.Consumer.teller().tell(ctx, t.Lock, lock.Change{Kind: lock.LeaseAcquired, Key: t.Key, Lease: h}, lock.Record{})
+	x.reporter().fault(ctx, GrantToldLate, "callback of a grant was missed", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", l.Owner))
+	return x.Consumer.notifier().deliver(ctx, t.Lock, t.Key, l, lock.Record{})
 }
 
-// mayCheck takes one of the checks that this process may make.
+// mayCheck reports whether a check is within the rate, and counts it.
 func (x *Expirer) mayCheck() bool {
 	if x.ChecksPerSecond == 0 {
 		return true
@@ -128,20 +130,20 @@ func (x *Expirer) mayCheck() bool {
 	defer x.mu.Unlock()
 	now := x.reporter().now()
 	if x.filled.IsZero() {
-		x.tokens = checksAtOnce
+		x.checks = checksAtOnce
 	} else {
-		x.tokens = min(checksAtOnce, x.tokens+max(now.Sub(x.filled), 0).Seconds()*x.ChecksPerSecond)
+		x.checks = min(checksAtOnce, x.checks+max(now.Sub(x.filled), 0).Seconds()*x.ChecksPerSecond)
 	}
 	x.filled = now
-	if x.tokens < 1 {
+	if x.checks < 1 {
 		return false
 	}
-	x.tokens--
+	x.checks--
 	return true
 }
 
-// HandleExecution ends what belonged to an execution that is over. [ErrStillRunning] and any other error mean that the event must
-// come again.
+// HandleExecution ends the leases and waits of an execution that is over. After an error, [ErrStillRunning] included, the event
+// must be retried.
 func (x *Expirer) HandleExecution(ctx context.Context, event ExecutionEvent) error {
 	d := event.Detail
 	switch d.Status {
@@ -156,37 +158,37 @@ func (x *Expirer) HandleExecution(ctx context.Context, event ExecutionEvent) err
 		}
 		return err == nil, err
 	}
-	about := []slog.Attr{slog.String("execution", d.Execution), slog.String("status", d.Status)}
+	attrs := []slog.Attr{slog.String("execution", d.Execution), slog.String("status", d.Status)}
 	switch err := x.Coordinator.EndExecution(ctx, d.Execution, over); {
 	case errors.Is(err, ErrStillRunning):
-		x.Log.LogAttrs(ctx, slog.LevelInfo, "execution is still found running; it is asked for again", about...)
+		x.Log.LogAttrs(ctx, slog.LevelInfo, "execution still runs after the event of its end", attrs...)
 		return err
 	case err != nil:
-		x.reporter().fault(ctx, ExecutionEndFailed, "leases of an execution were not ended", append(about, slog.Any("error", err))...)
+		x.reporter().fault(ctx, ExecutionEndFailed, "leases of an execution were not ended", append(attrs, slog.Any("error", err))...)
 		return err
 	}
-	x.Log.LogAttrs(ctx, slog.LevelInfo, "execution ended", about...)
+	x.Log.LogAttrs(ctx, slog.LevelInfo, "execution ended", attrs...)
 	return nil
 }
 
-// maxStillRunning is how often an execution that is said to have ended is asked for again while it is found running. By then
-// more than a minute has passed: it was started again, and has an end of its own.
+// maxStillRunning is how often the end of an execution that still runs is retried. That takes more than a minute, so the
+// execution was redriven, and its next end has an event of its own.
 const maxStillRunning = 5
 
-// do does timers and jobs, puts off what fails, and answers the places of those that could not be put off.
+// do handles timers and jobs, and defers those that fail. It returns the indexes of those that could not be deferred.
 func (x *Expirer) do(ctx context.Context, jobs []Job) (failed []int) {
-	work, cancel := working(ctx)
+	work, cancel := workContext(ctx)
 	defer cancel()
 	var ofConsumer []Job
-	var places []int
+	var indexes []int // of the consumer's jobs
 	var failures []failure
 	for i, j := range jobs {
 		var err error
 		switch j.Kind {
 		case JobTimer:
-			err = safely(func() error { return x.Fire(work, j.Timer) })
+			err = catchPanic(func() error { return x.Fire(work, j.Timer) })
 		case JobEnd:
-			err = safely(func() error { return x.HandleExecution(work, ExecutionEvent{Detail: j.Execution}) })
+			err = catchPanic(func() error { return x.HandleExecution(work, ExecutionEvent{Detail: j.Execution}) })
 			if errors.Is(err, ErrStillRunning) && j.Tries >= maxStillRunning {
 				err = nil
 			}
@@ -195,7 +197,7 @@ func (x *Expirer) do(ctx context.Context, jobs []Job) (failed []int) {
 				failed = append(failed, i)
 				continue
 			}
-			ofConsumer, places = append(ofConsumer, j), append(places, i)
+			ofConsumer, indexes = append(ofConsumer, j), append(indexes, i)
 		}
 		if err != nil {
 			failures = append(failures, failure{j, i, err})
@@ -209,8 +211,8 @@ func (x *Expirer) do(ctx context.Context, jobs []Job) (failed []int) {
 	}
 	for i, err := range x.Consumer.Do(ctx, ofConsumer) {
 		if err != nil {
-			failed = append(failed, places[i])
+			failed = append(failed, indexes[i])
 		}
 	}
-	return append(failed, x.Consumer.putOff(ctx, failures)...)
+	return append(failed, x.Consumer.deferJobs(ctx, failures)...)
 }

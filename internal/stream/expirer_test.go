@@ -470,7 +470,7 @@ func TestJobMessages(t *testing.T) {
 	since := time.UnixMilli(1_800_000_000_123)
 	for _, j := range []Job{
 		{Kind: JobPublish, Lock: "a", Event: Entry{DetailType: "d", Detail: []byte(`{"id":"x"}`), Time: time.Unix(5, 0).UTC(), Lock: "a"}, Since: since, Tries: 3},
-		{Kind: JobTell, Lock: "a", Key: "k", Lease: h, Since: since},
+		{Kind: JobDeliver, Lock: "a", Key: "k", Lease: h, Since: since},
 		{Kind: JobFail, Lock: "a", Tokens: h.Tokens, Code: "WaitTimedOut", Cause: "why", Tries: 1},
 		{Kind: JobSettle, Lock: "a", Since: since, Tries: 1},
 		{Kind: JobTimer, Lock: "a", Timer: Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 7}}, Since: since, Tries: 2},

@@ -12,15 +12,19 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Reader reads a stream record as Lambda sends it; package dynamo has it. sequence is the record's number in the stream. ok is
-// false if the record is about no lock. An error says why the record cannot be read.
+// A Reader decodes a stream record as Lambda sends it; package dynamo has one. sequence is the record's number in the stream. ok
+// is false if the record is not about a lock. An error says why the record cannot be read.
 type Reader func(raw json.RawMessage) (w lock.Write, sequence string, ok bool, err error)
 
-// HandleStream is the function behind the table's stream. It answers the sequence numbers that must come again, for an
-// event source mapping with ReportBatchItemFailures.
+// answerMargin is the part of a function's time that is kept for its reply, which names the records to deliver again. If Lambda
+// ends the function before the reply, it delivers the whole batch again.
+const answerMargin = 2 * time.Second
+
+// HandleStream returns the handler of the stream function. It replies with the sequence numbers of the records that must be
+// delivered again, so the event source mapping needs ReportBatchItemFailures.
 func (c *Consumer) HandleStream(read Reader) func(context.Context, streamEvent) (lambdaevents.DynamoDBEventResponse, error) {
 	return func(ctx context.Context, event streamEvent) (resp lambdaevents.DynamoDBEventResponse, err error) {
-		ctx, cancel := withMargin(ctx)
+		ctx, cancel := withMargin(ctx, answerMargin)
 		defer cancel()
 		var batch []Write
 		for _, raw := range event.Records {
@@ -36,23 +40,15 @@ func (c *Consumer) HandleStream(read Reader) func(context.Context, streamEvent) 
 	}
 }
 
-// answerMargin is what is left of a function's time to say which records must come again; if Lambda ends the function
-// first, all come again.
-const answerMargin = 2 * time.Second
-
-func withMargin(ctx context.Context) (context.Context, context.CancelFunc) {
-	return before(ctx, answerMargin)
-}
-
-// A streamEvent is an event of the stream whose records are read one by one, so that one that is broken spoils no other.
+// A streamEvent is a batch of the stream. Its records are decoded one by one, so that a broken one does not fail the others.
 type streamEvent struct {
 	Records []json.RawMessage `json:"Records"`
 }
 
-// readSafely reads one record. A panic while reading makes it a poisoned write. ok is false if it is about no lock.
+// readSafely decodes one record. A panic of read poisons the write. ok is false if the record is not about a lock.
 func readSafely(raw json.RawMessage, read Reader) (w Write, ok bool) {
 	w = Write{Raw: raw}
-	err := safely(func() error {
+	err := catchPanic(func() error {
 		w.Write, w.Sequence, ok, w.Poison = read(raw)
 		return nil
 	})
@@ -62,8 +58,7 @@ func readSafely(raw json.RawMessage, read Reader) (w Write, ok bool) {
 	return w, ok
 }
 
-// Handle is the expire function: behind the timers' queue, and behind the rule on executions. An event of an execution that cannot
-// be handled now goes to the queue: Lambda would try an asynchronous event twice more, and then drop it.
+// Handle is the handler of the expire function: of batches of the timers' queue, and of the events of executions.
 func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) {
 	var kind struct {
 		DetailType string `json:"detail-type"`
@@ -73,7 +68,7 @@ func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) 
 		if err := json.Unmarshal(raw, &event); err != nil {
 			return nil, err
 		}
-		return nil, x.handleOrPutOff(ctx, event)
+		return nil, x.handleOrDefer(ctx, event)
 	}
 	var event lambdaevents.SQSEvent
 	if err := json.Unmarshal(raw, &event); err != nil {
@@ -82,31 +77,33 @@ func (x *Expirer) Handle(ctx context.Context, raw json.RawMessage) (any, error) 
 	return x.HandleTimers(ctx, event)
 }
 
-func (x *Expirer) handleOrPutOff(ctx context.Context, event ExecutionEvent) error {
-	ctx, cancel := withMargin(ctx)
+// handleOrDefer handles the event of an execution. If that fails, it defers a job: Lambda retries an asynchronous event only
+// twice, and then drops it.
+func (x *Expirer) handleOrDefer(ctx context.Context, event ExecutionEvent) error {
+	ctx, cancel := withMargin(ctx, answerMargin)
 	defer cancel()
-	work, done := working(ctx)
+	work, done := workContext(ctx)
 	defer done()
 	err := x.HandleExecution(work, event)
 	if err == nil || x.Consumer == nil || x.Consumer.Backlog == nil {
 		return err
 	}
 	job := Job{Kind: JobEnd, Execution: event.Detail}
-	if len(x.Consumer.putOff(ctx, []failure{{job, 0, err}})) > 0 {
+	if len(x.Consumer.deferJobs(ctx, []failure{{job, 0, err}})) > 0 {
 		return err
 	}
 	return nil
 }
 
-// HandleTimers is the function behind the timers' queue: it does what timers do, and the jobs that were put off. What fails is put
-// off again, for longer each time. It answers the messages that must come again, for an event source mapping with
-// ReportBatchItemFailures: those that could not even be put off.
+// HandleTimers is the handler of the timers' queue, which has timers and deferred jobs. What fails is deferred again, with
+// longer delays each time. It replies with the ids of the messages that could not be deferred, so the event source mapping
+// needs ReportBatchItemFailures.
 func (x *Expirer) HandleTimers(ctx context.Context, event lambdaevents.SQSEvent) (lambdaevents.SQSEventResponse, error) {
-	ctx, cancel := withMargin(ctx)
+	ctx, cancel := withMargin(ctx, answerMargin)
 	defer cancel()
 	resp := lambdaevents.SQSEventResponse{BatchItemFailures: []lambdaevents.SQSBatchItemFailure{}}
 	var jobs []Job
-	var ids []string // of their messages
+	var ids []string // the jobs' messages
 	fail := func(id string) {
 		resp.BatchItemFailures = append(resp.BatchItemFailures, lambdaevents.SQSBatchItemFailure{ItemIdentifier: id})
 	}
@@ -126,7 +123,8 @@ func (x *Expirer) HandleTimers(ctx context.Context, event lambdaevents.SQSEvent)
 	return resp, nil
 }
 
-// buryMessage puts a message that cannot be read into the dead-letter queue. false: the queue's own redrive has to.
+// buryMessage sends a message that cannot be read to the dead-letter queue. If it returns false, the message stays in its
+// queue, whose redrive policy moves it.
 func (x *Expirer) buryMessage(ctx context.Context, id, body string, problem error) bool {
 	x.reporter().fault(ctx, RecordBuried, "message cannot be read", slog.String("message_id", id), slog.Any("error", problem))
 	if x.Consumer == nil || x.Consumer.DeadLetter == nil {
@@ -134,7 +132,7 @@ func (x *Expirer) buryMessage(ctx context.Context, id, body string, problem erro
 	}
 	err := x.Consumer.DeadLetter.Bury(ctx, Write{Sequence: id, Poison: fmt.Errorf("message of the timers' queue: %w", problem), Raw: []byte(body)})
 	if err != nil {
-		x.Log.ErrorContext(ctx, "message was not buried", "message_id", id, "error", err)
+		x.Log.ErrorContext(ctx, "message was not sent to the dead-letter queue", "message_id", id, "error", err)
 	}
 	return err == nil
 }

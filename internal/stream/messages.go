@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,11 +10,11 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// MaxDelay is the longest delay of a message, which is SQS's longest DelaySeconds. A timer that is due later is set again when
-// its message arrives.
+// MaxDelay is the longest delay of a message: SQS's maximum for DelaySeconds. A timer that is due later is set again when its
+// message arrives.
 const MaxDelay = 900 * time.Second
 
-// timerMessage is a timer on the queue.
+// timerMessage is the message of a timer.
 type timerMessage struct {
 	Version int           `json:"v"`
 	Lock    string        `json:"lock"`
@@ -21,12 +22,12 @@ type timerMessage struct {
 	Fence   int64         `json:"fence"`
 }
 
-// EncodeTimer makes a timer's message.
+// EncodeTimer returns the message of a timer, as JSON.
 func EncodeTimer(t Timer) ([]byte, error) {
 	return json.Marshal(timerMessage{1, t.Lock, t.Key, t.Fence})
 }
 
-// jobMessage is a job on the queue. A message without a kind is a timer's.
+// jobMessage is the message of a job. A message without a kind is a [timerMessage], which has a subset of these fields.
 type jobMessage struct {
 	Version   int           `json:"v"`
 	Kind      JobKind       `json:"kind"`
@@ -35,9 +36,9 @@ type jobMessage struct {
 	Tries     int           `json:"tries"`
 	Event     *eventMessage `json:"event,omitzero"`
 	Lease     lock.LeaseKey `json:"lease,omitzero"`
-	Fence     int64         `json:"fence,omitzero"`  // of a timer
-	Grant     *lock.Lease   `json:"grant,omitzero"`  // of a tell
-	Tokens    lock.Tokens   `json:"tokens,omitzero"` // of a fail
+	Fence     int64         `json:"fence,omitzero"`
+	Grant     *lock.Lease   `json:"grant,omitzero"`
+	Tokens    lock.Tokens   `json:"tokens,omitzero"`
 	Code      string        `json:"code,omitzero"`
 	Cause     string        `json:"cause,omitzero"`
 	Execution *ExecutionEnd `json:"execution,omitzero"`
@@ -49,64 +50,115 @@ type eventMessage struct {
 	Time       time.Time       `json:"time"`
 }
 
-// EncodeJob makes a job's message. The tokens of a callback are in it, as they are in the table; no lease's secret is.
+// A kindSpec is what differs between the kinds of job.
+type kindSpec struct {
+	// endless: the job is never given up, because without it a lease would never end.
+	endless bool
+	encode  func(Job, *jobMessage)
+	// decode returns false if the message lacks a field of needs.
+	decode func(*jobMessage, *Job) bool
+	needs  string
+	// do is nil for publications, which are done in batches, and for the jobs of the [Expirer].
+	do func(context.Context, *Consumer, Job) error
+}
+
+var jobKinds = map[JobKind]kindSpec{
+	JobPublish: {
+		encode: func(j Job, m *jobMessage) { m.Event = &eventMessage{j.Event.DetailType, j.Event.Detail, j.Event.Time} },
+		decode: func(m *jobMessage, j *Job) bool {
+			if m.Event == nil {
+				return false
+			}
+			j.Event = Entry{DetailType: m.Event.DetailType, Detail: m.Event.Detail, Time: m.Event.Time, Lock: m.Lock}
+			return true
+		},
+		needs: "event",
+	},
+	JobDeliver: {
+		encode: func(j Job, m *jobMessage) { m.Lease, m.Grant = j.Key, &j.Lease },
+		decode: func(m *jobMessage, j *Job) bool {
+			if m.Lease == "" || m.Grant == nil {
+				return false
+			}
+			j.Key, j.Lease = m.Lease, *m.Grant
+			return true
+		},
+		needs: "lease and grant",
+		do: func(ctx context.Context, c *Consumer, j Job) error {
+			return c.notifier().deliver(ctx, j.Lock, j.Key, j.Lease, lock.Record{})
+		},
+	},
+	JobFail: {
+		encode: func(j Job, m *jobMessage) { m.Tokens, m.Code, m.Cause = j.Tokens, j.Code, j.Cause },
+		decode: func(m *jobMessage, j *Job) bool {
+			j.Tokens, j.Code, j.Cause = m.Tokens, m.Code, m.Cause
+			return !m.Tokens.Empty()
+		},
+		needs: "tokens",
+		do: func(ctx context.Context, c *Consumer, j Job) error {
+			return c.notifier().fail(ctx, j.Lock, j.Tokens, j.Code, j.Cause)
+		},
+	},
+	JobSettle: {
+		encode: func(Job, *jobMessage) {},
+		decode: func(*jobMessage, *Job) bool { return true },
+		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.settle(ctx, j.Lock) },
+	},
+	JobTimer: {
+		endless: true,
+		encode:  func(j Job, m *jobMessage) { m.Lock, m.Lease, m.Fence = j.Timer.Lock, j.Timer.Key, j.Timer.Fence },
+		decode: func(m *jobMessage, j *Job) bool {
+			j.Timer = Timer{GrantRef: lock.GrantRef{Lock: m.Lock, Key: m.Lease, Fence: m.Fence}}
+			return m.Lease != "" && m.Fence >= 1
+		},
+		needs: "lease and fence",
+	},
+	JobEnd: {
+		endless: true,
+		encode:  func(j Job, m *jobMessage) { m.Execution = &j.Execution },
+		decode: func(m *jobMessage, j *Job) bool {
+			if m.Execution == nil || m.Execution.Execution == "" {
+				return false
+			}
+			j.Execution = *m.Execution
+			return true
+		},
+		needs: "execution",
+	},
+}
+
+// EncodeJob returns the message of a job, as JSON. It contains the tokens of callbacks, as the table does; it contains no
+// lease's secret.
 func EncodeJob(j Job) ([]byte, error) {
 	m := jobMessage{Version: 1, Kind: j.Kind, Lock: j.Lock, Tries: j.Tries}
 	if !j.Since.IsZero() {
 		m.Since = j.Since.UnixMilli()
 	}
-	switch j.Kind {
-	case JobPublish:
-		m.Event = &eventMessage{j.Event.DetailType, j.Event.Detail, j.Event.Time}
-	case JobTimer:
-		m.Lock, m.Lease, m.Fence = j.Timer.Lock, j.Timer.Key, j.Timer.Fence
-	case JobTell:
-		m.Lease, m.Grant = j.Key, &j.Lease
-	case JobFail:
-		m.Tokens, m.Code, m.Cause = j.Tokens, j.Code, j.Cause
-	case JobEnd:
-		m.Execution = &j.Execution
+	if kind, known := jobKinds[j.Kind]; known {
+		kind.encode(j, &m)
 	}
 	return json.Marshal(m)
 }
 
-// DecodeJob reads a message's body: a job, or a timer.
+// DecodeJob reads the body of a message, of a job or of a timer. It accepts kinds that this version does not know;
+// [Consumer.Do] refuses them.
 func DecodeJob(body string) (Job, error) {
 	var m jobMessage
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
 		return Job{}, err
 	}
-	j := Job{Kind: m.Kind, Lock: m.Lock, Tries: m.Tries, Key: m.Lease, Tokens: m.Tokens, Code: m.Code, Cause: m.Cause}
+	if m.Lock == "" && m.Kind != JobEnd {
+		return Job{}, errors.New("not a timer or a job: it names no lock")
+	}
+	j := Job{Kind: m.Kind, Lock: m.Lock, Tries: m.Tries}
+	if j.Kind == "" {
+		j.Kind = JobTimer
+	}
 	if m.Since != 0 {
 		j.Since = time.UnixMilli(m.Since)
 	}
-	if m.Grant != nil {
-		j.Lease = *m.Grant
-	}
-	if j.Lock == "" && j.Kind != JobEnd {
-		return Job{}, errors.New("not a timer or a job: it names no lock")
-	}
-	missing := false
-	switch j.Kind {
-	case "", JobTimer:
-		j.Kind, j.Key = JobTimer, ""
-		j.Timer = Timer{GrantRef: lock.GrantRef{Lock: m.Lock, Key: m.Lease, Fence: m.Fence}}
-		missing = m.Lease == "" || m.Fence < 1
-	case JobPublish:
-		if missing = m.Event == nil; !missing {
-			j.Event = Entry{DetailType: m.Event.DetailType, Detail: m.Event.Detail, Time: m.Event.Time, Lock: m.Lock}
-		}
-	case JobTell:
-		missing = m.Lease == "" || m.Grant == nil
-	case JobFail:
-		missing = m.Tokens.Empty()
-	case JobEnd:
-		if missing = m.Execution == nil || m.Execution.Execution == ""; !missing {
-			j.Execution = *m.Execution
-		}
-	}
-	if missing {
-		return Job{}, fmt.Errorf("a %s without what it is about", j.Kind)
+	if kind, known := jobKinds[j.Kind]; known && !kind.decode(&m, &j) {
+		return Job{}, fmt.Errorf("a %s job needs %s", j.Kind, kind.needs)
 	}
 	return j, nil
 }

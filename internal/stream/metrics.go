@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/emf"
 )
 
-// The metrics of what goes wrong. Each counts occurrences, and is logged in the record that says what happened.
+// The metrics of faults. Each counts occurrences; the log record of an occurrence carries it.
 const (
 	CallbackUndeliverable = "callback_undeliverable"
 	CallbackFailed        = "callback_failed"
@@ -54,7 +54,7 @@ func Faults() []Fault {
 // A reporter logs faults and counts them.
 type reporter struct {
 	log       *slog.Logger
-	namespace string // of the metrics; empty: none
+	namespace string // of the metrics; empty: no metrics
 	clock     func() time.Time
 }
 
@@ -65,7 +65,7 @@ func (r reporter) now() time.Time {
 	return time.Now()
 }
 
-// fault logs one occurrence of a metric.
+// fault logs one occurrence of a fault, with its metric.
 func (r reporter) fault(ctx context.Context, metric, message string, attrs ...slog.Attr) {
 	attrs = append(attrs, slog.Int(metric, 1))
 	if r.namespace != "" {

@@ -1,6 +1,9 @@
-// Package stream turns the lock table's stream into what the rest of the system hears: events on a bus, and timers that
-// put out leases whose holders died. The stream is the outbox: an event is made, purely from the images before and after
-// a write, if and only if the write happened.
+// Package stream handles the lock table's stream: from each write of a record it derives events for a bus, timers that end
+// leases at their expiry, and callbacks of waiters. The stream is the outbox: an event is computed from the record before and
+// after a write alone, so it is published if and only if the write happened.
+//
+// A [Consumer] handles the stream. What fails becomes a [Job] in a [Backlog]. An [Expirer] handles timers, jobs, and the
+// events of executions. The package uses no SDK; packages eventbridge, sqs, tasks and dynamo implement its interfaces.
 package stream
 
 import (
@@ -10,28 +13,29 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Write is one write of a lock's record, as the stream's consumer gets it.
+// A Write is one record of the stream: a write of a lock's record.
 type Write struct {
 	lock.Write
-	Sequence string // its number in the stream
-	Poison   error  // why the record cannot be read; then only Lock, if it is known, Sequence and Raw are set
-	Raw      []byte // the stream's record, for the dead-letter queue
+	Sequence string // the record's number in the stream
+	Poison   error  // why the record cannot be handled; if it cannot be read, only Lock, where known, Sequence and Raw are set
+	Raw      []byte // the record, for the dead-letter queue
 }
 
-// Events are the events of a write's changes, in their order. They do not depend on when or how often the write is read.
+// Events are the events of a write's changes, in their order. They depend on the write alone, so a record that is delivered again
+// gives equal events.
 func Events(w lock.Write, changes []lock.Change) []events.Event {
 	var list []events.Event
 	for _, c := range changes {
-		h := c.Lease
+		l := c.Lease
 		lease := events.Lease{
-			Version: events.Version, Lock: w.Lock, Prefixes: events.Prefixes(w.Lock), Fence: h.Fence, Owner: h.Owner,
-			Principal: h.Principal, Permits: h.Permits, AcquiredAt: events.At(h.AcquiredAt), ExpiresAt: events.At(h.ExpiresAt),
+			Version: events.Version, Lock: w.Lock, Prefixes: events.Prefixes(w.Lock), Fence: l.Fence, Owner: l.Owner,
+			Principal: l.Principal, Permits: l.Permits, AcquiredAt: events.At(l.AcquiredAt), ExpiresAt: events.At(l.ExpiresAt),
 			Waiting: w.After.Waiting,
 		}
-		if json.Valid([]byte(h.Metadata)) {
-			lease.Metadata = []byte(h.Metadata)
+		if json.Valid([]byte(l.Metadata)) {
+			lease.Metadata = []byte(l.Metadata)
 		} else {
-			lease.MetadataOmitted = h.Metadata != "" // not ours: nothing that the API takes
+			lease.MetadataOmitted = l.Metadata != "" // the API accepts JSON only; another program wrote this
 		}
 		list = append(list, event(w, c, lease))
 	}
