@@ -53,9 +53,18 @@ func readSafely(raw json.RawMessage, read Reader) (w Write, ok bool) {
 		return nil
 	})
 	if err != nil {
-		return Write{Raw: raw, Sequence: w.Sequence, Poison: err}, true
+		return Write{Raw: raw, Sequence: sequenceOf(raw), Poison: err}, true
 	}
 	return w, ok
+}
+
+// sequenceOf finds the sequence number of a record whose decoding panics; "" if it cannot.
+func sequenceOf(raw json.RawMessage) string {
+	var place struct {
+		Change struct{ SequenceNumber string } `json:"dynamodb"`
+	}
+	_ = json.Unmarshal(raw, &place)
+	return place.Change.SequenceNumber
 }
 
 // Handle is the handler of the expire function: of batches of the timers' queue, and of the events of executions.

@@ -94,3 +94,12 @@ func TestHandleTimers(t *testing.T) {
 		t.Error("a timer that could not be set again was lost")
 	}
 }
+
+// A record on which decoding panics keeps its sequence number, for its dead letter and for the reply.
+func TestPanicWhileReadingKeepsTheSequence(t *testing.T) {
+	raw := json.RawMessage(`{"dynamodb":{"SequenceNumber":"42"}}`)
+	w, ok := readSafely(raw, func(json.RawMessage) (lock.Write, string, bool, error) { panic("x") })
+	if !ok || w.Sequence != "42" || w.Poison == nil {
+		t.Errorf("%v, sequence %q, %v", ok, w.Sequence, w.Poison)
+	}
+}
