@@ -1,5 +1,5 @@
-// Package emf makes CloudWatch metrics out of log records, by its embedded metric format: a record that carries the right
-// "_aws" attribute becomes metrics, with no request to CloudWatch.
+// Package emf makes log records into CloudWatch metrics with the embedded metric format: CloudWatch reads metrics from records with an
+// "_aws" attribute, so no request is needed.
 // See https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html.
 package emf
 
@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// A Unit is one of CloudWatch's.
+// A Unit is a unit of CloudWatch.
 type Unit string
 
-// Units in use.
+// The units.
 const (
 	Milliseconds Unit = "Milliseconds"
 	Count        Unit = "Count"
@@ -42,8 +42,8 @@ type metadata struct {
 	Directives []directive `json:"CloudWatchMetrics"`
 }
 
-// Attr is the attribute that makes metrics of a JSON log record. The record must have the metrics' values, and their
-// dimensions', as attributes of its own.
+// Attr is the attribute that makes a JSON log record into metrics. The record must have the values and the dimensions of the metrics as
+// attributes.
 func Attr(namespace string, now time.Time, metrics ...Metric) slog.Attr {
 	m := metadata{Timestamp: now.UnixMilli()}
 	for _, metric := range metrics {
@@ -58,8 +58,8 @@ func Attr(namespace string, now time.Time, metrics ...Metric) slog.Attr {
 	return slog.Any("_aws", m) //nolint:sloglint // the name is the format's
 }
 
-// Group is a lock's name up to its first ":", to have metrics by: there are few of those. A name without one has none,
-// "-", for it may be one of very many.
+// Group is the part of a lock's name before its first ":", used as a dimension because there are few of those. It is "-" for a name
+// without one, of which there may be very many.
 func Group(lock string) string {
 	if group, _, many := strings.Cut(lock, ":"); many && group != "" {
 		return group

@@ -18,31 +18,31 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// A Poller reads a table's stream as Lambda's event source mapping does, for the local process: every shard in order, a
-// shard after its parent, from where the stream is when it starts.
+// A Poller reads a table's stream for the local process, as Lambda's event source mapping does: every shard in order, a shard
+// after its parent, from the end that the stream has when it starts.
 type Poller struct {
 	Tables  *dynamodb.Client
 	Streams *dynamodbstreams.Client
 	Table   string
 	Consume func(ctx context.Context, batch []stream.Write) (failed []string)
 	Log     *slog.Logger
-	Every   time.Duration // between two looks at a shard; zero: 250 ms, as Lambda's
+	Every   time.Duration // between two reads of a shard; zero: 250 ms, which is Lambda's interval
 }
 
 // Reading is the message of the log record that a poller writes once it has a place in every shard: from then on no write of
 // the table is missed.
 const Reading = "reading the table's stream"
 
-// shard is where the poller is in one shard.
+// shard is the poller's place in one shard.
 type shard struct {
 	parent   string
-	iterator *string // nil: to be got
-	after    string  // the last sequence number that is done; "" at the start
-	latest   bool    // start with what comes, not with what is there
+	iterator *string // nil: the next poll asks for one
+	after    string  // the last sequence number that was consumed; "": none
+	latest   bool    // start at the end of the shard
 	done     bool    // read to its end
 }
 
-// Run polls until ctx ends. Faults are logged, and tried again.
+// Run polls until ctx ends. It logs faults and retries.
 func (p *Poller) Run(ctx context.Context) {
 	every := p.Every
 	if every == 0 {
@@ -66,7 +66,7 @@ func (p *Poller) Run(ctx context.Context) {
 	}
 }
 
-// round looks at every shard once whose parent is read to its end.
+// round polls each shard once whose parent was read to its end.
 func (p *Poller) round(ctx context.Context, shards map[string]*shard, first bool) error {
 	arn, err := p.stream(ctx)
 	if err != nil {
@@ -97,8 +97,8 @@ func (p *Poller) stream(ctx context.Context) (string, error) {
 	return *out.Table.LatestStreamArn, nil
 }
 
-// discover finds new shards and forgets trimmed ones. Those that are there at the start are read from their end, others
-// from their beginning.
+// discover adds new shards and removes trimmed ones. Shards that exist at the start are read from their end, others from their
+// beginning.
 func (p *Poller) discover(ctx context.Context, arn string, shards map[string]*shard, first bool) error {
 	seen := map[string]bool{}
 	in := &dynamodbstreams.DescribeStreamInput{StreamArn: aws.String(arn)}
@@ -126,7 +126,7 @@ func (p *Poller) discover(ctx context.Context, arn string, shards map[string]*sh
 	return nil
 }
 
-// poll reads what is new in a shard and hands it on. A batch that failed in part is read again from its first failure.
+// poll reads the new records of a shard and consumes them. A batch that failed in part is read again from its first failure.
 func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 	if s.iterator == nil {
 		in := &dynamodbstreams.GetShardIteratorInput{StreamArn: aws.String(arn), ShardId: aws.String(id)}
@@ -161,14 +161,14 @@ func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 			s.iterator = nil
 			return nil
 		}
-		return err // the iterator is good still
+		return err // the iterator is still valid
 	}
 	failed := p.hand(ctx, out.Records)
 	for _, r := range out.Records {
 		sequence := aws.ToString(r.Dynamodb.SequenceNumber)
 		if failed[sequence] {
 			if sequence != aws.ToString(out.Records[0].Dynamodb.SequenceNumber) {
-				s.iterator = nil // from behind the last that is done; else the same iterator reads the same again
+				s.iterator = nil // read on after the last consumed record; a batch whose first record failed is read again with the same iterator
 			}
 			return nil
 		}
@@ -202,7 +202,7 @@ func (p *Poller) read(r types.Record) (w stream.Write, ok bool) {
 	return w, ok
 }
 
-// fromStream turns the stream client's types into the table client's, which are the same under another name.
+// fromStream converts the stream client's types to the table client's, which are the same under other names.
 func fromStream(image map[string]types.AttributeValue) map[string]ddbtypes.AttributeValue {
 	if image == nil {
 		return nil

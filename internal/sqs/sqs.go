@@ -26,7 +26,7 @@ type Queue struct {
 // New returns the queue with a URL.
 func New(cfg aws.Config, url string) *Queue { return &Queue{awssqs.NewFromConfig(cfg), url} }
 
-// URL is the queue's.
+// URL returns the queue's URL.
 func (q *Queue) URL() string { return q.url }
 
 // A message is a body and the time at which it must be delivered, or the error of making it.
@@ -62,7 +62,7 @@ const (
 	maxMessageBytes = 256 * 1024 // of all messages
 )
 
-// send sends messages, as many a request as it takes.
+// send sends messages, as many in a request as SQS takes.
 func (q *Queue) send(ctx context.Context, list []message) []error {
 	errs := make([]error, len(list))
 	for start := 0; start < len(list); {
@@ -77,7 +77,7 @@ func (q *Queue) send(ctx context.Context, list []message) []error {
 	return errs
 }
 
-// sendBatch sends messages in one request, and sets the error of each that was not taken.
+// sendBatch sends messages in one request. It sets the error of each message that was not taken.
 func (q *Queue) sendBatch(ctx context.Context, list []message, errs []error) {
 	in := &awssqs.SendMessageBatchInput{QueueUrl: aws.String(q.url)}
 	for i, m := range list {
@@ -106,7 +106,7 @@ func delaySeconds(d time.Duration) int32 {
 	return int32(min(max(d, 0)+time.Second-1, stream.MaxDelay) / time.Second)
 }
 
-// A buriedWrite is a stream record in the dead-letter queue.
+// A buriedWrite is the message of a stream record in the dead-letter queue.
 type buriedWrite struct {
 	Problem  string          `json:"problem"`
 	Lock     string          `json:"lock,omitempty"`

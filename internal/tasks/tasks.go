@@ -32,7 +32,7 @@ func New(cfg aws.Config) *Services {
 	return &Services{sfn.NewFromConfig(cfg), lambda.NewFromConfig(cfg)}
 }
 
-// once sends one attempt.
+// once and onceDurable limit a request to one attempt.
 func once(o *sfn.Options)           { o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{} }
 func onceDurable(o *lambda.Options) { o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{} }
 
@@ -75,7 +75,7 @@ func gone(err error) error {
 	return err
 }
 
-// Running implements [stream.Executions]: an execution that Step Functions does not know is over.
+// Running implements [stream.Executions]. An execution that Step Functions does not know is over.
 func (s *Services) Running(ctx context.Context, arn string) (bool, error) {
 	out, err := s.stepFunctions.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &arn})
 	if api, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains([]string{"ExecutionDoesNotExist", "InvalidArn", "ValidationException"}, api.ErrorCode()) {

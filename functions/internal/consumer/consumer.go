@@ -1,5 +1,5 @@
-// Package consumer builds the stream's consumer, which the stream and the expire function need: it does what follows from a write,
-// at once in the one and later, from the backlog, in the other. Package boot lists the settings.
+// Package consumer builds the stream's consumer for the stream function and the expire function. The first does the work of a write at
+// once, the second does the jobs that were deferred. Package boot lists the settings.
 package consumer
 
 import (
