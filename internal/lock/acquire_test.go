@@ -139,7 +139,7 @@ func TestRule11ContentionIsAnAnswer(t *testing.T) {
 	}
 }
 
-// Who waits with another capacity is granted at once what fits both.
+// A request that waits and names another capacity is granted at once if its permits fit both capacities.
 func TestAnotherCapacityWithRoom(t *testing.T) {
 	k := newKit(t)
 	k.must("a", of(3, 1))
@@ -148,7 +148,7 @@ func TestAnotherCapacityWithRoom(t *testing.T) {
 	}
 }
 
-// A store's answer that takes longer than the lease lasts is no lease.
+// A lease that expires before the store's reply arrives is not returned.
 func TestSlowAnswer(t *testing.T) {
 	for _, c := range []struct {
 		slow time.Duration

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A task is told of a new grant, and again when it waits with another token since.
+// A callback is due for a new grant with a token, and again when the lease gets another token.
 func TestToTell(t *testing.T) {
 	holds := func(fence int64, token string) Record {
 		return Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Tokens: Tokens{token}}, Fence: fence}}}
@@ -70,7 +70,7 @@ func TestRule10Tokens(t *testing.T) {
 	}
 }
 
-// A lease that a caller polled for before is not only its task's: it is never ended because the task is gone.
+// A lease that a caller polled for before a token was added does not end because the task is gone.
 func TestRule10TokenAfterPolls(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
@@ -87,8 +87,8 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 	}
 }
 
-// A task that a later attempt told keeps its lease, if the first attempt comes after it and finds nobody: the first one may have been
-// under way for long. The same if somebody else asked for the lease.
+// A task that got its callback from a later attempt keeps its lease if the first attempt, which was under way for long, ends after it and
+// finds nobody. The same holds if another caller asked for the lease.
 func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 	for name, learn := range map[string]func(*kit, GrantRef) error{
 		"a second attempt": func(k *kit, req GrantRef) error {
@@ -130,7 +130,7 @@ func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 	}
 }
 
-// A caller that polls for a task's place may find the grant: the task's lease is not only the task's, either.
+// A caller without the token that polls for a task's place may get the grant, so the lease does not end because the task is gone.
 func TestRule10PollsAfterToken(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
@@ -202,7 +202,7 @@ func TestEndOfATask(t *testing.T) {
 	}
 }
 
-// An attempt does not trust a record that it heard of before the grant that is to be told.
+// An attempt reads the record again if the one that it was given is older than the grant.
 func TestAttemptWithAnOldRecord(t *testing.T) {
 	k := newKit(t)
 	k.waits("a", withToken("t"))

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A quiet write has no end and no release: the stream's filter drops it.
+// A quiet cause ends no lease, because the stream's filter drops its writes.
 func TestCauses(t *testing.T) {
 	if want := []Cause{CauseAttempt, CauseCheck, CauseClaim, CauseQueue, CauseRenew}; !slices.Equal(QuietCauses(), want) {
 		t.Errorf("quiet causes %v, want %v", QuietCauses(), want) // the filters follow from them
@@ -25,7 +25,7 @@ func TestCauses(t *testing.T) {
 	}
 }
 
-// Each way to end a lease is told as what it was, and only of the lease that it ended.
+// The change of a retired lease is of the kind of its cause; other leases that are gone have expired.
 func TestEndsByCause(t *testing.T) {
 	before := Record{Rev: 1, Holders: map[LeaseKey]Lease{"ended": {Fence: 1}, "over": {Fence: 2}}}
 	for cause, want := range map[Cause][2]ChangeKind{
@@ -45,7 +45,7 @@ func TestEndsByCause(t *testing.T) {
 	}
 }
 
-// A late release of a lease is answered as done where the lease ended as by a release.
+// A late release succeeds if the lease ended by a cause that counts as a release.
 func TestLateReleaseByCause(t *testing.T) {
 	for cause, want := range map[Cause]error{
 		CauseRelease: nil, CauseExecutionEnd: nil, CauseUndo: nil,

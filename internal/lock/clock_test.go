@@ -112,8 +112,7 @@ func TestRule5Undo(t *testing.T) {
 	}
 }
 
-// A lease that a coordinator with a wrong clock granted is told by no other: it may be taken back at any time, and its fencing token
-// with it.
+// No coordinator returns a lease that one with a wrong clock granted: that one may undo it, and its fencing token, at any time.
 func TestRule5DoubtfulLeasesAreNotTold(t *testing.T) {
 	for _, c := range []struct {
 		ahead time.Duration
@@ -152,7 +151,7 @@ func TestRule5DoubtfulLeasesAreNotTold(t *testing.T) {
 	k.want(err, ErrMisconfigured)
 }
 
-// What is undone and granted nobody spends no secret.
+// Undoing a write that granted nothing retires no lease.
 func TestRule5UndoOfAWriteThatGrantedNothing(t *testing.T) {
 	u, now := Rules{}.withDefaults(), time.Unix(1_800_000_000, 0)
 	held := map[LeaseKey]Lease{"x": {Fence: 5, ExpiresAt: now.Add(time.Hour).UnixMilli()}}
@@ -163,7 +162,7 @@ func TestRule5UndoOfAWriteThatGrantedNothing(t *testing.T) {
 	}
 }
 
-// A grant with waiters is not undone by a swap that could not have seen them.
+// A grant beside waiters is not undone, because the undo has not read them.
 func TestRule5UndoLeavesQueuesAlone(t *testing.T) {
 	k := newKit(t)
 	k.must("a", lasting(time.Second))

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Renewals, and whatever else changes one lease, leave the others and the queue exactly as they are.
+// Renewals and other changes of one lease leave the other leases and the queue exactly as they are.
 func TestRule12OthersAreLeftAlone(t *testing.T) {
 	k := newKit(t)
 	k.must("a", of(2, 1), func(r *AcquireRequest) { r.Metadata = `{"a":1}` })
@@ -27,7 +27,7 @@ func TestRule12OthersAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A fencing token that was granted already is not granted again.
+// A fencing token that was granted is not granted again.
 func TestFenceBelowIsStrict(t *testing.T) {
 	for fence, holds := range map[int64]bool{6: true, 7: false, 8: false} {
 		if (Clause{Test: FenceBelow, N: 7}).Holds(Record{Fence: fence}) != holds {

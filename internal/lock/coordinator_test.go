@@ -19,7 +19,7 @@ func TestNewChecksItsConfig(t *testing.T) {
 	}
 }
 
-// A lease's key is of one lock, and of one secret.
+// A lease key depends on the lock's name and on the secret.
 func TestKeyOf(t *testing.T) {
 	if a := KeyOf("a", "s"); a == KeyOf("b", "s") || a == KeyOf("a", "t") || a != KeyOf("a", "s") || len(a) != 22 || KeyOf("ab", "c") == KeyOf("a", "bc") {
 		t.Errorf("key %s", a)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// An execution that ends takes what is its own, and nothing else, wherever that is.
+// The end of an execution ends its leases and places on all locks, and nothing else.
 func TestEndExecution(t *testing.T) {
 	k := newKit(t)
 	k.must("a", of(4, 1), boundTo("x"))
@@ -70,7 +70,7 @@ func TestChecked(t *testing.T) {
 	}
 }
 
-// One write asks for some of the overdue checks again, the oldest first, and the next caller that is refused for more.
+// One write asks for a limited number of overdue checks, oldest grants first; the next refused caller asks for others.
 func TestOverdueChecksAreAskedForInTurn(t *testing.T) {
 	k := newKit(t)
 	const n = 2*maxRechecks + 1

@@ -40,7 +40,7 @@ func TestRule8Timers(t *testing.T) {
 	k.holds(nil, nil)
 }
 
-// A timer's blind write ends only a lease that is past its expiry by the skew, and meets no fencing token that it has not seen.
+// The guard of expire wants a lease that is past its expiry by the skew allowance, and a fencing token below its bound.
 func TestGuardOfExpire(t *testing.T) {
 	for expires, holds := range map[int64]bool{9: true, 10: true, 11: false} {
 		r := Record{Holders: map[LeaseKey]Lease{"a": {ExpiresAt: expires}}}

@@ -15,7 +15,7 @@ import (
 // `make explore` sets it: larger worlds, which take many minutes.
 var exploreAll = flag.Bool("explore.all", false, "explore the large worlds too")
 
-// Each world is walked to its end.
+// Each world is explored completely.
 var worlds = []world{
 	{name: "mutex", clients: 2, capacity: 1, leases: 2, sends: 2, ttl: 1, retention: 2, horizon: 4},
 	{name: "mutex with duplicates and a timer", clients: 2, capacity: 1, leases: 1, sends: 1, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 5},
@@ -100,8 +100,8 @@ func (m mutant) apply(c Command) Command {
 	return c
 }
 
-// named are the mutants that no world can show, since clients there always say their TTL, and have one TTL for all; or that
-// the worlds without a queue cannot. Each has a test of its own.
+// named are the mutants that no world can show, because clients there always name their TTL and have the same one, or because the
+// world has no queue. Each has a test of its own.
 var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Take, NobodyWaiting}:    waiterTest(func(u Rules, now time.Time) Command { return u.take(now, "b", Lease{Fence: 1 << 52}, 1) }),
 	{Renew, NobodyWaiting}:   waiterTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
@@ -149,7 +149,7 @@ func TestMutants(t *testing.T) {
 	fmt.Printf("mutants: %d of %d killed\n", killed.Load(), len(mutants))
 }
 
-// hunt tells what catches the mutant, or "".
+// hunt returns what catches the mutant, or "".
 func (m mutant) hunt(t *testing.T) string {
 	if test := named[m]; test != nil {
 		if err := test(t, func(c Command) Command { return c }); err != nil {
@@ -163,7 +163,7 @@ func (m mutant) hunt(t *testing.T) string {
 	return caught(func(w *world) { w.mutate = m.apply })
 }
 
-// caught walks the worlds, changed, until one shows a violation: the beginning of each first, since most violations are near.
+// caught explores the changed worlds until one shows a violation: first the beginning of each, where most violations are.
 func caught(change func(*world)) string {
 	for _, limit := range []int{30_000, 300_000, 0} {
 		for _, w := range worlds {
@@ -197,8 +197,8 @@ func TestModelMutants(t *testing.T) {
 	}
 }
 
-// waiterTest makes a test that a command leaves a record with waiters alone: its row has no native TTL, and whoever ends
-// a holder must hand on to the head of the queue.
+// waiterTest makes a test that a command leaves a record with waiters alone: its row must be kept for the waiters, and a write that
+// ends a lease must grant the head of the queue.
 func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Command) Command) error {
 	return func(_ *testing.T, mutate func(Command) Command) error {
 		u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
@@ -220,8 +220,8 @@ func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Co
 }
 
 // purgeTest makes a test that a command whose now is older than the record's fence is refused: the native TTL it writes
-// would let the row go while a take that is under way could still propose a lower fence. It takes a semaphore, on which
-// one came and went after the command was made.
+// would let the row be purged while a take under way could still propose a lower fence. It needs a semaphore, on which another
+// lease was granted and released after the command was made.
 func purgeTest(command func(Rules, time.Time) Command) func(*testing.T, func(Command) Command) error {
 	return func(_ *testing.T, mutate func(Command) Command) error {
 		u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
@@ -248,7 +248,7 @@ func purgeTest(command func(Rules, time.Time) Command) func(*testing.T, func(Com
 	}
 }
 
-// claimTest: a blind renewal must not extend a grant that is unclaimed, since it could not give it its execution's life.
+// claimTest: a blind renewal must not extend an unclaimed grant, because it cannot give it the life of its execution.
 func claimTest(_ *testing.T, mutate func(Command) Command) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 	h := Lease{ExpiresAt: now.UnixMilli() + 1000, Fence: 1, Unclaimed: true}
@@ -265,7 +265,7 @@ func claimTest(_ *testing.T, mutate func(Command) Command) error {
 	return nil
 }
 
-// sameTTLTest: a renewal that guesses the TTL must not give that TTL to a lease that has another.
+// sameTTLTest: a renewal that assumes the default TTL must not change the TTL of a lease that has another.
 func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 	op := renewing{u, "a", RenewRequest{}}
@@ -277,7 +277,7 @@ func sameTTLTest(_ *testing.T, mutate func(Command) Command) error {
 	return nil
 }
 
-// TestQueueMutants breaks the rules of the queue in the records that swaps write; the worlds with a queue catch each.
+// TestQueueMutants breaks the rules of the queue in the records that swaps write. A world with a queue must catch each.
 func TestQueueMutants(t *testing.T) {
 	// became changes what a swap writes, where it grants waiters, or else leaves it.
 	became := func(change func(from Record, to *Record, granted []Waiter)) func(Command) Command {

@@ -2,8 +2,8 @@ package lock
 
 import "fmt"
 
-// matters reports whether an answer can still change what its client does. If not now, then never: a client goes through
-// the phases of a lease in one direction.
+// matters reports whether an answer can still change what its client does. If it cannot now, it never can: a client passes through the
+// phases of a lease in one direction.
 func (x *explorer) matters(s *state, m message) bool {
 	c := s.clients[m.client]
 	switch {
@@ -23,7 +23,7 @@ func (x *explorer) matters(s *state, m message) bool {
 	return c.phase == phaseReleasing
 }
 
-// step walks one transition and comes back.
+// step follows one transition and returns to the state before it.
 func (x *explorer) step(s state, what string, m message) {
 	if x.done() {
 		return
@@ -53,7 +53,7 @@ func (s *state) put(m message) {
 	panic("a world with more messages than maxMessages")
 }
 
-// moves walks everything that can happen next.
+// moves follows every transition from a state.
 func (x *explorer) moves(s state) {
 	if s.now < x.horizon {
 		t := s
@@ -108,7 +108,7 @@ func (x *explorer) moves(s state) {
 	}
 }
 
-// executionMoves ends an execution, and has its end heard of.
+// executionMoves ends an execution, and delivers the event of its end.
 func (x *explorer) executionMoves(s state, i uint8) {
 	if x.bound&(1<<i) == 0 || s.clients[i].lease == 0 {
 		return
@@ -125,7 +125,7 @@ func (x *explorer) executionMoves(s state, i uint8) {
 	}
 }
 
-// look has a coordinator read the record, and decide on it.
+// look lets a coordinator read the record and decide on it.
 func (x *explorer) look(s state, what string, m message) {
 	d := x.decide(m, m.read, s.record)
 	if d.answer != 0 {
@@ -142,8 +142,8 @@ func (x *explorer) look(s state, what string, m message) {
 	x.step(s, what, m)
 }
 
-// callBack sends a task its lease. A task that was told already, or went away, is not there: then its lease is ended, if
-// nobody can have been told.
+// callBack delivers a callback. A task that got one already, or that is gone, does not receive it: then its lease ends if nobody else can
+// know of it.
 func (x *explorer) callBack(s state, m message, first bool) {
 	c := &s.clients[m.client]
 	if c.phase == phaseAcquiring && c.lease == m.lease {
@@ -245,7 +245,7 @@ func (x *explorer) messageMoves(s state, i int) {
 	}
 }
 
-// land applies a command in flight, and sends what follows: another command, or an answer.
+// land applies a command in flight, and sends the next message: another command, or an answer.
 func (x *explorer) land(s, gone state, m message, again bool) {
 	before := x.records[s.record]
 	next, applied := x.apply(s.record, m.cmd)
@@ -305,7 +305,7 @@ func (x *explorer) become(t *state, m message, next uint32) {
 	t.record, t.fence = next, max(t.fence, after.Fence)
 }
 
-// answer fills in how long the lease lives, as the coordinator tells it.
+// answer adds to an answer until when the lease lasts.
 func (x *explorer) answer(n *message, s state, r Record) {
 	n.cmd = 0
 	if n.answer != ok || n.op != opAcquire && n.op != opRenew {
@@ -327,7 +327,7 @@ func (x *explorer) answer(n *message, s state, r Record) {
 	n.read, n.offset = 0, 0
 }
 
-// receive is what a client makes of an answer that matters.
+// receive changes a client's state by an answer that matters.
 func (x *explorer) receive(t state, m message) {
 	c := &t.clients[m.client]
 	if x.believeInReply {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// checkWrite holds a write that was applied against the rules.
+// checkWrite checks the rules on a write that was applied.
 func (x *explorer) checkWrite(s state, m message, next uint32) {
 	mine := key(m.client, m.lease)
 	before, after := x.records[s.record], x.records[next]
@@ -71,8 +71,8 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 	x.checkLive(s.now, next)
 }
 
-// checkQueue holds a write against the rules of the queue: turns are taken in the order of tickets, nobody who comes later is
-// granted before somebody who waits, nobody vanishes, and no permit lies idle that the head could have.
+// checkQueue checks the rules of the queue on a write: waiters are granted in the order of tickets, no later request is granted before a
+// waiter, no waiter disappears, and no permit is free that the head of the queue could have.
 func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, read int64) {
 	if after.Waiting != int64(len(after.Queue)) {
 		x.fail("queue: %d wait, the record says %d", len(after.Queue), after.Waiting)
@@ -116,8 +116,7 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 	}
 }
 
-// checkChanges holds the events of a write against what happened: one for every lease that ended, of the right kind, and
-// none for any other.
+// checkChanges compares the changes of a write with what happened: one for every lease that ended, of the right kind, and no other.
 func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) {
 	ended := map[LeaseKey]ChangeKind{}
 	for _, c := range Changes(before, after) {
@@ -145,7 +144,7 @@ func (x *explorer) checkChanges(before, after Record, op opKind, mine LeaseKey) 
 	}
 }
 
-// checkAnswer holds an answer given without a write against the record it was read from.
+// checkAnswer compares an answer that was given without a write with the record that it was read from.
 func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
 	if m.op > opExpire {
 		return
@@ -164,7 +163,7 @@ func (x *explorer) checkAnswer(s state, m message, r Record, answer verdict) {
 	}
 }
 
-// checkLive makes sure that if nothing more is delivered, a newcomer gets the lock a TTL and two skews from now.
+// checkLive checks that, if no further message is delivered, a new request gets the lock a TTL and two skew allowances from now.
 func (x *explorer) checkLive(now uint8, record uint32) {
 	memo := [2]uint32{record, uint32(now)}
 	problem, known := x.probed[memo]

@@ -12,15 +12,14 @@ import (
 
 // The explorer walks every interleaving of a small world over the real commands, operations and interpreter. Clients
 // send requests; a request reaches a coordinator, which reads its clock and makes a command; the command is in flight
-// until it lands on the record; the answer is in flight until it reaches the client. Each of the three may come late or
-// never, the first two also twice. Coordinators' clocks differ by up to the skew allowance, chosen
-// anew for every delivery. A client that crashes is one that never acts again, which is a prefix of some other run;
-// one that is paused acts late. Timers come due at any time. Rows are purged when native TTL allows.
+// until it is applied to the record; the answer is in flight until it reaches the client. Each of the three may arrive late or
+// never, the first two also twice. Coordinators' clocks differ by up to the skew allowance, chosen for every delivery. A
+// client that crashes never acts again, which is a prefix of another run; a client that is paused acts late. Timers fire at
+// any time. Rows are purged when native TTL allows it.
 //
-// A client may be an execution: it believes that its lease lasts until the execution ends, which may happen at any time, and is
-// told to a coordinator later or never. A client may be a task that waits with a token: it believes when it was called back,
-// which may be tried at any time while its grant is stored, several times; a task that was told, or is gone, is not there for a
-// later callback.
+// A client may be an execution: its lease lasts until the execution ends, which may happen at any time, and whose event reaches a
+// coordinator later or never. A client may be a task that waits with a token: it holds the lease from its callback on, which may be
+// attempted at any time while the grant is stored, several times. A task that got its callback, or that is gone, receives no other.
 //
 // States are kept as 64-bit hashes, so a state may be taken for another one with a chance of about n²/2^65: 1 in 10^5
 // for ten million states.
@@ -59,7 +58,7 @@ type world struct {
 // tick is the unit of a world's times. An unclaimed grant lasts one.
 const tick = ClaimTime
 
-// forever is until when an execution believes, if it does not end before.
+// forever is the expiry of an execution's lease.
 const forever = 63
 
 type opKind uint8
@@ -108,7 +107,7 @@ type message struct {
 	until  uint8 // for an ok: sent + remaining
 }
 
-// packed is a message as states keep it: in one word, 0 for none.
+// packed is a message in one word, as states contain it; 0 is none.
 type packed uint64
 
 func (m message) pack() packed {
@@ -353,7 +352,7 @@ func (x *explorer) operation(m message, r Record) decider {
 	return nil
 }
 
-// apply lands a command on a record.
+// apply applies a command to a record.
 func (x *explorer) apply(record, cmd uint32) (next uint32, ok bool) {
 	memo := [2]uint32{record, cmd}
 	v, known := x.applied[memo]
@@ -381,7 +380,7 @@ func (x *explorer) first(m message) uint32 {
 	return id
 }
 
-// decide asks the operation what it does with the record it met.
+// decide asks the operation to decide on a record.
 func (x *explorer) decide(m message, at uint8, record uint32) decision {
 	memo := decideKey{m.op, m.client, m.lease, at, record}
 	d, known := x.decided[memo]
@@ -424,7 +423,7 @@ func (x *explorer) fail(format string, args ...any) {
 
 func (x *explorer) done() bool { return x.found != "" || x.limit != 0 && x.visited.n >= x.limit }
 
-// progressEvery is how often a walk shows that it goes on.
+// progressEvery is the time between two lines of progress.
 const progressEvery = 5 * time.Second
 
 func (x *explorer) progress() {
@@ -472,7 +471,7 @@ func (x *explorer) visit(s state) {
 	x.moves(s)
 }
 
-// A step is a transition on the path walked.
+// A step is a transition on the current path.
 type step struct {
 	now    uint8
 	what   string

@@ -37,7 +37,7 @@ func TestForceRelease(t *testing.T) {
 	}
 }
 
-// A force-release gets through where the hand-off cannot be written, and leaves the waiters where they are. An outage is told.
+// A force-release succeeds without the hand-off if that cannot be written, and leaves the waiters in place. An outage is an error.
 func TestForceReleaseGetsThrough(t *testing.T) {
 	for _, kind := range []error{ErrMisconfigured, ErrThrottled, ErrLockFull, ErrUnavailable} {
 		f := &faulty{Memory: &Memory{}}
@@ -71,7 +71,7 @@ func TestForceReleaseGetsThrough(t *testing.T) {
 	}
 }
 
-// faulty is a store whose writes that move waiters fail.
+// faulty is a store that refuses writes which move waiters.
 type faulty struct {
 	*Memory
 	err    error

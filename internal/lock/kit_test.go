@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// kit is a coordinator on a store of its own, with a clock that only the test moves.
+// kit is a coordinator with its own store and a clock that only the test moves.
 type kit struct {
 	*Coordinator
 	t     *testing.T
@@ -152,7 +152,7 @@ func (k *kit) record() Record {
 
 func (k *kit) holder(secret string) Lease { return k.record().Holders[KeyOf(lockName, secret)] }
 
-// holds checks who holds and who waits, in order.
+// holds checks the holders and the waiters, in order.
 func (k *kit) holds(holders, waiters []string) {
 	k.t.Helper()
 	r := k.record()

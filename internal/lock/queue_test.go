@@ -57,7 +57,7 @@ func TestRule9HandOff(t *testing.T) {
 	}
 }
 
-// Those who want little do not overtake one who wants much.
+// Waiters for few permits do not overtake one for many.
 func TestRule9NobodyOvertakes(t *testing.T) {
 	k := newKit(t)
 	k.must("a", of(3, 2))
@@ -79,7 +79,7 @@ func TestRule9NobodyOvertakes(t *testing.T) {
 	k.holds([]string{"small", "another"}, nil)
 }
 
-// Any waiter may leave, also one that is further back than a hand-off reads.
+// Any waiter may leave, also one behind those that a hand-off reads.
 func TestRule9WaitersLeave(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
@@ -198,7 +198,7 @@ func TestRule10Claims(t *testing.T) {
 	}
 }
 
-// What is read of a queue is of the record, or the record is read again; a queue that somebody changed by hand is believed.
+// If the queue does not belong to the record, both are read again. A queue that was changed by hand counts as it is.
 func TestQueuesThatMoved(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
@@ -216,7 +216,7 @@ func TestQueuesThatMoved(t *testing.T) {
 	}
 }
 
-// The store is asked for a queue only where there is one, and an operation wants it.
+// The queue is read only if there is one and the operation needs it.
 func TestQueuesAreReadWhereTheyMatter(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
@@ -230,7 +230,7 @@ func TestQueuesAreReadWhereTheyMatter(t *testing.T) {
 	}
 }
 
-// A queue of a later record has the record read again; only a queue that stays different from its record counts as it is.
+// If the queue is of a later record, the record is read again. A queue that differs from the same record twice counts as it is.
 func TestQueueOfALaterRecord(t *testing.T) {
 	for what, mend := range map[string]func(list []Waiter) []Waiter{
 		"one waiter too few":                  func(list []Waiter) []Waiter { return list[:1] },
@@ -257,7 +257,7 @@ func TestQueueOfALaterRecord(t *testing.T) {
 	}
 }
 
-// The same of a record's first revision, which a purged row with waiters left behind has.
+// The same for a record of revision 1, as after a purge that left waiters behind.
 func TestQueueOfAFirstRevision(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
@@ -277,7 +277,7 @@ func TestQueueOfAFirstRevision(t *testing.T) {
 	}
 }
 
-// A lock without holders whose waiters all went away is taken by a newcomer.
+// A free lock whose places are all abandoned is granted to a new request.
 func TestOnlyDeadWaiters(t *testing.T) {
 	k := newKit(t)
 	k.store.records = map[string]Record{lockName: {
@@ -287,7 +287,7 @@ func TestOnlyDeadWaiters(t *testing.T) {
 	k.holds([]string{"a"}, nil)
 }
 
-// Where the head of the queue is known not to fit, nothing is left to do; where it is not known, something may be.
+// A record is settled if the head of its queue was read and does not fit; without the head it may be unsettled.
 func TestUnsettled(t *testing.T) {
 	holders := map[LeaseKey]Lease{"a": {Terms: Terms{Permits: 1, Capacity: 3}}}
 	head := func(permits int64) []Waiter {
@@ -309,7 +309,7 @@ func TestUnsettled(t *testing.T) {
 	}
 }
 
-// Who does not wait reads the head of the queue only; who waits, or brings a token, looks for its place in all of it.
+// A request that does not wait reads the head of the queue only; one that waits or has a token looks for its place in the whole queue.
 func TestHowMuchOfTheQueueIsRead(t *testing.T) {
 	f := &faulty{Memory: &Memory{}}
 	c := newCoordinator(t, f)
@@ -333,7 +333,7 @@ func TestHowMuchOfTheQueueIsRead(t *testing.T) {
 	}
 }
 
-// A row outlasts the places of its waiters by a retention, those that a write does not see as well, and goes when nobody comes.
+// A row is kept for a retention after the places of its waiters, also of those that a write does not read, and is purged after that.
 func TestRowsOfWaitersGo(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	m := &Memory{}
@@ -392,7 +392,7 @@ func TestRowsOfWaitersGo(t *testing.T) {
 	}
 }
 
-// A queue that all have left bars nobody for ever, however long it is: who does not join it clears away what it sees of it.
+// A queue of abandoned places does not refuse requests for ever, however long it is: a request that does not wait removes those it reads.
 func TestADeadQueueIsClearedAway(t *testing.T) {
 	for _, n := range []int{queueHead, queueHead + 1, 3*queueHead + 1, MaxQueue} {
 		k := newKit(t)

@@ -84,8 +84,7 @@ func TestRule4RenewalWithoutTTL(t *testing.T) {
 	}
 }
 
-// A renewal to the very expiry that a lease has takes over the TTL, whether it is one blind write or, beside a holder that lasts
-// longer, a swap.
+// A renewal to the expiry that a lease already has stores the new TTL, as one blind write and, beside a lease that lasts longer, as a swap.
 func TestRenewalToTheSameExpiry(t *testing.T) {
 	for _, beside := range []bool{false, true} {
 		k := newKit(t)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// poisoned is a lock whose token a coordinator with a wrong clock moved ahead, and whose reply was lost.
+// poisoned is a lock whose fencing token is ahead of time: a coordinator with a wrong clock wrote it and lost the reply.
 func poisoned(t *testing.T, ahead time.Duration) *kit {
 	k := newKit(t)
 	k.must("a")
@@ -44,7 +44,7 @@ func TestRepair(t *testing.T) {
 	k.want(err, ErrNothingToRepair)
 }
 
-// A token that may have been told is never taken back.
+// A fencing token that may have been returned to a caller is never lowered.
 func TestRepairLeavesWhatMayHaveBeenTold(t *testing.T) {
 	margin := 2 * (MaxClockError + time.Second)
 	for _, c := range []struct {

@@ -28,7 +28,7 @@ func newCoordinator(t *testing.T, store Store) *Coordinator {
 	return c
 }
 
-// A lease takes what its texts take, and always room for the metadata that a renewal may bring.
+// A lease counts with its texts and with room for the metadata that a renewal may bring.
 func TestBytes(t *testing.T) {
 	for _, test := range []struct {
 		holder Lease
@@ -49,7 +49,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// A lease has room up to the last byte; alone it always has.
+// A lease fits up to the last byte; in an empty record every lease fits.
 func TestRoom(t *testing.T) {
 	free := MaxRecordBytes - recordBytes - unsized - unsized
 	r := Record{Holders: map[LeaseKey]Lease{"a": {}}, Capacity: 9}
@@ -70,7 +70,7 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// What does not fit beside the others is refused with the number if it does not wait, and otherwise waits until it fits.
+// A lease that does not fit is refused with the sizes if the request does not wait; otherwise the request waits until it fits.
 func TestFullRecord(t *testing.T) {
 	const token = 2048
 	fit := (MaxRecordBytes - recordBytes) / (unsized + token)
@@ -116,7 +116,7 @@ func TestFullRecord(t *testing.T) {
 	}
 }
 
-// A hand-off moves as many as fit, and the rest wait on; each that leaves lets one in.
+// A hand-off grants as many waiters as fit; each lease that ends lets in one more.
 func TestHandOffMovesWhatFits(t *testing.T) {
 	const token = 2048
 	fit := (MaxRecordBytes - recordBytes) / (unsized + token)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A holder is shown, and listed, as long as it bars others.
+// Status and List show a lease until its expiry plus the skew allowance.
 func TestStatusAndListKeepTheSkew(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
@@ -35,7 +35,7 @@ func TestStatusAndListKeepTheSkew(t *testing.T) {
 	}
 }
 
-// A page ends at its limit and at its size, names that do not match are passed over, and a cursor of another kind is refused.
+// A page ends at its limit and at its size; names that do not match are left out; another kind of cursor is refused.
 func TestMemoryPages(t *testing.T) {
 	var m Memory
 	m.records = map[string]Record{}

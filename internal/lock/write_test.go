@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A holder that stays hides neither the end of another nor a new grant.
+// Beside a lease that stays, the end of another lease and a new grant are changes.
 func TestChangesBesideAHolderThatStays(t *testing.T) {
 	before := Record{Holders: map[LeaseKey]Lease{"stays": {Fence: 1}, "ends": {Fence: 2}}}
 	after := Record{Holders: map[LeaseKey]Lease{"stays": {Fence: 1}, "new": {Fence: 3}}, Cause: CauseExpire}
@@ -18,7 +18,7 @@ func TestChangesBesideAHolderThatStays(t *testing.T) {
 	}
 }
 
-// A release that meets a lease that is over tells that one as expired.
+// A release that also removes an expired lease makes an expiry of that one.
 func TestChangesOfARelease(t *testing.T) {
 	before := Record{Rev: 1, Holders: map[LeaseKey]Lease{"a": {Fence: 1}, "over": {Fence: 2}}}
 	after := Record{Rev: 2, Cause: CauseRelease, Retired: Retired{Key: "a", Fence: 1}, Holders: map[LeaseKey]Lease{"new": {Fence: 3}}}
