@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// What a reply proves, for every fraction of a second at which the server may read its clock: a clock more than
-// MaxClockOffset off is always found, one at most MaxClockError off never, and nobody is accused of more than is so.
+// What a reply proves, for every fraction of a second at which the server may read its clock: an error above MaxClockOffset is always
+// found, one of MaxClockError or less never, and the proved error never exceeds the true one.
 func TestProvenOffset(t *testing.T) {
 	second := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for _, at := range []time.Duration{0, 1, 500 * time.Millisecond, time.Second - 1} {
@@ -35,7 +35,7 @@ func TestProvenOffset(t *testing.T) {
 	}
 }
 
-// A slow reply proves nothing that a reply which took no time would not: the server may have read its clock at any moment of it.
+// A slow reply proves no more than one that took no time: the server may have read its clock at any moment of it.
 func TestSlowReplyIsNoProof(t *testing.T) {
 	sent := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for _, took := range []time.Duration{0, time.Second, 10 * time.Second} {
@@ -59,7 +59,7 @@ func TestSlowReplyIsNoProof(t *testing.T) {
 	}
 }
 
-// answers is an HTTP client whose answer takes a time, and reads its Date at the start of it.
+// answers is an HTTP client whose response takes some time. It reads its Date at the start.
 type answers struct {
 	took   time.Duration
 	status int
@@ -71,7 +71,7 @@ func (a answers) Do(*http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: a.status, Header: http.Header{"Date": {date}}, Body: http.NoBody}, nil
 }
 
-// The request's and the reply's own times are what a Date is compared with: a slow engine is not taken for a wrong clock.
+// A Date is compared with the times of its own request and reply, so a slow engine is not taken for a wrong clock.
 func TestClockClientMeasures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, off := range []time.Duration{0, 10 * time.Second, -20 * time.Second} {

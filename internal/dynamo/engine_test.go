@@ -35,7 +35,7 @@ func engine(t testing.TB) *dynamodb.Client {
 	return dynamodb.NewFromConfig(awsConfig(), func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint(t)) })
 }
 
-// newStore makes a store with a table of its own.
+// newStore returns a store with its own table.
 func newStore(t testing.TB, change ...func(*dynamo.Config)) *dynamo.Store {
 	t.Helper()
 	cfg := dynamo.Config{AWS: awsConfig(), Table: "locks-" + rand.Text(), Endpoint: endpoint(t)}
@@ -52,7 +52,7 @@ func newStore(t testing.TB, change ...func(*dynamo.Config)) *dynamo.Store {
 	return s
 }
 
-// wire is an HTTP client between the SDK and the engine that counts requests, and on which a test does harm.
+// wire is an HTTP client between the SDK and the engine. It counts requests, and a test makes it fail.
 type wire struct {
 	mu       sync.Mutex
 	requests []string                                                                  // X-Amz-Target of each
@@ -89,7 +89,7 @@ func (w *wire) count() int {
 	return len(w.requests)
 }
 
-// otherKeys makes a store on a table that has another key schema.
+// otherKeys returns a store on a table with another key schema.
 func otherKeys(t testing.TB) *dynamo.Store {
 	t.Helper()
 	table := "other-" + rand.Text()

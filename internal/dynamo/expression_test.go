@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The longest updates are within DynamoDB's limit for an expression: holders of the largest semaphore out, as many waiters in as one
-// write moves, and as many overdue checks of the others asked for again as one write asks for.
+// The longest updates are within DynamoDB's limit for an expression: the leases of the largest semaphore end, as many waiters are granted
+// as one write moves, and as many overdue checks are asked for as one write may.
 func TestLongestExpression(t *testing.T) {
 	from := lock.Record{Rev: 1, Holders: map[lock.LeaseKey]lock.Lease{}}
 	to := lock.Record{Holders: map[lock.LeaseKey]lock.Lease{}, Retired: lock.Retired{Key: "r"}}
@@ -32,7 +32,7 @@ func TestLongestExpression(t *testing.T) {
 	}
 }
 
-// Of a holder that stays, what changed is written and nothing else.
+// Of a lease that stays, only the attributes that changed are written.
 func TestChangesOfAHolder(t *testing.T) {
 	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{"t"}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
 	for want, change := range map[string]func(*lock.Lease){
@@ -71,7 +71,7 @@ func TestChangesOfAHolder(t *testing.T) {
 	}
 }
 
-// The attribute of attempts tells two things, and a holder is read as it was written.
+// The attribute "attempted" has two bits, and a lease is read as it was written.
 func TestAttemptsAreReadAsWritten(t *testing.T) {
 	for n, h := range []lock.Lease{{}, {Attempted: true}, {Known: true}, {Attempted: true, Known: true}} {
 		m := leaseItem(h).(*types.AttributeValueMemberM).Value

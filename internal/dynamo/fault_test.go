@@ -50,7 +50,7 @@ func (s *setup) acquire(ctx context.Context, lease string) (lock.LeaseStatus, er
 	return s.Acquire(ctx, lock.AcquireRequest{Lock: "f", Secret: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
 }
 
-// A write whose reply was lost is sent again, fails on its own success, and is recognised: one grant, one request more.
+// A write whose reply was lost is sent again, fails because it was applied, and is recognised: one grant, one request more.
 func TestLostReplyOfEveryOperation(t *testing.T) {
 	lose := func(w *wire) {
 		w.reset()
@@ -102,7 +102,7 @@ func (*lostReply) Error() string   { return "connection reset by peer" }
 func (*lostReply) Timeout() bool   { return true }
 func (*lostReply) Temporary() bool { return true }
 
-// A caller whose context ends is answered then, not when the store is.
+// A call returns when its context ends, not when the store replies.
 func TestContextEndsMidCall(t *testing.T) {
 	s := newSetup(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -127,8 +127,7 @@ func dated(offset time.Duration) func(int, *http.Response) (*http.Response, erro
 	}
 }
 
-// The clock guard: a coordinator whose clock is provably wrong grants nothing, takes back what it did, and looks before
-// it tries again.
+// The clock guard: a coordinator whose clock is provably wrong grants nothing, undoes what it wrote, and reads before it writes again.
 func TestClockGuard(t *testing.T) {
 	for _, offset := range []time.Duration{10 * time.Second, -10 * time.Second} {
 		t.Run(offset.String(), func(t *testing.T) {
@@ -161,7 +160,7 @@ func TestClockGuard(t *testing.T) {
 	}
 }
 
-// A clock that is off by up to a second is left alone: a Date, cut to seconds, cannot prove more of it.
+// A clock that is off by up to a second is not refused: a Date, cut to seconds, cannot prove the error.
 func TestClockGuardAllowsWhatItCannotProve(t *testing.T) {
 	for _, offset := range []time.Duration{lock.MaxClockError, -lock.MaxClockError} {
 		s := newSetup(t)
@@ -172,7 +171,7 @@ func TestClockGuardAllowsWhatItCannotProve(t *testing.T) {
 	}
 }
 
-// A refusal of the signature by a server with another time is not signed anew and sent: a wrong clock must not write.
+// A request that is refused because of the clock is not signed again and sent: a process with a wrong clock must not write.
 func TestWrongClockIsNotCorrectedAndSent(t *testing.T) {
 	s := newSetup(t)
 	s.wire.harm = func(int, *http.Request) (*http.Response, error, bool) {
@@ -188,8 +187,8 @@ func TestWrongClockIsNotCorrectedAndSent(t *testing.T) {
 	}
 }
 
-// A coordinator whose clock is far ahead takes every lease for expired. It displaces nobody: not by an acquire, nor by one
-// whose first reply is lost, nor by a timer; and no repeat of its request at a right coordinator gets the lock.
+// A coordinator whose clock is far ahead takes every lease for expired. It ends no live lease: not by an acquire, nor by one whose first
+// reply is lost, nor by a timer. Its request, repeated at a coordinator with a right clock, does not get the lock.
 func TestClockAheadDisplacesNobody(t *testing.T) {
 	s := newSetup(t)
 	a, err := s.acquire(t.Context(), "a")
@@ -289,8 +288,8 @@ func TestCorruptItem(t *testing.T) {
 	}
 }
 
-// One write of a coordinator whose clock is a year ahead closes no lock: it is taken back, with its fencing token. Where its reply
-// was lost, so that nobody knows of it, the next one says what to do, and a repair opens the lock.
+// One write of a coordinator whose clock is a year ahead closes no lock: it is undone, with its fencing token. If its reply was lost, the
+// next request says what to do, and a repair opens the lock.
 func TestClockFarAheadClosesNoLock(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		s := newSetup(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// write stores a record as it is given, over from.
+// write replaces the record from by another one, as it is.
 func write(t *testing.T, s *dynamo.Store, name string, from, to lock.Record) error {
 	t.Helper()
 	_, err := s.Apply(t.Context(), name, lock.Command{
@@ -21,7 +21,7 @@ func write(t *testing.T, s *dynamo.Store, name string, from, to lock.Record) err
 	return err
 }
 
-// The largest record that package lock allows fits an item of DynamoDB's, and one that does not fit is refused as that.
+// The largest record that package lock allows fits a DynamoDB item, and a larger one is refused by the engine.
 func TestLargestRecord(t *testing.T) {
 	s := newStore(t)
 	const ms = 1_800_000_000_123
@@ -67,8 +67,8 @@ func TestLargestRecord(t *testing.T) {
 	}
 }
 
-// The largest hand-off fits a transaction and its expressions: a semaphore whose 100 holders are all over, and whose waiters
-// have tokens and executions, half of them gone.
+// The largest hand-off fits a transaction and its expressions: a semaphore whose 100 leases have expired, and whose waiters have tokens
+// and executions, half of their places abandoned.
 func TestLargestHandOff(t *testing.T) {
 	s := newStore(t)
 	c, err := lock.New(lock.Config{Store: s})

@@ -26,12 +26,12 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// doer is an HTTP client that is a function.
+// A doer is a function as an HTTP client.
 type doer func(*http.Request) (*http.Response, error)
 
 func (d doer) Do(req *http.Request) (*http.Response, error) { return d(req) }
 
-// offline makes a store whose every request is answered by answer. It needs no engine.
+// offline returns a store whose requests answer responds to, without an engine.
 func offline(t *testing.T, answer doer, change ...func(*dynamo.Config)) *dynamo.Store {
 	t.Helper()
 	cfg := dynamo.Config{AWS: awsConfig(), Table: "locks"}
@@ -46,7 +46,7 @@ func offline(t *testing.T, answer doer, change ...func(*dynamo.Config)) *dynamo.
 	return s
 }
 
-// calls are all that a store can be asked, by the action that is sent first.
+// calls are the calls of a store, by the action that each sends first.
 func calls(s *dynamo.Store) map[string]func(context.Context) error {
 	waits := lock.Record{Rev: 1, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Key: "l"}}}
 	return map[string]func(context.Context) error{
@@ -68,7 +68,7 @@ func calls(s *dynamo.Store) map[string]func(context.Context) error {
 	}
 }
 
-// Every error answer becomes an error of its kind that says what to do, for every call of the store; those worth it are tried
+// Every error response becomes an error of its kind that says what to do, for every call of the store; transient ones are tried
 // MaxAttempts times.
 func TestFaults(t *testing.T) {
 	for _, test := range []struct {
@@ -163,7 +163,7 @@ func TestFaultsOfTransactions(t *testing.T) {
 	}
 }
 
-// What answers, and is no DynamoDB, is a misconfiguration; a gateway's 5xx is an outage.
+// A response that is not DynamoDB's is a misconfiguration; a gateway's 5xx is an outage.
 func TestAnswersOfOthers(t *testing.T) {
 	answer := func(status int, header http.Header, body string) doer {
 		return func(req *http.Request) (*http.Response, error) {
@@ -194,7 +194,7 @@ func TestAnswersOfOthers(t *testing.T) {
 	}
 }
 
-// A host that does not resolve, and TLS that is not agreed upon, end with the first attempt, and say the fix.
+// A host that does not resolve and a failed TLS handshake end with the first attempt, and the error says the fix.
 func TestUnreachable(t *testing.T) {
 	quiet := log.New(io.Discard, "", 0)
 	plain := httptest.NewServer(http.NotFoundHandler())
@@ -244,7 +244,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// An attempt that times out does not leave its connection, nor those that were opened with it, to the next one.
+// After an attempt that times out, neither its connection nor those opened with it are used again.
 func TestDeadConnections(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		for name, client := range map[string]func(*x509.CertPool) aws.HTTPClient{
@@ -291,8 +291,8 @@ func TestDeadConnections(t *testing.T) {
 	}
 }
 
-// A relay copies bytes between clients and a server, until its connections are cut: then it swallows what they send, as a network
-// does that lost them. New connections work.
+// A relay copies bytes between clients and a server until its connections are cut: then it drops what they send, as a broken network does.
+// New connections work.
 type relay struct {
 	addr string
 	mu   sync.Mutex
@@ -350,7 +350,7 @@ func (r *relay) cut() {
 	}
 }
 
-// Credentials that cannot be had are told from DynamoDB's refusals, and asked for once.
+// A provider without credentials is asked once, and its error is distinguished from DynamoDB's.
 func TestNoCredentials(t *testing.T) {
 	refusal := func(code string, fault smithy.ErrorFault) error {
 		return &smithy.OperationError{ServiceID: "STS", OperationName: "AssumeRole", Err: &smithy.GenericAPIError{Code: code, Fault: fault}}
@@ -385,7 +385,7 @@ func TestNoCredentials(t *testing.T) {
 	}
 }
 
-// What can be seen to be wrong is refused before anything is sent.
+// A configuration that is visibly wrong is refused before a request is sent.
 func TestConfig(t *testing.T) {
 	good := dynamo.Config{AWS: awsConfig(), Table: "locks"}
 	for says, change := range map[string]func(*dynamo.Config){
@@ -413,7 +413,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// A table that is not there, and one with other keys, on the engine itself.
+// A missing table, and one with other keys, on the engine itself.
 func TestMissingTableAndWrongKeys(t *testing.T) {
 	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: "nowhere", Endpoint: endpoint(t)})
 	if err != nil {

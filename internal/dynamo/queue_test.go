@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A hand-off costs as many requests however many wait, and waiting costs none.
+// A hand-off costs the same number of requests however many waiters there are, and waiting costs none.
 func TestRequestsPerHandOff(t *testing.T) {
 	for _, n := range []int{1, 10, 100} {
 		w := &wire{}
@@ -75,8 +75,8 @@ func TestRequestsPerHandOff(t *testing.T) {
 	}
 }
 
-// A transaction whose reply was lost is answered again, and not refused by its own success; one that meets another write looks
-// again.
+// A transaction whose reply was lost is answered again, and not refused because it was applied; one that conflicts with another write
+// reads the record again.
 func TestTransactionsAreRetried(t *testing.T) {
 	for _, lost := range []int{1, 2} {
 		s := newSetup(t)
@@ -116,7 +116,7 @@ func TestTransactionsAreRetried(t *testing.T) {
 	}
 }
 
-// A waiter that somebody deleted by hand is missed by nobody: the lock goes on with those that are there.
+// After a waiter was deleted by hand, the lock is granted to the remaining ones.
 func TestQueueEditedByHand(t *testing.T) {
 	var table string
 	s := newSetup(t, func(c *dynamo.Config) { table = c.Table })

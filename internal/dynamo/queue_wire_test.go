@@ -24,7 +24,7 @@ type request struct {
 	body   map[string]any
 }
 
-// at is what the request has at a path of keys and indexes; nil: nothing.
+// at returns the request's value at a path of keys and indexes, or nil.
 func (r request) at(path ...any) any {
 	var v any = r.body
 	for _, p := range path {
@@ -43,7 +43,7 @@ func (r request) at(path ...any) any {
 	return v
 }
 
-// A script is a DynamoDB that answers what it is told, in turn, and keeps what it was asked. When it has told all, it answers "{}".
+// A script is a fake DynamoDB that gives the scripted responses in turn, then "{}", and records the requests.
 type script struct {
 	answers []string // a body; after "400 " that of an error
 	asked   []request
@@ -136,7 +136,7 @@ func TestQueueLongerThanAPage(t *testing.T) {
 	}
 }
 
-// All that belongs to an execution is read, however many pages it is; what is no binding is told.
+// All bindings of an execution are read, over all pages; an item that is no binding is an error.
 func TestBoundLongerThanAPage(t *testing.T) {
 	binding := func(n int) string {
 		return fmt.Sprintf(`{"pk":{"S":"exec#e"},"sk":{"S":"a#%d"},"lock":{"S":"a"},"lease":{"S":"%d"}}`, n, n)
@@ -155,7 +155,7 @@ func TestBoundLongerThanAPage(t *testing.T) {
 	}
 }
 
-// Every binding of an execution is forgotten, by its own key; the first failure is told.
+// Each binding of an execution is deleted by its own key; the first failure is returned.
 func TestUnbindDeletesEach(t *testing.T) {
 	s, wire := scripted(t)
 	list := []lock.Binding{{Lock: "a", Key: "1"}, {Lock: "b", Key: "2"}}
@@ -188,7 +188,7 @@ func canceled(codes ...string) string {
 	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException","CancellationReasons":[` + strings.Join(list, ",") + `]}`
 }
 
-// moves is a command that takes a transaction.
+// moves is a command that needs a transaction.
 func moves() lock.Command {
 	from := lock.Record{Rev: 4, Fence: 9, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Key: "l", Terms: lock.Terms{Permits: 1}}}}
 	to := lock.Record{Fence: 10, Waiting: 1, Queue: []lock.Waiter{{Ticket: 2, Key: "m"}}, Holders: map[lock.LeaseKey]lock.Lease{"l": {Terms: lock.Terms{Permits: 1}, Fence: 10}}}
@@ -198,7 +198,7 @@ func moves() lock.Command {
 	}
 }
 
-// A transaction that met another write tells what that left, as a guard that fails does: the caller decides again.
+// A transaction that conflicts with another write returns the record after it, as a failed guard does.
 func TestTransactionConflicts(t *testing.T) {
 	const row = `{"pk":{"S":"a"},"sk":{"S":"lock"},"rev":{"N":"5"}}`
 	for name, codes := range map[string][]string{
@@ -232,7 +232,7 @@ func TestTransactionConflicts(t *testing.T) {
 	}
 }
 
-// A single write that met a transaction is tried again, and its guard decides.
+// A single write that conflicts with a transaction is retried, and its guard decides.
 func TestConflictOfASingleWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := scripted(t, `400 {"__type":"TransactionConflictException"}`, `400 {"__type":"ConditionalCheckFailedException","Item":{"rev":{"N":"6"}}}`)
@@ -243,8 +243,8 @@ func TestConflictOfASingleWrite(t *testing.T) {
 	})
 }
 
-// A transaction's answer tells the record before and after, as its guard proved it, and how far the clock is off. All its attempts
-// have one token, and the next transaction has another.
+// The reply of a transaction has the record before and after, as its guard proved it, and the clock's offset. All its attempts have one
+// token, and the next transaction has another.
 func TestTransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, wire := scripted(t, `400 {"__type":"TransactionInProgressException"}`)
@@ -273,8 +273,8 @@ func TestTransaction(t *testing.T) {
 	})
 }
 
-// What goes beside a lock's own write: who joins and who is gone from the queue, the end of a wait with a token, and what belongs
-// to an execution, each with the native TTL that it wants.
+// The writes beside a lock's own: waiters that join and leave, the end of a wait with a token, and bindings of executions, each with its
+// native TTL.
 func TestBeside(t *testing.T) {
 	const day, second = 24 * 60 * 60, 1_000_000
 	from := lock.Record{
@@ -325,7 +325,7 @@ func TestBeside(t *testing.T) {
 	}
 }
 
-// What belongs to an execution is forgotten when that has ended, and not before.
+// The bindings of an execution are deleted when it has ended, and not before.
 func TestBindingsAreRemoved(t *testing.T) {
 	s := newStore(t)
 	c, err := lock.New(lock.Config{Store: s})

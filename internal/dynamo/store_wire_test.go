@@ -25,7 +25,7 @@ func scanJSON(last string, items ...string) string {
 	return `{"Items":[` + strings.Join(items, ",") + `]` + last + `}`
 }
 
-// cursorOf is the cursor of a list that goes on behind a key.
+// cursorOf is the cursor of a list that continues after a key.
 func cursorOf(pk, sk string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(pk + "\x00" + sk))
 }
@@ -74,7 +74,7 @@ func TestListPages(t *testing.T) {
 	}
 }
 
-// A list asks for the locks that it wants, and goes on where the last page ended.
+// A list filters by prefix and expiry, and continues where the last page ended.
 func TestListAsks(t *testing.T) {
 	for _, test := range []struct {
 		query  lock.ListQuery
@@ -99,7 +99,7 @@ func TestListAsks(t *testing.T) {
 	}
 }
 
-// A cursor is one that a list answered: at any item, and of no more than a key's bytes.
+// A cursor is accepted if List can have returned it: for any item, and no longer than a key.
 func TestListCursors(t *testing.T) {
 	longest := strings.Repeat("k", 1024)
 	for cursor, good := range map[string]bool{
@@ -115,7 +115,7 @@ func TestListCursors(t *testing.T) {
 	}
 }
 
-// What an item says that no lock's does is told with its name, by every call that reads one.
+// An item that is no lock's is an error with its name, for every call that reads items.
 func TestItemsThatAreNoLocks(t *testing.T) {
 	for _, bad := range []string{
 		rowJSON("a", `,"fence":{"S":"1"}`), rowJSON("a", `,"by":{"N":"1"}`), rowJSON("a", `,"holders":{"S":"x"}`), rowJSON("a", `,"holders":{"M":{"l":{"S":"x"}}}`),
@@ -149,7 +149,7 @@ func TestItemsThatAreNoLocks(t *testing.T) {
 	}
 }
 
-// Every reply tells how far the clock is off.
+// Every reply contains the clock's offset.
 func TestRepliesTellTheClock(t *testing.T) {
 	for call, do := range map[string]func(*dynamo.Store) (time.Duration, error){
 		"Get": func(s *dynamo.Store) (time.Duration, error) { r, err := s.Get(t.Context(), "a"); return r.Offset, err },
@@ -174,7 +174,7 @@ const (
 	ttlOff = `{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLED"}}`
 )
 
-// Making a table goes on where another try ended, and changes nothing of a table that is another's.
+// CreateTable continues where an earlier try ended, and changes nothing of a table of another shape.
 func TestCreateTableSteps(t *testing.T) {
 	const exists = `400 {"__type":"ResourceInUseException"}`
 	const made = "CreateTable DescribeTable DescribeTimeToLive "
@@ -220,7 +220,7 @@ func TestCreateTableSteps(t *testing.T) {
 	}
 }
 
-// Looking at a table tells what is not as a lock table's, and how to mend it.
+// Inspect lists the differences from a lock table, and how to fix them.
 func TestInspect(t *testing.T) {
 	for name, test := range map[string]struct {
 		table, ttl string

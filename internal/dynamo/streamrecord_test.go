@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// Records of the stream as Lambda sends them, and what is read of them.
+// Records of the stream as Lambda sends them, and their decoded writes.
 func TestReadRecord(t *testing.T) {
 	const keys = `"Keys":{"pk":{"S":"a"},"sk":{"S":"lock"}},"SequenceNumber":"7"`
 	const ended = `"Keys":{"pk":{"S":"a"},"sk":{"S":"ended#1"}},"SequenceNumber":"7"`

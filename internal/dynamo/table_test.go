@@ -35,7 +35,7 @@ func TestCreateTable(t *testing.T) {
 	}
 }
 
-// A table of another shape is refused, all its problems named, and nothing of it is changed.
+// A table of another shape is refused with all its differences, and not changed.
 func TestCreateTableRefusesAnotherShape(t *testing.T) {
 	table := "other-" + rand.Text()
 	db := engine(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// A lost answer of a single request, in detail.
+// The results of a single request: refusals, short responses, and no response.
 func TestEventBridgeAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
 		resp *http.Response
@@ -43,7 +43,7 @@ func TestEventBridgeAnswers(t *testing.T) {
 	}
 }
 
-// EventBridge's answers: a refusal of one entry, of all, and an answer that does not match the question.
+// The errors of entries: none, a refusal of one, and a response with too few entries.
 func TestEventBridgePut(t *testing.T) {
 	for answerBody, want := range map[string]string{
 		`{"FailedEntryCount":0,"Entries":[{"EventId":"1"},{"EventId":"2"}]}`:                                       "ok ok",

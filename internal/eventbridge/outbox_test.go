@@ -20,9 +20,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// fakeEventBridge is a fake of EventBridge at the HTTP level, which does to a publisher whatever the service may: it
-// refuses entries or whole requests, throttles, answers 500, takes a request and loses the answer, and is away for a
-// while.
+// fakeEventBridge is a fake of EventBridge at the HTTP level with all of its faults: it refuses entries or whole requests, throttles,
+// answers 500, takes a request and loses the response, and is unreachable for a while.
 type fakeEventBridge struct {
 	rng       *rand.Rand
 	requests  int
@@ -91,8 +90,8 @@ func (f *fakeEventBridge) take(detail string) {
 
 const transitions = 100_000
 
-// The outbox: whatever EventBridge does meanwhile, in the end every transition's event has arrived, none that did not
-// happen, and each lock's in order. What happened is worked out from the coordinator's answers, not from the images.
+// The outbox property: whatever faults EventBridge has, in the end the event of every transition has arrived, no other event, and those
+// of each lock in order. The transitions are derived from the coordinator's answers, not from the images.
 func TestOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // backoff costs no time in here
 		history, want := makeHistory(t)
@@ -137,8 +136,8 @@ func TestOutbox(t *testing.T) {
 	})
 }
 
-// makeHistory runs random operations on a few locks until there are enough transitions, and tells, from the answers
-// alone, which events each lock must have had.
+// makeHistory runs random operations on a few locks until there are enough transitions. It returns, from the answers alone, the events
+// that each lock must have.
 func makeHistory(t *testing.T) (history []stream.Write, want map[string][]string) {
 	store := &lock.Memory{}
 	store.Changed = func(name string, before, after lock.Record) {

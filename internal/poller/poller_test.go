@@ -156,8 +156,7 @@ func newPoller(t *testing.T, f *fakeStreams, consume func([]stream.Write) []stri
 	}
 }
 
-// A shard is read after its parent was read to its end, whatever the order in which they are found; one whose parent is not
-// there any more is read at once.
+// A shard is read after its parent was read to its end, in whatever order they are found; one whose parent was trimmed is read at once.
 func TestChildAfterItsParent(t *testing.T) {
 	for range 20 { // maps are read in any order
 		f := &fakeStreams{}
@@ -200,7 +199,7 @@ func TestChildAfterItsParent(t *testing.T) {
 	}
 }
 
-// A batch that failed in part is read again from its first failure; what was before it is not.
+// A batch that failed in part is read again from its first failure.
 func TestPollerReadsAgain(t *testing.T) {
 	for _, test := range []struct {
 		failing string
@@ -239,7 +238,7 @@ func TestPollerReadsAgain(t *testing.T) {
 	}
 }
 
-// What goes wrong with a stream, and where it is read on.
+// Faults of a stream, and where the poller continues after each.
 func TestPollerFaults(t *testing.T) {
 	for _, test := range []struct {
 		target, code string
@@ -304,7 +303,7 @@ func TestPollerFaults(t *testing.T) {
 	}
 }
 
-// The stream client's values become the table client's, those of no lock's record null.
+// The stream client's values become the table client's; types that no lock record has become null.
 func TestFromStream(t *testing.T) {
 	if fromStream(nil) != nil {
 		t.Error("an image out of none")
@@ -322,7 +321,7 @@ func TestFromStream(t *testing.T) {
 	}
 }
 
-// The poller goes on after faults until its context ends, and says when it is ready.
+// The poller continues after faults until its context ends, and logs when it misses no more writes.
 func TestPollerRuns(t *testing.T) {
 	f := &fakeStreams{shards: []fakeShard{{id: "0"}}, fail: map[string]string{"DescribeTable": "InternalServerError"}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -363,7 +362,7 @@ func TestTableWithoutAStream(t *testing.T) {
 	}
 }
 
-// A readyLog closes ready when the poller says that it misses no write from now on, and counts messages.
+// A readyLog closes ready at the log record Reading, and counts messages.
 type readyLog struct {
 	slog.Handler
 	ready chan struct{}

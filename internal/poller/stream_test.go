@@ -68,7 +68,7 @@ func (l *eventLog) Put(_ context.Context, entries []stream.Entry) []error {
 	return errs
 }
 
-// wait returns when done says so of the ids that came, in the order of their first arrival.
+// wait returns when done is true of the ids that arrived, in the order of their first arrival.
 func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // only so that a failure has something to say
@@ -88,7 +88,7 @@ func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
 	}
 }
 
-// cloud is a coordinator on a table of DynamoDB Local, its stream read as Lambda would, timers in process.
+// cloud is a coordinator on a table of DynamoDB Local, with a poller for its stream and timers in process.
 type cloud struct {
 	*lock.Coordinator
 	table  string
@@ -148,8 +148,8 @@ func (c *cloud) acquire(t *testing.T, name, secret string, ttl time.Duration) lo
 	return l
 }
 
-// Changes of a real table come through its real stream: a cycle, a dead holder put out by its timer, a bus that refuses
-// for a while, and a held row that native TTL purges.
+// Writes of a real table arrive through its real stream: a cycle, a dead holder's lease that a timer ends, a bus that refuses for a
+// while, and a held row that native TTL purges.
 func TestStreamOfDynamoDBLocal(t *testing.T) {
 	c := newCloud(t)
 	ids := func(name string, fence int64, kinds ...string) (list []string) {

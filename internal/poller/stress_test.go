@@ -12,8 +12,8 @@ import (
 	"github.com/holdfast-lock/holdfast/events"
 )
 
-// From a dead holder's expiry to the event that tells it, on DynamoDB Local with the stream polled as Lambda does. The
-// figure is printed; what fails the test is an event that doesn't come.
+// The time from a dead holder's expiry to its event, on DynamoDB Local with the stream polled as Lambda does. The figure is printed; a
+// missing event fails the test.
 func TestStressExpiry(t *testing.T) {
 	const holders = 500
 	c := newCloud(t)

@@ -21,7 +21,7 @@ func newQueue(do awstest.Doer) *Queue {
 	return &Queue{url: "http://sqs.test/timers", client: awssqs.NewFromConfig(awstest.Config(do), func(o *awssqs.Options) { o.DisableMessageChecksumValidation = true })}
 }
 
-// Timers go ten a request, with delays rounded up to seconds and cut at 15 minutes; those refused are told.
+// Timers are sent ten in a request, with delays rounded up to seconds and at most 15 minutes; refused ones have errors.
 func TestQueueArm(t *testing.T) {
 	var delays []int
 	requests := 0
@@ -98,7 +98,7 @@ func TestQueueBury(t *testing.T) {
 	}
 }
 
-// Messages go ten a request and 256 KiB a request; a job that is no message, or is refused, is told.
+// A request has at most ten messages and 256 KiB; a job that cannot be encoded or is refused has an error.
 func TestQueuePutOff(t *testing.T) {
 	var sizes []int
 	refuse := ""

@@ -54,14 +54,14 @@ func (f *fakeBacklog) kinds() (list []string) {
 	return list
 }
 
-// logged has a consumer log into a buffer, with metrics.
+// logged lets a consumer log to a buffer, with metrics.
 func logged(c *Consumer) *bytes.Buffer {
 	var log bytes.Buffer
 	c.Log, c.Metrics = slog.New(slog.NewJSONHandler(&log, nil)), "Holdfast/test"
 	return &log
 }
 
-// counted tells how often a metric was counted.
+// counted is how often a metric was counted.
 func counted(log *bytes.Buffer, metric string) (n int) {
 	for line := range strings.Lines(log.String()) {
 		if strings.Contains(line, fmt.Sprintf("%q:1,", metric)) && strings.Contains(line, fmt.Sprintf(`"Metrics":[{"Name":%q,"Unit":"Count"}]`, metric)) {
@@ -71,7 +71,7 @@ func counted(log *bytes.Buffer, metric string) (n int) {
 	return n
 }
 
-// away is a bus that refuses everything until it is back.
+// away is a bus that refuses every event until it is back.
 type away struct {
 	back  bool
 	puts  int
@@ -93,7 +93,7 @@ func (b *away) Put(ctx context.Context, entries []Entry) []error {
 	return slices.Repeat([]error{errors.New("InternalException")}, len(entries))
 }
 
-// Without a backlog, a batch whose events are refused comes again for as long as the bus is away; its task is told at once, and once.
+// Without a backlog, a batch whose events are refused is delivered again until the bus is back; its callback is sent at once, and once.
 func TestCallbacksDoNotWaitForTheBus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTasks(t)
@@ -120,102 +120,7 @@ func TestCallbacksDoNotWaitForTheBus(t *testing.T) {
 	})
 }
 
-// With a backlog, a bus that does not even answer for two hours holds nothing up: every write of every batch is done with in
-// the time of one request at most, tasks are told, and all events are published when the bus is back.
-func TestBusThatHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newTasks(t)
-		bus, backlog := &away{hangs: true}, &fakeBacklog{}
-		w.consumer.Bus, w.consumer.Backlog, w.consumer.Clock = bus, backlog, time.Now
-		w.now = time.Now()
-		consume := func() {
-			t.Helper()
-			batch, start := w.writes, time.Now()
-			w.writes = nil
-			if failed := w.consumer.Consume(t.Context(), batch); failed != nil {
-				t.Fatalf("failed %v", failed)
-			}
-			if took := time.Since(start); took > putTimeout {
-				t.Errorf("the batch took %v", took)
-			}
-		}
-		var told []string
-		for hour := range 2 {
-			for n := range 30 {
-				name := fmt.Sprintf("task-%d-%d", hour, n)
-				w.now = time.Now()
-				w.waits(name)
-				consume()
-				told = append(told, name+"'s token ok")
-				w.want(name, told...)
-				w.release(name)
-				consume()
-				time.Sleep(2 * time.Minute)
-			}
-		}
-		bus.back = true
-		time.Sleep(busPause)
-		for i, err := range w.consumer.Do(t.Context(), backlog.take()) {
-			if err != nil {
-				t.Errorf("job %d: %v", i, err)
-			}
-		}
-		counts := map[string]int{}
-		for _, e := range bus.taken {
-			counts[e]++
-		}
-		if counts["a Lock Acquired"] != 60 || counts["a Lock Released"] != 60 || len(backlog.jobs) != 0 {
-			t.Errorf("taken %v, left %v", counts, backlog.kinds())
-		}
-	})
-}
-
-// While the bus takes nothing it is tried once in busPause only, where there is a backlog.
-func TestBusIsNotTriedForAWhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig()
-		bus, backlog := &away{}, &fakeBacklog{}
-		r.Bus, r.Backlog = bus, backlog
-		log := logged(&r.Consumer)
-		consume := func(seq int) {
-			t.Helper()
-			if failed := r.Consume(t.Context(), []Write{grant(seq, fmt.Sprint("l", seq), 1)}); failed != nil {
-				t.Errorf("failed %v", failed)
-			}
-		}
-		consume(1)
-		if bus.puts != maxPuts || counted(log, EventPutOff) != 1 {
-			t.Errorf("%d requests, counted %d", bus.puts, counted(log, EventPutOff))
-		}
-		time.Sleep(busPause - time.Millisecond)
-		consume(2)
-		if bus.puts != maxPuts || len(backlog.jobs) != 2 || counted(log, EventPutOff) != 2 {
-			t.Errorf("%d requests within the pause, %d jobs", bus.puts, len(backlog.jobs))
-		}
-		time.Sleep(time.Millisecond)
-		bus.back = true
-		consume(3)
-		if bus.puts != maxPuts+1 || len(backlog.jobs) != 2 {
-			t.Errorf("%d requests after the pause, %d jobs", bus.puts, len(backlog.jobs))
-		}
-		r.Bus = &fakeBus{refuse: func(_ int, e Entry) error { // one that takes something is not away
-			if e.Lock == "l4" {
-				return errors.New("no")
-			}
-			return nil
-		}}
-		if failed := r.Consume(t.Context(), []Write{grant(4, "l4", 1), grant(5, "l5", 1)}); failed != nil || len(backlog.jobs) != 3 {
-			t.Errorf("failed %v, %d jobs", failed, len(backlog.jobs))
-		}
-		r.Bus = bus
-		consume(6)
-		if bus.puts != maxPuts+2 {
-			t.Errorf("%d requests", bus.puts)
-		}
-	})
-}
-
-// What cannot be put off comes again with its record.
+// The record of a job that cannot be deferred is delivered again.
 func TestBacklogThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig()
@@ -232,8 +137,8 @@ func TestBacklogThatFails(t *testing.T) {
 	})
 }
 
-// A consumer that was broken for two hours tells everything afterwards: tasks of leases that still hold of their grant, the others
-// that their lease is lost.
+// A consumer that failed for two hours sends every callback afterwards: grants to the tasks whose leases are live, and failures to the
+// others.
 func TestConsumerThatWasBroken(t *testing.T) {
 	w := newTasks(t)
 	w.waits("short", func(r *lock.AcquireRequest) { r.TTL = time.Minute })
@@ -260,34 +165,6 @@ func TestConsumerThatWasBroken(t *testing.T) {
 	}
 }
 
-// A grant that ends while its record was lost is told by the record of its end.
-func TestEndOfAnUntoldGrant(t *testing.T) {
-	for name, end := range map[string]func(w *tasks){
-		"released":  func(w *tasks) { w.release("one") },
-		"forced":    func(w *tasks) { w.force() },
-		"passed by": func(w *tasks) { w.now = w.now.Add(time.Hour); w.visit() },
-	} {
-		w := newTasks(t)
-		w.waits("one")
-		w.writes = nil // lost
-		end(w)
-		w.deliver(3)
-		if fmt.Sprint(w.fake.told) != "[one's token LeaseLost]" {
-			t.Errorf("%s: told %v", name, w.fake.told)
-		}
-	}
-	w := newTasks(t) // one that was told is not told again
-	calls := 0
-	w.waits("one")
-	w.deliver(3)
-	w.fake.before = func(string) error { calls++; return nil }
-	w.release("one")
-	w.deliver(3)
-	if w.want("", "one's token ok"); calls != 0 {
-		t.Errorf("%d callbacks at the end of a lease whose task was told", calls)
-	}
-}
-
 func (w *tasks) force() {
 	w.t.Helper()
 	if _, err := w.coordinator.ForceRelease(w.t.Context(), lock.ForceReleaseRequest{Lock: "a", Reason: "test"}); err != nil {
@@ -302,7 +179,7 @@ func (w *tasks) visit() {
 	}
 }
 
-// stuck is a store on which one lock cannot be handed on.
+// stuck is a store on which the waiters of one lock cannot be granted.
 type stuck struct {
 	*lock.Memory
 	name  string
@@ -317,7 +194,7 @@ func (s *stuck) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	return s.Memory.Apply(ctx, name, c)
 }
 
-// newStuck is a lock "a" on which a task waits, whose holder's time is over, and a write that left it so; its hand-off fails.
+// newStuck is a lock "a" with a waiting task and an expired lease, and the write that left it so; its hand-off fails.
 func newStuck(t *testing.T, kind error) (*tasks, *stuck, Write) {
 	w := newTasks(t)
 	store := &stuck{Memory: w.memory, name: "a", kind: kind}
@@ -337,7 +214,7 @@ func newStuck(t *testing.T, kind error) (*tasks, *stuck, Write) {
 	return w, store, Write{Write: lock.Write{Lock: "a", Before: r, After: left}, Sequence: "1"}
 }
 
-// A lock that cannot be handed on is put off, and its shard goes on; it is handed on once that works, or buried after a day.
+// A hand-off that fails is deferred, and its shard continues; it is retried until it succeeds or, after a day, sent to the dead-letter queue.
 func TestLockThatCannotBeHandedOn(t *testing.T) {
 	w, store, write := newStuck(t, lock.ErrThrottled)
 	backlog, dead := &fakeBacklog{}, &fakeDeadLetter{}
@@ -372,7 +249,7 @@ func TestLockThatCannotBeHandedOn(t *testing.T) {
 	w.want("two", "one's token ok", "two's token ok")
 }
 
-// A lock whose hand-off can never succeed is buried at once; where that fails, it is put off.
+// A hand-off that can never succeed is sent to the dead-letter queue at once; if that fails, it is deferred.
 func TestLockThatCanNeverBeHandedOn(t *testing.T) {
 	w, _, write := newStuck(t, errors.New("validation"))
 	backlog, dead := &fakeBacklog{}, &fakeDeadLetter{err: errors.New("queue is gone")}
@@ -387,7 +264,7 @@ func TestLockThatCanNeverBeHandedOn(t *testing.T) {
 	}
 }
 
-// Without a backlog, such a lock holds up its shard for three tries in a row, and is then set aside.
+// Without a backlog, such a hand-off blocks its shard for three tries in a row, and is then sent to the dead-letter queue.
 func TestStuckLockWithoutBacklog(t *testing.T) {
 	w, store, write := newStuck(t, lock.ErrUnavailable)
 	dead := &fakeDeadLetter{}
@@ -426,7 +303,7 @@ func TestStuckLockWithoutBacklog(t *testing.T) {
 	}
 }
 
-// A callback that panics, by a record that this version cannot handle, is buried with what it was about.
+// The job of a callback that panics is sent to the dead-letter queue.
 func TestPanic(t *testing.T) {
 	for _, backlog := range []Backlog{nil, &fakeBacklog{}} {
 		w := newTasks(t)
@@ -444,7 +321,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// A record whose events cannot be made is poison as one that cannot be read.
+// A record whose events cannot be made is poisoned, as one that cannot be read.
 func TestRecordThatPanics(t *testing.T) {
 	r := newRig()
 	r.Metrics = "Holdfast/test"
@@ -457,49 +334,7 @@ func TestRecordThatPanics(t *testing.T) {
 	}
 }
 
-// When the service of callbacks does not answer, three of a batch's are tried and the others put off, where there is a backlog.
-func TestCallbacksThatFailInARow(t *testing.T) {
-	w := newTasks(t)
-	backlog := &fakeBacklog{}
-	w.consumer.Backlog = backlog
-	log := logged(w.consumer)
-	calls := 0
-	w.fake.before = func(string) error { calls++; return errReset }
-	var batch []Write
-	for n := range 10 {
-		w.waits(fmt.Sprint("t", n), func(r *lock.AcquireRequest) { r.Lock = fmt.Sprint("l", n) })
-	}
-	batch, w.writes = w.writes, nil
-	if failed := w.consumer.Consume(t.Context(), batch); failed != nil || calls != maxCallbackFailures || len(backlog.jobs) != 10 || counted(log, CallbackFailed) != maxCallbackFailures {
-		t.Errorf("failed %v, %d calls, %d put off", failed, calls, len(backlog.jobs))
-	}
-	calls, w.consumer.Backlog = 0, nil
-	if failed := w.consumer.Consume(t.Context(), batch); len(failed) != 10 || calls != 10 {
-		t.Errorf("without a backlog: failed %v, %d calls", failed, calls)
-	}
-	w.fake.before = func(token string) error { // one that works begins the count anew
-		calls++
-		if token == "t2's token" {
-			return nil
-		}
-		return errReset
-	}
-	calls, w.consumer.Backlog = 0, &fakeBacklog{}
-	if failed := w.consumer.Consume(t.Context(), batch); failed != nil || calls != 6 {
-		t.Errorf("failed %v, %d calls", failed, calls)
-	}
-	w.fake.before = nil
-	for i, err := range w.consumer.Do(t.Context(), backlog.take()) {
-		if err != nil {
-			t.Errorf("job %d: %v", i, err)
-		}
-	}
-	if len(w.fake.told) != 10 {
-		t.Errorf("told %v", w.fake.told)
-	}
-}
-
-// A wait that ended without a grant is told later, if it cannot be told now; so is a grant, which may have ended meanwhile.
+// A callback of a grant or of an ended wait that fails is deferred; the grant may have ended by then.
 func TestCallbacksFromTheBacklog(t *testing.T) {
 	w := newTasks(t)
 	backlog := &fakeBacklog{}
@@ -530,7 +365,7 @@ func TestCallbacksFromTheBacklog(t *testing.T) {
 	w.want("three", "one's token ok", "cancelled's token WaitCancelled", "two's token LeaseLost")
 }
 
-// How long a job waits that was put off before.
+// The delay of a job by how often it was deferred.
 func TestRetryDelay(t *testing.T) {
 	for tries, want := range map[int]time.Duration{
 		-1: 5 * time.Second, 0: 5 * time.Second, 1: 10 * time.Second, 2: 20 * time.Second, 7: 640 * time.Second, 8: MaxDelay, 9: MaxDelay, 1000: MaxDelay,
@@ -541,7 +376,7 @@ func TestRetryDelay(t *testing.T) {
 	}
 }
 
-// What is worth trying again.
+// Which failures are retried.
 func TestShouldGiveUp(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	c := &Consumer{Clock: func() time.Time { return now }}
@@ -566,7 +401,7 @@ func TestShouldGiveUp(t *testing.T) {
 	}
 }
 
-// The work ends before the function must answer, so that what is left can be put off.
+// The work ends before the function's reply is due, so that the rest can be deferred.
 func TestWorkEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// fakeTasks is a fake of Step Functions: tasks that wait, by token, and what a test has go wrong.
+// fakeTasks is a fake of Step Functions: waiting tasks by token, and the faults that a test sets.
 type fakeTasks struct {
 	mu       sync.Mutex
 	waits    map[string]bool
@@ -61,7 +61,7 @@ func (f *fakeTasks) Running(_ context.Context, arn string) (bool, error) {
 	return f.execs[arn], nil
 }
 
-// tasks is a coordinator in memory whose writes a test hands to a consumer, when and as often as it likes.
+// tasks is a coordinator in memory whose writes a test delivers to a consumer, when and as often as it wants.
 type tasks struct {
 	t           *testing.T
 	coordinator *lock.Coordinator
@@ -99,7 +99,7 @@ func (w *tasks) Arm(_ context.Context, timers []Timer) []error {
 	return nil
 }
 
-// waits has a task wait for the lock a.
+// waits lets a task wait for the lock a.
 func (w *tasks) waits(secret string, change ...func(*lock.AcquireRequest)) {
 	w.t.Helper()
 	w.fake.waits[secret+"'s token"] = true
@@ -119,7 +119,7 @@ func (w *tasks) release(secret string) {
 	}
 }
 
-// deliver hands the writes that were not yet handed over to the consumer, and those that it reports again, up to n times.
+// deliver delivers the new writes to the consumer, and those that it reports again, up to n times.
 func (w *tasks) deliver(n int) {
 	w.t.Helper()
 	for range n {
@@ -160,7 +160,7 @@ func (w *tasks) want(holder string, told ...string) {
 	}
 }
 
-// Tasks are told of their turns, in order, once each.
+// Tasks get their callbacks in the order of the queue, once each.
 func TestTasksAreTold(t *testing.T) {
 	w := newTasks(t)
 	w.waits("one")
@@ -175,7 +175,7 @@ func TestTasksAreTold(t *testing.T) {
 	w.want("three", "one's token ok", "two's token ok", "three's token ok")
 }
 
-// Every point at which the consumer may crash, or its requests go astray, between a hand-off and its callback.
+// Every point between a hand-off and its callback at which the consumer may crash or its requests may be lost.
 func TestCrashPoints(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil  func(w *tasks)
@@ -283,7 +283,7 @@ func storedA(w *tasks) lock.Record {
 	return r.After
 }
 
-// A wait that ends without a grant fails its task, and says why.
+// A wait that ends without a grant fails its task, with the reason.
 func TestWaitsThatEndAreTold(t *testing.T) {
 	w := newTasks(t)
 	w.waits("one", func(r *lock.AcquireRequest) { r.TTL = 3 * time.Hour })
@@ -298,7 +298,7 @@ func TestWaitsThatEndAreTold(t *testing.T) {
 	w.want("two", "one's token ok", "cancelled's token WaitCancelled", "short's token WaitTimedOut", "two's token ok")
 }
 
-// The lease of an execution is looked after: kept while it runs, ended when it is told or found to be over.
+// The lease of an execution stays while it runs, and ends when an event or a check shows that it is over.
 func TestExecutionsLeases(t *testing.T) {
 	w := newTasks(t)
 	bound := func(r *lock.AcquireRequest) { r.Execution, r.Wait = "arn:"+r.Owner, 24*time.Hour }
@@ -355,8 +355,8 @@ func TestExecutionsLeases(t *testing.T) {
 	w.want("three", "one's token ok", "two's token ok", "three's token ok")
 }
 
-// Two may tell one grant at the same time: a job may come twice, and a check may find it untold. The first to note its attempt may be the
-// last to send it, and then finds nobody, since the other has told the task: the task keeps its lease.
+// Two attempts of one callback may run at the same time: a job may be delivered twice, and a check may find the callback missing. The
+// first to store its attempt may be the last to send it, and finds no task because the other one succeeded: the lease stays.
 func TestTwoTellOneGrant(t *testing.T) {
 	w := newTasks(t)
 	w.waits("one")
@@ -406,8 +406,8 @@ func TestUnsettledQueueIsSettled(t *testing.T) {
 	}
 }
 
-// A task that was tried again waits with several tokens. Nobody knows which of them was told: though all are gone, nothing is
-// ended.
+// A task that was retried waits with several tokens. It is unknown which one got the callback, so the lease stays although all are
+// gone.
 func TestSeveralTokensAllGone(t *testing.T) {
 	for _, attempted := range []bool{false, true} {
 		w := newTasks(t)
@@ -427,7 +427,7 @@ func TestSeveralTokensAllGone(t *testing.T) {
 	}
 }
 
-// The only token is gone at the first attempt: the lease is ended; an error of the end is counted, and the write does not come again.
+// If the only token is gone at the first attempt, the lease ends. An error of that is counted, and the write is not delivered again.
 func TestEndOfADeadTasksLease(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -445,7 +445,7 @@ func TestEndOfADeadTasksLease(t *testing.T) {
 	w.want("one")
 }
 
-// endless is a store on which no lease ends.
+// endless is a store on which ending a lease fails.
 type endless struct{ *lock.Memory }
 
 func (s *endless) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
@@ -455,7 +455,7 @@ func (s *endless) Apply(ctx context.Context, name string, c lock.Command) (lock.
 	return s.Memory.Apply(ctx, name, c)
 }
 
-// What can never be told is counted, of a grant and of a wait that ended, and holds nothing up.
+// A callback that can never be sent is counted, of a grant and of an ended wait, and blocks nothing.
 func TestUndeliverable(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -476,7 +476,7 @@ func TestUndeliverable(t *testing.T) {
 	w.want("", "one's token ok")
 }
 
-// What a task is told of its lease: all that is public of it, and no secret.
+// The output of a callback has all that is public of the lease, and no secret.
 func TestOutput(t *testing.T) {
 	h := record(lock.CauseAcquire, 7).Holders[leaseKey(7)]
 	const plain = `{"lock":"a","fence":7,"owner":"o7","acquired_at":"1970-01-01T00:00:01.000Z","expires_at":"1970-01-01T00:00:05.000Z","ttl_ms":4000,"permits":1`
@@ -486,5 +486,75 @@ func TestOutput(t *testing.T) {
 	h.Metadata, h.Tokens, h.Principal = `{"n":1}`, lock.Tokens{"task:x"}, "arn:p"
 	if got := string(output("a", h)); got != plain+`,"metadata":{"n":1}}` {
 		t.Errorf("%s", got)
+	}
+}
+
+// With a backlog, after three failed callbacks of a batch the others are deferred without an attempt.
+func TestCallbacksThatFailInARow(t *testing.T) {
+	w := newTasks(t)
+	backlog := &fakeBacklog{}
+	w.consumer.Backlog = backlog
+	log := logged(w.consumer)
+	calls := 0
+	w.fake.before = func(string) error { calls++; return errReset }
+	var batch []Write
+	for n := range 10 {
+		w.waits(fmt.Sprint("t", n), func(r *lock.AcquireRequest) { r.Lock = fmt.Sprint("l", n) })
+	}
+	batch, w.writes = w.writes, nil
+	if failed := w.consumer.Consume(t.Context(), batch); failed != nil || calls != maxCallbackFailures || len(backlog.jobs) != 10 || counted(log, CallbackFailed) != maxCallbackFailures {
+		t.Errorf("failed %v, %d calls, %d put off", failed, calls, len(backlog.jobs))
+	}
+	calls, w.consumer.Backlog = 0, nil
+	if failed := w.consumer.Consume(t.Context(), batch); len(failed) != 10 || calls != 10 {
+		t.Errorf("without a backlog: failed %v, %d calls", failed, calls)
+	}
+	w.fake.before = func(token string) error { // one that works begins the count anew
+		calls++
+		if token == "t2's token" {
+			return nil
+		}
+		return errReset
+	}
+	calls, w.consumer.Backlog = 0, &fakeBacklog{}
+	if failed := w.consumer.Consume(t.Context(), batch); failed != nil || calls != 6 {
+		t.Errorf("failed %v, %d calls", failed, calls)
+	}
+	w.fake.before = nil
+	for i, err := range w.consumer.Do(t.Context(), backlog.take()) {
+		if err != nil {
+			t.Errorf("job %d: %v", i, err)
+		}
+	}
+	if len(w.fake.told) != 10 {
+		t.Errorf("told %v", w.fake.told)
+	}
+}
+
+// If the stream record of a grant was lost, the record of its end fails the task.
+func TestEndOfAnUntoldGrant(t *testing.T) {
+	for name, end := range map[string]func(w *tasks){
+		"released":  func(w *tasks) { w.release("one") },
+		"forced":    func(w *tasks) { w.force() },
+		"passed by": func(w *tasks) { w.now = w.now.Add(time.Hour); w.visit() },
+	} {
+		w := newTasks(t)
+		w.waits("one")
+		w.writes = nil // lost
+		end(w)
+		w.deliver(3)
+		if fmt.Sprint(w.fake.told) != "[one's token LeaseLost]" {
+			t.Errorf("%s: told %v", name, w.fake.told)
+		}
+	}
+	w := newTasks(t) // one that was told is not told again
+	calls := 0
+	w.waits("one")
+	w.deliver(3)
+	w.fake.before = func(string) error { calls++; return nil }
+	w.release("one")
+	w.deliver(3)
+	if w.want("", "one's token ok"); calls != 0 {
+		t.Errorf("%d callbacks at the end of a lease whose task was told", calls)
 	}
 }

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -21,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeBus is a fake: it takes what refuse lets through, and keeps it.
+// fakeBus is a fake that takes the events that refuse allows.
 type fakeBus struct {
 	puts   [][]Entry
 	taken  []string // event ids
@@ -44,7 +42,7 @@ func (b *fakeBus) Put(_ context.Context, entries []Entry) []error {
 	return errs
 }
 
-// fakeTimers is a fake that keeps timers and never sets them off.
+// fakeTimers is a fake that records timers and never fires them.
 type fakeTimers struct {
 	armed []Timer
 	err   error
@@ -58,7 +56,7 @@ func (f *fakeTimers) Arm(_ context.Context, timers []Timer) []error {
 	return make([]error, len(timers))
 }
 
-// fakeDeadLetter is a fake that keeps what is buried.
+// fakeDeadLetter is a fake that records what it gets.
 type fakeDeadLetter struct {
 	buried []Write
 	err    error
@@ -90,70 +88,6 @@ func end(seq int, name string, fence int64) Write {
 	return Write{Write: lock.Write{Lock: name, Before: record(lock.CauseAcquire, fence), After: retired(record(lock.CauseRelease), fence)}, Sequence: fmt.Sprint(seq)}
 }
 
-func TestBatchesOfTenAndOrderWithinALock(t *testing.T) {
-	r := newRig()
-	var batch []Write
-	for i := range 25 {
-		batch = append(batch, grant(i, fmt.Sprint("l", i), 1))
-	}
-	batch = append(batch, end(25, "l0", 1), grant(26, "l0", 2))
-	if failed := r.Consume(t.Context(), batch); failed != nil {
-		t.Fatalf("failed %v", failed)
-	}
-	var sizes []int
-	for _, p := range r.bus.puts {
-		sizes = append(sizes, len(p))
-		locks := map[string]bool{}
-		for _, e := range p {
-			if locks[e.Lock] {
-				t.Errorf("a request has two events of %s", e.Lock)
-			}
-			locks[e.Lock] = true
-		}
-	}
-	if !slices.Equal(sizes, []int{10, 10, 6, 1}) {
-		t.Errorf("requests of %v", sizes)
-	}
-	var ofL0 []string
-	for _, id := range r.bus.taken {
-		if strings.HasPrefix(id, "l0/") {
-			ofL0 = append(ofL0, id)
-		}
-	}
-	if !slices.Equal(ofL0, []string{"l0/1/acquired", "l0/1/released", "l0/2/acquired"}) {
-		t.Errorf("l0: %v", ofL0)
-	}
-}
-
-// Only what was refused is sent again; what stays refused fails its write, and all later ones of its lock, unsent.
-func TestRefusedEntries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig()
-		batch := []Write{grant(1, "a", 1), grant(2, "b", 1), grant(3, "c", 1), end(4, "b", 1), end(5, "c", 1)}
-		r.bus.refuse = func(put int, e Entry) error {
-			if e.Lock == "b" || e.Lock == "a" && put == 1 {
-				return errors.New("ThrottlingException")
-			}
-			return nil
-		}
-		if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"2", "4"}) {
-			t.Errorf("failed %v", failed)
-		}
-		if !slices.Equal(r.bus.taken, []string{"c/1/acquired", "a/1/acquired", "c/1/released"}) {
-			t.Errorf("taken %v", r.bus.taken)
-		}
-		sent := map[string]int{}
-		for _, p := range r.bus.puts {
-			for _, e := range p {
-				sent[e.Lock+" "+e.DetailType]++
-			}
-		}
-		if sent["b "+events.TypeAcquired] != maxPuts || sent["b "+events.TypeReleased] != 0 || sent["a "+events.TypeAcquired] != 2 || sent["c "+events.TypeAcquired] != 1 {
-			t.Errorf("sent %v", sent)
-		}
-	})
-}
-
 func TestContextThatEnds(t *testing.T) {
 	r := newRig()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -163,7 +97,7 @@ func TestContextThatEnds(t *testing.T) {
 	}
 }
 
-// A record that cannot be read is buried, and the batch goes on; only if it cannot be buried does it come again.
+// A record that cannot be read is sent to the dead-letter queue, and the batch continues; only if that fails is it delivered again.
 func TestPoison(t *testing.T) {
 	r := newRig()
 	batch := []Write{grant(1, "a", 1), {Write: lock.Write{Lock: "p"}, Sequence: "2", Poison: errors.New("no record")}, grant(3, "b", 1)}
@@ -176,7 +110,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// The same record gives the same events, however often it comes.
+// The same record gives the same events, however often it is delivered.
 func TestRepeatsHaveEqualIDs(t *testing.T) {
 	r := newRig()
 	batch := []Write{grant(1, "a", 1), end(2, "a", 1)}
@@ -188,71 +122,6 @@ func TestRepeatsHaveEqualIDs(t *testing.T) {
 	if !slices.Equal(r.bus.taken[:2], r.bus.taken[2:]) || string(r.bus.puts[0][0].Detail) != string(r.bus.puts[2][0].Detail) {
 		t.Errorf("taken %v", r.bus.taken)
 	}
-}
-
-// An event too large for the bus goes without its metadata, and says so.
-func TestTooLargeIsShrunk(t *testing.T) {
-	r := newRig()
-	w := end(1, "a", 1)
-	h := w.Before.Holders[leaseKey(1)]
-	h.Metadata = `{"a":"` + strings.Repeat("m", MaxBytes) + `"}`
-	w.Before.Holders[leaseKey(1)] = h
-	if failed := r.Consume(t.Context(), []Write{w}); failed != nil {
-		t.Fatal(failed)
-	}
-	e, err := events.Decode(r.bus.puts[0][0].DetailType, r.bus.puts[0][0].Detail)
-	if err != nil || !e.Subject().MetadataOmitted || e.Subject().Metadata != nil || e.(events.Released).HeldMS != 2000 {
-		t.Errorf("%+v, %v", e, err)
-	}
-}
-
-// Requests keep to the bus's limit of bytes, too.
-func TestRequestsKeepToTheSize(t *testing.T) {
-	r := newRig()
-	var batch []Write
-	for i := range 4 {
-		w := grant(i, fmt.Sprint("l", i), 1)
-		h := w.After.Holders[leaseKey(1)]
-		h.Metadata = `{"a":"` + strings.Repeat("m", 100*1024) + `"}`
-		w.After.Holders[leaseKey(1)] = h
-		batch = append(batch, w)
-	}
-	if failed := r.Consume(t.Context(), batch); failed != nil || len(r.bus.puts) != 2 {
-		t.Errorf("failed %v, %d requests", failed, len(r.bus.puts))
-	}
-}
-
-// A timer that fires: too early, it is set again; due, it ends the lease; late or twice, it does nothing.
-func TestExpirer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, err := lock.New(lock.Config{Store: &lock.Memory{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "s", TTL: 10 * time.Second, Capacity: 1, Permits: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		timers := &fakeTimers{}
-		x := &Expirer{Coordinator: c, Timers: timers, Log: slog.New(slog.DiscardHandler)}
-		timer := Timer{GrantRef: lock.GrantRef{Lock: "a", Key: lock.KeyOf("a", "s"), Fence: l.Lease.Fence}}
-		for _, step := range []struct {
-			wait         time.Duration
-			armed, holds int
-		}{{5 * time.Second, 1, 1}, {5*time.Second + lock.DefaultSkew, 1, 0}, {time.Second, 1, 0}} {
-			time.Sleep(step.wait)
-			if err := x.Fire(t.Context(), timer); err != nil {
-				t.Fatal(err)
-			}
-			s, _ := c.Status(t.Context(), "a")
-			if len(timers.armed) != step.armed || len(s.Holders) != step.holds {
-				t.Errorf("after %v: armed %v, holders %v", step.wait, timers.armed, s.Holders)
-			}
-		}
-		if due := timers.armed[0].Due; due.UnixMilli() != l.Lease.ExpiresAt+lock.DefaultSkew.Milliseconds() {
-			t.Errorf("set again for %v", due)
-		}
-	})
 }
 
 // What an acquire and a release cost beside the two writes; docs/cost.md has these numbers.
@@ -292,7 +161,7 @@ func TestRequestsPerPair(t *testing.T) {
 	}
 }
 
-// armed are timers that only tell a function: each call is one request, of ten timers at most here.
+// armed is a function as timers: each call is one request, of ten timers at most here.
 type armed func([]Timer)
 
 func (f armed) Arm(_ context.Context, timers []Timer) []error {
@@ -300,22 +169,7 @@ func (f armed) Arm(_ context.Context, timers []Timer) []error {
 	return make([]error, len(timers))
 }
 
-// How late an expiry was told becomes a metric.
-func TestExpiryLag(t *testing.T) {
-	var log bytes.Buffer
-	r := newRig()
-	r.Log, r.Metrics = slog.New(slog.NewJSONHandler(&log, nil)), "Holdfast/test"
-	r.Clock = func() time.Time { return time.UnixMilli(5700) } // the record's lease ran out at 5000
-	r.Consume(t.Context(), []Write{
-		grant(1, "deploy:x", 1),
-		{Write: lock.Write{Lock: "deploy:x", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)}, Sequence: "2"},
-	})
-	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"expiry_lag_ms":700,"group":"deploy","_aws":{`) {
-		t.Errorf("log %s", &log)
-	}
-}
-
-// A repair changes no lease and makes no event; the log tells who did it, and why.
+// A repair changes no lease and makes no event; the log has who did it, and why.
 func TestRepairIsLogged(t *testing.T) {
 	r := newRig()
 	log := logged(&r.Consumer)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
@@ -14,7 +15,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// expirer is the expire function on the rig of tasks.
+// expirer is the expire function of the test's coordinator.
 func (w *tasks) expirer() (*Expirer, *fakeBacklog, *fakeDeadLetter) {
 	backlog, dead := &fakeBacklog{}, &fakeDeadLetter{}
 	w.consumer.Backlog, w.consumer.DeadLetter = backlog, dead
@@ -36,7 +37,7 @@ func (w *tasks) dueTimer() Timer {
 	return Timer{}
 }
 
-// A check of an execution's lease tells a grant that nobody was told of, for its stream record was lost; once, and only then.
+// A check of an execution's lease sends the callback of a grant whose stream record was lost; once, and only then.
 func TestCheckTellsAnUntoldGrant(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -70,7 +71,7 @@ func TestCheckTellsAnUntoldGrant(t *testing.T) {
 	}
 }
 
-// The whole of it without a fault between: told by the check, as by the stream.
+// The callback that a check sends is the same as the stream's.
 func TestCheckTells(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(w *tasks)
@@ -97,7 +98,7 @@ func TestCheckTells(t *testing.T) {
 	}
 }
 
-// An execution's lease is looked at again after its interval, and no sooner than minCheckInterval.
+// An execution is checked again after its interval, and no sooner than minCheckInterval.
 func TestCheckInterval(t *testing.T) {
 	for _, test := range []struct{ ttl, want time.Duration }{{time.Second, minCheckInterval}, {minCheckInterval, minCheckInterval}, {time.Hour, time.Hour}} {
 		w := newTasks(t)
@@ -113,7 +114,7 @@ func TestCheckInterval(t *testing.T) {
 	}
 }
 
-// The rate of checks is bounded; one whose turn has not come is put off for a while, and nothing is asked.
+// The rate of checks is bounded; one above it is delayed without a request.
 func TestRateOfChecks(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -162,8 +163,8 @@ func TestRateOfChecks(t *testing.T) {
 	}
 }
 
-// Both signals of an execution's end are lost: the event, and the timer's message. Whoever is refused asks for the check again, and
-// the lock passes on; while the execution runs, asking so changes nothing.
+// Both signals of an execution's end are lost: the event, and the timer's message. A refused caller asks for the check again, and the
+// lock is granted to the next one. While the execution runs, asking changes nothing.
 func TestBothSignalsLost(t *testing.T) {
 	w := newTasks(t)
 	x, _, _ := w.expirer()
@@ -198,7 +199,7 @@ func TestBothSignalsLost(t *testing.T) {
 	w.want("two", "one's token ok", "two's token ok")
 }
 
-// A check that cannot ask, or finds an execution over, is counted.
+// A check that fails, or that finds an execution over, is counted.
 func TestChecksAreCounted(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -238,53 +239,8 @@ func executionEvent(execution, status string) json.RawMessage {
 	return data
 }
 
-// Only a status that is final ends anything, and only once Step Functions itself says so.
-func TestHandleExecution(t *testing.T) {
-	for _, test := range []struct {
-		status  string
-		running bool
-		ends    bool
-		err     error
-	}{
-		{"SUCCEEDED", false, true, nil}, {"FAILED", false, true, nil}, {"TIMED_OUT", false, true, nil}, {"ABORTED", false, true, nil},
-		{"SUCCEEDED", true, false, ErrStillRunning}, {"FAILED", true, false, ErrStillRunning}, {"TIMED_OUT", true, false, ErrStillRunning}, {"ABORTED", true, false, ErrStillRunning},
-		{"RUNNING", false, false, nil}, {"PENDING_REDRIVE", false, false, nil}, {"", false, false, nil}, {"SOMETHING_NEW", false, false, nil},
-	} {
-		w := newTasks(t)
-		log := logged(w.consumer)
-		x, _, _ := w.expirer()
-		x.Consumer = nil
-		w.waits("one", bound)
-		w.waits("two")
-		w.deliver(3)
-		w.fake.execs["arn:one"] = test.running
-		answer, err := x.Handle(t.Context(), executionEvent("arn:one", test.status))
-		if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || answer != nil {
-			t.Errorf("%s, running %v: %v, %v", test.status, test.running, answer, err)
-		}
-		if ends := w.holder() == "two"; ends != test.ends {
-			t.Errorf("%s, running %v: held by %q", test.status, test.running, w.holder())
-		}
-		if counted(log, ExecutionEndFailed) != 0 {
-			t.Errorf("%s, running %v: log %s", test.status, test.running, log)
-		}
-	}
-	w := newTasks(t)
-	x, _, _ := w.expirer()
-	w.fake.describe = func(string) (bool, error) { t.Error("asked for an execution that holds nothing"); return false, nil }
-	if _, err := x.Handle(t.Context(), executionEvent("arn:none", "FAILED")); err != nil {
-		t.Error(err)
-	}
-	if _, err := x.Handle(t.Context(), json.RawMessage(`{"detail-type":"x","detail":7}`)); err == nil {
-		t.Error("an event that cannot be read")
-	}
-	if _, err := x.Handle(t.Context(), json.RawMessage(`7`)); err == nil {
-		t.Error("an event of no kind")
-	}
-}
-
-// An end that cannot be handled now goes to the queue, and is tried until it can; one that is found running for longer than Step
-// Functions may lag was started again.
+// An event of an end that cannot be handled is deferred and retried. An execution that is found running for longer than Step Functions
+// may lag was restarted.
 func TestEndIsPutOff(t *testing.T) {
 	w := newTasks(t)
 	log := logged(w.consumer)
@@ -338,7 +294,7 @@ func TestEndIsPutOff(t *testing.T) {
 	w.want("two", "one's token ok")
 }
 
-// message hands a job to the expire function as the queue does.
+// message delivers a job to the expire function as the queue does.
 func (w *tasks) message(x *Expirer, j Job) {
 	w.t.Helper()
 	body, err := EncodeJob(j)
@@ -350,7 +306,7 @@ func (w *tasks) message(x *Expirer, j Job) {
 	}
 }
 
-// handleMessages hands messages to the expire function, and answers the places of those that must come again.
+// handleMessages delivers messages to the expire function, and returns the indexes of those to deliver again.
 func handleMessages(t *testing.T, x *Expirer, bodies ...string) (failed []string) {
 	t.Helper()
 	var event lambdaevents.SQSEvent
@@ -371,7 +327,7 @@ func handleMessages(t *testing.T, x *Expirer, bodies ...string) (failed []string
 	return failed
 }
 
-// A timer that fails is put off, for longer each time, and for ever; what cannot be read is buried.
+// A timer that fails is deferred with longer delays and never given up; a message that cannot be read goes to the dead-letter queue.
 func TestTimersThatFail(t *testing.T) {
 	w := newTasks(t)
 	x, backlog, dead := w.expirer()
@@ -418,7 +374,7 @@ func TestTimersThatFail(t *testing.T) {
 	}
 }
 
-// What was put off is done by the expire function; what fails again is put off again.
+// The expire function does deferred jobs; one that fails is deferred again.
 func TestJobsFromTheQueue(t *testing.T) {
 	w := newTasks(t)
 	x, backlog, dead := w.expirer()
@@ -464,69 +420,35 @@ func TestJobsFromTheQueue(t *testing.T) {
 	}
 }
 
-// A job comes through its message as it was, and a message that lacks something is none.
-func TestJobMessages(t *testing.T) {
-	h := lock.Lease{Terms: lock.Terms{Owner: "o", Permits: 2, TTL: 3, Metadata: `{"a":1}`, Tokens: lock.Tokens{"task:x", "task:y"}, Execution: "arn:x"}, Fence: 7, AcquiredAt: 1, ExpiresAt: 2, CheckAt: 9}
-	since := time.UnixMilli(1_800_000_000_123)
-	for _, j := range []Job{
-		{Kind: JobPublish, Lock: "a", Event: Entry{DetailType: "d", Detail: []byte(`{"id":"x"}`), Time: time.Unix(5, 0).UTC(), Lock: "a"}, Since: since, Tries: 3},
-		{Kind: JobDeliver, Lock: "a", Key: "k", Lease: h, Since: since},
-		{Kind: JobFail, Lock: "a", Tokens: h.Tokens, Code: "WaitTimedOut", Cause: "why", Tries: 1},
-		{Kind: JobSettle, Lock: "a", Since: since, Tries: 1},
-		{Kind: JobTimer, Lock: "a", Timer: Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 7}}, Since: since, Tries: 2},
-		{Kind: JobEnd, Execution: ExecutionEnd{"arn:x", "FAILED"}, Since: since},
-	} {
-		body, err := EncodeJob(j)
+// A timer that fires too early is set again; one that is due ends the lease; one that is late or fires twice does nothing.
+func TestExpirer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := lock.New(lock.Config{Store: &lock.Memory{}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := DecodeJob(string(body))
+		l, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: "a", Secret: "s", TTL: 10 * time.Second, Capacity: 1, Permits: 1})
 		if err != nil {
-			t.Errorf("%s: %v", body, err)
+			t.Fatal(err)
 		}
-		if a, b := mustJSON(j), mustJSON(got); a != b || !got.Since.Equal(j.Since) {
-			t.Errorf("%s\nbecame %s", a, b)
+		timers := &fakeTimers{}
+		x := &Expirer{Coordinator: c, Timers: timers, Log: slog.New(slog.DiscardHandler)}
+		timer := Timer{GrantRef: lock.GrantRef{Lock: "a", Key: lock.KeyOf("a", "s"), Fence: l.Lease.Fence}}
+		for _, step := range []struct {
+			wait         time.Duration
+			armed, holds int
+		}{{5 * time.Second, 1, 1}, {5*time.Second + lock.DefaultSkew, 1, 0}, {time.Second, 1, 0}} {
+			time.Sleep(step.wait)
+			if err := x.Fire(t.Context(), timer); err != nil {
+				t.Fatal(err)
+			}
+			s, _ := c.Status(t.Context(), "a")
+			if len(timers.armed) != step.armed || len(s.Holders) != step.holds {
+				t.Errorf("after %v: armed %v, holders %v", step.wait, timers.armed, s.Holders)
+			}
 		}
-	}
-	for body, says := range map[string]string{
-		`{"v":1,"kind":"publish","lock":"a"}`: "publish", `{"v":1,"kind":"tell","lock":"a","holder":{}}`: "tell", `{"v":1,"kind":"tell","lock":"a","lease":"k"}`: "tell",
-		`{"v":1,"kind":"fail","lock":"a"}`: "fail", `{"v":1,"kind":"settle"}`: "names no lock", `{"v":1,"kind":"timer","lock":"a","lease":"k"}`: "timer",
-		`{"v":1,"lock":"a","fence":1}`: "timer", `{"v":1,"lock":"a","lease":"k","fence":0}`: "timer", `{"v":1,"kind":"end"}`: "end", `{"v":1,"kind":"end","execution":{}}`: "end", `[]`: "unmarshal",
-	} {
-		if j, err := DecodeJob(body); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: %+v, %v", body, j, err)
+		if due := timers.armed[0].Due; due.UnixMilli() != l.Lease.ExpiresAt+lock.DefaultSkew.Milliseconds() {
+			t.Errorf("set again for %v", due)
 		}
-	}
-	if j, err := DecodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 1}}) || !j.Since.IsZero() {
-		t.Errorf("a timer: %+v, %v", j, err)
-	}
-}
-
-func mustJSON(v any) string {
-	data, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return string(data)
-}
-
-// Each metric of a fault has an alarm's text, and none is listed twice.
-func TestFaults(t *testing.T) {
-	seen := map[string]bool{}
-	for _, f := range Faults() {
-		if seen[f.Metric] || f.Metric == "" || f.Alarm == "" || f.Minutes < 1 || f.Minutes > 5 {
-			t.Errorf("%+v", f)
-		}
-		seen[f.Metric] = true
-	}
-	if len(seen) != 12 {
-		t.Errorf("%d faults; docs/deploy.md lists 12", len(seen))
-	}
-	r := newRig() // without a namespace the record is logged, and counts nothing
-	log := logged(&r.Consumer)
-	r.Metrics = ""
-	r.reporter().fault(t.Context(), WorkGivenUp, "x", slog.String("lock", "a"))
-	if !strings.Contains(log.String(), `"work_given_up":1`) || strings.Contains(log.String(), "_aws") {
-		t.Errorf("log %s", log)
-	}
+	})
 }

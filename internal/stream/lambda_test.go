@@ -2,6 +2,7 @@ package stream
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -16,8 +17,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The stream function on an event as Lambda sends it: a grant, a waiter's item, a record that nobody can read, one whose
-// holder is broken, a release, and a purge.
+// The stream function on an event as Lambda sends it: a grant, a waiter's item, a record that cannot be read, one with a broken lease, a
+// release, and a purge.
 func TestHandleStream(t *testing.T) {
 	raw, err := os.ReadFile("../../functions/stream/event.json")
 	if err != nil {
@@ -50,7 +51,7 @@ func TestHandleStream(t *testing.T) {
 	}
 }
 
-// The expire function: done, moved on, no timer, and a store that fails.
+// Timers of the expire function: expired, renewed, unreadable, and with a store that fails.
 func TestHandleTimers(t *testing.T) {
 	store := &lock.Memory{}
 	now := time.UnixMilli(1_000_000)
@@ -101,5 +102,50 @@ func TestPanicWhileReadingKeepsTheSequence(t *testing.T) {
 	w, ok := readSafely(raw, func(json.RawMessage) (lock.Write, string, bool, error) { panic("x") })
 	if !ok || w.Sequence != "42" || w.Poison == nil {
 		t.Errorf("%v, sequence %q, %v", ok, w.Sequence, w.Poison)
+	}
+}
+
+// Only a final status ends leases, and only if Step Functions confirms it.
+func TestHandleExecution(t *testing.T) {
+	for _, test := range []struct {
+		status  string
+		running bool
+		ends    bool
+		err     error
+	}{
+		{"SUCCEEDED", false, true, nil}, {"FAILED", false, true, nil}, {"TIMED_OUT", false, true, nil}, {"ABORTED", false, true, nil},
+		{"SUCCEEDED", true, false, ErrStillRunning}, {"FAILED", true, false, ErrStillRunning}, {"TIMED_OUT", true, false, ErrStillRunning}, {"ABORTED", true, false, ErrStillRunning},
+		{"RUNNING", false, false, nil}, {"PENDING_REDRIVE", false, false, nil}, {"", false, false, nil}, {"SOMETHING_NEW", false, false, nil},
+	} {
+		w := newTasks(t)
+		log := logged(w.consumer)
+		x, _, _ := w.expirer()
+		x.Consumer = nil
+		w.waits("one", bound)
+		w.waits("two")
+		w.deliver(3)
+		w.fake.execs["arn:one"] = test.running
+		answer, err := x.Handle(t.Context(), executionEvent("arn:one", test.status))
+		if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) || answer != nil {
+			t.Errorf("%s, running %v: %v, %v", test.status, test.running, answer, err)
+		}
+		if ends := w.holder() == "two"; ends != test.ends {
+			t.Errorf("%s, running %v: held by %q", test.status, test.running, w.holder())
+		}
+		if counted(log, ExecutionEndFailed) != 0 {
+			t.Errorf("%s, running %v: log %s", test.status, test.running, log)
+		}
+	}
+	w := newTasks(t)
+	x, _, _ := w.expirer()
+	w.fake.describe = func(string) (bool, error) { t.Error("asked for an execution that holds nothing"); return false, nil }
+	if _, err := x.Handle(t.Context(), executionEvent("arn:none", "FAILED")); err != nil {
+		t.Error(err)
+	}
+	if _, err := x.Handle(t.Context(), json.RawMessage(`{"detail-type":"x","detail":7}`)); err == nil {
+		t.Error("an event that cannot be read")
+	}
+	if _, err := x.Handle(t.Context(), json.RawMessage(`7`)); err == nil {
+		t.Error("an event of no kind")
 	}
 }

@@ -2,16 +2,20 @@ package stream
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// offers are events of so many bytes each, of locks of their own.
+// offersOf are events with the given sizes in bytes, each of its own lock.
 func offersOf(sizes ...int) (list []*offer) {
 	for i, size := range sizes {
 		e := Entry{DetailType: "d", Lock: fmt.Sprint("l", i)}
@@ -21,7 +25,7 @@ func offersOf(sizes ...int) (list []*offer) {
 	return list
 }
 
-// A request has 256 KiB at most, exactly, and one event at least.
+// A request has at most 256 KiB, exactly, and at least one event.
 func TestBytesOfARequest(t *testing.T) {
 	for _, test := range []struct {
 		sizes []int
@@ -49,7 +53,7 @@ func TestBytesOfARequest(t *testing.T) {
 	}
 }
 
-// An event that fits keeps its metadata, and one that is a byte too large goes without.
+// An event that fits keeps its metadata; one that is a byte too large is sent without.
 func TestLargestEvent(t *testing.T) {
 	withMetadata := func(n int) Entry {
 		w := grant(1, "a", 1)
@@ -75,7 +79,7 @@ func TestLargestEvent(t *testing.T) {
 	}
 }
 
-// The time of an event is its lease's grant, or its end; what is merged comes in the order of its writes.
+// The time of an event is that of the grant, or of the end. Merged lists are in the order of their writes.
 func TestTimesOfEvents(t *testing.T) {
 	for _, test := range []struct {
 		w    Write
@@ -89,4 +93,210 @@ func TestTimesOfEvents(t *testing.T) {
 			t.Errorf("%s: %d, want %d", eventsOf(test.w)[0].DetailType(), got, test.want)
 		}
 	}
+}
+
+func TestBatchesOfTenAndOrderWithinALock(t *testing.T) {
+	r := newRig()
+	var batch []Write
+	for i := range 25 {
+		batch = append(batch, grant(i, fmt.Sprint("l", i), 1))
+	}
+	batch = append(batch, end(25, "l0", 1), grant(26, "l0", 2))
+	if failed := r.Consume(t.Context(), batch); failed != nil {
+		t.Fatalf("failed %v", failed)
+	}
+	var sizes []int
+	for _, p := range r.bus.puts {
+		sizes = append(sizes, len(p))
+		locks := map[string]bool{}
+		for _, e := range p {
+			if locks[e.Lock] {
+				t.Errorf("a request has two events of %s", e.Lock)
+			}
+			locks[e.Lock] = true
+		}
+	}
+	if !slices.Equal(sizes, []int{10, 10, 6, 1}) {
+		t.Errorf("requests of %v", sizes)
+	}
+	var ofL0 []string
+	for _, id := range r.bus.taken {
+		if strings.HasPrefix(id, "l0/") {
+			ofL0 = append(ofL0, id)
+		}
+	}
+	if !slices.Equal(ofL0, []string{"l0/1/acquired", "l0/1/released", "l0/2/acquired"}) {
+		t.Errorf("l0: %v", ofL0)
+	}
+}
+
+// Only refused events are sent again; an event that stays refused fails its write, and the later events of its lock without a request.
+func TestRefusedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig()
+		batch := []Write{grant(1, "a", 1), grant(2, "b", 1), grant(3, "c", 1), end(4, "b", 1), end(5, "c", 1)}
+		r.bus.refuse = func(put int, e Entry) error {
+			if e.Lock == "b" || e.Lock == "a" && put == 1 {
+				return errors.New("ThrottlingException")
+			}
+			return nil
+		}
+		if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"2", "4"}) {
+			t.Errorf("failed %v", failed)
+		}
+		if !slices.Equal(r.bus.taken, []string{"c/1/acquired", "a/1/acquired", "c/1/released"}) {
+			t.Errorf("taken %v", r.bus.taken)
+		}
+		sent := map[string]int{}
+		for _, p := range r.bus.puts {
+			for _, e := range p {
+				sent[e.Lock+" "+e.DetailType]++
+			}
+		}
+		if sent["b "+events.TypeAcquired] != maxPuts || sent["b "+events.TypeReleased] != 0 || sent["a "+events.TypeAcquired] != 2 || sent["c "+events.TypeAcquired] != 1 {
+			t.Errorf("sent %v", sent)
+		}
+	})
+}
+
+// An event that is too large is sent without its metadata, and says so.
+func TestTooLargeIsShrunk(t *testing.T) {
+	r := newRig()
+	w := end(1, "a", 1)
+	h := w.Before.Holders[leaseKey(1)]
+	h.Metadata = `{"a":"` + strings.Repeat("m", MaxBytes) + `"}`
+	w.Before.Holders[leaseKey(1)] = h
+	if failed := r.Consume(t.Context(), []Write{w}); failed != nil {
+		t.Fatal(failed)
+	}
+	e, err := events.Decode(r.bus.puts[0][0].DetailType, r.bus.puts[0][0].Detail)
+	if err != nil || !e.Subject().MetadataOmitted || e.Subject().Metadata != nil || e.(events.Released).HeldMS != 2000 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// Requests keep the bus's limit of bytes.
+func TestRequestsKeepToTheSize(t *testing.T) {
+	r := newRig()
+	var batch []Write
+	for i := range 4 {
+		w := grant(i, fmt.Sprint("l", i), 1)
+		h := w.After.Holders[leaseKey(1)]
+		h.Metadata = `{"a":"` + strings.Repeat("m", 100*1024) + `"}`
+		w.After.Holders[leaseKey(1)] = h
+		batch = append(batch, w)
+	}
+	if failed := r.Consume(t.Context(), batch); failed != nil || len(r.bus.puts) != 2 {
+		t.Errorf("failed %v, %d requests", failed, len(r.bus.puts))
+	}
+}
+
+// The delay between an expiry and its event is a metric.
+func TestExpiryLag(t *testing.T) {
+	var log bytes.Buffer
+	r := newRig()
+	r.Log, r.Metrics = slog.New(slog.NewJSONHandler(&log, nil)), "Holdfast/test"
+	r.Clock = func() time.Time { return time.UnixMilli(5700) } // the record's lease ran out at 5000
+	r.Consume(t.Context(), []Write{
+		grant(1, "deploy:x", 1),
+		{Write: lock.Write{Lock: "deploy:x", Before: record(lock.CauseAcquire, 1), After: retired(record(lock.CauseExpire), 1)}, Sequence: "2"},
+	})
+	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"expiry_lag_ms":700,"group":"deploy","_aws":{`) {
+		t.Errorf("log %s", &log)
+	}
+}
+
+// With a backlog, a bus that does not answer for two hours blocks nothing: every batch takes the time of one request at most, callbacks
+// are sent, and all events are published when the bus is back.
+func TestBusThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTasks(t)
+		bus, backlog := &away{hangs: true}, &fakeBacklog{}
+		w.consumer.Bus, w.consumer.Backlog, w.consumer.Clock = bus, backlog, time.Now
+		w.now = time.Now()
+		consume := func() {
+			t.Helper()
+			batch, start := w.writes, time.Now()
+			w.writes = nil
+			if failed := w.consumer.Consume(t.Context(), batch); failed != nil {
+				t.Fatalf("failed %v", failed)
+			}
+			if took := time.Since(start); took > putTimeout {
+				t.Errorf("the batch took %v", took)
+			}
+		}
+		var told []string
+		for hour := range 2 {
+			for n := range 30 {
+				name := fmt.Sprintf("task-%d-%d", hour, n)
+				w.now = time.Now()
+				w.waits(name)
+				consume()
+				told = append(told, name+"'s token ok")
+				w.want(name, told...)
+				w.release(name)
+				consume()
+				time.Sleep(2 * time.Minute)
+			}
+		}
+		bus.back = true
+		time.Sleep(busPause)
+		for i, err := range w.consumer.Do(t.Context(), backlog.take()) {
+			if err != nil {
+				t.Errorf("job %d: %v", i, err)
+			}
+		}
+		counts := map[string]int{}
+		for _, e := range bus.taken {
+			counts[e]++
+		}
+		if counts["a Lock Acquired"] != 60 || counts["a Lock Released"] != 60 || len(backlog.jobs) != 0 {
+			t.Errorf("taken %v, left %v", counts, backlog.kinds())
+		}
+	})
+}
+
+// With a backlog, a bus that takes no event gets one request in each busPause.
+func TestBusIsNotTriedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig()
+		bus, backlog := &away{}, &fakeBacklog{}
+		r.Bus, r.Backlog = bus, backlog
+		log := logged(&r.Consumer)
+		consume := func(seq int) {
+			t.Helper()
+			if failed := r.Consume(t.Context(), []Write{grant(seq, fmt.Sprint("l", seq), 1)}); failed != nil {
+				t.Errorf("failed %v", failed)
+			}
+		}
+		consume(1)
+		if bus.puts != maxPuts || counted(log, EventPutOff) != 1 {
+			t.Errorf("%d requests, counted %d", bus.puts, counted(log, EventPutOff))
+		}
+		time.Sleep(busPause - time.Millisecond)
+		consume(2)
+		if bus.puts != maxPuts || len(backlog.jobs) != 2 || counted(log, EventPutOff) != 2 {
+			t.Errorf("%d requests within the pause, %d jobs", bus.puts, len(backlog.jobs))
+		}
+		time.Sleep(time.Millisecond)
+		bus.back = true
+		consume(3)
+		if bus.puts != maxPuts+1 || len(backlog.jobs) != 2 {
+			t.Errorf("%d requests after the pause, %d jobs", bus.puts, len(backlog.jobs))
+		}
+		r.Bus = &fakeBus{refuse: func(_ int, e Entry) error { // one that takes something is not away
+			if e.Lock == "l4" {
+				return errors.New("no")
+			}
+			return nil
+		}}
+		if failed := r.Consume(t.Context(), []Write{grant(4, "l4", 1), grant(5, "l5", 1)}); failed != nil || len(backlog.jobs) != 3 {
+			t.Errorf("failed %v, %d jobs", failed, len(backlog.jobs))
+		}
+		r.Bus = bus
+		consume(6)
+		if bus.puts != maxPuts+2 {
+			t.Errorf("%d requests", bus.puts)
+		}
+	})
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// Which timers a write sets: a new lease's, at its expiry and the skew, or at its execution's check; and one for a check that
-// somebody asked for again. Not for a renewal, whose lease's timer is set.
+// The timers of a write: for a new lease at its expiry plus the skew allowance, or at its execution's check; and for a check that a
+// refused caller asked for. A renewal sets none, because the lease has one.
 func TestTimersOfAWrite(t *testing.T) {
 	holder := func(change func(*lock.Lease)) lock.Record {
 		r := record(lock.CauseAcquire, 1)
@@ -55,7 +55,7 @@ func TestTimersOfAWrite(t *testing.T) {
 	}
 }
 
-// A grant sets a timer for its expiry and the skew, unless it is over by the end of the batch.
+// A grant sets a timer for its expiry plus the skew allowance, unless it is over by the end of the batch.
 func TestTimers(t *testing.T) {
 	r := newRig()
 	renewed := record(lock.CauseRenew, 7)

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// record makes one with holders named by their fences; each was acquired at 1000 and expires at 5000.
+// record returns a record whose leases are named by their fencing tokens; each was acquired at 1000 and expires at 5000.
 func record(cause lock.Cause, fences ...int64) lock.Record {
 	r := lock.Record{Rev: 1, Capacity: 3, Cause: cause, Holders: map[lock.LeaseKey]lock.Lease{}}
 	for _, f := range fences {
@@ -26,7 +26,7 @@ func retired(r lock.Record, fence int64) lock.Record {
 	return r
 }
 
-// Every transition of a record, and the events it makes.
+// Every transition of a record, and its events.
 func TestEventsOfEveryTransition(t *testing.T) {
 	forced := retired(record(lock.CauseForceRelease), 2)
 	forced.By, forced.Reason = "arn:operator", "stuck"

@@ -49,7 +49,7 @@ func newServices(t *testing.T) (*Services, *fakeServices) {
 	return New(cfg), f
 }
 
-// Each kind of token goes to its service, once, and what the services refuse with is told apart.
+// A callback goes to the service of its token's kind, once, and the kinds of refusal are distinguished.
 func TestServices(t *testing.T) {
 	for _, test := range []struct {
 		token, code string
@@ -101,7 +101,7 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// What Step Functions says of an execution, and what it means: only one that is surely over is over.
+// Only an execution that Step Functions surely ended, or does not know, is over.
 func TestRunning(t *testing.T) {
 	s, f := newServices(t)
 	for status, want := range map[string]bool{
