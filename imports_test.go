@@ -106,7 +106,7 @@ var mayLink = map[string][]string{
 	"./functions/status":       {"dynamodb"},
 	"./functions/forcerelease": {"dynamodb"},
 	"./functions/stream":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"},
-	"./functions/expire":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"}, // it does the stream function's work that was put off
+	"./functions/expire":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"}, // it does the stream function's work that was deferred
 	"./lockclient":             {},
 	"./lockclient/invoke":      {"lambda"},
 	"./lockclient/fencing":     {"dynamodb"},

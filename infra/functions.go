@@ -102,7 +102,7 @@ func (c *Coordinator) expireFunction() function {
 			"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
 		},
 		statements: []awsiam.PolicyStatement{
-			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // the events that the stream function put off
+			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // the events that the stream function deferred
 			allow(queueActions, c.Table.TableArn()),
 			allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
 			allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()),

@@ -23,10 +23,10 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// putOff matches the log, in the engine's text format, of an invocation that put off a part of its work.
+// putOff matches the log, in the engine's text format, of an invocation that deferred a part of its work.
 var putOff = regexp.MustCompile(`(callback_failed|event_put_off|execution_unknown|timer_failed)("?:|=)1`)
 
-// Every function works with its role, and fails or puts its work off when a statement is removed from the role's
+// Every function works with its role, and fails or defers its work when a statement is removed from the role's
 // policy.
 func TestEveryStatementIsNeeded(t *testing.T) {
 	c := newCloud(t)

@@ -200,13 +200,13 @@ func TestRule6FenceLead(t *testing.T) {
 		if len(k.record().Holders) == 0 != c.refused {
 			t.Errorf("lead %v: %+v", c.lead, k.record())
 		}
-		// Who would wait is told as well, and not queued for what cannot be.
+		// A request that would wait gets the same error, and no place in the queue.
 		_, err = k.acquire("w", placeFor(time.Hour))
 		if errors.Is(err, ErrMisconfigured) != c.refused || errors.Is(err, ErrLockHeld) == c.refused {
 			t.Errorf("lead %v: a waiter is told %v", c.lead, err)
 		}
 	}
-	// A head that waits since before is told at its next poll, and not granted.
+	// A waiter at the head of the queue gets the error at its next poll, and no grant.
 	k := newKit(t)
 	k.must("a")
 	k.waits("b")

@@ -221,7 +221,7 @@ func dialError(err error) *reach.Client {
 	})
 }
 
-// Failures that last are told from those that may pass, and say what to change.
+// Lasting failures are distinguished from transient ones, and say what to change.
 func TestRefusals(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()

@@ -111,7 +111,7 @@ var queueSuite = map[string]func(*fixture){
 		}
 		f.queue("b", "c")
 	},
-	"a waiter that went away is passed over": func(f *fixture) {
+	"an abandoned place is passed over": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
 		f.waits("gone")
 		f.waits("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour })

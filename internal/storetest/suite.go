@@ -345,7 +345,7 @@ var suite = map[string]func(*fixture){
 			f.t.Errorf("free_at %d in %+v", r.FreeAt, r)
 		}
 	},
-	"a permit that expired is given again, its holder put out": func(f *fixture) {
+	"the permit of an expired lease is granted again": func(f *fixture) {
 		f.mustAcquire("a", capacity(2), func(r *lock.AcquireRequest) { r.TTL = 10 * ttl })
 		f.mustAcquire("b", capacity(2))
 		f.clock.Advance(ttl + skew)
@@ -376,7 +376,7 @@ var suite = map[string]func(*fixture){
 			f.t.Errorf("record %+v", r)
 		}
 	},
-	"a timer on a semaphore puts out every expired holder": func(f *fixture) {
+	"a timer on a semaphore ends every expired lease": func(f *fixture) {
 		a := f.mustAcquire("a", capacity(3))
 		f.mustAcquire("b", capacity(3))
 		f.mustAcquire("c", capacity(3), func(r *lock.AcquireRequest) { r.TTL = 10 * ttl })

@@ -224,11 +224,11 @@ func TestLockThatCannotBeHandedOn(t *testing.T) {
 		t.Fatalf("failed %v", failed)
 	}
 	if got := backlog.kinds(); !slices.Equal(got, []string{"settle a"}) || counted(log, LockNotHandedOn) != 1 || len(w.fired) != 1 {
-		t.Errorf("put off %v, timers %v, log %s", got, w.fired, log)
+		t.Errorf("deferred %v, timers %v, log %s", got, w.fired, log)
 	}
 	first := backlog.jobs[0]
 	if !first.Since.Equal(w.now) || first.Tries != 1 || !first.Due.Equal(w.now.Add(firstDelay)) {
-		t.Errorf("put off as %+v", first)
+		t.Errorf("deferred as %+v", first)
 	}
 	w.now = w.now.Add(giveUpAfter - time.Second)
 	if errs := w.consumer.Do(t.Context(), backlog.take()); errs[0] != nil || len(backlog.jobs) != 1 || backlog.jobs[0].Tries != 2 || len(dead.buried) != 0 {
@@ -349,7 +349,7 @@ func TestCallbacksFromTheBacklog(t *testing.T) {
 	w.release("one")
 	w.deliver(1)
 	if got := backlog.kinds(); !slices.Equal(got, []string{"fail a", "tell a"}) {
-		t.Fatalf("put off %v", got)
+		t.Fatalf("deferred %v", got)
 	}
 	jobs := backlog.take()
 	w.force()
@@ -422,7 +422,7 @@ func TestWorkEndsInTime(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), writeMargin+time.Second)
 		defer cancel()
 		if failed := r.Consume(short, []Write{grant(1, "a", 1), grant(2, "b", 1)}); failed != nil || len(backlog.jobs) != 2 || short.Err() != nil {
-			t.Errorf("failed %v, put off %v, %v", failed, backlog.kinds(), short.Err())
+			t.Errorf("failed %v, deferred %v, %v", failed, backlog.kinds(), short.Err())
 		}
 	})
 }

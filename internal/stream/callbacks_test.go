@@ -182,7 +182,7 @@ func TestCrashPoints(t *testing.T) {
 		holder string   // after all deliveries
 		told   []string // besides one's
 	}{
-		"before anything: the write comes again": {func(w *tasks) {
+		"before anything: the write is delivered again": {func(w *tasks) {
 			w.writes = append(w.writes, w.writes...)
 		}, "two", []string{"two's token ok"}},
 		"after the attempt was stored, before it was sent: sent again": {func(w *tasks) {
@@ -327,7 +327,7 @@ func TestExecutionsLeases(t *testing.T) {
 	w.fake.describe = func(string) (bool, error) { return false, errReset }
 	w.now = w.now.Add(time.Hour)
 	if err := x.Fire(t.Context(), w.fired[0]); err == nil {
-		t.Error("a check that failed must come again")
+		t.Error("a check that failed must be retried")
 	}
 	w.want("one", "one's token ok")
 	w.fake.describe = nil
@@ -503,7 +503,7 @@ func TestCallbacksThatFailInARow(t *testing.T) {
 	}
 	batch, w.writes = w.writes, nil
 	if failed := w.consumer.Consume(t.Context(), batch); failed != nil || calls != maxCallbackFailures || len(backlog.jobs) != 10 || counted(log, CallbackFailed) != maxCallbackFailures {
-		t.Errorf("failed %v, %d calls, %d put off", failed, calls, len(backlog.jobs))
+		t.Errorf("failed %v, %d calls, %d deferred", failed, calls, len(backlog.jobs))
 	}
 	calls, w.consumer.Backlog = 0, nil
 	if failed := w.consumer.Consume(t.Context(), batch); len(failed) != 10 || calls != 10 {

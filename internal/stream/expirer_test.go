@@ -146,7 +146,7 @@ func TestRateOfChecks(t *testing.T) {
 		t.Errorf("the check is noted for %d", at)
 	}
 	if due := w.fired[0].Due.Sub(w.now); due < checkDelay || due >= 2*checkDelay || counted(log, ExecutionChecksLate) != 1 {
-		t.Errorf("put off for %v, log %s", due, log)
+		t.Errorf("deferred for %v, log %s", due, log)
 	}
 	w.now = before.Add(-time.Hour) // a clock that went back gives nothing
 	if x.mayCheck() {
@@ -254,11 +254,11 @@ func TestEndIsPutOff(t *testing.T) {
 		return err
 	}
 	if err := handle(); err != nil || len(backlog.jobs) != 1 || backlog.jobs[0].Kind != JobEnd || !backlog.jobs[0].Due.Equal(w.now.Add(firstDelay)) {
-		t.Fatalf("%v, put off %+v", err, backlog.jobs)
+		t.Fatalf("%v, deferred %+v", err, backlog.jobs)
 	}
 	backlog.err = errReset
 	if err := handle(); !errors.Is(err, ErrStillRunning) {
-		t.Errorf("an end that was neither handled nor put off: %v", err)
+		t.Errorf("an end that was neither handled nor deferred: %v", err)
 	}
 	backlog.err = nil
 	w.consumer.Backlog = nil
@@ -340,7 +340,7 @@ func TestTimersThatFail(t *testing.T) {
 		t.Fatalf("failed %v, jobs %v, buried %v", failed, backlog.kinds(), dead.buried)
 	}
 	if j := backlog.jobs[0]; j.Kind != JobTimer || j.Tries != 1 || j.Timer != w.dueTimer() || !j.Due.Equal(w.now.Add(firstDelay)) {
-		t.Errorf("put off %+v", j)
+		t.Errorf("deferred %+v", j)
 	}
 	if b := dead.buried[0]; b.Sequence != "1" || string(b.Raw) != `{"v":1}` || !strings.Contains(b.Poison.Error(), "names no lock") {
 		t.Errorf("buried %+v", b)
@@ -350,7 +350,7 @@ func TestTimersThatFail(t *testing.T) {
 		w.message(x, backlog.take()[0])
 	}
 	if j := backlog.jobs[0]; j.Tries != 11 || !j.Due.Equal(w.now.Add(MaxDelay)) || len(dead.buried) != 2 {
-		t.Errorf("put off %+v", j)
+		t.Errorf("deferred %+v", j)
 	}
 	backlog.err, dead.err = errReset, errReset
 	if failed := handleMessages(t, x, `{"v":1}`, string(body), string(body)); !slices.Equal(failed, []string{"0", "1", "2"}) {
@@ -407,11 +407,11 @@ func TestJobsFromTheQueue(t *testing.T) {
 		t.Errorf("failed %v, buried %v", failed, dead.buried)
 	}
 	if got := backlog.kinds(); !slices.Equal(got, []string{"newer a", "publish refused"}) || !slices.Equal(bus.taken, []string{"b/1/acquired"}) {
-		t.Errorf("put off %v, taken %v", got, bus.taken)
+		t.Errorf("deferred %v, taken %v", got, bus.taken)
 	}
 	for _, j := range backlog.jobs {
 		if j.Kind == JobPublish && (j.Tries != 2 || j.Event.Lock != "refused" || len(j.Event.Detail) == 0) {
-			t.Errorf("put off %+v", j)
+			t.Errorf("deferred %+v", j)
 		}
 	}
 	backlog.err = errReset
