@@ -39,12 +39,22 @@ var executions = []struct{ execution, says string }{
 	{"arn:aws:states:eu-west-1:123456789012:stateMachine:Deploy:run-1", "send the ARN"},
 	{"arn:aws:lambda:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
 	{"urn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1", "send the ARN"},
+	{"arn:aws:states:eu-west-1:123456789012", "send the ARN"},
+	{ofBytes(wire.MaxExecution), ""},
+	{ofBytes(wire.MaxExecution + 1), "is 257 bytes long; at most 256"},
 	{"", "send the ARN"},
 	{"arn:aws:states:eu-west-2:123456789012:execution:Deploy:run-1", `region "eu-west-2", account "123456789012"; its end`},
 	{"arn:aws:states:eu-west-1:999999999999:execution:Deploy:run-1", `account "999999999999"`},
 	{"arn:aws-cn:states:eu-west-1:123456789012:execution:Deploy:run-1", `partition "aws-cn"`},
 	{"arn:aws:states:eu-west-1:123456789012:express:Deploy:run-1:x", "Standard workflow"},
 	{"arn:aws:states:eu-west-1:123456789012:express:Deploy/Map1:run-1", "Standard workflow"},
+}
+
+// ofBytes is the ARN of an execution of "Batch" and a label, with a length in bytes.
+func ofBytes(n int) string {
+	const arn = "arn:aws:states:eu-west-1:123456789012:execution:Batch"
+	fill := n - len(arn) - len("/:")
+	return arn + strings.Repeat("b", fill/3) + "/" + strings.Repeat("l", fill/3) + ":" + strings.Repeat("r", fill-2*(fill/3))
 }
 
 // A lease can be bound to an execution of a listed state machine in the coordinator's account and region, and to those that a
@@ -75,6 +85,11 @@ func TestExecutions(t *testing.T) {
 	resp := s.call("acquire", "a", `{"execution":"arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"}`)
 	if resp.StatusCode != 200 {
 		t.Error(resp.Body)
+	}
+	// What invoked the function is no ARN of one: its account is not known either.
+	payload, _ := json.Marshal(map[string]string{"name": "b", "lease": secret, "execution": "arn:aws:states:us-east-1:000000000000:execution:Deploy:run-1"})
+	if _, p := s.invokeAs("a:b:c:d", "acquire", string(payload)); p != nil {
+		t.Errorf("%+v", p)
 	}
 	// Without a listed state machine no lease can be bound.
 	s = newSystem(t)

@@ -272,3 +272,10 @@ func TestOps(t *testing.T) {
 		t.Errorf("an unknown operation: %s %s, function %s", method, path, unknown.Function())
 	}
 }
+
+// The skew allowance is part of the contract: clients compute with it.
+func TestSkewAllowance(t *testing.T) {
+	if ms := wire.SkewAllowance.Milliseconds(); ms != 250 {
+		t.Errorf("%d ms", ms)
+	}
+}
