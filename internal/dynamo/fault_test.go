@@ -50,7 +50,8 @@ func (s *setup) acquire(ctx context.Context, lease string) (lock.LeaseStatus, er
 	return s.Acquire(ctx, lock.AcquireRequest{Lock: "f", Secret: lease, TTL: time.Minute, Capacity: 1, Permits: 1})
 }
 
-// A write whose reply was lost is sent again, fails because it was applied, and is recognised: one grant, one request more.
+// A write whose reply was lost is sent again: its guard fails and the request is found carried out, or a renewal is applied again. One grant,
+// one request more.
 func TestLostReplyOfEveryOperation(t *testing.T) {
 	lose := func(w *wire) {
 		w.reset()

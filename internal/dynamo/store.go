@@ -7,7 +7,8 @@
 // One policy covers every request: connection errors, time-outs, throttling and 5xx are tried up to [MaxAttempts] times,
 // each for at most [AttemptTimeout], with a jittered backoff of at most [MaxBackoff] between, so a request ends within about
 // 7 s or with its context. A connection on which an attempt timed out is not used again. A command may be sent again after a
-// lost reply: its guard then fails because the first attempt succeeded, which package lock recognises. A reply that proves
+// lost reply, although the first attempt was applied: then its guard fails and package lock finds the request carried out, or, for a
+// renewal, the same write is applied again. A reply that proves
 // this process's clock wrong ends the retries.
 package dynamo
 

@@ -11,12 +11,14 @@ and uses once. The record contains a hash of it only, the [LeaseKey].
 	                  take                             release (of the only lease)
 	  free  ─────────────────────────▶  held  ────────────────────────────────▶  free; the record
 	(no record,                       ▲   │   │                                 remembers the lease
-	 no leases, or   ◀────────────────┼───┘   │  expire (past expiry + skew), force-release
-	 all past expiry                  │       └──────────────────────────────▶
-	 + skew)            renew, and swap: further leases,
+	 no leases)      ◀────────────────┼───┘   │  expire (past expiry + skew), force-release
+	    │                             │       └──────────────────────────────▶
+	    │               renew, and swap: further leases,
 	    │               queue, hand-off, partial ends
 	    ▼
 	 record purged by native TTL, a day after its last use; the next take makes a new one
+
+A lock whose leases have all expired is granted by a swap, which also removes them.
 
 Every change is a [Command]: a guard over the record as it is stored, and an effect, in one atomic step. An operation first
 tries one command without reading the record. If the guard fails, the refusal returns the record, and the operation decides
@@ -29,10 +31,11 @@ a purge of the record, because the record is kept for longer than any write can 
 # Where things are decided
 
   - Whether a lock can be granted: acquiring.next and settle (acquire.go, queue.go).
-  - Expiry: [Record] blocking and settle, for every operation that writes; [Coordinator.Expire] for timers; and the tests
-    LeaseOutlives and LeaseExpiredBy in the guards of commands (command.go).
-  - A lost reply: the first lines of every next recognise that the request was carried out. The comment of next in
-    operation.go and the table below say what the caller gets.
+  - Expiry: for granting to others in blocking and settle, an expiry plus the skew allowance ago; for the holder in the guard
+    LeaseOutlives and in the next of renew, release and a repeated acquire, at the expiry; for timers in [Coordinator.Expire] and
+    the guard LeaseExpiredBy.
+  - A lost reply: after a failed guard, next checks whether the request was carried out already. The table of failures below says
+    what the caller gets.
   - A wrong clock: clock.go.
 
 # Time
@@ -48,8 +51,8 @@ Coordinators decide expiry by their own clocks. The assumptions about time are:
     more than [MaxClockError], 1 s, grants and renews nothing; see [ClockError]. The Date is cut to whole seconds, so a prompt
     reply always proves an error of more than [MaxClockOffset], 2 s, and may prove one between 1 s and 2 s.
 
-A clock that is off by more than 250 ms breaks assumption 1. Up to 1 s this is never noticed, up to 2 s not always, beyond 2 s
-always: keep clocks synchronised. Lambda's are.
+A clock that is off by more than 250 ms breaks assumption 1. Errors up to 1 s are not detected, between 1 s and 2 s
+sometimes, above 2 s by every prompt reply. Keep the clocks of your own hosts synchronised; AWS synchronises Lambda's.
 
 # Waiting
 
@@ -78,9 +81,10 @@ What each party sees, and why that is safe:
 	                        |                                   |                                   | same lease with the time that is left, a
 	                        |                                   |                                   | release the same answer, a renewal another
 	                        |                                   |                                   | renewal
-	request delivered twice | one answer, or two equal ones     | changed once                      | as above. It also holds for an SDK's retry
-	                        |                                   |                                   | of one write: its guard fails because the
-	                        |                                   |                                   | first try succeeded, and the record shows it
+	request delivered twice | one answer, or two equal ones     | changed once; a renewal twice,    | as above. It also holds for an SDK's retry
+	                        |                                   | with one expiry                   | of one write: its guard fails because the
+	                        |                                   |                                   | first try was applied, and the record shows
+	                        |                                   |                                   | it; a renewal's guard holds again
 	acquire delivered late, | nothing, or a lease that it       | held until its TTL with no        | a lease's secret is used once, and its end
 	  after its caller gave | ignores                           | holder, unless the lease had      | is remembered; otherwise it costs time only.
 	  up                    |                                   | ended before                      | A caller that gives up sends a release
@@ -91,10 +95,10 @@ What each party sees, and why that is safe:
 	                        |                                   |                                   | token
 	holder killed           | -                                 | granted to others after expiry    | nobody renews
 	                        |                                   | + skew                            |
-	clock of a coordinator  | store_unavailable beyond 2 s      | a free lock may be granted to     | a write without a read needs a lock without
-	  steps forward or back |                                   | nobody, for its TTL at most; the  | leases; other writes follow a reply that was
-	                        |                                   | grant and its token are undone    | checked. The store's reply proved the error
-	                        |                                   |                                   | before anybody was told of the grant
+	clock of a coordinator  | store_unavailable beyond 2 s      | a free lock may have a lease that | a write without a read needs a lock without
+	  steps forward or back |                                   | nobody knows of, until the        | leases; other writes follow a reply that was
+	                        |                                   | coordinator undoes the grant, or  | checked. The store's reply proved the error
+	                        |                                   | for its TTL                       | before the grant was returned
 	clock went back         | a token one higher than the last  | -                                 | a proposal that is too small fails its
 	                        |                                   |                                   | guard, and is made from the record
 	reply to a wrong clock  | store_unavailable                 | closed: its token is ahead of     | no grant is made or answered with such a
@@ -104,20 +108,21 @@ What each party sees, and why that is safe:
 	  of an execution lost  |                                   | that is refused                   |
 	callback never          | the task waits                    | held by its execution; the check  | a callback is attempted under the lease and
 	  attempted             |                                   | sends the callback                | its token, and Attempted is stored before
-	callback attempted      | the task is told once             | held                              | only the first attempt may end a lease, and
-	  twice at once         |                                   |                                   | not after Known is stored, by a later
-	                        |                                   |                                   | attempt or for a caller
+	callback attempted      | one callback succeeds             | held                              | only the first attempt may end a lease, and
+	  twice at once         |                                   |                                   | only while Known is false: a second attempt
+	                        |                                   |                                   | sets it, and so does another caller
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | the same request may be sent again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's own clock ends its
 	                        |                                   |                                   | lease before anyone else gets the lock
-	row purged              | nothing                           | free, with no memory              | only a day after its last use
+	row purged              | nothing                           | free; late duplicates are not     | only a day after its last use
+	                        |                                   | recognised                        |
 	coordinator dies        | no answer; sends it again         | changed or not                    | coordinators keep no state
 
 # What is not guaranteed
 
   - That a holder is alone in the moment of its effect. A process may be paused between a check and what it does next. A
     resource that takes the fencing token and refuses lower ones is safe; another is not.
-  - Anything, if clocks are further apart than assumption 1 says and closer than assumption 4 can prove.
+  - Anything, if clocks differ by more than the skew allowance of 250 ms but by too little for the clock check, up to 2 s.
   - Fairness to callers that do not wait. Waiters take turns in order; a caller that only tries may never find the lock free.
     A waiter for many permits holds up the waiters behind it, also those that would fit.
   - That a late duplicate is recognised for ever: a record remembers the one lease that ended last.
@@ -129,25 +134,25 @@ The rules of the protocol, and where the code keeps them. explorer_test.go walks
 them. explore_test.go removes each clause of each guard and expects the explorer to notice. The tests named TestRule are the
 quick tests of each rule.
 
- 1. A lease past its expiry is over: LeaseOutlives in renew and release, FreeBy and NotRetired in take. The lease of an
-    execution lasts as long as that, however its grant was claimed: LeaseClaimed in renew, and claimed.
+ 1. A lease past its expiry is over: LeaseOutlives in renew and release; take wants a record without leases (FreeBy 0). A claimed lease of
+    an execution lasts until the execution ends, whether an acquire or a renewal claimed it: LeaseClaimed in renew, and claimed.
  2. A repeated acquire returns the same lease and the time that is left: acquiring.next, Coordinator.lease.
  3. A repeated release succeeds while it is remembered: releasing.next.
  4. A renewal never shortens a lease and never removes another one: FreeBy in renew, renewing.next.
- 5. A coordinator whose clock is provably wrong grants nothing: Coordinator.checkOffset, readIfSuspect and undo; and no other
-    coordinator answers with what it granted: doubt. The explorer's clocks are within the allowance; what lies beyond is
-    tested in package dynamo (TestClockGuard, TestClockAheadDisplacesNobody).
+ 5. A coordinator whose clock is provably wrong grants nothing: Coordinator.checkOffset, readIfSuspect and undo; and other
+    coordinators do not return a lease that such a one granted: doubt. The explorer's clocks are within the allowance; larger errors
+    are tested in package dynamo (TestClockGuard, TestClockAheadDisplacesNobody).
  6. No sequence of lost, repeated and late requests exceeds the capacity, repeats a fencing token, or holds a lock for longer
     than a TTL and two skew allowances.
- 7. A refused command is first examined for "already done": the first lines of every next.
+ 7. After a failed guard, next first checks whether the request was carried out already.
  8. A timer names its grant. The grant is over, not yet expired (the timer is set again), or ended: expiring.next.
- 9. Every write that ends a lease, or finds an expired one, grants the waiters: settle in every next; NobodyWaiting in every
-    command that reads nothing, so that none passes over waiters. What one write cannot move, Coordinator.Settle does next,
-    or the stream's consumer.
+ 9. A write that grants or ends a lease, or changes the queue, settles the record: settle, or advance in a force-release. Commands that
+    are sent without reading have the clause NobodyWaiting, so they cannot bypass the queue. Coordinator.Settle, or the stream's
+    consumer, grants the waiters that one write could not.
  10. Joining the queue is idempotent: acquiring.next finds the place of a repeated request, and extends it. A row is kept for a
     retention after its waiters' places: swap. A waiter relies only on an answer of the coordinator, or on a callback that
     was sent while its lease was stored.
- 11. Contention is an answer: ErrLockHeld and ErrLeaseLost are no faults.
+ 11. ErrLockHeld and ErrLeaseLost are normal results, no faults.
  12. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute.
 */
 package lock

@@ -7,20 +7,21 @@ import (
 	"time"
 )
 
-// The queue. A waiter's place is its ticket; tickets only grow. Every write settles the record: in one atomic step it removes
-// expired leases and abandoned waiters, then grants the waiters at the head of the queue that fit. So a later request is
-// never granted before a waiter, and a lock is not free while a waiter fits. The exception is what one write could not move
-// or did not read ([Unsettled]); the next write, which follows at once, does that.
+// The queue. A waiter's place is its ticket; tickets only grow. A write that grants or ends a lease, or changes the queue, settles the record: in one atomic step it removes
+// expired leases and abandoned waiters, then grants the waiters at the head of the queue that fit. (Renewals, claims, attempts and
+// checks change neither; a force-release leaves expired leases to a timer.) So a later request is never granted before a waiter, and
+// a lock is not free while a waiter fits. The exception is [Unsettled]: one write grants or removes at most maxMoves of the waiters
+// that it read. Another write, sent at once, handles the rest.
 //
 // A waiter that polls repeats its acquire, which extends its place and returns the lease once it is granted. A waiter with a
-// token gets a callback, which the stream's consumer sends while the lease is stored. Neither holds the lock before the
-// coordinator's answer, or the callback, says until when.
+// token gets a callback, which the stream's consumer sends while the lease is stored. A waiter holds the lock only after it received the
+// coordinator's answer or the callback.
 
 const (
 	// MaxQueue is how many waiters one lock can have.
 	MaxQueue = 500
-	// ClaimTime is how long a grant to a waiter that polls lasts until the waiter claims it. It bounds what an abandoned
-	// place costs the waiters behind it.
+	// ClaimTime is how long a grant to a waiter that polls lasts until the waiter claims it. A waiter that stopped polling delays those
+	// behind it by at most this.
 	ClaimTime = 10 * time.Second
 	// queueHead is how many waiters a hand-off reads. One is enough unless places are abandoned or several waiters fit.
 	queueHead = 32
@@ -80,7 +81,7 @@ func Unsettled(r Record) bool {
 	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
 }
 
-// settling only settles.
+// settling is the operation of [Coordinator.Settle].
 type settling struct{ rules Rules }
 
 func (o settling) waiters(Record) int { return MaxQueue }

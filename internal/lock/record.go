@@ -87,7 +87,7 @@ type Retired struct {
 	Key   LeaseKey
 	Fence int64
 	At    int64
-	Cause Cause // how it ended: CauseRelease, CauseExpire or CauseForceRelease
+	Cause Cause // how it ended: one of the causes that end leases
 }
 
 // blocking are the leases that keep others out at now: those not yet past their expiry by the skew allowance s, so that no
