@@ -99,11 +99,11 @@ What each party sees, and why that is safe:
 	  steps forward or back |                                   | nobody knows of, until the        | leases; other writes follow a reply that was
 	                        |                                   | coordinator undoes the grant, or  | checked. The store's reply proved the error
 	                        |                                   | for its TTL                       | before the grant was returned
-	clock went back         | a token one higher than the last  | -                                 | a proposal that is too small fails its
+	clock went back         | the record's fencing token + 1    | -                                 | a proposal that is too small fails its
 	                        |                                   |                                   | guard, and is made from the record
-	reply to a wrong clock  | store_unavailable                 | closed: its token is ahead of     | no grant is made or answered with such a
-	  lost, or coordinator  |                                   | time, until Coordinator.Repair    | token; Repair keeps every token that can
-	  died                  |                                   |                                   | have been told
+	reply to a wrong clock  | store_unavailable                 | cannot be granted until           | no grant is made or returned with a fencing
+	  lost, or coordinator  |                                   | Coordinator.Repair: its fencing   | token ahead of time; Repair sets one above
+	  died                  |                                   | token is ahead of time            | every token that a client can have received
 	both signals of the end | lock_held                         | checked again for the next caller | the check asks Step Functions
 	  of an execution lost  |                                   | that is refused                   |
 	callback never          | the task waits                    | held by its execution; the check  | a callback is attempted under the lease and
