@@ -50,7 +50,6 @@ func Config(getenv func(string) string) (aws.Config, error) {
 		}
 		cfg.RetryMaxAttempts = n
 	}
-	source := source{getenv: getenv}
 	for _, name := range []string{"AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"} {
 		switch strings.ToLower(getenv(name)) {
 		case "", "true", "false":
@@ -58,7 +57,7 @@ func Config(getenv func(string) string) (aws.Config, error) {
 			return aws.Config{}, fmt.Errorf("%s is %q; give true or false", name, getenv(name))
 		}
 	}
-	cfg.ConfigSources = []any{source}
+	cfg.ConfigSources = []any{source{getenv}}
 	return cfg, nil
 }
 

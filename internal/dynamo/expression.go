@@ -199,6 +199,9 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 			e.assign(e.holder(k), leaseItem(h))
 			continue
 		}
+		if was == h { // most leases of a semaphore: spares making their attributes
+			continue
+		}
 		e.becomeLease(k, leaseAttributes(was), leaseAttributes(h))
 	}
 	for k := range from.Holders {

@@ -48,7 +48,7 @@ func ReadRecord(raw json.RawMessage) (w lock.Write, sequence string, ok bool, er
 		} `json:"dynamodb"`
 	}
 	if err := json.Unmarshal(raw, &record); err != nil {
-		return w, sequenceOf(raw), true, err
+		return w, record.Change.SequenceNumber, true, err // Unmarshal reads the fields of other types all the same
 	}
 	change := record.Change
 	keys, err := attributes(change.Keys)
@@ -82,15 +82,6 @@ func streamKey(keys item) (name, sk string, err error) {
 }
 
 func isEnded(sk string) bool { return strings.HasPrefix(sk, skEnded) }
-
-// sequenceOf finds a record's sequence number if the rest of the record cannot be read; "" if it cannot either.
-func sequenceOf(raw json.RawMessage) string {
-	var place struct {
-		Change struct{ SequenceNumber string } `json:"dynamodb"`
-	}
-	_ = json.Unmarshal(raw, &place)
-	return place.Change.SequenceNumber
-}
 
 // attributes reads DynamoDB's JSON. Values of types that no lock record has are read as null: they belong to attributes that
 // this version does not know.

@@ -38,11 +38,16 @@ func (t Tokens) single() bool { return t[0] != "" && t[1] == "" }
 
 // with adds a token, unless it is there already, in place of the oldest if there are [maxTokens].
 func (t Tokens) with(token string) (Tokens, bool) {
-	list := t.List()
-	if token == "" || slices.Contains(list, token) {
+	if token == "" || slices.Contains(t[:], token) {
 		return t, false
 	}
-	return ParseTokens(strings.Join(append(slices.Clone(list), token), "\n")), true
+	n := len(t.List())
+	if n == maxTokens {
+		copy(t[:], t[1:])
+		n--
+	}
+	t[n] = token
+	return t, true
 }
 
 // withToken adds a token to a lease. Nobody knows which of its tasks still waits, so all tokens get a callback, and the

@@ -30,27 +30,34 @@ func bounded(e *boot.Environment) aws.Config {
 
 // New builds the consumer. An error names the setting that is missing or wrong.
 func New(e *boot.Environment) (*stream.Consumer, error) {
+	c, _, err := build(e)
+	return c, err
+}
+
+// build builds the consumer, and returns the services that its callbacks go to, which also tell whether executions run.
+func build(e *boot.Environment) (*stream.Consumer, *tasks.Services, error) {
 	bus, err := e.Required("HOLDFAST_BUS", "name the event bus")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dlq, err := e.Required("HOLDFAST_DLQ_URL", "give the dead-letter queue's URL")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cfg := bounded(e)
+	services := tasks.New(cfg)
 	c := &stream.Consumer{
-		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: tasks.New(cfg),
+		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: services,
 		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Getenv("HOLDFAST_METRICS"),
 	}
 	if c.Coordinator, err = e.Coordinator(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
 		timers := sqs.New(cfg, url)
 		c.Timers, c.Backlog = timers, timers
 	}
-	return c, nil
+	return c, services, nil
 }
 
 // checksPerSecond bounds the calls of DescribeExecution by one process of the expire function. Its event source allows about ten
@@ -62,12 +69,12 @@ func NewExpirer(e *boot.Environment) (*stream.Expirer, error) {
 	if _, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL"); err != nil {
 		return nil, err
 	}
-	c, err := New(e)
+	c, services, err := build(e)
 	if err != nil {
 		return nil, err
 	}
 	return &stream.Expirer{
-		Coordinator: c.Coordinator, Timers: c.Timers, Executions: tasks.New(bounded(e)), Consumer: c,
+		Coordinator: c.Coordinator, Timers: c.Timers, Executions: services, Consumer: c,
 		ChecksPerSecond: checksPerSecond, Log: e.Log, Metrics: c.Metrics,
 	}, nil
 }
