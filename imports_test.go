@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"internal/sqs":         {"internal/stream"},
 	"internal/tasks":       {"internal/stream", "internal/wire"},
 	"internal/poller":      {"internal/dynamo", "internal/stream"},
-	"internal/awsenv":      {},
+	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},
 
 	"internal/local": {"internal/api", "internal/lock", "internal/stream", "internal/wire", "events"},

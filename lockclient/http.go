@@ -55,10 +55,7 @@ type EnvCredentials struct{}
 
 // Retrieve implements [aws.CredentialsProvider].
 func (EnvCredentials) Retrieve(context.Context) (aws.Credentials, error) {
-	c := aws.Credentials{
-		AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
-		SessionToken: os.Getenv("AWS_SESSION_TOKEN"), Source: "environment",
-	}
+	c := reach.EnvironmentCredentials(os.Getenv)
 	if !c.HasKeys() {
 		return c, errors.New("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set; set them, or give Config.Credentials of the AWS SDK")
 	}

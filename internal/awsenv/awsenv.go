@@ -11,6 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+
+	"github.com/holdfast-lock/holdfast/internal/reach"
 )
 
 // Credentials are those of the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
@@ -18,10 +20,7 @@ type Credentials func(string) string
 
 // Retrieve implements [aws.CredentialsProvider]. The error names the variables if one is not set.
 func (getenv Credentials) Retrieve(context.Context) (aws.Credentials, error) {
-	c := aws.Credentials{
-		AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN"),
-		Source: "environment",
-	}
+	c := reach.EnvironmentCredentials(getenv)
 	if !c.HasKeys() {
 		return aws.Credentials{}, errors.New("AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is not set")
 	}

@@ -22,17 +22,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/smithy-go"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A doer is a function as an HTTP client.
-type doer func(*http.Request) (*http.Response, error)
-
-func (d doer) Do(req *http.Request) (*http.Response, error) { return d(req) }
-
 // offline returns a store whose requests answer responds to, without an engine.
-func offline(t *testing.T, answer doer, change ...func(*dynamo.Config)) *dynamo.Store {
+func offline(t *testing.T, answer awstest.Doer, change ...func(*dynamo.Config)) *dynamo.Store {
 	t.Helper()
 	cfg := dynamo.Config{AWS: awsConfig(), Table: "locks"}
 	cfg.AWS.HTTPClient = answer
@@ -165,7 +161,7 @@ func TestFaultsOfTransactions(t *testing.T) {
 
 // A response that is not DynamoDB's is a misconfiguration; a gateway's 5xx is an outage.
 func TestAnswersOfOthers(t *testing.T) {
-	answer := func(status int, header http.Header, body string) doer {
+	answer := func(status int, header http.Header, body string) awstest.Doer {
 		return func(req *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
 		}
@@ -173,7 +169,7 @@ func TestAnswersOfOthers(t *testing.T) {
 	html := http.Header{"Content-Type": {"text/html"}}
 	for _, test := range []struct {
 		name   string
-		answer doer
+		answer awstest.Doer
 		want   error
 		says   string
 	}{

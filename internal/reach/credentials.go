@@ -57,3 +57,12 @@ func passing(err error) bool {
 	_, network := errors.AsType[net.Error](err)
 	return network
 }
+
+// EnvironmentCredentials are the credentials of the variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, in
+// which Lambda passes a function's. They may be without keys.
+func EnvironmentCredentials(getenv func(string) string) aws.Credentials {
+	return aws.Credentials{
+		AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN"),
+		Source: "environment",
+	}
+}
