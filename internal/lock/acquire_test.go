@@ -127,7 +127,7 @@ func TestRule11ContentionIsAnAnswer(t *testing.T) {
 			}
 		}
 	}
-	// Of a lease of an execution nobody knows: it is to be looked at at CheckAt, and every second from then.
+	// The end of an execution's lease is unknown: RetryAfter leads to its CheckAt, and to every second after that.
 	k = newKit(t)
 	k.must("a", boundTo("x"))
 	for _, c := range []struct{ pass, want time.Duration }{{0, ttl}, {ttl - time.Second - ms, time.Second + ms}, {time.Second, time.Second}} {

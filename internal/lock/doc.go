@@ -88,8 +88,9 @@ What each party sees, and why that is safe:
 	acquire delivered late, | nothing, or a lease that it       | held until its TTL with no        | a lease's secret is used once, and its end
 	  after its caller gave | ignores                           | holder, unless the lease had      | is remembered; otherwise it costs time only.
 	  up                    |                                   | ended before                      | A caller that gives up sends a release
-	renewal delivered late  | nothing                           | unchanged                         | a renewal never shortens a lease and never
-	                        |                                   |                                   | revives one that has expired
+	renewal delivered late  | nothing                           | a live lease is extended from     | only the lease's secret extends it; a renewal
+	                        |                                   | then on, and gets the renewal's   | never shortens a lease and never revives one
+	                        |                                   | metadata; else unchanged          | that has expired
 	holder paused           | its check says that the lease is  | granted to others after expiry    | it counts on a monotonic clock; what it does
 	                        | lost, or its context has ended    | + skew                            | between check and effect needs the fencing
 	                        |                                   |                                   | token
@@ -125,6 +126,7 @@ What each party sees, and why that is safe:
   - Anything, if clocks differ by more than the skew allowance of 250 ms but by too little for the clock check, up to 2 s.
   - Fairness to callers that do not wait. Waiters take turns in order; a caller that only tries may never find the lock free.
     A waiter for many permits holds up the waiters behind it, also those that would fit.
+  - That metadata is the newest: a renewal that is delivered late stores the metadata that it carries.
   - That a late duplicate is recognised for ever: a record remembers the one lease that ended last.
   - Reentrancy. A second lease of the same owner is another lease.
 
