@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 
 	"internal/eventbridge": {"internal/stream", "events"},
 	"internal/sqs":         {"internal/stream"},
-	"internal/tasks":       {"internal/stream", "internal/wire"},
+	"internal/tasks":       {"internal/lock", "internal/stream"},
 	"internal/poller":      {"internal/dynamo", "internal/stream"},
 	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},

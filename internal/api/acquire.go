@@ -44,7 +44,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		return nil, 0, err
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
-	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token != "" && held.Position > 0 {
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && !req.Token.Empty() && held.Position > 0 {
 		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting}, 0, nil
 	}
 	if err != nil {
@@ -63,9 +63,9 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 	case isTask && isCallback:
 		c.fields.fail("callback_id", "task_token and callback_id are both there; give the one that waits")
 	case isTask:
-		req.Token = wire.TaskPrefix + token
+		req.Token = lock.Token{Kind: lock.TaskToken, Text: token}
 	case isCallback:
-		field, token, req.Token = "callback_id", id, wire.DurablePrefix+id
+		field, token, req.Token = "callback_id", id, lock.Token{Kind: lock.CallbackToken, Text: id}
 	}
 	if isTask || isCallback {
 		most = wire.MaxTokenWait

@@ -67,14 +67,15 @@ func TestTokens(t *testing.T) {
 	}
 	const year = 366 * 24 * time.Hour
 	for _, test := range []struct {
-		fields, token string
-		wait          time.Duration
+		fields string
+		token  lock.Token
+		wait   time.Duration
 	}{
-		{`"task_token":"AAAA"`, "task:AAAA", year},
-		{`"callback_id":"AAAA"`, "callback:AAAA", year},
-		{`"task_token":"AAAA","wait_ms":1000`, "task:AAAA", time.Second},
-		{`"task_token":"AAAA","wait_ms":31622400000`, "task:AAAA", year},
-		{`"task_token":"` + strings.Repeat("t", 2048) + `"`, "task:" + strings.Repeat("t", 2048), year},
+		{`"task_token":"AAAA"`, lock.Token{Kind: lock.TaskToken, Text: "AAAA"}, year},
+		{`"callback_id":"AAAA"`, lock.Token{Kind: lock.CallbackToken, Text: "AAAA"}, year},
+		{`"task_token":"AAAA","wait_ms":1000`, lock.Token{Kind: lock.TaskToken, Text: "AAAA"}, time.Second},
+		{`"task_token":"AAAA","wait_ms":31622400000`, lock.Token{Kind: lock.TaskToken, Text: "AAAA"}, year},
+		{`"task_token":"` + strings.Repeat("t", 2048) + `"`, lock.Token{Kind: lock.TaskToken, Text: strings.Repeat("t", 2048)}, year},
 	} {
 		s := newSystem(t)
 		s.call("acquire", "a", `{}`)

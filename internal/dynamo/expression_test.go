@@ -34,7 +34,7 @@ func TestLongestExpression(t *testing.T) {
 
 // Of a lease that stays, only the attributes that changed are written.
 func TestChangesOfAHolder(t *testing.T) {
-	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{"t"}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
+	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{{Kind: lock.TaskToken, Text: "t"}}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
 	for want, change := range map[string]func(*lock.Lease){
 		"":                     func(*lock.Lease) {},
 		"#expires_at = :v0":    func(h *lock.Lease) { h.ExpiresAt = 9 },
@@ -42,7 +42,7 @@ func TestChangesOfAHolder(t *testing.T) {
 		"#ttl_ms = :v0":        func(h *lock.Lease) { h.TTL = 9 },
 		"#metadata = :v0":      func(h *lock.Lease) { h.Metadata = "{ }" },
 		"REMOVE #metadata":     func(h *lock.Lease) { h.Metadata = "" },
-		"#token = :v0":         func(h *lock.Lease) { h.Tokens[0] = "u" },
+		"#tokens = :v0":        func(h *lock.Lease) { h.Tokens[0] = lock.Token{Kind: lock.TaskToken, Text: "u"} },
 		"#check_at = :v0":      func(h *lock.Lease) { h.CheckAt = 9 },
 		"#attempted = :v0 (1)": func(h *lock.Lease) { h.Attempted = true },
 		"#attempted = :v0 (2)": func(h *lock.Lease) { h.Known = true },

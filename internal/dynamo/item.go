@@ -42,7 +42,7 @@ const (
 	attrTTLms      = "ttl_ms"
 	attrMetadata   = "metadata"
 	attrUnclaimed  = "unclaimed" // 1, or absent
-	attrToken      = "token"
+	attrTokens     = "tokens"    // a list of maps of one entry each: kind → text
 	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known; absent for 0
 	attrExecution  = "execution"
 	attrCheckAt    = "check_at"
@@ -76,9 +76,12 @@ func num(n int64) types.AttributeValue {
 func termsAttributes(t lock.Terms) item {
 	m := item{attrPermits: num(t.Permits), attrTTLms: num(t.TTL)}
 	m.strings(map[string]string{
-		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrToken: t.Tokens.String(), attrExecution: t.Execution,
+		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution,
 	})
 	m.numbers(map[string]int64{attrCapacity: t.Capacity})
+	if !t.Tokens.Empty() {
+		m[attrTokens] = tokensItem(t.Tokens)
+	}
 	return m
 }
 
@@ -113,6 +116,14 @@ func (it item) numbers(all map[string]int64) {
 	}
 }
 
+func tokensItem(t lock.Tokens) types.AttributeValue {
+	list := &types.AttributeValueMemberL{}
+	for _, token := range t.List() {
+		list.Value = append(list.Value, &types.AttributeValueMemberM{Value: item{string(token.Kind): str(token.Text)}})
+	}
+	return list
+}
+
 func delivery(attempted, known bool) int64 { return flag(attempted) + 2*flag(known) }
 
 func flag(b bool) int64 {
@@ -125,7 +136,7 @@ func flag(b bool) int64 {
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.num(attrPermits), Capacity: d.num(attrCapacity), TTL: d.num(attrTTLms),
-		Metadata: d.str(attrMetadata), Tokens: lock.ParseTokens(d.str(attrToken)), Execution: d.str(attrExecution),
+		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution),
 	}
 }
 
@@ -246,6 +257,32 @@ func (d *decoder) m(attr string) item {
 		return nil
 	}
 	return m.Value
+}
+
+func (d *decoder) tokens() lock.Tokens {
+	v, ok := d.it[attrTokens]
+	if !ok {
+		return lock.Tokens{}
+	}
+	l, ok := v.(*types.AttributeValueMemberL)
+	if !ok {
+		d.fail(attrTokens, v)
+		return lock.Tokens{}
+	}
+	var list []lock.Token
+	for _, v := range l.Value {
+		m, ok := v.(*types.AttributeValueMemberM)
+		if !ok {
+			d.fail(attrTokens, v)
+			continue
+		}
+		of := decoder{it: m.Value}
+		for kind := range m.Value {
+			list = append(list, lock.Token{Kind: lock.TokenKind(kind), Text: of.str(kind)})
+		}
+		d.err = cmp.Or(d.err, of.err)
+	}
+	return lock.TokensOf(list...)
 }
 
 func (d *decoder) fail(attr string, v any) {

@@ -27,7 +27,7 @@ func TestLargestRecord(t *testing.T) {
 	const ms = 1_800_000_000_123
 	holder := func(i, token int) lock.Lease {
 		return lock.Lease{
-			Terms: lock.Terms{Owner: strings.Repeat("o", 256), Principal: strings.Repeat("p", 700), Metadata: strings.Repeat("m", lock.MaxMetadata), Tokens: lock.Tokens{strings.Repeat("t", token)}, Permits: 1, Capacity: 100, TTL: 604_800_123},
+			Terms: lock.Terms{Owner: strings.Repeat("o", 256), Principal: strings.Repeat("p", 700), Metadata: strings.Repeat("m", lock.MaxMetadata), Tokens: lock.Tokens{task(strings.Repeat("t", token))}, Permits: 1, Capacity: 100, TTL: 604_800_123},
 			Fence: ms*1000 + int64(i), AcquiredAt: ms, RenewedAt: ms, ExpiresAt: ms, CheckAt: ms, Unclaimed: true, Attempted: true,
 		}
 	}
@@ -41,7 +41,7 @@ func TestLargestRecord(t *testing.T) {
 		}
 		return r
 	}
-	token := (lock.MaxRecordBytes - int(record(0).Bytes())) / 99
+	token := 1 + (lock.MaxRecordBytes-int(record(1).Bytes()))/99
 	if r := record(token); r.Bytes() > lock.MaxRecordBytes || r.Bytes() < lock.MaxRecordBytes-99 {
 		t.Fatalf("the largest record has %d bytes", r.Bytes())
 	}
@@ -94,7 +94,7 @@ func TestLargestHandOff(t *testing.T) {
 			}
 			n := fmt.Sprint(to.Waiting)
 			to.Queue = append(to.Queue, lock.Waiter{Ticket: to.Waiting, Key: lock.KeyOf("s", n), Until: until.UnixMilli(), Terms: lock.Terms{
-				Owner: strings.Repeat("o", 256), Permits: 1, Capacity: 100, TTL: 60_000, Tokens: lock.Tokens{n + strings.Repeat("t", 2000)}, Execution: "arn:aws:states:::execution:m:" + n,
+				Owner: strings.Repeat("o", 256), Permits: 1, Capacity: 100, TTL: 60_000, Tokens: lock.Tokens{task(n + strings.Repeat("t", 2000))}, Execution: "arn:aws:states:::execution:m:" + n,
 			}})
 		}
 		to.NextTicket = to.Waiting

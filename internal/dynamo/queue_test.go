@@ -27,7 +27,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		acquire := func(i int) error {
 			_, err := c.Acquire(t.Context(), lock.AcquireRequest{
-				Lock: "q", Secret: fmt.Sprint("w", i), TTL: time.Hour, Capacity: 1, Permits: 1, Wait: time.Hour, Token: strings.Repeat("t", 800),
+				Lock: "q", Secret: fmt.Sprint("w", i), TTL: time.Hour, Capacity: 1, Permits: 1, Wait: time.Hour, Token: task(strings.Repeat("t", 800)),
 			})
 			return err
 		}
@@ -65,7 +65,7 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		key := lock.KeyOf("q", "w1")
 		w.reset()
-		if first, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{strings.Repeat("t", 800)}, r.After); !first || err != nil {
+		if first, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{task(strings.Repeat("t", 800))}, r.After); !first || err != nil {
 			t.Fatal(first, err)
 		}
 		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())
@@ -142,3 +142,6 @@ func TestQueueEditedByHand(t *testing.T) {
 		t.Errorf("record %+v", r.After)
 	}
 }
+
+// task is the token of a Step Functions task.
+func task(text string) lock.Token { return lock.Token{Kind: lock.TaskToken, Text: text} }

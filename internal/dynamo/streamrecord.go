@@ -91,28 +91,43 @@ func attributes(image map[string]json.RawMessage) (item, error) {
 	}
 	it := make(item, len(image))
 	for name, raw := range image {
-		var v struct {
-			S *string
-			N *string
-			M map[string]json.RawMessage
-		}
-		if err := json.Unmarshal(raw, &v); err != nil {
+		v, err := attribute(raw)
+		if err != nil {
 			return nil, fmt.Errorf("attribute %s: %w", strconv.Quote(name), err)
 		}
-		switch {
-		case v.S != nil:
-			it[name] = str(*v.S)
-		case v.N != nil:
-			it[name] = &types.AttributeValueMemberN{Value: *v.N}
-		case v.M != nil:
-			m, err := attributes(v.M)
+		it[name] = v
+	}
+	return it, nil
+}
+
+func attribute(raw json.RawMessage) (types.AttributeValue, error) {
+	var v struct {
+		S *string
+		N *string
+		M map[string]json.RawMessage
+		L []json.RawMessage
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, err
+	}
+	switch {
+	case v.S != nil:
+		return str(*v.S), nil
+	case v.N != nil:
+		return &types.AttributeValueMemberN{Value: *v.N}, nil
+	case v.M != nil:
+		m, err := attributes(v.M)
+		return &types.AttributeValueMemberM{Value: m}, err
+	case v.L != nil:
+		list := &types.AttributeValueMemberL{}
+		for _, raw := range v.L {
+			e, err := attribute(raw)
 			if err != nil {
 				return nil, err
 			}
-			it[name] = &types.AttributeValueMemberM{Value: m}
-		default:
-			it[name] = &types.AttributeValueMemberNULL{Value: true}
+			list.Value = append(list.Value, e)
 		}
+		return list, nil
 	}
-	return it, nil
+	return &types.AttributeValueMemberNULL{Value: true}, nil
 }

@@ -20,13 +20,18 @@ func TestReadRecord(t *testing.T) {
 		{`{"dynamodb":{` + keys + `,"OldImage":{` + rev + `"by":{"S":"y"}},"NewImage":{` + rev + `"other":{"BOOL":true}}}}`, "a 7 y |"},
 		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"other":{"SS":["x"]}}}}`, "a 7 |"},
 		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"owner":{"S":"o"}}}}}}}}`, "a 7 | o"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"tokens":{"L":[{"M":{"task":{"S":"t"}}},{"M":{"callback":{"S":"c"}}}]}}}}}}}}`, "a 7 | [{task t} {callback c}]"},
+		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"tokens":{"S":"t"}}}}}}}}`, `a 7 new image: holder "k": attribute "tokens" is`},
+		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"tokens":{"L":[{"S":"t"}]}}}}}}}}`, `a 7 new image: holder "k": attribute "tokens" is`},
+		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"tokens":{"L":[{"M":{"task":{"N":"1"}}}]}}}}}}}}`, `a 7 new image: holder "k": attribute "task" is`},
+		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"holders":{"M":{"k":{"M":{"tokens":{"L":[7]}}}}}}}}`, `a 7 new image: attribute "holders"`},
 		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"by":{"N":"1"}}}}`, `a 7 new image: attribute "by" is`},
 		{`{"dynamodb":{` + keys + `,"NewImage":{` + rev + `"by":{"BOOL":true}}}}`, `a 7 new image: attribute "by" is`},
 		{`{"dynamodb":{` + keys + `,"NewImage":{"other":{"S":"x"}}}}`, `a 7 new image: attribute "rev"`},
 		{`{"dynamodb":{` + keys + `,"OldImage":{"other":{"S":"x"}},"NewImage":{` + rev + `"by":{"S":"x"}}}}`, `a 7 old image: attribute "rev"`},
 		{`{"dynamodb":{` + keys + `,"OldImage":{"by":7}}}`, `a 7 old image: attribute "by"`},
 		{`{"dynamodb":{` + keys + `,"NewImage":{"by":7}}}`, `a 7 new image: attribute "by"`},
-		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"M":{"x":7}}}}}`, `a 7 new image: attribute "x"`},
+		{`{"dynamodb":{` + keys + `,"NewImage":{"by":{"M":{"x":7}}}}}`, `a 7 new image: attribute "by": attribute "x"`},
 		{`{"dynamodb":{` + keys + `}}`, "a 7 |"},
 		{`{"dynamodb":{` + ended + `,"NewImage":{"ticket":{"N":"3"}}}}`, "a 7 ended 3"},
 		{`{"dynamodb":{` + ended + `,"NewImage":{"ticket":{"S":"3"}}}}`, `a 7 attribute "ticket"`},
@@ -43,6 +48,9 @@ func TestReadRecord(t *testing.T) {
 		w, sequence, ok, err := ReadRecord(json.RawMessage(test.record))
 		told := func(r lock.Record) string {
 			for _, l := range r.Holders {
+				if !l.Tokens.Empty() {
+					return fmt.Sprint(l.Tokens.List())
+				}
 				return l.Owner
 			}
 			return r.By

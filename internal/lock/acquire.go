@@ -23,7 +23,7 @@ type AcquireRequest struct {
 	Wait time.Duration
 	// Token is the callback token of a task that waits for the grant instead of polling. The place is then kept for Wait
 	// from the first request with this token.
-	Token string
+	Token Token
 	// Execution, if not empty, is the execution that the lease belongs to and ends with. TTL is then the time between two
 	// checks of it.
 	Execution string
@@ -87,7 +87,7 @@ type acquiring struct {
 
 // blind reports whether one write to the record, made before reading it, can grant the request. A token or an execution needs
 // further items.
-func (o acquiring) blind() bool { return o.req.Token == "" && o.req.Execution == "" }
+func (o acquiring) blind() bool { return o.req.Token.Empty() && o.req.Execution == "" }
 
 func (o acquiring) first(now time.Time) Command {
 	return o.rules.take(now, o.key, o.lease(now, now.UnixMicro()), o.req.Capacity)
@@ -105,7 +105,7 @@ func (o acquiring) terms() Terms {
 }
 
 func (o acquiring) waiters(Record) int {
-	if o.req.Wait == 0 && o.req.Token == "" {
+	if o.req.Wait == 0 && o.req.Token.Empty() {
 		return queueHead // it has no place: the waiters only matter for settling
 	}
 	return MaxQueue // its place may be anywhere
@@ -115,7 +115,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	if h, mine := r.Holders[o.key]; mine {
 		return o.repeat(now, r, h)
 	}
-	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token == "") {
+	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token.Empty()) {
 		return nil, ErrLeaseLost
 	}
 	to, kept := o.keepPlace(now, r)
@@ -178,7 +178,7 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	if added { // the task was retried and waits with another token, which needs a callback too
 		cause = CauseToken
 	}
-	learns := o.req.Token == "" && unshared(h.Tokens, h.Known)
+	learns := o.req.Token.Empty() && unshared(h.Tokens, h.Known)
 	h.Known = h.Known || learns
 	if !added && !claims && !learns {
 		return nil, nil
@@ -199,7 +199,7 @@ func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 		return r, false
 	}
 	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
-	if o.req.Token == "" {
+	if o.req.Token.Empty() {
 		learns := unshared(w.Tokens, w.Known)
 		w.Known = w.Known || learns
 		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // written at half time: leaves time for lost polls and clocks that differ

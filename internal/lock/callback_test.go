@@ -10,7 +10,7 @@ import (
 // A callback is due for a new grant with a token, and again when the lease gets another token.
 func TestToTell(t *testing.T) {
 	holds := func(fence int64, token string) Record {
-		return Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Tokens: Tokens{token}}, Fence: fence}}}
+		return Record{Holders: map[LeaseKey]Lease{"a": {Terms: Terms{Tokens: Tokens{task(token)}}, Fence: fence}}}
 	}
 	for name, test := range map[string]struct {
 		before, after Record
@@ -41,7 +41,7 @@ func TestRule10Tokens(t *testing.T) {
 		t.Errorf("waiter %+v", w)
 	}
 	k.waits("b", withToken("two")) // the task was tried again: it waits from now
-	if w := k.record().Queue[0]; w.Until != until+time.Minute.Milliseconds() || !slices.Equal(w.Tokens.List(), []string{"one", "two"}) || w.Ticket != 1 {
+	if w := k.record().Queue[0]; w.Until != until+time.Minute.Milliseconds() || !slices.Equal(w.Tokens.List(), []Token{task("one"), task("two")}) || w.Ticket != 1 {
 		t.Errorf("waiter %+v", w)
 	}
 	k.want(k.release("a"), nil)
@@ -50,7 +50,7 @@ func TestRule10Tokens(t *testing.T) {
 		t.Errorf("granted %+v", h)
 	}
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if _, err := k.MarkAttempt(t.Context(), req, Tokens{"one"}, k.record()); !errors.Is(err, ErrSuperseded) {
+	if _, err := k.MarkAttempt(t.Context(), req, Tokens{task("one")}, k.record()); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("attempt with the first token: %v", err)
 	}
 	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil { // nobody knows who was told
@@ -61,7 +61,7 @@ func TestRule10Tokens(t *testing.T) {
 	}
 	for i, token := range []string{"three", "four"} {
 		k.waits("b", withToken(token))
-		if got := k.holder("b"); len(got.Tokens.List()) != maxTokens || got.Tokens.List()[2] != token || got.Attempted || got.ExpiresAt != h.ExpiresAt {
+		if got := k.holder("b"); len(got.Tokens.List()) != maxTokens || got.Tokens.List()[2] != task(token) || got.Attempted || got.ExpiresAt != h.ExpiresAt {
 			t.Errorf("%d: %+v", i, got)
 		}
 		if k.record().Cause != CauseToken {
@@ -78,8 +78,8 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 	k.waits("b", withToken("t"))
 	k.want(k.release("a"), nil)
 	h := k.holder("b")
-	if !slices.Equal(h.Tokens.List(), []string{"t"}) {
-		t.Errorf("tokens %q", h.Tokens.List())
+	if !slices.Equal(h.Tokens.List(), []Token{task("t")}) {
+		t.Errorf("tokens %v", h.Tokens.List())
 	}
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
 	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil {
@@ -92,7 +92,7 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 	for name, learn := range map[string]func(*kit, GrantRef) error{
 		"a second attempt": func(k *kit, req GrantRef) error {
-			first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record())
+			first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record())
 			if first {
 				t.Error("a second attempt is the first")
 			}
@@ -107,13 +107,13 @@ func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 			k := newKit(t)
 			k.must("a", withToken("t"), boundTo(execution))
 			req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
-			if first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record()); !first || err != nil {
+			if first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); !first || err != nil {
 				t.Errorf("%s: first %v, %v", name, first, err)
 			}
 			k.want(learn(k, req), nil)
 			k.want(learn(k, req), nil)
 			rev := k.record().Rev
-			k.want(k.EndTask(t.Context(), req, Tokens{"t"}, "task gone"), nil)
+			k.want(k.EndTask(t.Context(), req, Tokens{task("t")}, "task gone"), nil)
 			if k.record().Rev != rev || k.holder("a").Fence != req.Fence {
 				t.Errorf("%s, execution %q: the lease was ended: %+v", name, execution, k.record())
 			}
@@ -137,7 +137,7 @@ func TestRule10PollsAfterToken(t *testing.T) {
 	k.waits("b", withToken("t"))
 	until := k.record().Queue[0].Until
 	k.waits("b")
-	if w := k.record().Queue[0]; !w.Known || w.Until < until || w.Tokens != (Tokens{"t"}) {
+	if w := k.record().Queue[0]; !w.Known || w.Until < until || w.Tokens != (Tokens{task("t")}) {
 		t.Errorf("waiter %+v", w)
 	}
 	rev := k.record().Rev
@@ -160,12 +160,12 @@ func TestAttempts(t *testing.T) {
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}
 	other := req
 	other.Fence++
-	if _, err := k.MarkAttempt(t.Context(), other, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.MarkAttempt(t.Context(), other, Tokens{task("t")}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of another grant: %v", err)
 	}
 	k.store.reads = 0
 	for _, want := range []bool{true, false} {
-		if first, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, k.record()); first != want || err != nil {
+		if first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); first != want || err != nil {
 			t.Errorf("first %v, %v", first, err)
 		}
 	}
@@ -176,7 +176,7 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("cause %s", r.Cause)
 	}
 	k.pass(ttl) // over, though nobody took the lock
-	if _, err := k.MarkAttempt(t.Context(), req, Tokens{"t"}, Record{}); !errors.Is(err, ErrLeaseLost) {
+	if _, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, Record{}); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("of an expired grant: %v", err)
 	}
 }
@@ -187,10 +187,10 @@ func TestEndOfATask(t *testing.T) {
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
 	other := req
 	other.Fence++
-	k.want(k.EndTask(t.Context(), other, Tokens{"t"}, "gone"), nil)
-	k.want(k.EndTask(t.Context(), req, Tokens{"another"}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), other, Tokens{task("t")}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Tokens{task("another")}, "gone"), nil)
 	k.holds([]string{"a"}, nil)
-	k.want(k.EndTask(t.Context(), req, Tokens{"t"}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Tokens{task("t")}, "gone"), nil)
 	k.holds(nil, nil)
 	if r := k.record(); r.Cause != CauseTaskGone || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
 		t.Errorf("record %+v", r)
@@ -211,7 +211,7 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 	older := h
 	older.Fence--
 	old.Holders = map[LeaseKey]Lease{KeyOf(lockName, "a"): older}
-	first, err := k.MarkAttempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{"t"}, old)
+	first, err := k.MarkAttempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{task("t")}, old)
 	if !first || err != nil {
 		t.Errorf("%v, %v", first, err)
 	}

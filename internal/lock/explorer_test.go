@@ -211,7 +211,8 @@ type checkKey struct {
 // terms is what a client asks for.
 type terms struct {
 	capacity, permits int64
-	execution, token  string
+	execution         string
+	token             Token
 }
 
 func explore(w world, limit int) *explorer {
@@ -233,7 +234,7 @@ func explore(w world, limit int) *explorer {
 			t.execution = fmt.Sprintf("execution %d", i)
 		}
 		if w.tokens&(1<<i) != 0 {
-			t.token = fmt.Sprintf("token %d", i)
+			t.token = task(fmt.Sprintf("token %d", i))
 		}
 	}
 	x.checkLive(1, x.internRecord(Record{}))

@@ -188,5 +188,8 @@ func lasting(d time.Duration) func(*AcquireRequest) { return func(r *AcquireRequ
 func placeFor(d time.Duration) func(*AcquireRequest) { return func(r *AcquireRequest) { r.Wait = d } }
 
 func withToken(token string) func(*AcquireRequest) {
-	return func(r *AcquireRequest) { r.Token, r.Wait = token, time.Hour }
+	return func(r *AcquireRequest) { r.Token, r.Wait = task(token), time.Hour }
 }
+
+// task is the token of a Step Functions task.
+func task(text string) Token { return Token{Kind: TaskToken, Text: text} }

@@ -13,6 +13,7 @@ const (
 
 	recordBytes = 4096 // the record without its leases
 	holderBytes = 256  // a lease without its texts: attribute names, numbers and the key
+	tokenBytes  = 8    // a callback token without its kind and text
 )
 
 // Bytes is an upper bound of the record's size in a store, whatever metadata renewals bring.
@@ -25,7 +26,7 @@ func (r Record) Bytes() int64 {
 }
 
 func (t Terms) bytes() int64 {
-	return int64(holderBytes + len(t.Owner) + len(t.Principal) + len(t.Tokens.String()) + len(t.Execution) + max(len(t.Metadata), MaxMetadata))
+	return int64(holderBytes + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + max(len(t.Metadata), MaxMetadata))
 }
 
 // room returns a [*FullError] if the record has no room for another lease. An empty record has room for any.

@@ -12,7 +12,7 @@ import (
 func sized(i, token int, wait time.Duration) AcquireRequest {
 	r := AcquireRequest{Lock: "s", Secret: fmt.Sprintf("lease-%06d", i), TTL: time.Hour, Capacity: 100, Permits: 1, Wait: wait}
 	if token > 0 {
-		r.Token = fmt.Sprintf("%06d", i) + strings.Repeat("t", token-6)
+		r.Token = task(fmt.Sprintf("%06d", i) + strings.Repeat("t", token-6-tokenBytes-len(TaskToken)))
 	}
 	return r
 }
@@ -37,7 +37,7 @@ func TestBytes(t *testing.T) {
 		{Lease{}, unsized},
 		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata)}}, unsized},
 		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata+7)}}, unsized + 7},
-		{Lease{Terms: Terms{Owner: "o", Principal: "pp", Tokens: Tokens{"ttt"}, Execution: "eeee"}}, unsized + 10},
+		{Lease{Terms: Terms{Owner: "o", Principal: "pp", Tokens: Tokens{task("ttt")}, Execution: "eeee"}}, unsized + 10 + tokenBytes + 4},
 	} {
 		if got := test.holder.bytes(); got != test.want {
 			t.Errorf("%+v takes %d, want %d", test.holder, got, test.want)
@@ -95,7 +95,7 @@ func TestFullRecord(t *testing.T) {
 	}
 	// A task that is tried again brings another token to a lease that is there.
 	again := sized(0, token, time.Hour)
-	again.Token = strings.Repeat("u", 2*token+200)
+	again.Token = task(strings.Repeat("u", 2*token+200))
 	if _, err := c.Acquire(t.Context(), again); !errors.Is(err, ErrLockFull) {
 		t.Fatalf("another token: %v", err)
 	}

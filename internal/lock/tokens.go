@@ -1,29 +1,41 @@
 package lock
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // maxTokens is how many callback tokens a lease or a waiter keeps: a task that is retried waits with another one.
 const maxTokens = 3
 
-// Tokens are the callback tokens of a lease or a waiter, oldest first, then empty strings.
-type Tokens [maxTokens]string
+// A TokenKind says who waits with a token, and so which service a callback goes to. Its values are in the table and in messages.
+type TokenKind string
 
-// ParseTokens reads what [Tokens.String] writes. Of more than it keeps it takes the last.
-func ParseTokens(text string) (t Tokens) {
-	list := slices.DeleteFunc(strings.Split(text, "\n"), func(token string) bool { return token == "" })
+// The kinds of token.
+const (
+	TaskToken     TokenKind = "task"     // a Step Functions task; the text is its task token
+	CallbackToken TokenKind = "callback" // a Lambda durable function; the text is its callback's id
+)
+
+// A Token is a callback token. The zero Token is none.
+type Token struct {
+	Kind TokenKind `json:"kind,omitzero"`
+	Text string    `json:"text,omitzero"`
+}
+
+// Empty reports whether there is no token.
+func (t Token) Empty() bool { return t.Text == "" }
+
+// Tokens are the callback tokens of a lease or a waiter, oldest first, then zero Tokens.
+type Tokens [maxTokens]Token
+
+// TokensOf are the last of the tokens of a list, as many as a lease keeps. It leaves out zero Tokens.
+func TokensOf(list ...Token) (t Tokens) {
+	list = slices.DeleteFunc(slices.Clone(list), Token.Empty)
 	copy(t[:], list[max(len(list)-maxTokens, 0):])
 	return t
 }
 
-// String joins the tokens by newlines, which no token has: a token is printable.
-func (t Tokens) String() string { return strings.Join(t.List(), "\n") }
-
 // List are the tokens that are there.
-func (t Tokens) List() []string {
-	n := slices.Index(t[:], "")
+func (t Tokens) List() []Token {
+	n := slices.IndexFunc(t[:], Token.Empty)
 	if n < 0 {
 		n = maxTokens
 	}
@@ -31,28 +43,30 @@ func (t Tokens) List() []string {
 }
 
 // Empty reports whether there is no token.
-func (t Tokens) Empty() bool { return t[0] == "" }
+func (t Tokens) Empty() bool { return t[0].Empty() }
+
+// bytes is an upper bound of the tokens' size in a store.
+func (t Tokens) bytes() (sum int) {
+	for _, token := range t.List() {
+		sum += tokenBytes + len(token.Kind) + len(token.Text)
+	}
+	return sum
+}
 
 // single reports whether there is exactly one token.
-func (t Tokens) single() bool { return t[0] != "" && t[1] == "" }
+func (t Tokens) single() bool { return !t[0].Empty() && t[1].Empty() }
 
 // with adds a token, unless it is there already, in place of the oldest if there are [maxTokens].
-func (t Tokens) with(token string) (Tokens, bool) {
-	if token == "" || slices.Contains(t[:], token) {
+func (t Tokens) with(token Token) (Tokens, bool) {
+	if token.Empty() || slices.Contains(t[:], token) {
 		return t, false
 	}
-	n := len(t.List())
-	if n == maxTokens {
-		copy(t[:], t[1:])
-		n--
-	}
-	t[n] = token
-	return t, true
+	return TokensOf(append(t.List(), token)...), true
 }
 
 // withToken adds a token to a lease. Nobody knows which of its tasks still waits, so all tokens get a callback, and the
 // new one has had no attempt.
-func (l Lease) withToken(token string) (Lease, bool) {
+func (l Lease) withToken(token Token) (Lease, bool) {
 	tokens, added := l.Tokens.with(token)
 	if added {
 		l.Tokens, l.Known, l.Attempted = tokens, true, false
@@ -61,7 +75,7 @@ func (l Lease) withToken(token string) (Lease, bool) {
 }
 
 // withToken adds a token to a place in the queue.
-func (w Waiter) withToken(token string) (Waiter, bool) {
+func (w Waiter) withToken(token Token) (Waiter, bool) {
 	tokens, added := w.Tokens.with(token)
 	if added {
 		w.Tokens, w.Known = tokens, true

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -73,12 +72,15 @@ var (
 	causes = lock.Causes()
 	small  = rapid.Int64Range(0, 6)
 	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
+	token  = rapid.Custom(func(t *rapid.T) lock.Token {
+		return lock.Token{Kind: rapid.SampledFrom([]lock.TokenKind{lock.TaskToken, lock.CallbackToken}).Draw(t, "kind"), Text: text.Draw(t, "token")}
+	})
 )
 
 func holder() *rapid.Generator[lock.Lease] {
 	return rapid.Custom(func(t *rapid.T) lock.Lease {
 		return lock.Lease{
-			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.ParseTokens(strings.Join(rapid.SliceOfN(text, 0, 4).Draw(t, "tokens"), "\n")), Execution: text.Draw(t, "execution"), Capacity: small.Draw(t, "capacity")},
+			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Capacity: small.Draw(t, "capacity")},
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), CheckAt: small.Draw(t, "check_at"),
 		}
 	})

@@ -17,7 +17,7 @@ const place = 10 * time.Second
 func waiting(r *lock.AcquireRequest) { r.Wait = place }
 
 func waitingWith(token string) func(*lock.AcquireRequest) {
-	return func(r *lock.AcquireRequest) { r.Token, r.Wait = token, time.Hour }
+	return func(r *lock.AcquireRequest) { r.Token, r.Wait = task(token), time.Hour }
 }
 
 // waits acquires with a wait, and returns the place in the queue; 0: the lock was granted.
@@ -197,7 +197,7 @@ var queueSuite = map[string]func(*fixture){
 	"any number may have gone away": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
 		for i := range 130 { // more than one transaction moves
-			f.waits(fmt.Sprintf("w%d", i), func(r *lock.AcquireRequest) { r.Token = "token" })
+			f.waits(fmt.Sprintf("w%d", i), func(r *lock.AcquireRequest) { r.Token = task("token") })
 		}
 		f.waits("alive", func(r *lock.AcquireRequest) { r.Wait = time.Hour })
 		f.clock.Advance(place + time.Second)
@@ -220,12 +220,12 @@ var queueSuite = map[string]func(*fixture){
 		f.waits("a", waitingWith("one"))
 		r := f.record()
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
-		f.must(f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r))
-		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
+		f.must(f.MarkAttempt(f.t.Context(), req, lock.Tokens{task("one")}, r))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{task("one")}, "task gone"))
 		f.holds()
 		f.waits("a", waitingWith("two"))
 		f.holds("a")
-		if _, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r); !errors.Is(err, lock.ErrLeaseLost) {
+		if _, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{task("one")}, r); !errors.Is(err, lock.ErrLeaseLost) {
 			f.t.Errorf("the old grant: %v", err)
 		}
 	},
@@ -234,12 +234,12 @@ var queueSuite = map[string]func(*fixture){
 		r := f.record()
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
 		f.waits("a", waitingWith("two"))
-		_, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{"one"}, r)
+		_, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{task("one")}, r)
 		f.wantErr(err, lock.ErrSuperseded)
-		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{"one"}, "task gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{task("one")}, "task gone"))
 		f.holds("a")
 		f.waits("a", waitingWith("one")) // a late duplicate
-		if h := f.record().Holders[req.Key]; h.Tokens != (lock.Tokens{"one", "two"}) || h.Attempted {
+		if h := f.record().Holders[req.Key]; h.Tokens != (lock.Tokens{task("one"), task("two")}) || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 	},
@@ -257,16 +257,16 @@ var queueSuite = map[string]func(*fixture){
 		f.holds("last")
 	},
 	"a token waits for as long as it said, and repeats find its place": func(f *fixture) {
-		token := func(r *lock.AcquireRequest) { r.Token, r.Wait = "token", time.Hour }
+		token := func(r *lock.AcquireRequest) { r.Token, r.Wait = task("token"), time.Hour }
 		if p := f.waits("a", token); p != 0 {
 			f.t.Errorf("a free lock: place %d", p)
 		}
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{"token"}) || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{task("token")}) || h.Unclaimed || h.ExpiresAt-h.AcquiredAt != ttl.Milliseconds() {
 			f.t.Errorf("holder %+v", h)
 		}
-		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = "other token", time.Hour }
+		other := func(r *lock.AcquireRequest) { r.Token, r.Wait = task("other token"), time.Hour }
 		f.waits("a", other) // its task was retried
-		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{"token", "other token"}) || h.Attempted {
+		if h := f.record().Holders[lock.KeyOf(f.name, "a")]; h.Tokens != (lock.Tokens{task("token"), task("other token")}) || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 		f.waits("b", token)
@@ -274,7 +274,7 @@ var queueSuite = map[string]func(*fixture){
 		f.waits("b", token)
 		f.must(f.release("a"))
 		h := f.record().Holders[lock.KeyOf(f.name, "b")]
-		if h.Tokens != (lock.Tokens{"token"}) || h.Unclaimed || h.Attempted {
+		if h.Tokens != (lock.Tokens{task("token")}) || h.Unclaimed || h.Attempted {
 			f.t.Errorf("holder %+v", h)
 		}
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "b"), Fence: h.Fence}
@@ -447,3 +447,6 @@ var queueSuite = map[string]func(*fixture){
 		}
 	},
 }
+
+// task is the token of a Step Functions task.
+func task(text string) lock.Token { return lock.Token{Kind: lock.TaskToken, Text: text} }

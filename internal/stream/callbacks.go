@@ -16,9 +16,9 @@ import (
 // other, it is unknown whether the callback was delivered.
 type Callbacks interface {
 	// Succeed ends a task's wait with a result in JSON.
-	Succeed(ctx context.Context, token string, output []byte) error
+	Succeed(ctx context.Context, token lock.Token, output []byte) error
 	// Fail ends a task's wait with an error.
-	Fail(ctx context.Context, token, code, cause string) error
+	Fail(ctx context.Context, token lock.Token, code, cause string) error
 }
 
 // ErrTaskGone says that no task waits with this token. The task may have got its callback before, may have timed out, or may

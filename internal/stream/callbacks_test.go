@@ -24,6 +24,9 @@ type fakeTasks struct {
 	describe func(arn string) (running bool, e error) // instead of them
 }
 
+// task is the token of a Step Functions task.
+func task(text string) lock.Token { return lock.Token{Kind: lock.TaskToken, Text: text} }
+
 var errReset = errors.New("connection reset by peer")
 
 func (f *fakeTasks) tell(token, what string) error {
@@ -45,14 +48,16 @@ func (f *fakeTasks) tell(token, what string) error {
 	return nil
 }
 
-func (f *fakeTasks) Succeed(_ context.Context, token string, output []byte) error {
+func (f *fakeTasks) Succeed(_ context.Context, token lock.Token, output []byte) error {
 	if !strings.Contains(string(output), `"fence":`) || strings.Contains(string(output), "secret") {
 		return fmt.Errorf("output %s", output)
 	}
-	return f.tell(token, "ok")
+	return f.tell(token.Text, "ok")
 }
 
-func (f *fakeTasks) Fail(_ context.Context, token, code, _ string) error { return f.tell(token, code) }
+func (f *fakeTasks) Fail(_ context.Context, token lock.Token, code, _ string) error {
+	return f.tell(token.Text, code)
+}
 
 func (f *fakeTasks) Running(_ context.Context, arn string) (bool, error) {
 	if f.describe != nil {
@@ -103,7 +108,7 @@ func (w *tasks) Arm(_ context.Context, timers []Timer) []error {
 func (w *tasks) waits(secret string, change ...func(*lock.AcquireRequest)) {
 	w.t.Helper()
 	w.fake.waits[secret+"'s token"] = true
-	req := lock.AcquireRequest{Lock: "a", Secret: secret, Owner: secret, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Hour, Token: secret + "'s token"}
+	req := lock.AcquireRequest{Lock: "a", Secret: secret, Owner: secret, TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Hour, Token: task(secret + "'s token")}
 	for _, c := range change {
 		c(&req)
 	}
@@ -221,13 +226,13 @@ func TestCrashPoints(t *testing.T) {
 		}, "three", []string{"two's token LeaseLost", "three's token ok"}},
 		"its state is tried again before it was told: all its tokens are told": {func(w *tasks) {
 			delete(w.fake.waits, "two's token")
-			w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's new token" })
+			w.waits("two", func(r *lock.AcquireRequest) { r.Token = task("two's new token") })
 			w.fake.waits["two's new token"] = true
 			delete(w.fake.waits, "two's token")
 		}, "two", []string{"two's new token ok"}},
 		"a late duplicate with its old token: nothing is ended": {func(w *tasks) {
 			w.deliver(5)
-			w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's old token" })
+			w.waits("two", func(r *lock.AcquireRequest) { r.Token = task("two's old token") })
 			delete(w.fake.waits, "two's token")
 		}, "two", []string{"two's token ok"}},
 		"it can never be told: its lock passes on, and the stream goes on": {func(w *tasks) {
@@ -415,7 +420,7 @@ func TestSeveralTokensAllGone(t *testing.T) {
 		w.waits("two")
 		w.waits("three")
 		w.deliver(3)
-		w.waits("two", func(r *lock.AcquireRequest) { r.Token = "two's new token" }) // while it waits
+		w.waits("two", func(r *lock.AcquireRequest) { r.Token = task("two's new token") }) // while it waits
 		clear(w.fake.waits)
 		w.release("one")
 		if attempted {
@@ -483,7 +488,7 @@ func TestOutput(t *testing.T) {
 	if got := string(output("a", h)); got != plain+"}" {
 		t.Errorf("%s", got)
 	}
-	h.Metadata, h.Tokens, h.Principal = `{"n":1}`, lock.Tokens{"task:x"}, "arn:p"
+	h.Metadata, h.Tokens, h.Principal = `{"n":1}`, lock.Tokens{task("x")}, "arn:p"
 	if got := string(output("a", h)); got != plain+`,"metadata":{"n":1}}` {
 		t.Errorf("%s", got)
 	}

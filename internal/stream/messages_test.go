@@ -11,7 +11,7 @@ import (
 
 // A job comes through its message as it was, and a message that lacks something is none.
 func TestJobMessages(t *testing.T) {
-	h := lock.Lease{Terms: lock.Terms{Owner: "o", Permits: 2, TTL: 3, Metadata: `{"a":1}`, Tokens: lock.Tokens{"task:x", "task:y"}, Execution: "arn:x"}, Fence: 7, AcquiredAt: 1, ExpiresAt: 2, CheckAt: 9}
+	h := lock.Lease{Terms: lock.Terms{Owner: "o", Permits: 2, TTL: 3, Metadata: `{"a":1}`, Tokens: lock.Tokens{task("x"), {Kind: lock.CallbackToken, Text: "y"}}, Execution: "arn:x"}, Fence: 7, AcquiredAt: 1, ExpiresAt: 2, CheckAt: 9}
 	since := time.UnixMilli(1_800_000_000_123)
 	for _, j := range []Job{
 		{Kind: JobPublish, Lock: "a", Event: Entry{DetailType: "d", Detail: []byte(`{"id":"x"}`), Time: time.Unix(5, 0).UTC(), Lock: "a"}, Since: since, Tries: 3},

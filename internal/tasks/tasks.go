@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -16,8 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
-	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // Services are [stream.Callbacks] and [stream.Executions]. Callbacks are sent without the SDK's retries: a retry of an attempt
@@ -37,29 +36,40 @@ func once(o *sfn.Options)           { o.RetryMaxAttempts, o.Retryer = 0, aws.Nop
 func onceDurable(o *lambda.Options) { o.RetryMaxAttempts, o.Retryer = 0, aws.NopRetryer{} }
 
 // Succeed implements [stream.Callbacks].
-func (s *Services) Succeed(ctx context.Context, token string, output []byte) error {
-	if id, durable := strings.CutPrefix(token, wire.DurablePrefix); durable {
-		_, err := s.durable.SendDurableExecutionCallbackSuccess(ctx, &lambda.SendDurableExecutionCallbackSuccessInput{CallbackId: &id, Result: output}, onceDurable)
-		return gone(err)
+func (s *Services) Succeed(ctx context.Context, token lock.Token, output []byte) error {
+	var err error
+	switch token.Kind {
+	case lock.TaskToken:
+		_, err = s.stepFunctions.SendTaskSuccess(ctx, &sfn.SendTaskSuccessInput{TaskToken: &token.Text, Output: aws.String(string(output))}, once)
+	case lock.CallbackToken:
+		_, err = s.durable.SendDurableExecutionCallbackSuccess(ctx, &lambda.SendDurableExecutionCallbackSuccessInput{
+			CallbackId: &token.Text, Result: output,
+		}, onceDurable)
+	default:
+		return unknown(token.Kind)
 	}
-	_, err := s.stepFunctions.SendTaskSuccess(ctx, &sfn.SendTaskSuccessInput{
-		TaskToken: aws.String(strings.TrimPrefix(token, wire.TaskPrefix)), Output: aws.String(string(output)),
-	}, once)
 	return gone(err)
 }
 
 // Fail implements [stream.Callbacks].
-func (s *Services) Fail(ctx context.Context, token, code, cause string) error {
-	if id, durable := strings.CutPrefix(token, wire.DurablePrefix); durable {
-		_, err := s.durable.SendDurableExecutionCallbackFailure(ctx, &lambda.SendDurableExecutionCallbackFailureInput{
-			CallbackId: &id, Error: &lambdatypes.ErrorObject{ErrorType: &code, ErrorMessage: &cause},
+func (s *Services) Fail(ctx context.Context, token lock.Token, code, cause string) error {
+	var err error
+	switch token.Kind {
+	case lock.TaskToken:
+		_, err = s.stepFunctions.SendTaskFailure(ctx, &sfn.SendTaskFailureInput{TaskToken: &token.Text, Error: &code, Cause: &cause}, once)
+	case lock.CallbackToken:
+		_, err = s.durable.SendDurableExecutionCallbackFailure(ctx, &lambda.SendDurableExecutionCallbackFailureInput{
+			CallbackId: &token.Text, Error: &lambdatypes.ErrorObject{ErrorType: &code, ErrorMessage: &cause},
 		}, onceDurable)
-		return gone(err)
+	default:
+		return unknown(token.Kind)
 	}
-	_, err := s.stepFunctions.SendTaskFailure(ctx, &sfn.SendTaskFailureInput{
-		TaskToken: aws.String(strings.TrimPrefix(token, wire.TaskPrefix)), Error: &code, Cause: &cause,
-	}, once)
 	return gone(err)
+}
+
+// unknown is the error of a kind of token that this version has no service for.
+func unknown(kind lock.TokenKind) error {
+	return fmt.Errorf("%w: this version knows no tokens of the kind %q", stream.ErrUndeliverable, kind)
 }
 
 // gone marks the errors that say that nobody waits with a token, or that the callback can never be sent.

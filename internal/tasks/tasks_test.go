@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
@@ -52,43 +54,51 @@ func newServices(t *testing.T) (*Services, *fakeServices) {
 // A callback goes to the service of its token's kind, once, and the kinds of refusal are distinguished.
 func TestServices(t *testing.T) {
 	for _, test := range []struct {
-		token, code string
-		status      int
-		want        error // nil: nobody knows
+		kind   lock.TokenKind
+		code   string
+		status int
+		want   error // nil: nobody knows
 	}{
-		{"task:abc", "", 0, nil},
-		{"callback:abc", "", 0, nil},
-		{"task:abc", "TaskTimedOut", 400, stream.ErrTaskGone},
-		{"task:abc", "TaskDoesNotExist", 400, stream.ErrTaskGone},
-		{"task:abc", "InvalidToken", 400, stream.ErrTaskGone},
-		{"callback:abc", "CallbackTimeoutException", 400, stream.ErrTaskGone},
-		{"callback:abc", "ResourceNotFoundException", 404, stream.ErrTaskGone},
-		{"task:abc", "AccessDeniedException", 400, stream.ErrUndeliverable},
-		{"callback:abc", "InvalidParameterValueException", 400, stream.ErrUndeliverable},
-		{"task:abc", "ThrottlingException", 400, errUnknown},
-		{"callback:abc", "ServiceException", 500, errUnknown},
+		{lock.TaskToken, "", 0, nil},
+		{lock.CallbackToken, "", 0, nil},
+		{lock.TaskToken, "TaskTimedOut", 400, stream.ErrTaskGone},
+		{lock.TaskToken, "TaskDoesNotExist", 400, stream.ErrTaskGone},
+		{lock.TaskToken, "InvalidToken", 400, stream.ErrTaskGone},
+		{lock.CallbackToken, "CallbackTimeoutException", 400, stream.ErrTaskGone},
+		{lock.CallbackToken, "ResourceNotFoundException", 404, stream.ErrTaskGone},
+		{lock.TaskToken, "AccessDeniedException", 400, stream.ErrUndeliverable},
+		{lock.CallbackToken, "InvalidParameterValueException", 400, stream.ErrUndeliverable},
+		{lock.TaskToken, "ThrottlingException", 400, errUnknown},
+		{lock.CallbackToken, "ServiceException", 500, errUnknown},
 	} {
 		s, f := newServices(t)
 		f.status, f.code = test.status, test.code
-		for _, err := range []error{s.Succeed(t.Context(), test.token, []byte(`{"fence":1}`)), s.Fail(t.Context(), test.token, stream.FailLost, "why")} {
+		token := lock.Token{Kind: test.kind, Text: "abc"}
+		for _, err := range []error{s.Succeed(t.Context(), token, []byte(`{"fence":1}`)), s.Fail(t.Context(), token, stream.FailLost, "why")} {
 			switch known := errors.Is(err, stream.ErrTaskGone) || errors.Is(err, stream.ErrUndeliverable); {
 			case test.want == nil && err != nil, test.want == errUnknown && (err == nil || known), test.want != nil && test.want != errUnknown && !errors.Is(err, test.want): //nolint:errorlint // a mark
-				t.Errorf("%s, %s: %v", test.token, test.code, err)
+				t.Errorf("%s, %s: %v", test.kind, test.code, err)
 			}
 		}
 		if len(f.asked) != 2 { // and nothing was sent again
-			t.Errorf("%s, %s: asked %v", test.token, test.code, f.asked)
+			t.Errorf("%s, %s: asked %v", test.kind, test.code, f.asked)
 			continue
 		}
 		first, second := `SendTaskSuccess/ {"output":"{\"fence\":1}","taskToken":"abc"}`, "SendTaskFailure/"
-		if strings.HasPrefix(test.token, "callback:") {
+		if test.kind == lock.CallbackToken {
 			first, second = "abc/succeed", "abc/fail"
 		}
 		if !strings.Contains(f.asked[0], first) || !strings.Contains(f.asked[1], second) {
-			t.Errorf("%s: asked %v", test.token, f.asked)
+			t.Errorf("%s: asked %v", test.kind, f.asked)
 		}
 	}
 	s, f := newServices(t)
+	other := lock.Token{Kind: "a later one", Text: "abc"}
+	for _, err := range []error{s.Succeed(t.Context(), other, nil), s.Fail(t.Context(), other, "", "")} {
+		if !errors.Is(err, stream.ErrUndeliverable) || len(f.asked) > 0 {
+			t.Errorf("a token of an unknown kind: %v, asked %v", err, f.asked)
+		}
+	}
 	for body, want := range map[string]bool{`{"status":"RUNNING"}`: true, `{"status":"FAILED"}`: false, `{"status":"TIMED_OUT"}`: false} {
 		f.body = body
 		if running, err := s.Running(t.Context(), "arn"); running != want || err != nil {

@@ -47,12 +47,6 @@ const (
 	SkewAllowance = 250 * time.Millisecond
 )
 
-// The first part of a stored callback token says what the rest is.
-const (
-	TaskPrefix    = "task:"     // the task token of a Step Functions task
-	DurablePrefix = "callback:" // the callback id of a Lambda durable function
-)
-
 // A Time is a time with millisecond precision.
 type Time struct{ time.Time }
 
