@@ -31,6 +31,7 @@ type function struct {
 	timeout               float64 // in seconds
 	concurrency           int     // reserved; 0: none
 	request               bool    // it serves requests
+	handsOn               bool    // its writes grant locks to waiters, and it sends the callbacks of these grants
 	environment           map[string]*string
 	statements            []awsiam.PolicyStatement
 }
@@ -56,16 +57,17 @@ func (c *Coordinator) requestFunctions() (list []function) {
 	for _, f := range []struct {
 		id, description string
 		actions         []string // on the table
+		handsOn         bool
 	}{
-		{"Acquire", "Acquires a lock", queueActions},
-		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}},
-		{"Release", "Releases a lease", queueActions},
-		{"Status", "Shows locks", []string{"dynamodb:GetItem", "dynamodb:Scan"}},
-		{"ForceRelease", "Ends leases against their holders' will", queueActions},
+		{"Acquire", "Acquires a lock", queueActions, true},
+		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
+		{"Release", "Releases a lease", queueActions, true},
+		{"Status", "Shows locks", []string{"dynamodb:GetItem", "dynamodb:Scan"}, false},
+		{"ForceRelease", "Ends leases against their holders' will", queueActions, true},
 	} {
 		list = append(list, function{
 			id: f.id, name: strings.ToLower(f.id), description: f.description, timeout: requestTimeout, concurrency: c.props.Concurrency,
-			request: true, statements: []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())},
+			request: true, handsOn: f.handsOn, statements: []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())},
 		})
 	}
 	return list
@@ -75,7 +77,7 @@ func (c *Coordinator) requestFunctions() (list []function) {
 func (c *Coordinator) streamFunction() function {
 	f := function{
 		id: "Stream", name: "stream", description: "Publishes events of locks, sets timers, and sends callbacks to waiting tasks", timeout: streamTimeout,
-		concurrency: c.props.StreamConcurrency,
+		concurrency: c.props.StreamConcurrency, handsOn: true,
 		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
 		statements: []awsiam.PolicyStatement{
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
@@ -97,7 +99,7 @@ func (c *Coordinator) streamFunction() function {
 func (c *Coordinator) expireFunction() function {
 	return function{
 		id: "Expire", name: "expire", description: "Ends leases that have expired or whose executions have ended", timeout: expireTimeout,
-		concurrency: c.props.ExpireConcurrency,
+		concurrency: c.props.ExpireConcurrency, handsOn: true,
 		environment: map[string]*string{
 			"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl(), "HOLDFAST_TIMER_QUEUE_URL": c.Timers.QueueUrl(),
 		},
@@ -110,7 +112,7 @@ func (c *Coordinator) expireFunction() function {
 	}
 }
 
-// tasks gives a function its permissions on the state machines and durable functions of Props.
+// tasks gives a function its permissions on the state machines and durable functions of Props. Those that hand on send callbacks.
 func (c *Coordinator) tasks(f *function) {
 	var machines, executions, durable []*string
 	arn := func(service, resource, name string) *string {
@@ -126,12 +128,10 @@ func (c *Coordinator) tasks(f *function) {
 	for _, d := range c.props.DurableFunctions {
 		durable = append(durable, arn("lambda", "function", d), arn("lambda", "function", d+":*"))
 	}
-	switch f.name {
-	case "acquire":
-		if len(machines) > 0 {
-			f.environment = map[string]*string{"HOLDFAST_STATE_MACHINES": jsii.String(strings.Join(c.props.StateMachines, ","))}
-		}
-	case "expire", "stream":
+	if f.name == "acquire" && len(machines) > 0 {
+		f.environment = map[string]*string{"HOLDFAST_STATE_MACHINES": jsii.String(strings.Join(c.props.StateMachines, ","))}
+	}
+	if f.handsOn {
 		if len(machines) > 0 {
 			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
 		}

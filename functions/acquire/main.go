@@ -4,8 +4,8 @@ package main
 import (
 	"github.com/aws/aws-lambda-go/lambda"
 
-	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/callbacks"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-func main() { lambda.Start(boot.API().Handler(wire.OpAcquire)) }
+func main() { lambda.Start(callbacks.API().Handler(wire.OpAcquire)) }

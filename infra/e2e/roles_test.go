@@ -68,7 +68,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	if err != nil || waiter.Item == nil {
 		t.Fatalf("%v, %v", waiter, err)
 	}
-	token := waiter.Item["want"].(*dbtypes.AttributeValueMemberM).Value["token"].(*dbtypes.AttributeValueMemberS).Value
+	token := taskToken(waiter.Item["want"])
 	running := m.start("Construct", "least-running", map[string]any{"lock": "example:least"})
 	m.until(c.root(), "example:least", "waited for by both", func(s lockclient.Status) bool { return s.Waiting == 2 })
 	if answer, failure := c.invoke(c.id("Acquire"), map[string]any{"name": "least:check", "lease": "least-lease-00000000", "ttl_ms": 1000, "execution": running}); failure != "" {
@@ -81,7 +81,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	holder := func(fence int64) map[string]any {
 		return map[string]any{"M": map[string]any{
 			"permits": n(1), "fence": n(fence), "acquired_at": n(now.UnixMilli()), "renewed_at": n(now.UnixMilli()),
-			"expires_at": n(now.Add(time.Hour).UnixMilli()), "ttl_ms": n(3_600_000), "token": s(token),
+			"expires_at": n(now.Add(time.Hour).UnixMilli()), "ttl_ms": n(3_600_000), "tokens": map[string]any{"L": []any{map[string]any{"M": map[string]any{"task": s(token)}}}},
 		}}
 	}
 	tokenEvent := map[string]any{"Records": []any{map[string]any{

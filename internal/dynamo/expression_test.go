@@ -47,6 +47,7 @@ func TestChangesOfAHolder(t *testing.T) {
 		"#attempted = :v0 (1)": func(h *lock.Lease) { h.Attempted = true },
 		"#attempted = :v0 (2)": func(h *lock.Lease) { h.Known = true },
 		"#attempted = :v0 (3)": func(h *lock.Lease) { h.Attempted, h.Known = true, true },
+		"#attempted = :v0 (4)": func(h *lock.Lease) { h.Told = true },
 		"REMOVE #check_at":     func(h *lock.Lease) { h.CheckAt = 0 },
 		"#unclaimed = :v0 (1)": func(h *lock.Lease) { h.Unclaimed = true },
 	} {

@@ -43,7 +43,7 @@ const (
 	attrMetadata   = "metadata"
 	attrUnclaimed  = "unclaimed" // 1, or absent
 	attrTokens     = "tokens"    // a list of maps of one entry each: kind → text
-	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known; absent for 0
+	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known, 4 Told; absent for 0
 	attrExecution  = "execution"
 	attrCheckAt    = "check_at"
 
@@ -91,7 +91,7 @@ func leaseAttributes(l lock.Lease) item {
 	maps.Copy(m, item{
 		attrFence: num(l.Fence), attrAcquiredAt: num(l.AcquiredAt), attrRenewedAt: num(l.RenewedAt), attrExpiresAt: num(l.ExpiresAt),
 	})
-	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known), attrCheckAt: l.CheckAt})
+	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known, l.Told), attrCheckAt: l.CheckAt})
 	return m
 }
 
@@ -124,7 +124,9 @@ func tokensItem(t lock.Tokens) types.AttributeValue {
 	return list
 }
 
-func delivery(attempted, known bool) int64 { return flag(attempted) + 2*flag(known) }
+func delivery(attempted, known, told bool) int64 {
+	return flag(attempted) + 2*flag(known) + 4*flag(told)
+}
 
 func flag(b bool) int64 {
 	if b {
@@ -144,7 +146,7 @@ func decodeLease(m item) (lock.Lease, error) {
 	d := decoder{it: m}
 	l := lock.Lease{
 		Terms: d.terms(), Fence: d.num(attrFence), AcquiredAt: d.num(attrAcquiredAt), RenewedAt: d.num(attrRenewedAt), ExpiresAt: d.num(attrExpiresAt),
-		CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0,
+		CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0, Told: d.num(attrAttempted)&4 != 0,
 	}
 	return l, d.err
 }
@@ -163,7 +165,7 @@ func waiterItem(name string, w lock.Waiter) item {
 // wantItem is the lease that a waiter gets: its terms, and whether others may know of it.
 func wantItem(w lock.Waiter) types.AttributeValue {
 	m := termsAttributes(w.Terms)
-	m.numbers(map[string]int64{attrAttempted: delivery(false, w.Known)})
+	m.numbers(map[string]int64{attrAttempted: delivery(false, w.Known, false)})
 	return &types.AttributeValueMemberM{Value: m}
 }
 

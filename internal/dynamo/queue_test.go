@@ -65,8 +65,8 @@ func TestRequestsPerHandOff(t *testing.T) {
 		}
 		key := lock.KeyOf("q", "w1")
 		w.reset()
-		if first, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{task(strings.Repeat("t", 800))}, r.After); !first || err != nil {
-			t.Fatal(first, err)
+		if attempt, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{task(strings.Repeat("t", 800))}, r.After); !attempt.First || err != nil {
+			t.Fatal(attempt.First, err)
 		}
 		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())
 		if handOff != "UpdateItem, Query, TransactWriteItems" || count() != "UpdateItem" {

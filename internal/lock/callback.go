@@ -5,20 +5,35 @@ import (
 	"time"
 )
 
-// MarkAttempt stores that a callback of a grant is about to be attempted. first reports whether nobody can have heard of the
-// lease before: this is the first attempt, there is one token, and no caller without a token asked for the lease. Only
-// then may a task that is gone cost the lease (see [Coordinator.EndTask]).
+// An Attempt is the outcome of [Coordinator.MarkAttempt].
+type Attempt struct {
+	// First reports whether nobody can have heard of the lease before: this is the first attempt, there is one token, and
+	// no caller without a token asked for the lease. Only then may a task that is gone cost the lease (see
+	// [Coordinator.EndTask]).
+	First bool
+	// Seen is the record with the attempt. It spares [Coordinator.MarkTold] a read.
+	Seen Record
+}
+
+// MarkAttempt stores that a callback of a grant is about to be attempted.
 //
-// A grant that is over is [ErrLeaseLost]; one whose tokens are not the ones given any more is [ErrSuperseded]. seen is the
-// record as the stream showed it, or the zero Record; it spares a read where it shows the grant without an attempt.
-func (c *Coordinator) MarkAttempt(ctx context.Context, ref GrantRef, tokens Tokens, seen Record) (first bool, err error) {
+// A grant that is over is [ErrLeaseLost]; one whose tokens are not the ones given any more is [ErrSuperseded]; one whose
+// callbacks were answered is [ErrTold]. seen is the record that a write left a moment ago, or the zero Record; it spares a
+// read where it shows the grant without an attempt.
+func (c *Coordinator) MarkAttempt(ctx context.Context, ref GrantRef, tokens Tokens, seen Record) (Attempt, error) {
 	op := &attempting{rules: c.rules, ref: ref, tokens: tokens}
-	if l, held := ref.in(seen); held && !l.Attempted {
-		_, err = c.decide(ctx, ref.Lock, Reply{After: seen}, op)
-	} else {
-		_, err = c.readFirst(ctx, ref.Lock, op)
+	l, held := ref.in(seen)
+	out, err := c.mark(ctx, ref, seen, held && !l.Attempted && l.ExpiresAt > c.clock().UnixMilli(), op)
+	return Attempt{op.first && err == nil, out.After}, err
+}
+
+// mark runs an operation on a grant: from a record that may be stale, if it is of use, or else from one that it reads.
+func (c *Coordinator) mark(ctx context.Context, ref GrantRef, seen Record, useful bool, op decider) (outcome, error) {
+	if !useful {
+		return c.readFirst(ctx, ref.Lock, op)
 	}
-	return op.first && err == nil, err
+	seen.Queue = nil
+	return c.decide(ctx, ref.Lock, Reply{After: seen}, op)
 }
 
 type attempting struct {
@@ -38,6 +53,8 @@ func (o *attempting) next(now time.Time, r Record) (*Command, error) {
 		return nil, ErrLeaseLost
 	case l.Tokens != o.tokens:
 		return nil, ErrSuperseded
+	case l.Told:
+		return nil, ErrTold
 	case !l.Attempted:
 		o.first = unshared(l.Tokens, l.Known)
 		l.Attempted = true
@@ -47,6 +64,33 @@ func (o *attempting) next(now time.Time, r Record) (*Command, error) {
 		return nil, nil
 	}
 	c := o.rules.swap(now, r, r.withHolder(o.ref.Key, l), CauseAttempt, "", "")
+	return &c, nil
+}
+
+// MarkTold stores that the callbacks of a grant were answered, so that nobody sends them again. tokens are those that they were
+// for: one that was added since needs a callback of its own. A grant that is over is no error. seen is the record that a
+// write left a moment ago, or the zero Record. MarkTold returns the record as it is then stored.
+func (c *Coordinator) MarkTold(ctx context.Context, ref GrantRef, tokens Tokens, seen Record) (Record, error) {
+	_, held := ref.in(seen)
+	out, err := c.mark(ctx, ref, seen, held, telling{c.rules, ref, tokens})
+	return out.After, err
+}
+
+type telling struct {
+	rules  Rules
+	ref    GrantRef
+	tokens Tokens
+}
+
+func (o telling) waiters(Record) int { return 0 }
+
+func (o telling) next(now time.Time, r Record) (*Command, error) {
+	l, held := o.ref.in(r)
+	if !held || l.Tokens != o.tokens || l.Told {
+		return nil, nil
+	}
+	l.Told = true
+	c := o.rules.swap(now, r, r.withHolder(o.ref.Key, l), CauseTold, "", "")
 	return &c, nil
 }
 

@@ -53,8 +53,8 @@ func TestRule10Tokens(t *testing.T) {
 	if _, err := k.MarkAttempt(t.Context(), req, Tokens{task("one")}, k.record()); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("attempt with the first token: %v", err)
 	}
-	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil { // nobody knows who was told
-		t.Errorf("attempt with both: %v, %v", first, err)
+	if attempt, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); attempt.First || err != nil { // nobody knows who was told
+		t.Errorf("attempt with both: %v, %v", attempt.First, err)
 	}
 	if !k.holder("b").Attempted {
 		t.Error("the attempt was not noted")
@@ -82,8 +82,8 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 		t.Errorf("tokens %v", h.Tokens.List())
 	}
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil {
-		t.Errorf("first %v, %v", first, err)
+	if attempt, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); attempt.First || err != nil {
+		t.Errorf("first %v, %v", attempt.First, err)
 	}
 }
 
@@ -92,8 +92,8 @@ func TestRule10TokenAfterPolls(t *testing.T) {
 func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 	for name, learn := range map[string]func(*kit, GrantRef) error{
 		"a second attempt": func(k *kit, req GrantRef) error {
-			first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record())
-			if first {
+			attempt, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record())
+			if attempt.First {
 				t.Error("a second attempt is the first")
 			}
 			return err
@@ -107,8 +107,8 @@ func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 			k := newKit(t)
 			k.must("a", withToken("t"), boundTo(execution))
 			req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
-			if first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); !first || err != nil {
-				t.Errorf("%s: first %v, %v", name, first, err)
+			if attempt, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); !attempt.First || err != nil {
+				t.Errorf("%s: first %v, %v", name, attempt.First, err)
 			}
 			k.want(learn(k, req), nil)
 			k.want(learn(k, req), nil)
@@ -148,8 +148,8 @@ func TestRule10PollsAfterToken(t *testing.T) {
 	k.want(k.release("a"), nil)
 	h := k.holder("b")
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
-	if first, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); first || err != nil || !k.holder("b").Attempted {
-		t.Errorf("first %v, %v", first, err)
+	if attempt, err := k.MarkAttempt(t.Context(), req, h.Tokens, k.record()); attempt.First || err != nil || !k.holder("b").Attempted {
+		t.Errorf("first %v, %v", attempt.First, err)
 	}
 }
 
@@ -165,8 +165,8 @@ func TestAttempts(t *testing.T) {
 	}
 	k.store.reads = 0
 	for _, want := range []bool{true, false} {
-		if first, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); first != want || err != nil {
-			t.Errorf("first %v, %v", first, err)
+		if attempt, err := k.MarkAttempt(t.Context(), req, Tokens{task("t")}, k.record()); attempt.First != want || err != nil {
+			t.Errorf("first %v, %v", attempt.First, err)
 		}
 	}
 	if k.store.reads != 1 { // the record as it was last heard of spares one
@@ -211,8 +211,8 @@ func TestAttemptWithAnOldRecord(t *testing.T) {
 	older := h
 	older.Fence--
 	old.Holders = map[LeaseKey]Lease{KeyOf(lockName, "a"): older}
-	first, err := k.MarkAttempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{task("t")}, old)
-	if !first || err != nil {
-		t.Errorf("%v, %v", first, err)
+	attempt, err := k.MarkAttempt(t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: h.Fence}, Tokens{task("t")}, old)
+	if !attempt.First || err != nil {
+		t.Errorf("%v, %v", attempt.First, err)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	CauseQueue        Cause = "queue"         // only the queue changed: a waiter joined, extended its place or lost it
 	CauseSettle       Cause = "settle"        // waiters were granted what an earlier write left free
 	CauseAttempt      Cause = "attempt"       // a callback is about to be attempted
+	CauseTold         Cause = "told"          // the callbacks of a grant were answered
 	CauseCheck        Cause = "check"         // a check found that an execution still runs
 	CauseRecheck      Cause = "recheck"       // a refused caller asked for an overdue check of an execution
 	CauseRepair       Cause = "repair"        // an operator lowered a fencing token that a wrong clock wrote
@@ -50,6 +51,7 @@ var causes = map[Cause]struct {
 	CauseQueue:        {quiet: true},
 	CauseSettle:       {},
 	CauseAttempt:      {quiet: true},
+	CauseTold:         {quiet: true},
 	CauseCheck:        {quiet: true},
 	CauseRecheck:      {},
 	CauseRepair:       {},

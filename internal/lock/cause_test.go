@@ -7,7 +7,7 @@ import (
 
 // A quiet cause ends no lease, because the stream's filter drops its writes.
 func TestCauses(t *testing.T) {
-	if want := []Cause{CauseAttempt, CauseCheck, CauseClaim, CauseQueue, CauseRenew}; !slices.Equal(QuietCauses(), want) {
+	if want := []Cause{CauseAttempt, CauseCheck, CauseClaim, CauseQueue, CauseRenew, CauseTold}; !slices.Equal(QuietCauses(), want) {
 		t.Errorf("quiet causes %v, want %v", QuietCauses(), want) // the filters follow from them
 	}
 	for cause, is := range causes {

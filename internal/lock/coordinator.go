@@ -13,6 +13,11 @@ type Config struct {
 	Store Store            // required
 	Clock func() time.Time // nil: time.Now
 	Rules Rules
+
+	// Granted, if not nil, is called after a write that needs callbacks (see [CallbacksDue]), and before the operation that
+	// made it returns. It sends the callbacks; what it does not send, the stream's consumer does. The writes are of one
+	// lock, in their order. It may call the coordinator, and must return in a time that a request may take longer.
+	Granted func(ctx context.Context, c *Coordinator, writes []Write)
 }
 
 // A Coordinator answers requests for locks over a store. Its only state is whether its clock was found wrong, so any number
@@ -21,6 +26,7 @@ type Coordinator struct {
 	store   Store
 	clock   func() time.Time
 	rules   Rules
+	granted func(context.Context, *Coordinator, []Write)
 	suspect atomic.Bool // the last reply proved the clock wrong
 }
 
@@ -39,7 +45,7 @@ func New(cfg Config) (*Coordinator, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults()}, nil
+	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults(), granted: cfg.Granted}, nil
 }
 
 // outcome is the reply on which an operation ended. wrote reports whether this operation made the last write, or found the
@@ -93,9 +99,41 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 	return r, nil
 }
 
-// decide runs an operation from a record that was read until it has an outcome. It checks what each reply says of this
-// coordinator's clock before it writes: a decision under a wrong clock could end a live lease.
+// decide runs an operation from a record that was read until it has an outcome. If its write left waiters that fit, further
+// writes settle the lock; if these fail, the stream's consumer settles it. Then the callbacks of all its grants are sent.
 func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
+	out, err := c.run(ctx, name, read, op)
+	if err != nil || !out.wrote {
+		return out, err
+	}
+	due := c.due(nil, name, out.Reply)
+	for last := out; last.wrote && Unsettled(last.After); {
+		now, err := c.store.Get(ctx, name)
+		if err != nil {
+			break
+		}
+		if last, err = c.run(ctx, name, now, settling{c.rules}); err != nil {
+			break
+		}
+		due = c.due(due, name, last.Reply)
+	}
+	if len(due) > 0 {
+		c.granted(ctx, c, due)
+	}
+	return out, nil
+}
+
+// due adds a write to a list if it needs callbacks that this coordinator may send. One whose reply proves its clock wrong may not.
+func (c *Coordinator) due(list []Write, name string, reply Reply) []Write {
+	if c.granted == nil || reply.Offset.Abs() > MaxClockError || len(CallbacksDue(reply.Before, reply.After)) == 0 {
+		return list
+	}
+	return append(list, Write{Lock: name, Before: reply.Before, After: reply.After})
+}
+
+// run tries the commands of an operation on a record that was read until one is applied or it has another outcome. It checks
+// what each reply says of this coordinator's clock before it writes: a decision under a wrong clock could end a live lease.
+func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
 	moved := int64(-1) // the revision whose queue did not fit it
 	for range maxTries {
 		if err := c.checkOffset(read.Offset); err != nil {
@@ -127,9 +165,6 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 		if err == nil {
 			if become, ok := cmd.Effect.(Become); ok {
 				reply.After.Queue = become.To.Queue
-			}
-			if Unsettled(reply.After) { // if this fails, the stream's consumer settles the lock
-				_ = c.Settle(ctx, name)
 			}
 			return outcome{reply, true}, nil
 		}

@@ -58,7 +58,9 @@ sometimes, above 2 s by every prompt reply. Keep the clocks of your own hosts sy
 
 An acquire may join the lock's queue; see queue.go. The write that frees the lock also grants it to the waiters at the head of
 the queue. A waiter that polls must claim its grant within [ClaimTime], by a repeated acquire or a renewal; the lease then
-lasts its whole TTL. A waiter with a token gets a callback.
+lasts its whole TTL. A waiter with a token gets a callback, from the process that made the grant ([Config.Granted]) or else
+from the stream's consumer. Each of them stores an attempt first ([Coordinator.MarkAttempt]), then sends the callback, then
+stores that it was answered ([Coordinator.MarkTold]).
 
 The lease of a state machine's execution ends with the execution; see execution.go.
 
@@ -107,11 +109,23 @@ What each party sees, and why that is safe:
 	  died                  |                                   | token is ahead of time            | every token that a client can have received
 	both signals of the end | lock_held                         | checked again for the next caller | the check asks Step Functions
 	  of an execution lost  |                                   | that is refused                   |
-	callback never          | the task waits                    | held by its execution; the check  | a callback is attempted under the lease and
-	  attempted             |                                   | sends the callback                | its token, and Attempted is stored before
+	process dies before it  | callback from the stream          | held                              | the stream's consumer reads the record: it
+	  stored the attempt    |                                   |                                   | makes the first attempt
+	process dies between    | callback from the stream          | held, also if the task is gone    | Told is not stored: the consumer attempts it
+	  attempt and callback  |                                   |                                   | again, and a later attempt ends no lease
+	process dies between    | callback; a repetition of it      | held                              | as above: the repetition finds no task that
+	  callback and Told     | finds no task                     |                                   | waits, and ends nothing; then Told is stored
+	callback never          | the task waits                    | held by its execution; the check  | Told is stored only after every callback was
+	  answered, and the     |                                   | sends the callback                | answered; the check sends it while it is not
+	  stream's record lost  |                                   |                                   |
 	callback attempted      | one callback succeeds             | held                              | only the first attempt may end a lease, and
-	  twice at once         |                                   |                                   | only while Known is false: a second attempt
-	                        |                                   |                                   | sets it, and so does another caller
+	  twice at once, by     |                                   |                                   | only while Known is false: a second attempt
+	  functions or stream   |                                   |                                   | sets it, and so does another caller
+	another token while a   | callbacks to all tokens           | held                              | the new token removes Attempted and Told, and
+	  callback is sent      |                                   |                                   | Told is stored for the tokens that it was
+	                        |                                   |                                   | sent to only
+	callback's service slow | release answered after a second   | held                              | the write is stored before the callback; what
+	                        | at most; callback from the stream |                                   | it did not send, the stream's consumer sends
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | the same request may be sent again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's own clock ends its
 	                        |                                   |                                   | lease before anyone else gets the lock

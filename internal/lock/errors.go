@@ -25,6 +25,9 @@ var (
 	// ErrNothingToRepair: the lock's fencing token is not so far ahead of time that it needs a repair.
 	ErrNothingToRepair = errors.New("the lock's fencing token is not ahead of time; there is nothing to repair")
 
+	// ErrTold: the callbacks of a grant were answered before; nothing is left to send.
+	ErrTold = errors.New("the callbacks of the grant were answered before")
+
 	// ErrSuperseded: a grant has other tokens than the ones that a callback is for.
 	ErrSuperseded = errors.New("another token waits for the grant")
 

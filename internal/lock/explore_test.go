@@ -181,10 +181,12 @@ func caught(change func(*world)) string {
 func TestModelMutants(t *testing.T) {
 	for name, change := range map[string]func(*world){
 		"no skew allowance": func(w *world) { w.skew = -1 },
-		"a repeated acquire is answered with the whole TTL": func(w *world) { w.answerWholeTTL = true },
-		"a client counts its lease from the answer":         func(w *world) { w.believeInReply = true },
-		"a client believes while it releases":               func(w *world) { w.believeRelease = true },
-		"an attempt of a callback is not remembered":        func(w *world) { w.attemptsForget = true },
+		"a repeated acquire is answered with the whole TTL":  func(w *world) { w.answerWholeTTL = true },
+		"a client counts its lease from the answer":          func(w *world) { w.believeInReply = true },
+		"a client believes while it releases":                func(w *world) { w.believeRelease = true },
+		"an attempt of a callback is not remembered":         func(w *world) { w.attemptsForget = true },
+		"a callback that was attempted is not sent again":    func(w *world) { w.attemptIsTold = true },
+		"a callback is marked as answered before it is sent": func(w *world) { w.toldEarly = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

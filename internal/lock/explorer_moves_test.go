@@ -91,7 +91,7 @@ func (x *explorer) moves(s state) {
 	}
 	if int(s.attempts) < x.attempts {
 		for k, h := range r.Holders {
-			if !h.Tokens.Empty() {
+			if !h.Tokens.Empty() && !h.Told {
 				client, lease := parseKey(k)
 				t := s
 				t.attempts++
@@ -129,8 +129,8 @@ func (x *explorer) executionMoves(s state, i uint8) {
 func (x *explorer) look(s state, what string, m message) {
 	d := x.decide(m, m.read, s.record)
 	if d.answer != 0 {
-		if m.op == opAttempt && d.answer == ok { // it was tried before
-			x.callBack(s, m, d.first || x.attemptsForget)
+		if m.op == opAttempt {
+			x.attempted(s, what, m, d.answer, d.first)
 		}
 		return
 	}
@@ -142,16 +142,46 @@ func (x *explorer) look(s state, what string, m message) {
 	x.step(s, what, m)
 }
 
-// callBack delivers a callback. A task that got one already, or that is gone, does not receive it: then its lease ends if nobody else can
-// know of it.
-func (x *explorer) callBack(s state, m message, first bool) {
-	c := &s.clients[m.client]
-	if c.phase == phaseAcquiring && c.lease == m.lease {
-		c.phase, c.until = phaseHolding, forever
-		x.step(s, "the task is called back", m)
-	} else if first {
-		x.look(s, "the task is gone", message{op: opEnd, client: m.client, lease: m.lease, read: s.now})
+// attempted sends a callback after its attempt was stored, or found stored. One that was answered is not sent: then nobody sends it any
+// more, so its task must have it, or be gone.
+func (x *explorer) attempted(s state, what string, m message, answer verdict, first bool) {
+	switch answer {
+	case ok:
+		n := message{stage: sending, op: opAttempt, client: m.client, lease: m.lease}
+		if first || x.attemptsForget {
+			n.until = 1
+		}
+		s.put(n)
+		if x.toldEarly {
+			x.look(s, what, message{op: opTold, client: m.client, lease: m.lease, read: s.now})
+			return
+		}
+		x.step(s, what, n)
+	case told:
+		if x.waits(&s, m) {
+			x.fail("callbacks: nobody sends the callback of %v any more, and its task waits", key(m.client, m.lease))
+		}
 	}
+}
+
+// waits reports whether a client is a task that waits for a callback.
+func (x *explorer) waits(s *state, m message) bool {
+	c := s.clients[m.client]
+	return c.phase == phaseAcquiring && c.lease == m.lease
+}
+
+// callBack delivers a callback. A task that got one already, or that is gone, does not receive it: then its lease ends if this was the
+// first attempt and nobody else can know of it. Otherwise it is marked as answered.
+func (x *explorer) callBack(s state, m message) {
+	c := &s.clients[m.client]
+	after := message{op: opTold, client: m.client, lease: m.lease, read: s.now}
+	if x.waits(&s, m) {
+		c.phase, c.until = phaseHolding, forever
+		x.step(s, "the task is called back, and nobody stores it", m)
+	} else if m.until == 1 {
+		after.op = opEnd
+	}
+	x.look(s, "a callback is answered", after)
 }
 
 // force is an operator's command.
@@ -242,6 +272,8 @@ func (x *explorer) messageMoves(s state, i int) {
 		x.land(s, gone, m, again)
 	case reply:
 		x.receive(gone, m)
+	case sending:
+		x.callBack(gone, m)
 	}
 }
 
@@ -276,8 +308,8 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 		}
 	}
 	if n.op >= opExpire && n.stage == reply {
-		if n.op == opAttempt && n.answer == ok {
-			x.callBack(t, n, applied && m.until == 1 || x.attemptsForget)
+		if n.op == opAttempt {
+			x.attempted(t, "the attempt is stored", n, n.answer, applied && m.until == 1)
 		}
 		n = message{}
 	}

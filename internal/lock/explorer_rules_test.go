@@ -13,6 +13,9 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 	if c := s.clients[m.client]; m.op == opEnd && c.phase == phaseHolding && c.lease == m.lease && s.forced&(1<<m.client) == 0 && after.Holders[mine].Fence != before.Holders[mine].Fence {
 		x.fail("callbacks: the lease of %v was ended, and its task is at work", mine)
 	}
+	if before.Holders[mine] != after.Holders[mine] && m.op == opTold && x.waits(&s, m) {
+		x.fail("callbacks: the callback of %v is stored as answered, and its task waits", mine)
+	}
 	memo := checkKey{s.record, next, m.op, m.client, m.lease, m.read, s.now, s.fence}
 	if x.checked[memo] {
 		return

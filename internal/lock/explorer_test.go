@@ -19,7 +19,9 @@ import (
 //
 // A client may be an execution: its lease lasts until the execution ends, which may happen at any time, and whose event reaches a
 // coordinator later or never. A client may be a task that waits with a token: it holds the lease from its callback on, which may be
-// attempted at any time while the grant is stored, several times. A task that got its callback, or that is gone, receives no other.
+// attempted at any time while the grant is stored, several times at once: by functions and by the stream's consumer. Between the mark of
+// an attempt, the callback and the mark that it was answered, any time may pass, and whoever makes them may die. A task that got its
+// callback, or that is gone, receives no other.
 //
 // States are kept as 64-bit hashes, so a state may be taken for another one with a chance of about n²/2^65: 1 in 10^5
 // for ten million states.
@@ -53,6 +55,8 @@ type world struct {
 	believeRelease bool  // clients still believe while they release
 	answerWholeTTL bool  // a repeated acquire is answered with the whole TTL
 	attemptsForget bool  // every attempt of a callback counts as the first, and as the only one
+	attemptIsTold  bool  // a callback that was attempted is not sent again
+	toldEarly      bool  // a callback is marked as answered before it is sent
 }
 
 // tick is the unit of a world's times. An unclaimed grant lasts one.
@@ -72,10 +76,11 @@ const (
 	opDepart  // an execution's end
 	opAttempt // a callback
 	opEnd     // of a lease whose task is gone
+	opTold    // that a callback was answered
 )
 
 func (k opKind) String() string {
-	return [...]string{"", "acquire", "renew", "release", "expire", "force-release", "depart", "attempt", "end"}[k]
+	return [...]string{"", "acquire", "renew", "release", "expire", "force-release", "depart", "attempt", "end", "told"}[k]
 }
 
 type stage uint8
@@ -84,6 +89,7 @@ const (
 	request stage = iota + 1 // on its way to a coordinator
 	write                    // a command on its way to the record
 	reply                    // an answer on its way to the client
+	sending                  // a callback on its way to its task
 )
 
 type verdict uint8
@@ -92,6 +98,7 @@ const (
 	ok verdict = iota + 1
 	held
 	lost
+	told // of an attempt: the callback was answered before
 )
 
 type message struct {
@@ -112,14 +119,14 @@ type packed uint64
 
 func (m message) pack() packed {
 	return packed(m.stage)<<60 | packed(m.op)<<56 | packed(m.client)<<52 | packed(m.lease)<<48 | packed(m.sent)<<42 |
-		packed(m.offset)<<40 | packed(m.read)<<34 | packed(m.answer)<<32 | packed(m.until)<<26 | packed(m.cmd)
+		packed(m.offset)<<40 | packed(m.read)<<34 | packed(m.answer)<<31 | packed(m.until)<<25 | packed(m.cmd)
 }
 
 func (p packed) unpack() message {
 	return message{
 		stage: stage(p >> 60), op: opKind(p >> 56 & 15), client: uint8(p >> 52 & 15), lease: uint8(p >> 48 & 15),
-		sent: uint8(p >> 42 & 63), offset: uint8(p >> 40 & 3), read: uint8(p >> 34 & 63), answer: verdict(p >> 32 & 3),
-		until: uint8(p >> 26 & 63), cmd: uint32(p & (1<<26 - 1)),
+		sent: uint8(p >> 42 & 63), offset: uint8(p >> 40 & 3), read: uint8(p >> 34 & 63), answer: verdict(p >> 31 & 7),
+		until: uint8(p >> 25 & 63), cmd: uint32(p & (1<<25 - 1)),
 	}
 }
 
@@ -349,6 +356,8 @@ func (x *explorer) operation(m message, r Record) decider {
 		return &attempting{rules: x.rules, ref: grant, tokens: r.Holders[k].Tokens}
 	case opEnd:
 		return endingTask{x.rules, grant, "", r.Holders[k].Tokens}
+	case opTold:
+		return telling{x.rules, grant, r.Holders[k].Tokens}
 	}
 	return nil
 }
@@ -387,8 +396,9 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 	d, known := x.decided[memo]
 	if !known {
 		r := x.records[record]
-		if h := r.Holders[key(m.client, m.lease)]; x.attemptsForget && h.Known {
-			h.Known = false
+		if h, there := r.Holders[key(m.client, m.lease)]; there && m.op >= opAttempt {
+			h.Known = h.Known && !x.attemptsForget
+			h.Told = h.Told || x.attemptIsTold && h.Attempted
 			r = r.withHolder(key(m.client, m.lease), h)
 		}
 		op := x.operation(m, r)
@@ -403,6 +413,8 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 			d.answer = ok
 		case errors.Is(err, ErrLeaseLost):
 			d.answer = lost
+		case errors.Is(err, ErrTold):
+			d.answer = told
 		default:
 			d.answer = held
 		}

@@ -8,39 +8,38 @@ import (
 	"time"
 )
 
-func TestRule9HandOff(t *testing.T) {
-	for name, end := range map[string]func(*kit, LeaseStatus) error{
-		"release": func(k *kit, _ LeaseStatus) error { return k.release("a") },
-		"expiry": func(k *kit, l LeaseStatus) error {
-			k.pass(ttl + skew)
-			_, err := k.fire("a", l.Lease.Fence)
-			return err
-		},
-		"force-release": func(k *kit, _ LeaseStatus) error {
-			_, err := k.ForceRelease(k.t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r"})
-			return err
-		},
-		"the end of its execution": func(k *kit, _ LeaseStatus) error {
-			return k.EndPlace(k.t.Context(), lockName, KeyOf(lockName, "a"), "x")
-		},
-		"the end of its task": func(k *kit, l LeaseStatus) error {
-			return k.EndTask(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
-		},
-		"a newcomer": func(k *kit, _ LeaseStatus) error {
-			k.pass(ttl + skew)
-			if _, err := k.acquire("newcomer"); !errors.Is(err, ErrLockHeld) {
-				return fmt.Errorf("newcomer: %w", err)
-			}
-			return nil
-		},
-		"settling": func(k *kit, _ LeaseStatus) error { k.pass(ttl + skew); return k.Settle(k.t.Context(), lockName) },
-	} {
-		k := newKit(t)
-		change := func(*AcquireRequest) {}
-		if name == "the end of its execution" {
-			change = boundTo("x")
+// handOffs are the writes that free the lock of a and grant it to the next waiter.
+var handOffs = map[string]func(*kit, LeaseStatus) error{
+	"release": func(k *kit, _ LeaseStatus) error { return k.release("a") },
+	"expiry": func(k *kit, l LeaseStatus) error {
+		k.pass(ttl + skew)
+		_, err := k.fire("a", l.Lease.Fence)
+		return err
+	},
+	"force-release": func(k *kit, _ LeaseStatus) error {
+		_, err := k.ForceRelease(k.t.Context(), ForceReleaseRequest{Lock: lockName, Reason: "r"})
+		return err
+	},
+	"the end of its execution": func(k *kit, _ LeaseStatus) error {
+		return k.EndPlace(k.t.Context(), lockName, KeyOf(lockName, "a"), "x")
+	},
+	"the end of its task": func(k *kit, l LeaseStatus) error {
+		return k.EndTask(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
+	},
+	"a newcomer": func(k *kit, _ LeaseStatus) error {
+		k.pass(ttl + skew)
+		if _, err := k.acquire("newcomer"); !errors.Is(err, ErrLockHeld) {
+			return fmt.Errorf("newcomer: %w", err)
 		}
-		l := k.must("a", change)
+		return nil
+	},
+	"settling": func(k *kit, _ LeaseStatus) error { k.pass(ttl + skew); return k.Settle(k.t.Context(), lockName) },
+}
+
+func TestRule9HandOff(t *testing.T) {
+	for name, end := range handOffs {
+		k := newKit(t)
+		l := k.must("a", bind(name))
 		k.waits("away", placeFor(30*time.Second))
 		k.waits("b")
 		k.waits("c")
@@ -55,6 +54,14 @@ func TestRule9HandOff(t *testing.T) {
 			t.Errorf("%s: granted %+v", name, h)
 		}
 	}
+}
+
+// bind binds the lease to an execution, for the hand-off that needs it.
+func bind(handOff string) func(*AcquireRequest) {
+	if handOff == "the end of its execution" {
+		return boundTo("x")
+	}
+	return func(*AcquireRequest) {}
 }
 
 // Waiters for few permits do not overtake one for many.

@@ -76,6 +76,8 @@ type Lease struct {
 	Unclaimed bool
 	// Attempted says that a callback was attempted since the last token was added.
 	Attempted bool
+	// Told says that every callback was answered since the last token was added: it was delivered, or nobody waits for it.
+	Told bool
 	// Known says that somebody other than the one task that waits with the only token may know of the lease: a second
 	// attempt was made, a caller without a token asked for it, or it has had other tokens. The lease of a task that is
 	// gone is then left to its TTL or its execution.

@@ -69,7 +69,7 @@ func (t Tokens) with(token Token) (Tokens, bool) {
 func (l Lease) withToken(token Token) (Lease, bool) {
 	tokens, added := l.Tokens.with(token)
 	if added {
-		l.Tokens, l.Known, l.Attempted = tokens, true, false
+		l.Tokens, l.Known, l.Attempted, l.Told = tokens, true, false, false
 	}
 	return l, added
 }

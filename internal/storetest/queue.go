@@ -281,8 +281,8 @@ var queueSuite = map[string]func(*fixture){
 		seen := f.record()
 		attempt := func(want bool) {
 			f.t.Helper()
-			if first, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, seen); first != want || err != nil {
-				f.t.Errorf("attempt: %v, %v", first, err)
+			if a, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, seen); a.First != want || err != nil {
+				f.t.Errorf("attempt: %v, %v", a.First, err)
 			}
 		}
 		attempt(true)
@@ -296,8 +296,16 @@ var queueSuite = map[string]func(*fixture){
 		attempt(false)
 		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "the other attempt may have told it"))
 		f.holds("b")
+		for range 2 {
+			told, err := f.MarkTold(f.t.Context(), req, h.Tokens, f.record())
+			if l := f.record().Holders[req.Key]; err != nil || !l.Told || !told.Holders[req.Key].Told {
+				f.t.Errorf("told: %v, %+v", err, l)
+			}
+		}
+		_, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, lock.Record{})
+		f.wantErr(err, lock.ErrTold)
 		f.must(f.release("b"))
-		_, err := f.MarkAttempt(f.t.Context(), req, h.Tokens, seen)
+		_, err = f.MarkAttempt(f.t.Context(), req, h.Tokens, seen)
 		f.wantErr(err, lock.ErrLeaseLost)
 	},
 	"a lease lives as long as its execution": func(f *fixture) {

@@ -160,7 +160,7 @@ func TestConsumerThatWasBroken(t *testing.T) {
 		want = append(want, name+"'s token LeaseLost")
 	}
 	w.want("t11", append(want, "t11's token ok")...)
-	if len(w.writes) != 1 { // the attempt's own
+	if len(w.writes) != 2 { // the attempt, and that it was answered
 		t.Errorf("%d writes are left", len(w.writes))
 	}
 }

@@ -552,6 +552,14 @@ func TestEndOfAnUntoldGrant(t *testing.T) {
 			t.Errorf("%s: told %v", name, w.fake.told)
 		}
 	}
+	attempted := newTasks(t) // one that was attempted, and perhaps not told, as well
+	attempted.atOnce()
+	attempted.failOnce(errReset)
+	attempted.waits("one")
+	attempted.writes = nil
+	attempted.force()
+	attempted.deliver(3)
+	attempted.want("", "one's token LeaseLost")
 	w := newTasks(t) // one that was told is not told again
 	calls := 0
 	w.waits("one")

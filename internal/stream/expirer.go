@@ -16,7 +16,7 @@ type Expirer struct {
 	Coordinator *lock.Coordinator
 	Timers      Timers     // sets a timer again that fired before its lease's expiry
 	Executions  Executions // nil: no lease belongs to an execution
-	// Consumer does the deferred jobs, and delivers the callback of a grant if a check finds that none was attempted. Its
+	// Consumer does the deferred jobs, and delivers the callback of a grant that a check finds unanswered. Its
 	// Backlog keeps the jobs that fail here. nil: there are no deferred jobs, and a failure is an error.
 	Consumer *Consumer
 	// ChecksPerSecond bounds how often this process checks executions without an event of their end. Checks above the rate
@@ -84,7 +84,7 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 }
 
 // check ends a lease whose execution is over, in case the event of the execution's end was lost. While the execution runs, it
-// delivers the callback of a grant of which none was attempted. again is when to check next; zero: not again.
+// delivers the callback of a grant that was not answered. again is when to check next; zero: not again.
 func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError) (again time.Time, err error) {
 	attrs := []slog.Attr{slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("execution", bound.Execution)}
 	if !x.mayCheck() {
@@ -111,14 +111,14 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
-// deliverMissed delivers the callbacks of a grant if none was attempted: the stream's record of the grant was lost, and its
-// task would wait for ever.
+// deliverMissed delivers the callbacks of a grant if they were not answered: the stream's record of the grant was lost, and its
+// task may wait for ever.
 func (x *Expirer) deliverMissed(ctx context.Context, t Timer, l lock.Lease) error {
-	if l.Tokens.Empty() || l.Attempted || x.Consumer == nil || x.Consumer.Callbacks == nil {
+	if l.Tokens.Empty() || l.Told || x.Consumer == nil || x.Consumer.Callbacks == nil {
 		return nil
 	}
 	x.reporter().fault(ctx, GrantToldLate, "callback of a grant was missed", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", l.Owner))
-	return x.Consumer.notifier().deliver(ctx, t.Lock, t.Key, l, lock.Record{})
+	return x.Consumer.notifier().deliver(ctx, t.Lock, t.Key, l, new(lock.Record))
 }
 
 // mayCheck reports whether a check is within the rate, and counts it.

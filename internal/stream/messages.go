@@ -85,7 +85,7 @@ var jobKinds = map[JobKind]kindSpec{
 		},
 		needs: "lease and grant",
 		do: func(ctx context.Context, c *Consumer, j Job) error {
-			return c.notifier().deliver(ctx, j.Lock, j.Key, j.Lease, lock.Record{})
+			return c.notifier().deliver(ctx, j.Lock, j.Key, j.Lease, new(lock.Record))
 		},
 	},
 	JobFail: {

@@ -1,5 +1,6 @@
-// Package boot builds the API's functions from the environment, once per cold start. Package consumer does so for the stream and
-// expire functions, which need further clients of the SDK: linking a client makes every cold start longer. The settings of both are:
+// Package boot builds the API's functions from the environment, once per cold start. Packages callbacks and consumer do so for the
+// functions that send callbacks, and for the stream and expire functions: they need further clients of the SDK, and linking a client
+// makes every cold start longer. The settings of all are:
 //
 //	HOLDFAST_TABLE              the lock table; required
 //	HOLDFAST_STATE_MACHINES     the names of the state machines whose executions leases may belong to, separated by commas. A "*"
@@ -17,6 +18,7 @@
 package boot
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,6 +28,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/awsenv"
@@ -34,8 +37,11 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// API builds the API. If a setting is missing or wrong, it logs an error that names the setting, and ends the process.
-func API() *api.API { return Must((*Environment).api) }
+// API builds the API of a function that sends no callbacks. If a setting is missing or wrong, it logs an error that names the
+// setting, and ends the process.
+func API() *api.API {
+	return Must(func(e *Environment) (*api.API, error) { return e.API(nil) })
+}
 
 // Must builds a value from the environment. If build fails, it logs the error and ends the process.
 func Must[T any](build func(*Environment) (T, error)) T {
@@ -67,8 +73,26 @@ func (e *Environment) Required(name, what string) (string, error) {
 	return "", fmt.Errorf("%s is not set; %s", name, what)
 }
 
-// Coordinator builds a coordinator on the lock table.
-func (e *Environment) Coordinator() (*lock.Coordinator, error) {
+// attemptTimeout bounds one attempt of a request to EventBridge, SQS or Step Functions, of which the SDK makes three.
+const attemptTimeout = 5 * time.Second
+
+// Bounded returns the SDK's configuration with a bound on each attempt, which it does not have by itself.
+func (e *Environment) Bounded() aws.Config {
+	cfg := e.AWS.Copy()
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
+		cfg.HTTPClient = b.WithTimeout(attemptTimeout)
+	}
+	return cfg
+}
+
+// Metrics returns the CloudWatch namespace of the metrics, or "".
+func (e *Environment) Metrics() string { return e.Getenv("HOLDFAST_METRICS") }
+
+// Granted is the type of [lock.Config.Granted].
+type Granted = func(context.Context, *lock.Coordinator, []lock.Write)
+
+// Coordinator builds a coordinator on the lock table. granted is its [lock.Config.Granted].
+func (e *Environment) Coordinator(granted Granted) (*lock.Coordinator, error) {
 	table, err := e.Required("HOLDFAST_TABLE", "name the lock table")
 	if err != nil {
 		return nil, err
@@ -77,10 +101,11 @@ func (e *Environment) Coordinator() (*lock.Coordinator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lock.New(lock.Config{Store: store})
+	return lock.New(lock.Config{Store: store, Granted: granted})
 }
 
-func (e *Environment) api() (*api.API, error) {
+// API builds the API on a coordinator with this [lock.Config.Granted].
+func (e *Environment) API(granted Granted) (*api.API, error) {
 	var maxTTL time.Duration
 	if s := e.Getenv("HOLDFAST_MAX_TTL_MS"); s != "" {
 		ms, err := strconv.ParseInt(s, 10, 64)
@@ -89,7 +114,7 @@ func (e *Environment) api() (*api.API, error) {
 		}
 		maxTTL = time.Duration(ms) * time.Millisecond
 	}
-	coordinator, err := e.Coordinator()
+	coordinator, err := e.Coordinator(granted)
 	if err != nil {
 		return nil, err
 	}
@@ -101,5 +126,5 @@ func (e *Environment) api() (*api.API, error) {
 			}
 		}
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, Metrics: e.Getenv("HOLDFAST_METRICS")})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, Metrics: e.Metrics()})
 }

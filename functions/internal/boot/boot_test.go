@@ -26,12 +26,12 @@ func TestSettings(t *testing.T) {
 			}
 			return full[name]
 		}}
-		_, err := e.api()
+		_, err := e.API(nil)
 		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
 			t.Errorf("with %s=%q: %v", test.set, test.to, err)
 		}
 	}
-	if _, err := (&Environment{Getenv: func(n string) string { return full[n] }, Log: slog.New(slog.DiscardHandler)}).api(); err == nil || !strings.Contains(err.Error(), "region") {
+	if _, err := (&Environment{Getenv: func(n string) string { return full[n] }, Log: slog.New(slog.DiscardHandler)}).API(nil); err == nil || !strings.Contains(err.Error(), "region") {
 		t.Errorf("without a region: %v", err)
 	}
 }

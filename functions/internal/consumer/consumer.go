@@ -3,11 +3,6 @@
 package consumer
 
 import (
-	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/internal/eventbridge"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -15,18 +10,6 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/tasks"
 )
-
-// attemptTimeout bounds one attempt of a request to EventBridge, SQS or Step Functions, of which the SDK makes three.
-const attemptTimeout = 5 * time.Second
-
-// bounded is the SDK's configuration with a bound on each attempt, which it does not have by itself.
-func bounded(e *boot.Environment) aws.Config {
-	cfg := e.AWS.Copy()
-	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
-		cfg.HTTPClient = b.WithTimeout(attemptTimeout)
-	}
-	return cfg
-}
 
 // New builds the consumer. An error names the setting that is missing or wrong.
 func New(e *boot.Environment) (*stream.Consumer, error) {
@@ -44,13 +27,13 @@ func build(e *boot.Environment) (*stream.Consumer, *tasks.Services, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg := bounded(e)
+	cfg := e.Bounded()
 	services := tasks.New(cfg)
 	c := &stream.Consumer{
 		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: services,
-		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Getenv("HOLDFAST_METRICS"),
+		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Metrics(),
 	}
-	if c.Coordinator, err = e.Coordinator(); err != nil {
+	if c.Coordinator, err = e.Coordinator(stream.AtOnce(services, e.Log, c.Metrics)); err != nil {
 		return nil, nil, err
 	}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {

@@ -69,9 +69,6 @@ func TestParts(t *testing.T) {
 	if dead, _ := c.DeadLetter.(*sqs.Queue); !ok || queue.URL() != "https://sqs/timers" || c.Timers != stream.Timers(queue) || x.Timers != c.Timers || dead == nil || dead.URL() != "https://sqs/dlq" {
 		t.Errorf("queues %v, %v, %v", c.Backlog, c.Timers, c.DeadLetter)
 	}
-	if client, ok := bounded(e).HTTPClient.(*awshttp.BuildableClient); !ok || client.GetTimeout() != attemptTimeout {
-		t.Errorf("an attempt may take for ever: %v", bounded(e).HTTPClient)
-	}
 	settings["HOLDFAST_TIMER_QUEUE_URL"] = ""
 	if c, err := New(e); err != nil || c.Timers != nil || c.Backlog != nil {
 		t.Errorf("without a queue: %v, %v, %v", c.Timers, c.Backlog, err)

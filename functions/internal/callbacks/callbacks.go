@@ -1,0 +1,17 @@
+// Package callbacks builds the API of the functions whose writes grant locks to waiters: they send the callbacks of these grants in
+// the same request. Package boot lists the settings.
+package callbacks
+
+import (
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/tasks"
+)
+
+// API builds the API. If a setting is missing or wrong, it logs an error that names the setting, and ends the process.
+func API() *api.API { return boot.Must(build) }
+
+func build(e *boot.Environment) (*api.API, error) {
+	return e.API(stream.AtOnce(tasks.New(e.Bounded()), e.Log, e.Metrics()))
+}
