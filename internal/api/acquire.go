@@ -44,7 +44,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		return nil, 0, err
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
-	if held, ok := errors.AsType[*lock.HeldError](err); ok && !req.Token.Empty() && held.Position > 0 {
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
 		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting}, 0, nil
 	}
 	if err != nil {
@@ -82,11 +82,21 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 			c.fields.fail(field, "%s %s", field, problem)
 		}
 	}
+	notify := a.notification(c)
+	if notify != nil {
+		most = wire.MaxTokenWait
+		if isTask || isCallback {
+			c.fields.fail("notify", "notify and %s are both there; a task gets its callback, so leave notify out", field)
+		}
+		req.Token = lock.Token{Kind: lock.NotifyToken, Text: string(encode(notify))}
+	}
 	if n, given := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), most.Milliseconds(), " milliseconds"); given {
 		req.Wait = time.Duration(n) * time.Millisecond
 		if !ownLease {
 			c.fields.fail("lease", "lease is missing; with wait_ms choose it yourself, since the place in the queue is kept, and the grant found, by the same lease")
 		}
+	} else if notify != nil {
+		c.fields.fail("wait_ms", "wait_ms is missing; with notify say how long the place in the queue is kept after this request")
 	}
 	if execution, given := c.fields.str("execution"); given {
 		req.Execution = execution

@@ -25,7 +25,10 @@ type Config struct {
 	// Machines are the names of the state machines whose executions leases may belong to. A "*" at the end of a name matches
 	// any rest.
 	Machines []string
-	Metrics  string // the CloudWatch namespace of the metrics in the log records; empty: no metrics
+	// NotifyPrefix is how the URL of a queue begins that a waiter may be notified by, such as
+	// "https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-". Empty: no waiter is notified.
+	NotifyPrefix string
+	Metrics      string // the CloudWatch namespace of the metrics in the log records; empty: no metrics
 }
 
 // An API serves requests to one coordinator. It is safe for concurrent use.
@@ -35,6 +38,7 @@ type API struct {
 	minTTL      time.Duration
 	maxTTL      time.Duration
 	machines    []string
+	notify      string // Config.NotifyPrefix
 	metrics     string
 }
 
@@ -56,7 +60,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.Metrics}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics}, nil
 }
 
 // An Answer is a response as HTTP has it: a status of 200 and the operation's answer, or another status and a [wire.Problem],

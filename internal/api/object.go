@@ -17,7 +17,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A badInput is the error of a request that is not valid: its code is invalid_request or payload_too_large.
+// A badInput is the error of a request that is not valid, or not here: its code is invalid_request, payload_too_large or
+// notify_refused.
 type badInput struct {
 	code   wire.Code
 	field  string
@@ -124,8 +125,13 @@ func notJSON(err error) error {
 }
 
 func (o *object) fail(field, format string, args ...any) {
+	o.refuse(wire.InvalidRequest, field, format, args...)
+}
+
+// refuse keeps an error with a code of its own, if it is the first.
+func (o *object) refuse(code wire.Code, field, format string, args ...any) {
 	if o.err == nil {
-		o.err = invalid(field, format, args...)
+		o.err = &badInput{code, field, fmt.Sprintf(format, args...)}
 	}
 }
 

@@ -76,7 +76,7 @@ func decoded(t *testing.T, s string) (v any) {
 func TestDocumentHasTheWiresFields(t *testing.T) {
 	doc := document(t)
 	for name, v := range map[string]any{
-		"AcquireRequest": wire.AcquireRequest{}, "RenewRequest": wire.RenewRequest{}, "ReleaseRequest": wire.ReleaseRequest{},
+		"AcquireRequest": wire.AcquireRequest{}, "Notify": wire.Notify{}, "Notification": wire.Notification{}, "RenewRequest": wire.RenewRequest{}, "ReleaseRequest": wire.ReleaseRequest{},
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
@@ -129,6 +129,8 @@ func TestDocumentHasTheWiresLimits(t *testing.T) {
 	length("LeaseSecret", wire.MinLease, wire.MaxLease)
 	length("AcquireRequest.owner", 0, wire.MaxOwner)
 	length("ForceReleaseRequest.reason", 1, wire.MaxReason)
+	length("Notify.queue", 1, wire.MaxQueueURL)
+	length("Notify.id", 1, wire.MaxNotifyID)
 	value("TTL", float64(wire.MinTTL.Milliseconds()), float64(wire.MaxTTL.Milliseconds()))
 	value("AcquireRequest.capacity", 1, wire.MaxCapacity)
 	value("AcquireRequest.permits", 1, wire.MaxCapacity)

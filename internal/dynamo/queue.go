@@ -45,7 +45,7 @@ func (s *Store) Waiters(ctx context.Context, name string, limit int) (list []loc
 	return list, nil
 }
 
-// beside are the writes that a transaction has beside the lock's: of waiters, of the ends of waits with tokens, and of bindings to
+// beside are the writes that a transaction has beside the lock's: of waiters, of the ends of waits of tasks, and of bindings to
 // executions.
 func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWriteItem) {
 	become, ok := c.Effect.(lock.Become)
@@ -84,7 +84,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 		writes = append(writes, types.TransactWriteItem{Delete: &types.Delete{TableName: aws.String(s.table), Key: waiterKey(name, ticket)}})
 	}
 	for _, w := range lock.PlacesEnded(from, to) {
-		if w.Tokens.Empty() {
+		if !w.Tokens.OfTask() {
 			continue
 		}
 		it := waiterItem(name, w)

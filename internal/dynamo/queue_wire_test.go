@@ -281,7 +281,7 @@ func TestBeside(t *testing.T) {
 		Rev: 1, Fence: 100 * second, Waiting: 4, Holders: map[lock.LeaseKey]lock.Lease{"kept": {Terms: lock.Terms{Execution: "e0"}, Fence: 1}},
 		Queue: []lock.Waiter{
 			{Ticket: 1, Key: "granted", Terms: lock.Terms{Tokens: lock.Tokens{task("t1")}, Execution: "e1"}},
-			{Ticket: 2, Key: "polls", Until: 1000},
+			{Ticket: 2, Key: "polls", Until: 1000, Terms: lock.Terms{Tokens: lock.Tokens{{Kind: lock.NotifyToken, Text: "q"}}}},
 			{Ticket: 3, Key: "told", Until: 50_000, Terms: lock.Terms{Tokens: lock.Tokens{task("t3")}}},
 			{Ticket: 4, Key: "stays", Until: 7000},
 		},

@@ -22,7 +22,8 @@ type AcquireRequest struct {
 	// request, repeated in time, extends the place, and returns the lease once it is granted.
 	Wait time.Duration
 	// Token is the callback token of a task that waits for the grant instead of polling. The place is then kept for Wait
-	// from the first request with this token.
+	// from the first request with this token. A token of the kind notify is that of a caller that polls: it changes nothing but
+	// that the grant of its place needs a callback, until it is claimed.
 	Token Token
 	// Execution, if not empty, is the execution that the lease belongs to and ends with. TTL is then the time between two
 	// checks of it.
@@ -85,9 +86,12 @@ type acquiring struct {
 	req   AcquireRequest
 }
 
+// polls reports whether the caller learns of a grant by its own acquire.
+func (o acquiring) polls() bool { return !o.req.Token.OfTask() }
+
 // blind reports whether one write to the record, made before reading it, can grant the request. A token or an execution needs
 // further items.
-func (o acquiring) blind() bool { return o.req.Token.Empty() && o.req.Execution == "" }
+func (o acquiring) blind() bool { return o.polls() && o.req.Execution == "" }
 
 func (o acquiring) first(now time.Time) Command {
 	return o.rules.take(now, o.key, o.lease(now, now.UnixMicro()), o.req.Capacity)
@@ -100,12 +104,14 @@ func (o acquiring) terms() Terms {
 		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Capacity: o.req.Capacity, TTL: o.req.TTL.Milliseconds(),
 		Metadata: o.req.Metadata, Execution: o.req.Execution,
 	}
-	t.Tokens, _ = t.Tokens.with(o.req.Token)
+	if !o.polls() {
+		t.Tokens, _ = t.Tokens.with(o.req.Token)
+	}
 	return t
 }
 
 func (o acquiring) waiters(Record) int {
-	if o.req.Wait == 0 && o.req.Token.Empty() {
+	if o.req.Wait == 0 && o.polls() {
 		return queueHead // it has no place: the waiters only matter for settling
 	}
 	return MaxQueue // its place may be anywhere
@@ -115,7 +121,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	if h, mine := r.Holders[o.key]; mine {
 		return o.repeat(now, r, h)
 	}
-	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.req.Token.Empty()) {
+	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.polls()) {
 		return nil, ErrLeaseLost
 	}
 	to, kept := o.keepPlace(now, r)
@@ -174,11 +180,14 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	if claims {
 		h = claimed(h, now)
 	}
-	h, added := h.withToken(o.req.Token)
+	added := false
+	if !o.polls() {
+		h, added = h.withToken(o.req.Token)
+	}
 	if added { // the task was retried and waits with another token, which needs a callback too
 		cause = CauseToken
 	}
-	learns := o.req.Token.Empty() && unshared(h.Tokens, h.Known)
+	learns := o.polls() && unshared(h.Tokens, h.Known)
 	h.Known = h.Known || learns
 	if !added && !claims && !learns {
 		return nil, nil
@@ -199,10 +208,11 @@ func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 		return r, false
 	}
 	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
-	if o.req.Token.Empty() {
+	if o.polls() {
 		learns := unshared(w.Tokens, w.Known)
 		w.Known = w.Known || learns
-		kept = learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // written at half time: leaves time for lost polls and clocks that differ
+		w, kept = w.withToken(o.req.Token)
+		kept = kept || learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // written at half time: leaves time for lost polls and clocks that differ
 	} else {
 		w, kept = w.withToken(o.req.Token)
 	}
@@ -219,7 +229,9 @@ func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 func (o acquiring) enqueue(now time.Time, r Record) Record {
 	r.NextTicket++
 	r.Waiting++
-	r.Queue = append(slices.Clone(r.Queue), Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()})
+	w := Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()}
+	w.Tokens, _ = w.Tokens.with(o.req.Token)
+	r.Queue = append(slices.Clone(r.Queue), w)
 	return r
 }
 
@@ -291,9 +303,10 @@ func grant(terms Terms, now time.Time, fence int64) Lease {
 	return l
 }
 
-// claimed is an unclaimed grant after its waiter asked for it: it lasts as long as a new lease.
+// claimed is an unclaimed grant after its waiter asked for it: it lasts as long as a new lease, and needs no callback.
 func claimed(h Lease, now time.Time) Lease {
 	fresh := grant(h.Terms, now, h.Fence)
+	h.Tokens = Tokens{}
 	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt
 	return h
 }

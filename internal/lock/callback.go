@@ -94,6 +94,13 @@ func (o telling) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
+// Unclaimed reports whether a grant is still to be claimed by its waiter, who polls.
+func (c *Coordinator) Unclaimed(ctx context.Context, ref GrantRef) (bool, error) {
+	reply, err := c.store.Get(ctx, ref.Lock)
+	l, held := ref.in(reply.After)
+	return held && l.Unclaimed && l.ExpiresAt > c.clock().UnixMilli(), err
+}
+
 // EndTask ends a grant whose only task is gone. tokens is that task's, as the grant was stored; by says who found out. The
 // grant stays if it has other tokens by now, or if anybody else may use the lease. A grant that is over is no error. The
 // event is a release. The secret may be used again: the task, when it is retried, waits with another token.

@@ -60,7 +60,8 @@ An acquire may join the lock's queue; see queue.go. The write that frees the loc
 the queue. A waiter that polls must claim its grant within [ClaimTime], by a repeated acquire or a renewal; the lease then
 lasts its whole TTL. A waiter with a token gets a callback, from the process that made the grant ([Config.Granted]) or else
 from the stream's consumer. Each of them stores an attempt first ([Coordinator.MarkAttempt]), then sends the callback, then
-stores that it was answered ([Coordinator.MarkTold]).
+stores that it was answered ([Coordinator.MarkTold]). The callback of a waiter that polls is a hint: its grant is unclaimed, and
+nothing is stored of the callback.
 
 The lease of a state machine's execution ends with the execution; see execution.go.
 
@@ -124,6 +125,11 @@ What each party sees, and why that is safe:
 	another token while a   | callbacks to all tokens           | held                              | the new token removes Attempted and Told, and
 	  callback is sent      |                                   |                                   | Told is stored for the tokens that it was
 	                        |                                   |                                   | sent to only
+	notification lost, late | polls to keep its place, and      | held for [ClaimTime], then        | it is a hint: a waiter that polls holds the
+	  or sent twice         | claims its grant; else it lost    | granted to the next               | lock only after its acquire was answered. It
+	                        | its turn                          |                                   | is sent while the grant is unclaimed
+	queue of a waiter gone, | as above                          | as above                          | nothing is stored of notifications, and none
+	  or not allowed        |                                   |                                   | ends a lease
 	callback's service slow | release answered after a second   | held                              | the write is stored before the callback; what
 	                        | at most; callback from the stream |                                   | it did not send, the stream's consumer sends
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | the same request may be sent again

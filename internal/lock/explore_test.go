@@ -28,6 +28,7 @@ var worlds = []world{
 	{name: "a queue for two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 4},
 	{name: "force-release beside expiry", clients: 2, capacity: 1, leases: 1, sends: 1, timers: 1, forces: 1, duplicates: 1, ttl: 1, wait: 1, retention: 2, horizon: 3},
 	{name: "claims", clients: 2, capacity: 1, renewals: true, leases: 1, sends: 2, ttl: 2, wait: 2, retention: 3, horizon: 2},
+	{name: "claims of grants that are notified", clients: 2, capacity: 1, notified: 0b11, renewals: true, leases: 1, sends: 2, ttl: 2, wait: 2, retention: 3, horizon: 2},
 	{name: "small and big permits", clients: 3, capacity: 2, permits: [maxClients]int64{1, 2, 1}, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
 	{name: "two capacities", clients: 3, capacities: [maxClients]int64{2, 1, 3}, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
 	{name: "an execution", clients: 2, capacity: 1, bound: 0b10, departs: 1, renewals: true, leases: 1, sends: 2, ttl: 1, wait: 2, retention: 2, horizon: 2},
@@ -325,6 +326,14 @@ func TestQueueMutants(t *testing.T) {
 				last := len(to.Queue) - 1
 				to.Queue[0].Ticket, to.Queue[last].Ticket = to.Queue[last].Ticket, to.Queue[0].Ticket
 				slices.SortFunc(to.Queue, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })
+			}
+		}),
+		"a claim leaves the grant's notification": became(func(from Record, to *Record, _ []Waiter) {
+			for k, h := range to.Holders {
+				if was := from.Holders[k]; was.Fence == h.Fence && was.Unclaimed && !h.Unclaimed {
+					h.Tokens = was.Tokens
+					to.Holders[k] = h
+				}
 			}
 		}),
 		"waiters are forgotten": became(func(from Record, to *Record, _ []Waiter) {

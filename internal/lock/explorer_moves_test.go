@@ -91,7 +91,7 @@ func (x *explorer) moves(s state) {
 	}
 	if int(s.attempts) < x.attempts {
 		for k, h := range r.Holders {
-			if !h.Tokens.Empty() && !h.Told {
+			if h.Tokens.OfTask() && !h.Told {
 				client, lease := parseKey(k)
 				t := s
 				t.attempts++

@@ -49,6 +49,12 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 		}
 	}
 	for k, h := range after.Holders {
+		if client, _ := parseKey(k); h.Unclaimed && h.Tokens.Empty() == (x.notified&(1<<client) != 0) {
+			x.fail("callbacks: the grant of %v is unclaimed, and has the tokens %v", k, h.Tokens)
+		}
+		if !h.Unclaimed && !h.Tokens.Empty() && !h.Tokens.OfTask() {
+			x.fail("callbacks: %v claimed its grant, and is notified of it still", k)
+		}
 		if permits(after.Holders) > h.Capacity {
 			x.fail("%d permits are granted, and %v asked for %d in all", permits(after.Holders), k, h.Capacity)
 		}

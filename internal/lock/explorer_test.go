@@ -35,6 +35,7 @@ type world struct {
 	permits    [maxClients]int64 // that each client wants; 0: 1
 	bound      uint8             // bit per client that is an execution
 	tokens     uint8             // bit per client that is an execution's task, and waits with a token
+	notified   uint8             // bit per client that polls, and is notified of its grant
 	attempts   int               // tries of callbacks
 	departs    int               // words of an execution's end that arrive
 	renewals   bool              // waiters may claim their grants by a renewal
@@ -242,6 +243,9 @@ func explore(w world, limit int) *explorer {
 		}
 		if w.tokens&(1<<i) != 0 {
 			t.token = task(fmt.Sprintf("token %d", i))
+		}
+		if w.notified&(1<<i) != 0 {
+			t.token = Token{Kind: NotifyToken, Text: fmt.Sprintf("queue %d", i)}
 		}
 	}
 	x.checkLive(1, x.internRecord(Record{}))

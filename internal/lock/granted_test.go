@@ -166,3 +166,110 @@ func TestAttemptThatReads(t *testing.T) {
 		t.Errorf("the grant was renewed since: %v", err)
 	}
 }
+
+// hinted lets a caller poll that is notified in a queue.
+func hinted(queue string) func(*AcquireRequest) {
+	return func(r *AcquireRequest) { r.Token, r.Wait = hint(queue), time.Hour }
+}
+
+func hint(queue string) Token { return Token{Kind: NotifyToken, Text: queue} }
+
+// A waiter that is notified polls: its first acquire is one write, its grant is unclaimed and needs a callback, and its claim removes
+// the token.
+func TestNotifiedWaiter(t *testing.T) {
+	k, calls := newTeller(t)
+	k.must("a", hinted("q"))
+	if len(k.store.applied) != 1 || k.store.reads != 0 || !k.holder("a").Tokens.Empty() {
+		t.Errorf("%d writes, %d reads, %+v", len(k.store.applied), k.store.reads, k.holder("a"))
+	}
+	k.waits("b", hinted("q"))
+	k.waits("b", hinted("q"))
+	k.want(k.release("a"), nil)
+	h := k.holder("b")
+	if !h.Unclaimed || h.ExpiresAt != k.time.Add(ClaimTime).UnixMilli() || h.Tokens != (Tokens{hint("q")}) || fmt.Sprint(*calls) != "[[b]]" {
+		t.Errorf("granted %+v, handed on %v", h, *calls)
+	}
+	ref := GrantRef{Lock: lockName, Key: KeyOf(lockName, "b"), Fence: h.Fence}
+	unclaimed := func(want bool) {
+		t.Helper()
+		if is, err := k.Unclaimed(t.Context(), ref); is != want || err != nil {
+			t.Errorf("unclaimed %v, %v", is, err)
+		}
+	}
+	unclaimed(true)
+	k.pass(ClaimTime)
+	unclaimed(false)
+	k.pass(-ClaimTime)
+	ref.Fence++
+	unclaimed(false)
+	ref.Fence--
+	for _, claim := range []func() error{
+		func() error { _, err := k.acquire("b", hinted("q")); return err },
+		func() error { _, err := k.acquire("b"); return err },
+		func() error { _, err := k.renew("b", ttl); return err },
+	} {
+		before := k.record()
+		k.want(claim(), nil)
+		if got := k.holder("b"); got.Unclaimed || !got.Tokens.Empty() || got.Known || len(CallbacksDue(before, k.record())) > 0 {
+			t.Errorf("claimed %+v", got)
+		}
+		unclaimed(false)
+		k.store.records[lockName] = before
+	}
+	if len(*calls) != 1 {
+		t.Errorf("handed on %v", *calls)
+	}
+}
+
+// A waiter that finds the lock free at its turn gets it by its own request, and no notification.
+func TestNotifiedWaiterFindsItsTurn(t *testing.T) {
+	k, calls := newTeller(t)
+	k.must("a")
+	k.waits("b", hinted("q"))
+	k.pass(ttl + skew)
+	k.must("b", hinted("q"))
+	if h := k.holder("b"); h.Unclaimed || !h.Tokens.Empty() || len(*calls) != 0 {
+		t.Errorf("granted %+v, handed on %v", h, *calls)
+	}
+}
+
+// Tokens of tasks and of callers that poll do not mix: a task's replaces the other, which is not added to it. Of those of callers that
+// poll the last one counts.
+func TestTokensDoNotMix(t *testing.T) {
+	for _, test := range []struct{ has, gets, want Tokens }{
+		{Tokens{}, Tokens{hint("q")}, Tokens{hint("q")}},
+		{Tokens{hint("q")}, Tokens{hint("p")}, Tokens{hint("p")}},
+		{Tokens{hint("q")}, Tokens{hint("q")}, Tokens{hint("q")}},
+		{Tokens{hint("q")}, Tokens{task("t")}, Tokens{task("t")}},
+		{Tokens{task("t")}, Tokens{hint("q")}, Tokens{task("t")}},
+		{Tokens{task("t")}, Tokens{task("u")}, Tokens{task("t"), task("u")}},
+		{Tokens{hint("q")}, Tokens{}, Tokens{hint("q")}},
+	} {
+		got, added := test.has.with(test.gets[0])
+		if got != test.want || added != (got != test.has) {
+			t.Errorf("%v with %v: %v, %v", test.has, test.gets, got, added)
+		}
+	}
+	k := newKit(t)
+	k.must("a")
+	k.waits("b", hinted("q"))
+	until := k.record().Queue[0].Until
+	k.pass(ttl / 2)
+	k.waits("b", hinted("p")) // another queue
+	if w := k.record().Queue[0]; w.Tokens != (Tokens{hint("p")}) || w.Known || w.Until != until+(ttl/2).Milliseconds() {
+		t.Errorf("waiter %+v", w)
+	}
+	k.waits("b", withToken("t"))
+	k.waits("b", hinted("p")) // polls for a task's place: somebody else knows of it
+	if w := k.record().Queue[0]; w.Tokens != (Tokens{task("t")}) || !w.Known {
+		t.Errorf("waiter %+v", w)
+	}
+	k.want(k.release("a"), nil)
+	if h := k.holder("b"); h.Unclaimed || !h.Known {
+		t.Errorf("granted %+v", h)
+	}
+	k.must("b", hinted("p"))
+	if h := k.holder("b"); h.Tokens != (Tokens{task("t")}) {
+		t.Errorf("its task's token is lost: %+v", h)
+	}
+}

@@ -54,7 +54,7 @@ func (u Rules) advance(now time.Time, r Record) Record {
 			moves++
 			h := grant(w.Terms, now, fence)
 			h.Known = w.Known
-			if h.Tokens.Empty() {
+			if !h.Tokens.OfTask() {
 				h.Unclaimed = true
 				h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
 			}

@@ -49,7 +49,7 @@ type Terms struct {
 	Capacity  int64  // of the lock, as this caller knows it; at least Permits
 	TTL       int64  // milliseconds; with an Execution, the time between two checks of it
 	Metadata  string // a JSON object as the caller sent it; empty: none
-	Tokens    Tokens // of the tasks that wait for the grant; empty for a caller that polls
+	Tokens    Tokens // of the tasks that wait for the grant, or where to send a hint to a caller that polls; empty: it only polls
 	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
 }
 

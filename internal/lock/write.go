@@ -50,10 +50,11 @@ func endOf(key LeaseKey, after Record) ChangeKind {
 	return LeaseExpired
 }
 
-// CallbacksDue are the grants that need callbacks after a write: new grants with tokens, and those that got another token.
+// CallbacksDue are the grants that need callbacks after a write: new grants with tokens, and those that got another token of a task.
 func CallbacksDue(before, after Record) (list []Change) {
 	for _, key := range byFence(after.Holders) {
-		if h := after.Holders[key]; !h.Tokens.Empty() && (before.Holders[key].Fence != h.Fence || before.Holders[key].Tokens != h.Tokens) {
+		h, was := after.Holders[key], before.Holders[key]
+		if granted := was.Fence != h.Fence; granted && !h.Tokens.Empty() || h.Tokens.OfTask() && was.Tokens != h.Tokens {
 			list = append(list, Change{LeaseAcquired, key, h})
 		}
 	}

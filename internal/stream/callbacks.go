@@ -18,6 +18,12 @@ type Callbacks interface {
 	Fail(ctx context.Context, token lock.Token, code, cause string) error
 }
 
+// Notifications send hints to waiters that poll.
+type Notifications interface {
+	// Notify sends a message to the queue with a URL. An error is [ErrUndeliverable] if a repetition cannot succeed.
+	Notify(ctx context.Context, queue string, message []byte) error
+}
+
 // ErrTaskGone says that no task waits with this token. The task may have got its callback before, may have timed out, or may
 // belong to an execution that ended; the services do not say which.
 var ErrTaskGone = errors.New("no task waits with this token")
@@ -69,7 +75,9 @@ func (c *Consumer) callbacks(ctx context.Context, batch []derivation) (failures 
 // jobs are the callbacks and the hand-off that follow from a write, before the rest of its batch.
 func (c *Consumer) jobs(d derivation, rest []derivation) (list []Job) {
 	fail := func(tokens lock.Tokens, code, cause string) {
-		list = append(list, Job{Kind: JobFail, Lock: d.Lock, Tokens: tokens, Code: code, Cause: cause})
+		if tokens.OfTask() {
+			list = append(list, Job{Kind: JobFail, Lock: d.Lock, Tokens: tokens, Code: code, Cause: cause})
+		}
 	}
 	for _, ended := range d.Ended {
 		if ended.Until <= c.now().UnixMilli() {
@@ -79,7 +87,7 @@ func (c *Consumer) jobs(d derivation, rest []derivation) (list []Job) {
 		}
 	}
 	for _, ch := range d.effects.Changes {
-		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Tokens.Empty() && !ch.Lease.Told { // nobody knows whether its task was told
+		if ch.Kind != lock.LeaseAcquired && !ch.Lease.Told { // nobody knows whether its task was told
 			fail(ch.Lease.Tokens, FailLost, endedEarly)
 		}
 	}

@@ -74,13 +74,14 @@ type tasks struct {
 	now         time.Time
 	consumer    *Consumer
 	fake        *fakeTasks
+	queues      *fakeQueues
 	writes      []Write
 	fired       []Timer
 	lost        []Write // writes that the stream lost
 }
 
 func newTasks(t *testing.T) *tasks {
-	w := &tasks{t: t, now: time.Unix(1_800_000_000, 0), fake: &fakeTasks{waits: map[string]bool{}, execs: map[string]bool{}}}
+	w := &tasks{t: t, now: time.Unix(1_800_000_000, 0), fake: &fakeTasks{waits: map[string]bool{}, execs: map[string]bool{}}, queues: &fakeQueues{}}
 	w.memory = &lock.Memory{Changed: func(name string, before, after lock.Record) {
 		w.writes = append(w.writes, Write{Write: lock.Write{Lock: name, Before: before, After: after, Ended: lock.PlacesEnded(before, after)}, Sequence: fmt.Sprint(len(w.writes))})
 	}}
@@ -90,7 +91,7 @@ func newTasks(t *testing.T) *tasks {
 		t.Fatal(err)
 	}
 	w.consumer = &Consumer{
-		Bus: nowhere{}, Timers: w, Callbacks: w.fake, Coordinator: w.coordinator, Skew: lock.DefaultSkew, Log: slog.New(slog.DiscardHandler), Clock: clock,
+		Bus: nowhere{}, Timers: w, Callbacks: w.fake, Notifications: w.queues, Coordinator: w.coordinator, Skew: lock.DefaultSkew, Log: slog.New(slog.DiscardHandler), Clock: clock,
 	}
 	return w
 }

@@ -25,8 +25,9 @@ type Consumer struct {
 	Backlog Backlog
 
 	// Callbacks sends the callbacks of waiters with a token, and Coordinator stores that it did. nil: waiters have no tokens.
-	Callbacks   Callbacks
-	Coordinator *lock.Coordinator
+	Callbacks     Callbacks
+	Notifications Notifications // nil: waiters get no hints
+	Coordinator   *lock.Coordinator
 
 	Skew    time.Duration // the protocol's allowance; a timer is due that much after a lease's expiry
 	Log     *slog.Logger

@@ -114,7 +114,7 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 // deliverMissed delivers the callbacks of a grant if they were not answered: the stream's record of the grant was lost, and its
 // task may wait for ever.
 func (x *Expirer) deliverMissed(ctx context.Context, t Timer, l lock.Lease) error {
-	if l.Tokens.Empty() || l.Told || x.Consumer == nil || x.Consumer.Callbacks == nil {
+	if !l.Tokens.OfTask() || l.Told || x.Consumer == nil || x.Consumer.Callbacks == nil {
 		return nil
 	}
 	x.reporter().fault(ctx, GrantToldLate, "callback of a grant was missed", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", l.Owner))

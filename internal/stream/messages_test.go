@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +28,7 @@ func TestJobMessages(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", body, err)
 		}
-		if a, b := mustJSON(j), mustJSON(got); a != b || !got.Since.Equal(j.Since) {
+		if a, b := string(mustJSON(j)), string(mustJSON(got)); a != b || !got.Since.Equal(j.Since) {
 			t.Errorf("%s\nbecame %s", a, b)
 		}
 	}
@@ -45,12 +44,4 @@ func TestJobMessages(t *testing.T) {
 	if j, err := DecodeJob(`{"v":1,"lock":"a","lease":"k","fence":1}`); err != nil || j.Kind != JobTimer || j.Timer != (Timer{GrantRef: lock.GrantRef{Lock: "a", Key: "k", Fence: 1}}) || !j.Since.IsZero() {
 		t.Errorf("a timer: %+v, %v", j, err)
 	}
-}
-
-func mustJSON(v any) string {
-	data, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return string(data)
 }

@@ -22,11 +22,11 @@ const AtOnceLimit = time.Second
 // AtOnce returns a [lock.Config.Granted] that sends the callbacks of a write within the request that made it, for at most
 // [AtOnceLimit]. What fails, or takes longer, is left to the consumer of the stream. metrics is the CloudWatch namespace of the
 // metrics in log records; empty: no metrics.
-func AtOnce(callbacks Callbacks, log *slog.Logger, metrics string) func(context.Context, *lock.Coordinator, []lock.Write) {
+func AtOnce(callbacks Callbacks, notifications Notifications, log *slog.Logger, metrics string) func(context.Context, *lock.Coordinator, []lock.Write) {
 	return func(ctx context.Context, c *lock.Coordinator, writes []lock.Write) {
 		ctx, cancel := context.WithTimeout(ctx, AtOnceLimit)
 		defer cancel()
-		n := notifier{callbacks: callbacks, coordinator: c, reporter: reporter{log, metrics, nil}, atOnce: true}
+		n := notifier{callbacks: callbacks, notifications: notifications, coordinator: c, reporter: reporter{log, metrics, nil}, atOnce: true}
 		seen := writes[len(writes)-1].After
 		for _, w := range writes {
 			for _, ch := range lock.CallbacksDue(w.Before, w.After) {
@@ -42,14 +42,15 @@ func AtOnce(callbacks Callbacks, log *slog.Logger, metrics string) func(context.
 
 // A notifier delivers callbacks.
 type notifier struct {
-	callbacks   Callbacks
-	coordinator *lock.Coordinator
-	atOnce      bool // it works within the request that made the grant: what it cannot do, the stream's consumer does
+	callbacks     Callbacks
+	notifications Notifications
+	coordinator   *lock.Coordinator
+	atOnce        bool // it works within the request that made the grant: what it cannot do, the stream's consumer does
 	reporter
 }
 
 func (c *Consumer) notifier() notifier {
-	return notifier{callbacks: c.Callbacks, coordinator: c.Coordinator, reporter: c.reporter()}
+	return notifier{callbacks: c.Callbacks, notifications: c.Notifications, coordinator: c.Coordinator, reporter: c.reporter()}
 }
 
 // deliver sends the callbacks of a grant, one for each of its tokens, unless that was done before. seen is the lock's record, if
@@ -70,6 +71,9 @@ func (c *Consumer) notifier() notifier {
 func (n notifier) deliver(ctx context.Context, name string, key lock.LeaseKey, l lock.Lease, seen *lock.Record) error {
 	attrs := []slog.Attr{slog.String("lock", name), slog.Int64("fence", l.Fence), slog.String("owner", l.Owner)}
 	ref := lock.GrantRef{Lock: name, Key: key, Fence: l.Fence}
+	if !l.Tokens.OfTask() {
+		return n.hint(ctx, ref, l)
+	}
 	attempt, err := n.coordinator.MarkAttempt(ctx, ref, l.Tokens, *seen)
 	switch {
 	case errors.Is(err, lock.ErrTold), errors.Is(err, lock.ErrSuperseded): // the write that added a token has its own job for all of them
@@ -124,6 +128,45 @@ func (n notifier) succeed(ctx context.Context, name string, l lock.Lease, attrs 
 	return gone, failed
 }
 
+// hint notifies a waiter that polls of its grant, as long as the waiter has not claimed it. Nothing is stored of that: a repetition
+// is harmless, and the waiter polls all the same, though rarely. A queue that does not exist any more, or is not allowed, costs
+// the waiter its hint only.
+func (n notifier) hint(ctx context.Context, ref lock.GrantRef, l lock.Lease) error {
+	attrs := []slog.Attr{slog.String("lock", ref.Lock), slog.Int64("fence", l.Fence), slog.String("owner", l.Owner)}
+	if n.notifications == nil {
+		return nil
+	}
+	if !n.atOnce { // the waiter may have claimed its grant since it was made
+		if due, err := n.coordinator.Unclaimed(ctx, ref); err != nil || !due {
+			return err
+		}
+	}
+	for _, token := range l.Tokens.List() {
+		var to wire.Notify
+		err := json.Unmarshal([]byte(token.Text), &to)
+		if err != nil {
+			err = fmt.Errorf("%w: its token is not valid: %w", ErrUndeliverable, err)
+		} else {
+			err = n.notifications.Notify(ctx, to.Queue, notification(ref.Lock, l, to.ID))
+		}
+		switch {
+		case err == nil:
+			n.log.LogAttrs(ctx, slog.LevelInfo, "waiter was notified of its grant", attrs...)
+		case errors.Is(err, ErrUndeliverable):
+			n.log.LogAttrs(ctx, slog.LevelWarn, "waiter cannot be notified of its grant", append(attrs, slog.Any("error", err))...)
+		default:
+			n.log.LogAttrs(ctx, slog.LevelWarn, "waiter was not notified of its grant", append(attrs, slog.Any("error", err))...)
+			return err
+		}
+	}
+	return nil
+}
+
+// notification is the message of a grant to a waiter that polls.
+func notification(name string, l lock.Lease, id string) []byte {
+	return mustJSON(wire.Notification{Type: wire.NotificationGranted, Lock: name, Fence: l.Fence, ExpiresAt: wire.At(l.ExpiresAt), ID: id})
+}
+
 // failed logs what will be tried again. Where the stream's consumer does that, it is no fault yet.
 func (n notifier) failed(ctx context.Context, message string, err error, attrs ...slog.Attr) {
 	attrs = append(slices.Clone(attrs), slog.Any("error", err))
@@ -158,7 +201,11 @@ func output(name string, l lock.Lease) []byte {
 	if json.Valid([]byte(l.Metadata)) {
 		out.Metadata = []byte(l.Metadata)
 	}
-	data, err := json.Marshal(out)
+	return mustJSON(out)
+}
+
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
 	if err != nil {
 		panic(fmt.Errorf("stream: %w", err)) // cannot happen: plain types
 	}

@@ -17,7 +17,7 @@ func (w *tasks) atOnce() *brittle {
 	s := &brittle{Memory: w.memory}
 	var err error
 	w.coordinator, err = lock.New(lock.Config{
-		Store: s, Clock: func() time.Time { return w.now }, Granted: AtOnce(w.fake, slog.New(slog.DiscardHandler), ""),
+		Store: s, Clock: func() time.Time { return w.now }, Granted: AtOnce(w.fake, w.queues, slog.New(slog.DiscardHandler), ""),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -180,7 +180,7 @@ func TestFunctionAndStreamAtOnce(t *testing.T) {
 				return nil
 			}
 			r := storedA(w)
-			AtOnce(w.fake, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", Before: lock.Record{}, After: r}})
+			AtOnce(w.fake, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", Before: lock.Record{}, After: r}})
 			return nil
 		}
 		w.release("one")
@@ -230,7 +230,7 @@ func TestSlowCallback(t *testing.T) {
 		w.deliver(5)
 		slow := silent{w.fake}
 		var err error
-		if w.coordinator, err = lock.New(lock.Config{Store: w.memory, Clock: func() time.Time { return w.now }, Granted: AtOnce(slow, w.consumer.Log, "")}); err != nil {
+		if w.coordinator, err = lock.New(lock.Config{Store: w.memory, Clock: func() time.Time { return w.now }, Granted: AtOnce(slow, w.queues, w.consumer.Log, "")}); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -347,7 +347,7 @@ func TestEndedBeforeAtOnce(t *testing.T) {
 	w.waits("one")
 	r := storedA(w)
 	w.force()
-	AtOnce(w.fake, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", After: r}})
+	AtOnce(w.fake, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", After: r}})
 	w.want("")
 	w.deliver(5)
 	w.want("", "one's token LeaseLost")

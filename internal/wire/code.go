@@ -14,6 +14,7 @@ const (
 	LockChanged      Code = "lock_changed"
 	LeaseLost        Code = "lease_lost"
 	PayloadTooLarge  Code = "payload_too_large"
+	NotifyRefused    Code = "notify_refused"
 	QueueFull        Code = "queue_full"
 	LockFull         Code = "lock_full"
 	Throttled        Code = "throttled"
@@ -38,6 +39,7 @@ var codes = []struct {
 	{LockChanged, 409, "LockChanged", false, "The lock has changed hands"},
 	{LeaseLost, 410, "LeaseLost", false, "The lease is over"},
 	{PayloadTooLarge, 413, "InvalidRequest", false, "The request is too large"},
+	{NotifyRefused, 422, "NotifyRefused", false, "Waiters are not notified here"},
 	{QueueFull, 429, "QueueFull", false, "The queue is full"},
 	{LockFull, 429, "LockFull", false, "The lock's record is full"},
 	{Throttled, 503, "Throttled", true, "Too many requests at once"},

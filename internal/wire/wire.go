@@ -24,6 +24,8 @@ const (
 	MaxReason        = 512
 	MaxBody          = 16 * 1024
 	MaxToken         = 2048 // of a task token or a callback's id
+	MaxQueueURL      = 256  // of the URL of a queue of notifications
+	MaxNotifyID      = 64   // of the id of a notification
 	MaxExecution     = 256  // of an execution's ARN, as in Step Functions
 	MaxPage          = 100  // locks in a page of a list
 	DefaultPage      = 50
@@ -39,7 +41,8 @@ const (
 	// MinWait and MaxWait limit the wait_ms of a waiter that polls: for how long its place is kept after a poll.
 	MinWait = time.Second
 	MaxWait = 15 * time.Minute
-	// MaxTokenWait limits the whole wait of a waiter with a task token: an execution lasts for a year at most.
+	// MaxTokenWait limits the whole wait of a waiter with a task token: an execution lasts for a year at most. It also limits the
+	// wait_ms of a waiter that polls and is notified.
 	MaxTokenWait = 366 * 24 * time.Hour
 
 	// SkewAllowance is how long after its expiry a lease still counts as live, by default: the largest difference that the protocol
@@ -70,11 +73,31 @@ type AcquireRequest struct {
 	Capacity int64           `json:"capacity,omitzero"`
 	Permits  int64           `json:"permits,omitzero"`
 
-	Wait      int64  `json:"wait_ms,omitzero"`     // join the queue; the place is kept for this long after the request
-	Execution string `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
-	TaskToken string `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
-	Callback  string `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
+	Wait      int64   `json:"wait_ms,omitzero"`     // join the queue; the place is kept for this long after the request
+	Notify    *Notify `json:"notify,omitempty"`     // with wait_ms: the queue that gets a Notification of the grant
+	Execution string  `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
+	TaskToken string  `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
+	Callback  string  `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
 }
+
+// Notify says where a waiter hears of its grant.
+type Notify struct {
+	Queue string `json:"queue"` // the URL of an SQS queue
+	ID    string `json:"id"`    // chosen by the waiter, to know its notifications by
+}
+
+// A Notification is the message that tells a waiter of its grant. It is a hint: it may be lost, late, or there twice. The waiter
+// holds the lock only when its own acquire was answered so.
+type Notification struct {
+	Type      string `json:"type"` // NotificationGranted
+	Lock      string `json:"lock"`
+	Fence     int64  `json:"fence"`
+	ExpiresAt Time   `json:"expires_at"` // when the grant ends if the waiter does not acquire
+	ID        string `json:"id"`
+}
+
+// NotificationGranted is the Type of a Notification.
+const NotificationGranted = "granted"
 
 // Queued is the answer to an acquire with a task token that has joined the queue.
 type Queued struct {

@@ -150,7 +150,7 @@ func TestCodes(t *testing.T) {
 		wire.InvalidRequest: {400, "InvalidRequest"}, wire.NotFound: {404, "InvalidRequest"}, wire.MethodNotAllowed: {405, "InvalidRequest"},
 		wire.LockHeld: {409, "LockHeld"}, wire.CapacityMismatch: {409, "CapacityMismatch"}, wire.LockChanged: {409, "LockChanged"},
 		wire.LeaseLost: {410, "LeaseLost"}, wire.PayloadTooLarge: {413, "InvalidRequest"}, wire.QueueFull: {429, "QueueFull"},
-		wire.LockFull: {429, "LockFull"}, wire.Throttled: {503, "Throttled"}, wire.StoreUnavailable: {503, "StoreUnavailable"},
+		wire.LockFull: {429, "LockFull"}, wire.NotifyRefused: {422, "NotifyRefused"}, wire.Throttled: {503, "Throttled"}, wire.StoreUnavailable: {503, "StoreUnavailable"},
 		wire.Misconfigured: {500, "Misconfigured"}, wire.Internal: {500, "Internal"},
 	}
 	titles := map[string]wire.Code{}

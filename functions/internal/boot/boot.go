@@ -6,6 +6,8 @@
 //	HOLDFAST_STATE_MACHINES     the names of the state machines whose executions leases may belong to, separated by commas. A "*"
 //	                            at the end of a name matches any rest. Default: none
 //	HOLDFAST_MAX_TTL_MS         the longest TTL that a request may ask for, from 60000 to 604800000 (7 days). Default: 86400000
+//	HOLDFAST_NOTIFY_PREFIX      how the URLs of the queues begin by which waiters may be notified, such as
+//	                            https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-. Default: waiters are not notified
 //	HOLDFAST_METRICS            the CloudWatch namespace of the metrics. Default: no metrics
 //	HOLDFAST_DYNAMODB_ENDPOINT  the URL of a local DynamoDB. Default: the region's
 //	HOLDFAST_BUS                the event bus; required for the stream and expire functions
@@ -21,6 +23,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -114,6 +117,10 @@ func (e *Environment) API(granted Granted) (*api.API, error) {
 		}
 		maxTTL = time.Duration(ms) * time.Millisecond
 	}
+	notify := e.Getenv("HOLDFAST_NOTIFY_PREFIX")
+	if u, err := url.Parse(notify); notify != "" && (err != nil || u.Host == "" || strings.Count(u.Path, "/") != 2) {
+		return nil, fmt.Errorf("HOLDFAST_NOTIFY_PREFIX is %q; give the beginning of a queue's URL, such as https://sqs.REGION.amazonaws.com/ACCOUNT/holdfast-notify-", notify)
+	}
 	coordinator, err := e.Coordinator(granted)
 	if err != nil {
 		return nil, err
@@ -126,5 +133,5 @@ func (e *Environment) API(granted Granted) (*api.API, error) {
 			}
 		}
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, Metrics: e.Metrics()})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, NotifyPrefix: notify, Metrics: e.Metrics()})
 }

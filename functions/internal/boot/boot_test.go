@@ -14,6 +14,9 @@ func TestSettings(t *testing.T) {
 	for _, test := range []struct{ set, to, says string }{
 		{"", "", ""},
 		{"HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
+		{"HOLDFAST_NOTIFY_PREFIX", "https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-", ""},
+		{"HOLDFAST_NOTIFY_PREFIX", "holdfast-notify-", "HOLDFAST_NOTIFY_PREFIX"},
+		{"HOLDFAST_NOTIFY_PREFIX", "https://sqs.eu-west-1.amazonaws.com/", "HOLDFAST_NOTIFY_PREFIX"},
 		{"HOLDFAST_MAX_TTL_MS", "an hour", "whole milliseconds"},
 		{"HOLDFAST_MAX_TTL_MS", "1", "MaxTTL"},
 		{"HOLDFAST_MAX_TTL_MS", "604800000", ""},

@@ -5,6 +5,7 @@ package callbacks
 import (
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/sqs"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/tasks"
 )
@@ -13,5 +14,6 @@ import (
 func API() *api.API { return boot.Must(build) }
 
 func build(e *boot.Environment) (*api.API, error) {
-	return e.API(stream.AtOnce(tasks.New(e.Bounded()), e.Log, e.Metrics()))
+	cfg := e.Bounded()
+	return e.API(stream.AtOnce(tasks.New(cfg), sqs.NewSender(cfg), e.Log, e.Metrics()))
 }

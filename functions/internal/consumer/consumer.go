@@ -30,10 +30,10 @@ func build(e *boot.Environment) (*stream.Consumer, *tasks.Services, error) {
 	cfg := e.Bounded()
 	services := tasks.New(cfg)
 	c := &stream.Consumer{
-		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: services,
+		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: services, Notifications: sqs.NewSender(cfg),
 		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Metrics(),
 	}
-	if c.Coordinator, err = e.Coordinator(stream.AtOnce(services, e.Log, c.Metrics)); err != nil {
+	if c.Coordinator, err = e.Coordinator(stream.AtOnce(services, c.Notifications, e.Log, c.Metrics)); err != nil {
 		return nil, nil, err
 	}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
