@@ -87,7 +87,7 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 # The settings of the variant "sam" of infra/variants_test.go, as parameters of template.yaml.
 SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable \
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
-  MetricNamespace=Mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
+  MetricNamespace=Mine NotifyName=mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
 # parity.py and cfn-lint run in Python, the other validators in Node.js. W3005: the CDK makes a state machine depend on
 # its role twice.

@@ -68,6 +68,9 @@ type Props struct {
 	StateMachines []string
 	// DurableFunctions are the names of the Lambda durable functions that may wait for locks with a callback.
 	DurableFunctions []string
+	// NotifyName is the first part of the names of the queues by which waiters may be notified, which are NotifyName-notify-…:
+	// docs/services.md. 1 to 52 letters, digits, _ and -. Empty: holdfast.
+	NotifyName string
 	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours
 	// later by native TTL. It saves $0.28 to $1.60 per million leases: docs/cost.md.
 	NoPromptExpiry bool
@@ -106,8 +109,10 @@ type Coordinator struct {
 	API         awsapigatewayv2.HttpApi // nil with NoAPI
 	Timers      awssqs.Queue            // nil without prompt expiry
 	DeadLetters awssqs.Queue
-	Dashboard   awscloudwatch.Dashboard
-	Alarms      map[string]awscloudwatch.Alarm
+	// NotifyPrefix is how the URLs of the queues begin by which waiters may be notified.
+	NotifyPrefix *string
+	Dashboard    awscloudwatch.Dashboard
+	Alarms       map[string]awscloudwatch.Alarm
 	// Functions by name: acquire, renew, release, status, forcerelease, stream, expire.
 	Functions map[string]awslambda.Function
 
@@ -130,6 +135,7 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 		Functions: map[string]awslambda.Function{}, Alarms: map[string]awscloudwatch.Alarm{}, logs: map[string]awslogs.LogGroup{},
 	}
 	c.namespace = cmp.Or(optional(props.MetricNamespace), jsii.String("Holdfast/"+c.path()))
+	c.NotifyPrefix = c.notifyPrefix()
 	c.encryption()
 	c.storage()
 	c.functions()
@@ -176,6 +182,9 @@ func (p Props) validate() error {
 	case p.MetricNamespace != "" && !regexp.MustCompile(`^[A-Za-z0-9/_.#-]{1,255}$`).MatchString(p.MetricNamespace):
 		return fmt.Errorf("infra: Props.MetricNamespace is %q; give 1 to 255 letters, digits, and any of / _ . # -", p.MetricNamespace)
 	}
+	if err := checkNotifyName(p.NotifyName); err != nil {
+		return err
+	}
 	for _, list := range [][]string{p.StateMachines, p.DurableFunctions} {
 		for _, name := range list {
 			if *awscdk.Token_IsUnresolved(name) {
@@ -192,6 +201,9 @@ func (p Props) validate() error {
 func (p Props) withDefaults() Props {
 	if p.Architecture == "" {
 		p.Architecture = ARM64
+	}
+	if p.NotifyName == "" {
+		p.NotifyName = defaultNotifyName
 	}
 	if p.RemovalPolicy == "" {
 		p.RemovalPolicy = awscdk.RemovalPolicy_RETAIN_ON_UPDATE_OR_DELETE

@@ -112,7 +112,8 @@ func (c *Coordinator) expireFunction() function {
 	}
 }
 
-// tasks gives a function its permissions on the state machines and durable functions of Props. Those that hand on send callbacks.
+// tasks gives a function its permissions on the state machines and durable functions of Props, and on the queues of waiters. Those that
+// hand on send callbacks.
 func (c *Coordinator) tasks(f *function) {
 	var machines, executions, durable []*string
 	arn := func(service, resource, name string) *string {
@@ -128,10 +129,14 @@ func (c *Coordinator) tasks(f *function) {
 	for _, d := range c.props.DurableFunctions {
 		durable = append(durable, arn("lambda", "function", d), arn("lambda", "function", d+":*"))
 	}
-	if f.name == "acquire" && len(machines) > 0 {
-		f.environment = map[string]*string{"HOLDFAST_STATE_MACHINES": jsii.String(strings.Join(c.props.StateMachines, ","))}
+	if f.name == "acquire" {
+		f.environment = map[string]*string{"HOLDFAST_NOTIFY_PREFIX": c.NotifyPrefix}
+		if len(machines) > 0 {
+			f.environment["HOLDFAST_STATE_MACHINES"] = jsii.String(strings.Join(c.props.StateMachines, ","))
+		}
 	}
 	if f.handsOn {
+		f.statements = append(f.statements, allow([]string{"sqs:SendMessage"}, c.notifyQueues()))
 		if len(machines) > 0 {
 			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
 		}

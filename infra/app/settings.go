@@ -53,6 +53,7 @@ var settings = []setting{
 		p.Key = awskms.Key_FromKeyArn(scope, new("Key"), &v)
 		return nil
 	}},
+	{"notifyName", "the first part of the names of waiters' queues", plain(func(v string, p *infra.Props) { p.NotifyName = v })},
 	{"metricNamespace", "the CloudWatch namespace of metrics", plain(func(v string, p *infra.Props) { p.MetricNamespace = v })},
 }
 
