@@ -140,7 +140,7 @@ func (c *Coordinator) tasks(f *function) {
 		if len(machines) > 0 {
 			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
 		}
-		if len(durable) > 0 {
+		if len(durable) > 0 && !f.request { // the others leave these callbacks to the stream function
 			f.statements = append(f.statements, allow([]string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}, durable...))
 		}
 	}

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 
@@ -16,6 +17,34 @@ type Callbacks interface {
 	Succeed(ctx context.Context, token lock.Token, output []byte) error
 	// Fail ends a task's wait with an error.
 	Fail(ctx context.Context, token lock.Token, code, cause string) error
+}
+
+// ByKind are the callbacks of each kind of token of tasks.
+type ByKind map[lock.TokenKind]Callbacks
+
+// Succeed implements [Callbacks].
+func (b ByKind) Succeed(ctx context.Context, token lock.Token, output []byte) error {
+	if c := b[token.Kind]; c != nil {
+		return c.Succeed(ctx, token, output)
+	}
+	return unknownKind(token.Kind)
+}
+
+// Fail implements [Callbacks].
+func (b ByKind) Fail(ctx context.Context, token lock.Token, code, cause string) error {
+	if c := b[token.Kind]; c != nil {
+		return c.Fail(ctx, token, code, cause)
+	}
+	return unknownKind(token.Kind)
+}
+
+func unknownKind(kind lock.TokenKind) error {
+	return fmt.Errorf("%w: this version knows no tokens of the kind %q", ErrUndeliverable, kind)
+}
+
+// leaves reports whether one of the tokens is that of a task for which there are no callbacks here.
+func (b ByKind) leaves(tokens lock.Tokens) bool {
+	return slices.ContainsFunc(tokens.List(), func(t lock.Token) bool { return t.OfTask() && b[t.Kind] == nil })
 }
 
 // Notifications send hints to waiters that poll.

@@ -20,9 +20,10 @@ const endedEarly = "the lease ended before its callback was sent"
 const AtOnceLimit = time.Second
 
 // AtOnce returns a [lock.Config.Granted] that sends the callbacks of a write within the request that made it, for at most
-// [AtOnceLimit]. What fails, or takes longer, is left to the consumer of the stream. metrics is the CloudWatch namespace of the
+// [AtOnceLimit]. What fails or takes longer, and grants to tasks of other kinds than those of callbacks, are left to the consumer of
+// the stream. metrics is the CloudWatch namespace of the
 // metrics in log records; empty: no metrics.
-func AtOnce(callbacks Callbacks, notifications Notifications, log *slog.Logger, metrics string) func(context.Context, *lock.Coordinator, []lock.Write) {
+func AtOnce(callbacks ByKind, notifications Notifications, log *slog.Logger, metrics string) func(context.Context, *lock.Coordinator, []lock.Write) {
 	return func(ctx context.Context, c *lock.Coordinator, writes []lock.Write) {
 		ctx, cancel := context.WithTimeout(ctx, AtOnceLimit)
 		defer cancel()
@@ -30,6 +31,9 @@ func AtOnce(callbacks Callbacks, notifications Notifications, log *slog.Logger, 
 		seen := writes[len(writes)-1].After
 		for _, w := range writes {
 			for _, ch := range lock.CallbacksDue(w.Before, w.After) {
+				if callbacks.leaves(ch.Lease.Tokens) {
+					continue
+				}
 				err := catchPanic(func() error { return n.deliver(ctx, w.Lock, ch.Key, ch.Lease, &seen) })
 				if err != nil { // the other grants keep their first attempts for the stream's consumer
 					log.LogAttrs(ctx, slog.LevelWarn, "callbacks of a write are left to the stream", slog.String("lock", w.Lock), slog.Any("error", err))

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -17,7 +18,7 @@ func (w *tasks) atOnce() *brittle {
 	s := &brittle{Memory: w.memory}
 	var err error
 	w.coordinator, err = lock.New(lock.Config{
-		Store: s, Clock: func() time.Time { return w.now }, Granted: AtOnce(w.fake, w.queues, slog.New(slog.DiscardHandler), ""),
+		Store: s, Clock: func() time.Time { return w.now }, Granted: AtOnce(ByKind{lock.TaskToken: w.fake}, w.queues, slog.New(slog.DiscardHandler), ""),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -180,7 +181,7 @@ func TestFunctionAndStreamAtOnce(t *testing.T) {
 				return nil
 			}
 			r := storedA(w)
-			AtOnce(w.fake, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", Before: lock.Record{}, After: r}})
+			AtOnce(ByKind{lock.TaskToken: w.fake}, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", Before: lock.Record{}, After: r}})
 			return nil
 		}
 		w.release("one")
@@ -230,7 +231,7 @@ func TestSlowCallback(t *testing.T) {
 		w.deliver(5)
 		slow := silent{w.fake}
 		var err error
-		if w.coordinator, err = lock.New(lock.Config{Store: w.memory, Clock: func() time.Time { return w.now }, Granted: AtOnce(slow, w.queues, w.consumer.Log, "")}); err != nil {
+		if w.coordinator, err = lock.New(lock.Config{Store: w.memory, Clock: func() time.Time { return w.now }, Granted: AtOnce(ByKind{lock.TaskToken: slow}, w.queues, w.consumer.Log, "")}); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -347,8 +348,33 @@ func TestEndedBeforeAtOnce(t *testing.T) {
 	w.waits("one")
 	r := storedA(w)
 	w.force()
-	AtOnce(w.fake, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", After: r}})
+	AtOnce(ByKind{lock.TaskToken: w.fake}, w.queues, w.consumer.Log, "")(t.Context(), w.coordinator, []lock.Write{{Lock: "a", After: r}})
 	w.want("")
 	w.deliver(5)
 	w.want("", "one's token LeaseLost")
+}
+
+// A grant to a task whose service the function does not call is left to the stream whole, so that the first attempt is the stream's.
+func TestOtherKindsAreLeftToTheStream(t *testing.T) {
+	w := newTasks(t)
+	s := w.atOnce()
+	durable := func(r *lock.AcquireRequest) { r.Token.Kind = lock.CallbackToken }
+	w.waits("one")
+	w.waits("two", durable)
+	s.causes = nil
+	w.release("one")
+	if got := fmt.Sprint(s.causes); got != "[release release]" {
+		t.Errorf("writes %s", got)
+	}
+	w.want("two", "one's token ok")
+	delete(w.fake.waits, "two's token") // it is dead: only a first attempt ends its lease
+	w.consumer.Callbacks = ByKind{lock.TaskToken: w.fake, lock.CallbackToken: w.fake}
+	w.deliver(5)
+	w.want("", "one's token ok")
+	other := lock.Token{Kind: "a later one", Text: "abc"}
+	for _, err := range []error{w.consumer.Callbacks.Succeed(t.Context(), other, nil), w.consumer.Callbacks.Fail(t.Context(), other, "", "")} {
+		if !errors.Is(err, ErrUndeliverable) {
+			t.Errorf("a token of an unknown kind: %v", err)
+		}
+	}
 }

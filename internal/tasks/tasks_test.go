@@ -19,7 +19,7 @@ import (
 // errUnknown marks an answer that says nothing of the task.
 var errUnknown = errors.New("unknown")
 
-// fakeServices is a fake of Step Functions and Lambda: it keeps what was asked, and answers with an error if there is one.
+// fakeServices is a fake of Step Functions: it keeps what was asked, and answers with an error if there is one.
 type fakeServices struct {
 	asked  []string
 	status int
@@ -39,7 +39,7 @@ func (f *fakeServices) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, f.body)
 }
 
-func newServices(t *testing.T) (*Services, *fakeServices) {
+func newStepFunctions(t *testing.T) (*StepFunctions, *fakeServices) {
 	f := &fakeServices{body: "{}"}
 	server := httptest.NewServer(f)
 	client := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
@@ -51,54 +51,39 @@ func newServices(t *testing.T) (*Services, *fakeServices) {
 	return New(cfg), f
 }
 
-// A callback goes to the service of its token's kind, once, and the kinds of refusal are distinguished.
-func TestServices(t *testing.T) {
+// A callback is sent once, and the kinds of refusal are distinguished.
+func TestCallbacks(t *testing.T) {
 	for _, test := range []struct {
-		kind   lock.TokenKind
 		code   string
 		status int
 		want   error // nil: nobody knows
 	}{
-		{lock.TaskToken, "", 0, nil},
-		{lock.CallbackToken, "", 0, nil},
-		{lock.TaskToken, "TaskTimedOut", 400, stream.ErrTaskGone},
-		{lock.TaskToken, "TaskDoesNotExist", 400, stream.ErrTaskGone},
-		{lock.TaskToken, "InvalidToken", 400, stream.ErrTaskGone},
-		{lock.CallbackToken, "CallbackTimeoutException", 400, stream.ErrTaskGone},
-		{lock.CallbackToken, "ResourceNotFoundException", 404, stream.ErrTaskGone},
-		{lock.TaskToken, "AccessDeniedException", 400, stream.ErrUndeliverable},
-		{lock.CallbackToken, "InvalidParameterValueException", 400, stream.ErrUndeliverable},
-		{lock.TaskToken, "ThrottlingException", 400, errUnknown},
-		{lock.CallbackToken, "ServiceException", 500, errUnknown},
+		{"", 0, nil},
+		{"TaskTimedOut", 400, stream.ErrTaskGone},
+		{"TaskDoesNotExist", 400, stream.ErrTaskGone},
+		{"InvalidToken", 400, stream.ErrTaskGone},
+		{"AccessDeniedException", 400, stream.ErrUndeliverable},
+		{"ThrottlingException", 400, errUnknown},
 	} {
-		s, f := newServices(t)
+		s, f := newStepFunctions(t)
 		f.status, f.code = test.status, test.code
-		token := lock.Token{Kind: test.kind, Text: "abc"}
+		token := lock.Token{Kind: lock.TaskToken, Text: "abc"}
 		for _, err := range []error{s.Succeed(t.Context(), token, []byte(`{"fence":1}`)), s.Fail(t.Context(), token, stream.FailLost, "why")} {
 			switch known := errors.Is(err, stream.ErrTaskGone) || errors.Is(err, stream.ErrUndeliverable); {
 			case test.want == nil && err != nil, test.want == errUnknown && (err == nil || known), test.want != nil && test.want != errUnknown && !errors.Is(err, test.want): //nolint:errorlint // a mark
-				t.Errorf("%s, %s: %v", test.kind, test.code, err)
+				t.Errorf("%s: %v", test.code, err)
 			}
 		}
 		if len(f.asked) != 2 { // and nothing was sent again
-			t.Errorf("%s, %s: asked %v", test.kind, test.code, f.asked)
+			t.Errorf("%s: asked %v", test.code, f.asked)
 			continue
 		}
 		first, second := `SendTaskSuccess/ {"output":"{\"fence\":1}","taskToken":"abc"}`, "SendTaskFailure/"
-		if test.kind == lock.CallbackToken {
-			first, second = "abc/succeed", "abc/fail"
-		}
 		if !strings.Contains(f.asked[0], first) || !strings.Contains(f.asked[1], second) {
-			t.Errorf("%s: asked %v", test.kind, f.asked)
+			t.Errorf("asked %v", f.asked)
 		}
 	}
-	s, f := newServices(t)
-	other := lock.Token{Kind: "a later one", Text: "abc"}
-	for _, err := range []error{s.Succeed(t.Context(), other, nil), s.Fail(t.Context(), other, "", "")} {
-		if !errors.Is(err, stream.ErrUndeliverable) || len(f.asked) > 0 {
-			t.Errorf("a token of an unknown kind: %v, asked %v", err, f.asked)
-		}
-	}
+	s, f := newStepFunctions(t)
 	for body, want := range map[string]bool{`{"status":"RUNNING"}`: true, `{"status":"FAILED"}`: false, `{"status":"TIMED_OUT"}`: false} {
 		f.body = body
 		if running, err := s.Running(t.Context(), "arn"); running != want || err != nil {
@@ -113,7 +98,7 @@ func TestServices(t *testing.T) {
 
 // Only an execution that Step Functions surely ended, or does not know, is over.
 func TestRunning(t *testing.T) {
-	s, f := newServices(t)
+	s, f := newStepFunctions(t)
 	for status, want := range map[string]bool{
 		"RUNNING": true, "PENDING_REDRIVE": true, "SUCCEEDED": false, "FAILED": false, "TIMED_OUT": false, "ABORTED": false,
 	} {
@@ -122,7 +107,7 @@ func TestRunning(t *testing.T) {
 			t.Errorf("%s: %v, %v", status, running, err)
 		}
 	}
-	s.stepFunctions = sfn.New(s.stepFunctions.Options(), func(o *sfn.Options) { o.Retryer = aws.NopRetryer{} })
+	s.client = sfn.New(s.client.Options(), func(o *sfn.Options) { o.Retryer = aws.NopRetryer{} })
 	f.status = 400
 	for code, over := range map[string]bool{
 		"ExecutionDoesNotExist": true, "InvalidArn": true, "ValidationException": true, "AccessDeniedException": false, "ThrottlingException": false, "KmsAccessDeniedException": false,

@@ -4,6 +4,7 @@ package consumer
 
 import (
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/durable"
 	"github.com/holdfast-lock/holdfast/internal/eventbridge"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/sqs"
@@ -17,8 +18,8 @@ func New(e *boot.Environment) (*stream.Consumer, error) {
 	return c, err
 }
 
-// build builds the consumer, and returns the services that its callbacks go to, which also tell whether executions run.
-func build(e *boot.Environment) (*stream.Consumer, *tasks.Services, error) {
+// build builds the consumer, and returns the service that tells whether executions run.
+func build(e *boot.Environment) (*stream.Consumer, stream.Executions, error) {
 	bus, err := e.Required("HOLDFAST_BUS", "name the event bus")
 	if err != nil {
 		return nil, nil, err
@@ -28,19 +29,20 @@ func build(e *boot.Environment) (*stream.Consumer, *tasks.Services, error) {
 		return nil, nil, err
 	}
 	cfg := e.Bounded()
-	services := tasks.New(cfg)
+	stepFunctions := tasks.New(cfg)
+	callbacks := stream.ByKind{lock.TaskToken: stepFunctions, lock.CallbackToken: durable.New(cfg)}
 	c := &stream.Consumer{
-		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: services, Notifications: sqs.NewSender(cfg),
+		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: callbacks, Notifications: sqs.NewSender(cfg),
 		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Metrics(),
 	}
-	if c.Coordinator, err = e.Coordinator(stream.AtOnce(services, c.Notifications, e.Log, c.Metrics)); err != nil {
+	if c.Coordinator, err = e.Coordinator(stream.AtOnce(callbacks, c.Notifications, e.Log, c.Metrics)); err != nil {
 		return nil, nil, err
 	}
 	if url := e.Getenv("HOLDFAST_TIMER_QUEUE_URL"); url != "" {
 		timers := sqs.New(cfg, url)
 		c.Timers, c.Backlog = timers, timers
 	}
-	return c, services, nil
+	return c, stepFunctions, nil
 }
 
 // checksPerSecond bounds the calls of DescribeExecution by one process of the expire function. Its event source allows about ten
@@ -52,12 +54,12 @@ func NewExpirer(e *boot.Environment) (*stream.Expirer, error) {
 	if _, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL"); err != nil {
 		return nil, err
 	}
-	c, services, err := build(e)
+	c, executions, err := build(e)
 	if err != nil {
 		return nil, err
 	}
 	return &stream.Expirer{
-		Coordinator: c.Coordinator, Timers: c.Timers, Executions: services, Consumer: c,
+		Coordinator: c.Coordinator, Timers: c.Timers, Executions: executions, Consumer: c,
 		ChecksPerSecond: checksPerSecond, Log: e.Log, Metrics: c.Metrics,
 	}, nil
 }
