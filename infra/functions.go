@@ -2,6 +2,7 @@ package infra
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,7 +60,7 @@ func (c *Coordinator) requestFunctions() (list []function) {
 		actions         []string // on the table
 		handsOn         bool
 	}{
-		{"Acquire", "Acquires a lock", queueActions, true},
+		{"Acquire", "Acquires a lock", slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActions), true}, // it serves polls
 		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
 		{"Release", "Releases a lease", queueActions, true},
 		{"Status", "Shows locks", []string{"dynamodb:GetItem", "dynamodb:Scan"}, false},

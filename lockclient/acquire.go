@@ -15,10 +15,8 @@ import (
 )
 
 const (
-	herdSpread  = 50 * time.Millisecond // waiters spread their requests over this time after a lease's expiry
-	keepPlace   = 15 * time.Second      // the coordinator keeps a place in the queue for this long after the last poll
-	headDivisor = 4                     // the first waiter polls this many times as often as RetryDelay says
-	lastRelease = 5 * time.Second       // the time limit of a release in the background
+	keepPlace   = 20 * time.Second // the coordinator keeps a place in the queue for this long after the last poll
+	lastRelease = 5 * time.Second  // the time limit of a release in the background
 )
 
 // Acquire acquires the lock. While others hold it, Acquire waits in the lock's queue until ctx ends or Options.Wait has passed.
@@ -72,8 +70,10 @@ type acquisition struct {
 	inv    *invocation // the lease lasts until the end of this invocation; nil: it lasts for its TTL
 
 	request  wire.AcquireRequest
-	unsure   bool // there may be a grant, or a place in the queue, that has to be released when giving up
-	failures int  // the number of tries without an answer since the last answer
+	pace     pace
+	wake     chan struct{} // has an element when the client has released the lock
+	unsure   bool          // there may be a grant, or a place in the queue, that has to be released when giving up
+	failures int           // the number of tries without an answer since the last answer
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
@@ -125,7 +125,9 @@ func (a *acquisition) prepare(ctx context.Context) error {
 		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits),
 	}
 	if a.wait {
-		a.request.Wait = min(max(keepPlace, 3*a.client.retryDelay), wire.MaxWait).Milliseconds()
+		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)
+		a.request.Wait = place.Milliseconds()
+		a.pace, a.wake = pace{delay: a.client.pollDelay, place: place}, make(chan struct{}, 1)
 	}
 	return nil
 }
@@ -155,7 +157,7 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			return nil, err
 		}
 		last, tries = err, tries+1
-		if sleep(ctx, pause) != nil {
+		if a.pause(ctx, pause) != nil {
 			return nil, last
 		}
 	}
@@ -170,13 +172,17 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 	case isHeld:
 		a.failures = 0
 		a.unsure = a.unsure || held.Position > 0 // the place has to be left when giving up
+		a.request.Ticket = held.ticket
 		if !a.wait {
 			return 0, false
 		}
 		if a.opts.OnWait != nil {
 			a.opts.OnWait(held)
 		}
-		return a.pollPause(held, tries), true
+		if held.Position == 0 { // the queue is full
+			return min(c.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread)), true
+		}
+		return a.pace.next(time.Now(), held), true
 	case isDown:
 		a.unsure = true
 		if !a.mayFail() {
@@ -187,7 +193,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 		}
 		return c.backoff(a.failures-1, down.after), true
 	case errors.Is(err, ErrLost): // the lease was granted, and ended before its answer arrived
-		a.request.Lease, a.unsure = rand.Text(), false
+		a.request.Lease, a.request.Ticket, a.unsure = rand.Text(), 0, false
 		if !a.mayFail() {
 			return 0, false
 		}
@@ -206,14 +212,52 @@ func (a *acquisition) mayFail() bool {
 	return a.wait || a.failures <= a.client.retries
 }
 
-// pollPause returns the pause of a waiter between two polls. It grows with each poll, but ends shortly after the first lease's
-// expiry. The first waiter of the queue polls more often: each hand-off to it takes until its next poll.
-func (a *acquisition) pollPause(held *HeldError, tries int) time.Duration {
-	pause := min(a.client.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread))
-	if held.Position == 1 {
-		pause = min(pause, jitter(a.client.retryDelay/headDivisor))
+// pause waits for d, or until this client releases the lock. It returns ctx's error if ctx has ended.
+func (a *acquisition) pause(ctx context.Context, d time.Duration) error {
+	if !a.wait {
+		return sleep(ctx, d)
 	}
-	return pause
+	a.client.await(a, true)
+	defer a.client.await(a, false)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-a.wake:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// await adds an acquisition to those that a release wakes, or removes it.
+func (c *Client) await(a *acquisition, waits bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := slices.DeleteFunc(c.waiting[a.name], func(other *acquisition) bool { return other == a })
+	if waits {
+		list = append(list, a)
+	}
+	if c.waiting[a.name] = list; len(list) == 0 {
+		delete(c.waiting, a.name)
+	}
+}
+
+// wakeNext wakes this client's first waiter for a lock that it has released: the release may have granted the lock to it.
+func (c *Client) wakeNext(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var next *acquisition
+	for _, a := range c.waiting[name] {
+		if a.request.Ticket > 0 && (next == nil || a.request.Ticket < next.request.Ticket) {
+			next = a
+		}
+	}
+	if next != nil {
+		select {
+		case next.wake <- struct{}{}:
+		default: // it is awake
+		}
+	}
 }
 
 func isHeld(err error) bool {
@@ -312,6 +356,7 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 	case err != nil:
 		return err
 	}
+	c.wakeNext(name)
 	return checkLock(answer.Lock, name)
 }
 

@@ -39,15 +39,23 @@ type Config struct {
 	// or could not use its store. Zero means 3; a negative number means never. Acquire ignores it, and retries until the end of its
 	// wait.
 	Retries int
-	// RetryDelay is the longest pause between two tries, both of a request without an answer and of an acquire while others hold the
-	// lock. The first pause is a tenth of RetryDelay, and each further one is twice the last. Every pause is drawn at random from the
-	// upper half of its range, so that clients spread. The first waiter in a lock's queue pauses for at most a quarter of RetryDelay.
-	// Zero means 1 s.
+	// RetryDelay is the longest pause between two tries of a request without an answer, and between two polls of the first waiter in a
+	// lock's queue. Pauses begin with a part of it and grow; all are a little random, so that clients spread. Waiters behind the first
+	// poll less often: about RetryDelay times their position, and at least three times in the time for which their place is kept
+	// (20 s, or three times RetryDelay if that is more). If the queue moves fast, its waiters poll more often. A waiter of this Client
+	// polls at once when the Client releases the lock. Zero means 1 s, and 2 s for the polls of waiters: a waiter then sends at most ten
+	// requests in its first ten seconds.
 	RetryDelay time.Duration
 	// Owner is the name that others see while this client holds a lock, at most 256 bytes. Options.Owner replaces it. If it is
 	// empty, it is HOST/PID, and in a Lambda invocation FUNCTION/REQUEST-ID.
 	Owner string
 }
+
+// Where Config.RetryDelay is zero.
+const (
+	defaultRetryDelay = time.Second
+	defaultPollDelay  = 2 * time.Second
+)
 
 // validate returns an error that names a field that is wrong and says how to correct it.
 func (c Config) validate() error {
@@ -62,7 +70,7 @@ func (c Config) validate() error {
 	case c.RequestTimeout < 0:
 		return fmt.Errorf("lockclient: Config.RequestTimeout is %v; give a time above 0, or 0 for 5 s", c.RequestTimeout)
 	case c.RetryDelay < 0:
-		return fmt.Errorf("lockclient: Config.RetryDelay is %v; give a time above 0, or 0 for 1 s", c.RetryDelay)
+		return fmt.Errorf("lockclient: Config.RetryDelay is %v; give a time above 0, or 0 for %v", c.RetryDelay, defaultRetryDelay)
 	}
 	if problem := wire.CheckText(c.Owner, wire.MaxOwner, false); problem != "" {
 		return fmt.Errorf("lockclient: Config.Owner %s", problem)
@@ -147,16 +155,18 @@ type Client struct {
 	transport  Transport
 	timeout    time.Duration // Config.RequestTimeout
 	retries    int
-	retryDelay time.Duration
-	owner      string // Config.Owner
+	retryDelay time.Duration // Config.RetryDelay
+	pollDelay  time.Duration // the same for waiters
+	owner      string        // Config.Owner
 	now        func() reading
 
 	life context.Context // ends when Close begins
 	end  context.CancelCauseFunc
 
-	mu     sync.Mutex
-	leases map[*Lease]bool // the leases whose contexts have not ended
-	work   sync.WaitGroup  // acquisitions, and what runs in the background: renewals and releases
+	mu      sync.Mutex
+	leases  map[*Lease]bool           // the leases whose contexts have not ended
+	waiting map[string][]*acquisition // by the lock's name: those that pause between two polls
+	work    sync.WaitGroup            // acquisitions, and what runs in the background: renewals and releases
 }
 
 // New makes a client. It sends no request. The error names the field of cfg that is wrong.
@@ -166,7 +176,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		transport: cfg.Transport, timeout: cmp.Or(cfg.RequestTimeout, 5*time.Second), retries: max(cmp.Or(cfg.Retries, 3), 0),
-		retryDelay: cmp.Or(cfg.RetryDelay, time.Second), owner: cfg.Owner, now: newClock(), leases: map[*Lease]bool{},
+		retryDelay: cmp.Or(cfg.RetryDelay, defaultRetryDelay), pollDelay: cmp.Or(cfg.RetryDelay, defaultPollDelay), owner: cfg.Owner, now: newClock(), leases: map[*Lease]bool{}, waiting: map[string][]*acquisition{},
 	}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.transport == nil {

@@ -83,6 +83,8 @@ type HeldError struct {
 	RetryAfter time.Duration // the time until the first of the leases expires, unless it is renewed; or a hint, if the queue is full
 	Position   int           // the caller's place in the lock's queue, from 1; 0 if it is not in the queue
 	Waiting    int           // the number of waiters in the queue
+
+	ticket int64 // for the next poll
 }
 
 func (e *HeldError) Error() string {
@@ -136,7 +138,7 @@ func problemError(p *wire.Problem) error {
 	after := time.Duration(p.RetryAfter) * time.Millisecond
 	switch p.Code {
 	case wire.LockHeld:
-		e := &HeldError{RetryAfter: after, Position: int(p.Position), Waiting: int(p.Waiting)}
+		e := &HeldError{RetryAfter: after, Position: int(p.Position), Waiting: int(p.Waiting), ticket: p.Ticket}
 		for _, h := range p.Holders {
 			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond})
 		}

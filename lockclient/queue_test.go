@@ -82,7 +82,7 @@ func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
 		if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
 			t.Errorf("waited %v", took)
 		}
-		if n := w.count("acquire"); n > 170 { // the polls of the first waiter are an eighth to a quarter of RetryDelay apart
+		if n := w.count("acquire"); n > 20 {
 			t.Errorf("%d requests in 20 s of waiting", n)
 		}
 		if err := second.Release(t.Context()); err != nil {
@@ -229,7 +229,7 @@ func TestDeadWaiterIsPassedOver(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := <-got
-			if waited := time.Since(released); waited > 12*time.Second || dies == time.Minute && waited > 2*time.Second {
+			if waited := time.Since(released); waited > 12*time.Second || dies == time.Minute && waited > 5*time.Second {
 				t.Errorf("a waiter dead for %v cost %v", dies, waited)
 			}
 			_ = l.Release(t.Context())

@@ -45,7 +45,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
-		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting}, 0, nil
+		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket}, 0, nil
 	}
 	if err != nil {
 		return nil, 0, err
@@ -97,6 +97,11 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 		}
 	} else if notify != nil {
 		c.fields.fail("wait_ms", "wait_ms is missing; with notify say how long the place in the queue is kept after this request")
+	}
+	if n, given := c.fields.integer("ticket", 1, wire.MaxTicket, ""); given {
+		if req.Ticket = n; req.Wait == 0 {
+			c.fields.fail("ticket", "ticket is given without wait_ms; send both, as in the request that the ticket was an answer to")
+		}
 	}
 	if execution, given := c.fields.str("execution"); given {
 		req.Execution = execution

@@ -76,10 +76,10 @@ func problemOf(err error, requestID string) *wire.Problem {
 // heldProblem says who holds the lock, and where in its queue the caller is.
 func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 	p := wire.NewProblem(wire.LockHeld, requestID)
-	p.RetryAfter, p.Position, p.Waiting = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting
+	p.RetryAfter, p.Position, p.Waiting, p.Ticket = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting, held.Ticket
 	switch {
 	case held.Position > 0:
-		p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again to keep it", held.Position, held.Waiting)
+		p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
 	case held.Waiting > 0:
 		p.Detail = fmt.Sprintf("the lock is held, and %d wait for it; send wait_ms to join them", held.Waiting)
 	default:

@@ -36,8 +36,8 @@ func TestProblems(t *testing.T) {
 			wire.Problem{Code: wire.LockHeld, Status: 409, Title: "The lock is held", RetryAfter: 1, Detail: "the lock is held; the next permit is free in 1 ms at the latest, unless its lease is renewed"}, "1",
 		},
 		"a place in the queue": {
-			&lock.HeldError{RetryAfter: time.Second, Position: 1, Waiting: 2},
-			wire.Problem{Code: wire.LockHeld, Status: 409, Title: "The lock is held", RetryAfter: 1000, Position: 1, Waiting: 2, Detail: "the lock is held, and place 1 of 2 in its queue is yours; send the same request again to keep it"}, "1",
+			&lock.HeldError{RetryAfter: time.Second, Position: 1, Waiting: 2, Ticket: 7},
+			wire.Problem{Code: wire.LockHeld, Status: 409, Title: "The lock is held", RetryAfter: 1000, Position: 1, Waiting: 2, Ticket: 7, Detail: "the lock is held, and place 1 of 2 in its queue is yours; send the same request again, with the ticket, to keep it"}, "1",
 		},
 		"others wait": {
 			&lock.HeldError{RetryAfter: 1999 * time.Millisecond, Waiting: 1},

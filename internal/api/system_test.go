@@ -197,6 +197,14 @@ func (f failing) Unbind(context.Context, string, []lock.Binding) error { return 
 func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error) { return lock.Page{}, f.err }
 
 // fixed is a store with one record.
+func (f failing) Place(context.Context, string, lock.LeaseKey) (lock.Waiter, error) {
+	return lock.Waiter{}, f.err
+}
+
+func (f failing) Poll(context.Context, string, int64) (lock.Reply, lock.Waiter, error) {
+	return lock.Reply{}, lock.Waiter{}, f.err
+}
+
 type fixed struct {
 	failing
 	r lock.Record

@@ -80,7 +80,7 @@ func TestTokens(t *testing.T) {
 		s := newSystem(t)
 		s.call("acquire", "a", `{}`)
 		answer, p := s.invokeAs(ownFunction, "acquire", `{`+lease+`,`+test.fields+`}`)
-		if p != nil || answer != `{"lock":"a","queued":true,"position":1,"waiting":1}` {
+		if p != nil || answer != `{"lock":"a","queued":true,"position":1,"waiting":1,"ticket":1}` {
 			t.Errorf("%s: %s, %+v", test.fields, answer, p)
 		}
 		w, err := s.store.Waiters(t.Context(), "a", 10)

@@ -84,7 +84,9 @@ func (e *expression) holder(key lock.LeaseKey) string {
 func (e *expression) guard(c lock.Command) string {
 	clauses := []string{"attribute_exists(" + e.name(attrPK) + ")"} // a negated clause also holds for a missing row
 	for _, clause := range c.Guard {
-		clauses = append(clauses, e.clause(clause))
+		if clause.Test != lock.PlaceUntil { // a condition on the waiter's own item: see beside
+			clauses = append(clauses, e.clause(clause))
+		}
 	}
 	if c.Absent {
 		return "attribute_not_exists(" + e.name(attrPK) + ") OR (" + strings.Join(clauses[1:], " AND ") + ")"
@@ -184,6 +186,7 @@ func (e *expression) become(from, to lock.Record) {
 	e.assignNum(e.name(attrFreeAt), to.FreeAt)
 	e.assignNum(e.name(attrWaiting), to.Waiting)
 	e.assignNum(e.name(attrNextTicket), to.NextTicket)
+	e.assignNum(e.name(attrHead), to.Head)
 	if to.Retired != from.Retired {
 		e.assign(e.name(attrRetired), str(string(to.Retired.Key)))
 		e.assignNum(e.name(attrRetiredFence), to.Retired.Fence)

@@ -23,6 +23,7 @@ const (
 	attrFreeAt       = "free_at"
 	attrWaiting      = "waiting"
 	attrNextTicket   = "next_ticket"
+	attrHead         = "head"
 	attrCause        = "cause"
 	attrBy           = "by"
 	attrReason       = "reason"
@@ -57,6 +58,7 @@ const (
 	skLock  = "lock"
 	skWait  = "wait#"  // and a ticket: a waiter
 	skEnded = "ended#" // and a ticket: a waiter with a token whose place ended without a grant
+	skPlace = "place#" // and a lease key: the ticket of a waiter that was not among the first when it joined
 
 	pkExecution = "exec#" // and an execution: its bindings. No lock's name contains "#"
 )
@@ -158,8 +160,15 @@ func waiterKey(name string, ticket int64) item {
 func waiterItem(name string, w lock.Waiter) item {
 	it := waiterKey(name, w.Ticket)
 	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Key)), wantItem(w), num(w.Until)
-	it[attrTTL] = num(w.Until/1000 + retention) // in case the lock's row is purged first
+	it[attrTTL] = num(waiterTTL(w.Until))
 	return it
+}
+
+// waiterTTL is the native TTL of a waiter's items, in Unix seconds: in case the lock's row is purged first.
+func waiterTTL(until int64) int64 { return until/1000 + retention }
+
+func placeKey(name string, key lock.LeaseKey) item {
+	return item{attrPK: str(name), attrSK: str(skPlace + string(key))}
 }
 
 // wantItem is the lease that a waiter gets: its terms, and whether others may know of it.
@@ -185,7 +194,7 @@ func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 	d := decoder{it: it}
 	r := lock.Record{
 		Rev: d.num(attrRev), Fence: d.num(attrFence), Capacity: d.num(attrCapacity), FreeAt: d.num(attrFreeAt),
-		Waiting: d.num(attrWaiting), NextTicket: d.num(attrNextTicket), Cause: lock.Cause(d.str(attrCause)),
+		Waiting: d.num(attrWaiting), NextTicket: d.num(attrNextTicket), Head: d.num(attrHead), Cause: lock.Cause(d.str(attrCause)),
 		By: d.str(attrBy), Reason: d.str(attrReason), TTL: d.num(attrTTL),
 		Retired: lock.Retired{
 			Key: lock.LeaseKey(d.str(attrRetired)), Fence: d.num(attrRetiredFence), At: d.num(attrRetiredAt),

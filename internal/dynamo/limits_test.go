@@ -83,10 +83,10 @@ func TestLargestHandOff(t *testing.T) {
 	if err := write(t, s, "s", lock.Record{}, r); err != nil {
 		t.Fatal(err)
 	}
-	for r.Waiting < 120 { // as many as one transaction puts
+	for r.Waiting < 120 { // as many as one transaction puts, with their places and bindings
 		r.Rev++
 		to := r
-		for range 40 {
+		for range 30 {
 			to.Waiting++
 			until := now.Add(time.Hour)
 			if to.Waiting%2 == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -45,6 +46,168 @@ func (s *Store) Waiters(ctx context.Context, name string, limit int) (list []loc
 	return list, nil
 }
 
+// maxUnprocessed is how many times Poll asks again for what a BatchGetItem left out.
+const maxUnprocessed = 3
+
+// Poll implements [lock.Store] with one BatchGetItem of two items.
+func (s *Store) Poll(ctx context.Context, name string, ticket int64) (lock.Reply, lock.Waiter, error) {
+	ctx, seen := observe(ctx)
+	keys := []map[string]types.AttributeValue{key(name), waiterKey(name, ticket)}
+	var reply lock.Reply
+	var w lock.Waiter
+	for range maxUnprocessed {
+		out, err := s.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
+			s.table: {Keys: keys, ConsistentRead: aws.Bool(true)},
+		}})
+		if err != nil {
+			return reply, w, s.fault(ctx, "BatchGetItem", err)
+		}
+		for _, items := range out.Responses { // under the table's name, also if s.table is its ARN
+			for _, it := range items {
+				if (&decoder{it: it}).str(attrSK) == skLock {
+					reply.After, err = Decode(it)
+				} else {
+					w, err = decodeWaiter(it)
+				}
+				if err != nil {
+					return reply, w, s.corrupt(name, err)
+				}
+			}
+		}
+		if keys = nil; len(out.UnprocessedKeys) == 0 {
+			reply.Offset = seen.offset
+			return reply, w, nil
+		}
+		for _, left := range out.UnprocessedKeys {
+			keys = append(keys, left.Keys...)
+		}
+	}
+	return reply, w, &lock.StoreError{
+		Kind: lock.ErrThrottled, What: fmt.Sprintf("BatchGetItem left out items %d times", maxUnprocessed),
+		Fix: "the lock's partition is read too often; let its waiters poll less often",
+	}
+}
+
+// keep extends a waiter's place. Its item must be as the guard says.
+func (s *Store) keep(ctx context.Context, name string, c lock.Command, k lock.Keep) (lock.Reply, error) {
+	ctx, seen := observe(ctx)
+	e := newExpression()
+	condition := e.waiterIs(c.Guard, k.Key)
+	e.assignNum(e.name(attrUntil), k.Until)
+	e.assignNum(e.name(attrTTL), waiterTTL(k.Until))
+	_, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: aws.String(s.table), Key: waiterKey(name, k.Ticket), ConditionExpression: aws.String(condition),
+		UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	})
+	if _, failed := errors.AsType[*types.ConditionalCheckFailedException](err); failed {
+		return lock.Reply{}, &lock.GuardError{Offset: seen.offset, Places: true}
+	}
+	if err != nil {
+		return lock.Reply{}, s.fault(ctx, "UpdateItem", err)
+	}
+	return lock.Reply{Offset: seen.offset}, nil
+}
+
+// waiterIs is the condition of a write to a waiter's item that the clauses of a guard make: that it is there, and as it was read.
+func (e *expression) waiterIs(guard []lock.Clause, k lock.LeaseKey) string {
+	condition := e.name(attrLease) + " = " + e.value(str(string(k)))
+	for _, c := range guard {
+		if c.Test == lock.PlaceUntil && c.Key == k {
+			condition += " AND " + e.name(attrUntil) + " = " + e.num(c.N)
+		}
+	}
+	return condition
+}
+
+// Place implements [lock.Store]. A waiter that was among the first when it joined still is, so only the others have an item that names their
+// ticket. One that is left of an earlier place is removed.
+func (s *Store) Place(ctx context.Context, name string, k lock.LeaseKey) (lock.Waiter, error) {
+	it, err := s.read(ctx, placeKey(name, k))
+	if err != nil || it == nil {
+		return lock.Waiter{}, err
+	}
+	d := decoder{it: it}
+	ticket := d.num(attrTicket)
+	if d.err != nil {
+		return lock.Waiter{}, s.corrupt(name, d.err)
+	}
+	if it, err = s.read(ctx, waiterKey(name, ticket)); err != nil {
+		return lock.Waiter{}, err
+	}
+	w, err := decodeWaiter(it)
+	if err != nil {
+		return lock.Waiter{}, s.corrupt(name, err)
+	}
+	if w.Key == k {
+		return w, nil
+	}
+	e := newExpression()
+	condition := e.name(attrTicket) + " = " + e.num(ticket)
+	_, err = s.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{
+		TableName: aws.String(s.table), Key: placeKey(name, k), ConditionExpression: aws.String(condition),
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	})
+	if _, changed := errors.AsType[*types.ConditionalCheckFailedException](err); err != nil && !changed {
+		return lock.Waiter{}, s.fault(ctx, "DeleteItem", err)
+	}
+	return lock.Waiter{}, nil
+}
+
+func (s *Store) read(ctx context.Context, key item) (item, error) {
+	out, err := s.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: aws.String(s.table), Key: key, ConsistentRead: aws.Bool(true)})
+	if err != nil {
+		return nil, s.fault(ctx, "GetItem", err)
+	}
+	return out.Item, nil
+}
+
+// besideQueue are the writes of waiters. One that the command removes or changes must be as it was read. One that joins behind the first
+// gets an item that names its ticket; a request that has a place behind them cannot join again.
+func (s *Store) besideQueue(name string, c lock.Command, from, to lock.Record) (writes []types.TransactWriteItem) {
+	was := map[int64]lock.Waiter{}
+	for _, w := range from.Places() {
+		was[w.Ticket] = w
+	}
+	for _, w := range to.Places() {
+		before, read := was[w.Ticket]
+		delete(was, w.Ticket)
+		if before == w {
+			continue
+		}
+		put := &types.Put{TableName: aws.String(s.table), Item: waiterItem(name, w)}
+		if read {
+			e := newExpression()
+			put.ConditionExpression = aws.String(e.waiterIs(c.Guard, w.Key))
+			put.ExpressionAttributeNames, put.ExpressionAttributeValues = e.names, e.values
+		}
+		writes = append(writes, types.TransactWriteItem{Put: put})
+		if w == to.Own || !read && to.Waiting > lock.QueueHead {
+			writes = append(writes, types.TransactWriteItem{Put: s.placeOf(name, w)})
+		}
+	}
+	for _, w := range was {
+		e := newExpression()
+		condition := e.waiterIs(c.Guard, w.Key)
+		writes = append(writes, types.TransactWriteItem{Delete: &types.Delete{
+			TableName: aws.String(s.table), Key: waiterKey(name, w.Ticket), ConditionExpression: aws.String(condition),
+			ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		}})
+	}
+	return writes
+}
+
+// placeOf puts the item that names a waiter's ticket, unless there is one of another ticket.
+func (s *Store) placeOf(name string, w lock.Waiter) *types.Put {
+	it := placeKey(name, w.Key)
+	it[attrTicket], it[attrTTL] = num(w.Ticket), num(waiterTTL(w.Until))
+	e := newExpression()
+	condition := fmt.Sprintf("attribute_not_exists(%s) OR %s = %s", e.name(attrPK), e.name(attrTicket), e.num(w.Ticket))
+	return &types.Put{
+		TableName: aws.String(s.table), Item: it, ConditionExpression: aws.String(condition),
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	}
+}
+
 // beside are the writes that a transaction has beside the lock's: of waiters, of the ends of waits of tasks, and of bindings to
 // executions.
 func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWriteItem) {
@@ -63,26 +226,14 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 				all[lock.Binding{Lock: name, Key: k}] = h.Execution
 			}
 		}
-		for _, w := range r.Queue {
+		for _, w := range r.Places() {
 			if w.Execution != "" {
 				all[lock.Binding{Lock: name, Key: w.Key}] = w.Execution
 			}
 		}
 		return all
 	}
-	was := map[int64]lock.Waiter{}
-	for _, w := range from.Queue {
-		was[w.Ticket] = w
-	}
-	for _, w := range to.Queue {
-		if was[w.Ticket] != w {
-			put(waiterItem(name, w))
-		}
-		delete(was, w.Ticket)
-	}
-	for ticket := range was {
-		writes = append(writes, types.TransactWriteItem{Delete: &types.Delete{TableName: aws.String(s.table), Key: waiterKey(name, ticket)}})
-	}
+	writes = s.besideQueue(name, c, from, to)
 	for _, w := range lock.PlacesEnded(from, to) {
 		if !w.Tokens.OfTask() {
 			continue
@@ -128,7 +279,7 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 	_, err := s.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: writes, ClientRequestToken: aws.String(rand.Text())})
 	if err == nil {
 		before := c.Effect.(lock.Become).From
-		before.Queue = nil
+		before.Queue, before.Own = nil, lock.Waiter{}
 		after := c.Next(before)
 		after.Queue = nil
 		return lock.Reply{Before: before, After: after, Offset: seen.offset}, nil
@@ -144,15 +295,24 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		}
 		return lock.Reply{}, &lock.GuardError{Current: current, Offset: seen.offset}
 	}
+	if slices.ContainsFunc(canceled.CancellationReasons, func(r types.CancellationReason) bool { return aws.ToString(r.Code) == "ConditionalCheckFailed" }) {
+		// A waiter was kept, or has joined, since it was read: decide on what is stored now.
+		return s.again(ctx, name, true)
+	}
 	if slices.ContainsFunc(canceled.CancellationReasons, func(r types.CancellationReason) bool { return aws.ToString(r.Code) == "TransactionConflict" }) {
 		// Another write was under way: decide on the record that it left.
-		reply, err := s.Get(ctx, name)
-		if err != nil {
-			return lock.Reply{}, err
-		}
-		return lock.Reply{}, &lock.GuardError{Current: reply.After, Offset: reply.Offset}
+		return s.again(ctx, name, false)
 	}
 	return lock.Reply{}, s.fault(ctx, "TransactWriteItems", err)
+}
+
+// again is the refusal of a command whose record was not returned.
+func (s *Store) again(ctx context.Context, name string, places bool) (lock.Reply, error) {
+	reply, err := s.Get(ctx, name)
+	if err != nil {
+		return lock.Reply{}, err
+	}
+	return lock.Reply{}, &lock.GuardError{Current: reply.After, Offset: reply.Offset, Places: places}
 }
 
 // Bound implements [lock.Store].

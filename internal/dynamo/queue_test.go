@@ -51,7 +51,11 @@ func TestRequestsPerHandOff(t *testing.T) {
 			}
 			enqueued = count()
 		}
-		if want := "GetItem, Query, TransactWriteItems"; n > 1 && enqueued != want {
+		want := "GetItem, Query, TransactWriteItems"
+		if n > lock.QueueHead { // and the place that a repeated request may have behind the head
+			want = "GetItem, Query, GetItem, TransactWriteItems"
+		}
+		if n > 1 && enqueued != want {
 			t.Errorf("%d waiters: enqueueing is %s, want %s", n, enqueued, want)
 		}
 		w.reset()

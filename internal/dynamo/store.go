@@ -139,9 +139,12 @@ func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
 	return lock.Reply{After: r, Offset: seen.offset}, nil
 }
 
-// Apply implements [lock.Store] with one UpdateItem, or with one transaction if the command changes the queue or the bindings of
-// executions.
+// Apply implements [lock.Store] with one UpdateItem, of the lock's item or of a waiter's, or with one transaction if the command changes
+// the queue or the bindings of executions.
 func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
+	if keep, ok := c.Effect.(lock.Keep); ok {
+		return s.keep(ctx, name, c, keep)
+	}
 	if beside := s.beside(name, c); len(beside) > 0 {
 		return s.transact(ctx, name, c, beside)
 	}

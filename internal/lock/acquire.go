@@ -21,6 +21,9 @@ type AcquireRequest struct {
 	// Wait, if not 0, makes the request join the queue if the lock is held, and keeps its place for this long. The same
 	// request, repeated in time, extends the place, and returns the lease once it is granted.
 	Wait time.Duration
+	// Ticket, if not 0, is that of an earlier [HeldError] for the same request. It makes a poll cheap: see poll.go. It is a
+	// hint: with a wrong one the request is answered as without.
+	Ticket int64
 	// Token is the callback token of a task that waits for the grant instead of polling. The place is then kept for Wait
 	// from the first request with this token. A token of the kind notify is that of a caller that polls: it changes nothing but
 	// that the grant of its place needs a callback, until it is claimed.
@@ -50,9 +53,12 @@ func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 	op := acquiring{c.rules, key, req}
 	var out outcome
 	var err error
-	if op.blind() {
+	switch {
+	case op.hasTicket():
+		out, err = c.poll(ctx, req.Lock, op)
+	case op.blind():
 		out, err = c.writeFirst(ctx, req.Lock, op)
-	} else {
+	default:
 		out, err = c.readFirst(ctx, req.Lock, op)
 	}
 	if err != nil {
@@ -110,11 +116,18 @@ func (o acquiring) terms() Terms {
 	return t
 }
 
-func (o acquiring) waiters(Record) int {
-	if o.req.Wait == 0 && o.polls() {
-		return queueHead // it has no place: the waiters only matter for settling
+func (o acquiring) waiters(r Record) int {
+	if _, mine := r.Holders[o.key]; mine {
+		return 0
 	}
-	return MaxQueue // its place may be anywhere
+	return QueueHead
+}
+
+func (o acquiring) place(r Record) LeaseKey {
+	if o.req.Wait == 0 && o.polls() {
+		return "" // it has no place
+	}
+	return placeUnlessHeld(r, o.key)
 }
 
 func (o acquiring) next(now time.Time, r Record) (*Command, error) {
@@ -127,7 +140,8 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	to, kept := o.keepPlace(now, r)
 	to, overdue := o.rules.recheck(now, o.rules.settle(now, to))
 	h, turn := to.Holders[o.key] // it was a waiter, and settling granted it
-	joins := to.waits(o.key) < 0
+	_, waits := to.place(o.key)
+	joins := !waits
 	if err := o.fenceError(now, to); err != nil && !turn {
 		return nil, err
 	}
@@ -203,16 +217,16 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 // keepPlace extends a waiter's place and adds the token of its task. kept reports whether that changed anything. A waiter that
 // asks after its time, while its place is still stored, keeps it.
 func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
-	place := r.waits(o.key)
-	if place < 0 {
+	w, waits := r.place(o.key)
+	if !waits {
 		return r, false
 	}
-	w, until := r.Queue[place], now.Add(o.req.Wait).UnixMilli()
+	until := now.Add(o.req.Wait).UnixMilli()
 	if o.polls() {
 		learns := unshared(w.Tokens, w.Known)
 		w.Known = w.Known || learns
 		w, kept = w.withToken(o.req.Token)
-		kept = kept || learns || w.Until < now.Add(o.req.Wait/2).UnixMilli() // written at half time: leaves time for lost polls and clocks that differ
+		kept = kept || learns || o.isHalfOver(now, w)
 	} else {
 		w, kept = w.withToken(o.req.Token)
 	}
@@ -220,18 +234,25 @@ func (o acquiring) keepPlace(now time.Time, r Record) (to Record, kept bool) {
 		return r, false
 	}
 	w.Until = max(w.Until, until)
-	r.Queue = slices.Clone(r.Queue)
-	r.Queue[place] = w
-	return r, true
+	return r.withPlace(w), true
+}
+
+// isHalfOver reports whether a place has used up half of its time. Extending it then leaves time for lost polls and clocks that differ.
+func (o acquiring) isHalfOver(now time.Time, w Waiter) bool {
+	return w.Until < now.Add(o.req.Wait/2).UnixMilli()
 }
 
 // enqueue puts the request at the end of the queue.
 func (o acquiring) enqueue(now time.Time, r Record) Record {
 	r.NextTicket++
-	r.Waiting++
 	w := Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()}
 	w.Tokens, _ = w.Tokens.with(o.req.Token)
-	r.Queue = append(slices.Clone(r.Queue), w)
+	if r.Waiting == int64(len(r.Queue)) {
+		r.Queue = append(slices.Clone(r.Queue), w)
+	} else { // the queue was not read to its end
+		r.Own = w
+	}
+	r.Waiting++
 	return r
 }
 
@@ -239,15 +260,17 @@ func (o acquiring) enqueue(now time.Time, r Record) Record {
 // joins the queue, and is granted when the held permits fit both capacities.
 func (o acquiring) mismatches(r Record) bool {
 	inUse := len(r.Holders) > 0 || r.Waiting > 0
-	return inUse && o.req.Wait == 0 && r.waits(o.key) < 0 && r.capacity() != o.req.Capacity
+	_, waits := r.place(o.key)
+	return inUse && o.req.Wait == 0 && !waits && r.capacity() != o.req.Capacity
 }
 
 // refusal is the error of a request that was not granted.
 func (o acquiring) refusal(now time.Time, r Record) error {
+	_, waits := r.place(o.key)
 	switch {
 	case o.mismatches(r):
 		return &CapacityError{Capacity: r.capacity()}
-	case o.req.Wait > 0 && r.waits(o.key) < 0 && r.Waiting >= MaxQueue:
+	case o.req.Wait > 0 && !waits && r.Waiting >= MaxQueue:
 		return ErrQueueFull
 	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.terms()):
 		if err := r.room(o.terms()); err != nil {
@@ -276,7 +299,8 @@ func changesHolders(from, to Record) bool {
 
 // held is the error of a request that must wait. RetryAfter is the time until the first of the holders can be replaced.
 func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
-	e := &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Waiting: r.Waiting, Position: int64(r.waits(key) + 1)}
+	own, _ := r.place(key)
+	e := &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Waiting: r.Waiting, Position: r.position(key), Ticket: own.Ticket}
 	live := r.blocking(e.Now, u.skew())
 	for i, key := range byFence(live) {
 		h := live[key]

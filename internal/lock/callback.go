@@ -116,7 +116,7 @@ type endingTask struct {
 	tokens Tokens
 }
 
-func (o endingTask) waiters(Record) int { return queueHead }
+func (o endingTask) waiters(Record) int { return QueueHead }
 
 func (o endingTask) next(now time.Time, r Record) (*Command, error) {
 	l, held := o.ref.in(r)

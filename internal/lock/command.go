@@ -27,6 +27,7 @@ const (
 	Release Kind = "release" // the end of the only lease, by its holder
 	Expire  Kind = "expire"  // the end of the only lease, past its expiry
 	Swap    Kind = "swap"    // any next record, computed from the one that was read
+	Extends Kind = "keep"    // a later end of a waiter's place; the record stays as it is
 )
 
 // A Stamp is what every command writes beside its effect. Every command also increments Rev.
@@ -60,11 +61,12 @@ const (
 	OnlyHolder                     // there is exactly one holder
 	RevIs                          // rev = N
 	FenceIs                        // fence = N
+	PlaceUntil                     // the lease has a place in the queue, which is kept until N
 )
 
 func (t Test) String() string {
 	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "LeaseOutlives",
-		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs"}[t]
+		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs", "PlaceUntil"}[t]
 }
 
 // Holds reports whether the clause holds for a record.
@@ -93,11 +95,14 @@ func (c Clause) Holds(r Record) bool {
 		return r.Rev == c.N
 	case FenceIs:
 		return r.Fence == c.N
+	case PlaceUntil:
+		w, waits := r.place(c.Key)
+		return waits && w.Until == c.N
 	}
 	return false
 }
 
-// An Effect is what a command does to the record besides its stamp: one of [Grant], [Extend], [End] and [Become].
+// An Effect is what a command does to the record besides its stamp: one of [Grant], [Extend], [End], [Become] and [Keep].
 type Effect interface{ apply(Record) Record }
 
 // Grant makes Lease the only lease of a free lock. It sets the lock's capacity and fencing token.
@@ -123,9 +128,17 @@ type End struct {
 	Cause Cause
 }
 
-// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's. The queue of From
-// may be the head only; the waiters behind it stay.
+// Become replaces From, which the guard proves is still stored, by To. Rev and the stamp are the command's. Waiters that From does not
+// show stay, and so do those that To leaves as From shows them.
 type Become struct{ From, To Record }
+
+// Keep extends a waiter's place. It changes the waiter alone: neither Rev nor the stamp is written, so it never comes in the way
+// of a command on the record.
+type Keep struct {
+	Ticket int64
+	Key    LeaseKey
+	Until  int64
+}
 
 func (e Grant) apply(r Record) Record {
 	r.Holders = map[LeaseKey]Lease{e.Key: e.Lease}
@@ -153,11 +166,20 @@ func (e End) apply(r Record) Record {
 
 func (e Become) apply(r Record) Record {
 	to := e.To
-	to.Queue = mergeQueue(r.Queue, e.From.Queue, e.To.Queue)
+	to.Queue, to.Own = mergeQueue(r.Queue, e.From.Places(), e.To.Places()), Waiter{}
 	return to
 }
 
-// Allows reports whether the guard holds for a record.
+func (e Keep) apply(r Record) Record {
+	w, waits := r.place(e.Key)
+	if !waits {
+		return r
+	}
+	w.Until = e.Until
+	return r.withPlace(w)
+}
+
+// Allows reports whether the guard holds for a record, and no waiter that the effect adds has a place already.
 func (c Command) Allows(r Record) bool {
 	if r.Rev == 0 {
 		return c.Absent
@@ -167,13 +189,29 @@ func (c Command) Allows(r Record) bool {
 			return false
 		}
 	}
-	return true
+	become, ok := c.Effect.(Become)
+	return !ok || !become.joinsTwice(r)
+}
+
+// joinsTwice reports whether a waiter that the effect adds has a place already. A store need not find one among the first [QueueHead]
+// waiters, since every operation reads these.
+func (e Become) joinsTwice(stored Record) bool {
+	for _, w := range e.To.Places() {
+		_, read := e.From.place(w.Key)
+		if other, waits := stored.place(w.Key); !read && waits && other.Ticket != w.Ticket {
+			return true
+		}
+	}
+	return false
 }
 
 // Next is the record that the command makes of one that the guard allows.
 func (c Command) Next(r Record) Record {
 	rev := r.Rev + 1
 	r = c.Effect.apply(r)
+	if c.Kind == Extends {
+		return r
+	}
 	r.Rev, r.Cause, r.By, r.Reason, r.TTL = rev, c.Stamp.Cause, c.Stamp.By, c.Stamp.Reason, c.Stamp.TTL
 	return r
 }
@@ -244,19 +282,29 @@ func (u Rules) end(kind Kind, cause Cause, now time.Time, key LeaseKey, by strin
 func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMicro() + 1 }
 
 // swap replaces from by to, if from is still stored. Rev alone does not prove that: after a purge a new row counts from 1
-// again, but its fencing token is higher. FreeAt, Capacity and the native TTL follow from to. A row with waiters is kept for
+// again, but its fencing token is higher. It has a clause for each waiter that it removes or changes, since a [Keep] leaves Rev as it
+// is. FreeAt, Capacity, Head and the native TTL follow from to. A row with waiters is kept for
 // a retention after the last of them loses its place, so that a row whose waiters all died is purged in the end.
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
-	to.FreeAt, to.Capacity = freeAt(to.Holders), to.capacity()
+	to.FreeAt, to.Capacity, to.Head = freeAt(to.Holders), to.capacity(), to.headFrom(from)
 	stamp := Stamp{Cause: cause, By: by, Reason: reason, TTL: u.purgeAt(now, max(to.FreeAt, to.lastUntil()), to.Fence)}
-	if to.Waiting > int64(len(to.Queue)) && from.Waiting > 0 { // waiters that were not read: the row is kept for them as before
+	if to.Waiting > int64(len(to.Places())) && from.Waiting > 0 { // waiters that were not read: the row is kept for them as before
 		stamp.TTL = max(stamp.TTL, from.TTL)
 	}
+	guard := []Clause{{Test: RevIs, N: from.Rev}, {Test: FenceIs, N: from.Fence}}
+	for _, w := range from.Places() {
+		if now, stays := to.place(w.Key); !stays || now != w {
+			guard = append(guard, Clause{Test: PlaceUntil, Key: w.Key, N: w.Until})
+		}
+	}
+	return Command{Kind: Swap, Absent: from.Rev == 0, Guard: guard, Effect: Become{From: from, To: to}, Stamp: stamp}
+}
+
+// keep extends the place of a waiter that polls, if it is as it was read. A request that is delivered late so changes nothing.
+func (u Rules) keep(w Waiter, until int64) Command {
 	return Command{
-		Kind:   Swap,
-		Absent: from.Rev == 0,
-		Guard:  []Clause{{Test: RevIs, N: from.Rev}, {Test: FenceIs, N: from.Fence}},
-		Effect: Become{From: from, To: to},
-		Stamp:  stamp,
+		Kind:   Extends,
+		Guard:  []Clause{{Test: PlaceUntil, Key: w.Key, N: w.Until}},
+		Effect: Keep{Ticket: w.Ticket, Key: w.Key, Until: until},
 	}
 }

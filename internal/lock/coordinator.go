@@ -77,10 +77,17 @@ func (c *Coordinator) readFirst(ctx context.Context, name string, op decider) (o
 	return c.decide(ctx, name, reply, op)
 }
 
-// withQueue adds the head of the queue to a record: up to limit waiters. It is read after the record and may be newer; a
-// command on the two then fails its guard, or the error is errMoved.
-func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limit int) (Record, error) {
+// withQueue adds to a record the waiters that an operation must see. They are read after the record and may be newer; a
+// command on the two then fails its guard, or the error is errMoved. last is the record of the try before, with its waiters. If waiters
+// have only joined since, the head of the queue is as it was read then; a joiner that is a duplicate of this request has its place behind
+// that head, where the store finds it when this one joins.
+func (c *Coordinator) withQueue(ctx context.Context, name string, r, last Record, op decider) (Record, error) {
+	limit := op.waiters(r)
 	if r.Waiting == 0 || limit == 0 {
+		return r, nil
+	}
+	if len(last.Queue) >= QueueHead && len(last.Queue) == limit && r.onlyJoined(last) {
+		r.Queue, r.Own = last.Queue, last.Own
 		return r, nil
 	}
 	var err error
@@ -96,7 +103,24 @@ func (c *Coordinator) withQueue(ctx context.Context, name string, r Record, limi
 	if known != int64(len(r.Queue)) || known != min(r.Waiting, int64(limit)) {
 		return r, errMoved
 	}
-	return r, nil
+	return c.withOwn(ctx, name, r, op)
+}
+
+// withOwn adds the caller's own place to a record, if the operation must see it and the head of the queue does not show it.
+func (c *Coordinator) withOwn(ctx context.Context, name string, r Record, op decider) (Record, error) {
+	seeks, ok := op.(seeker)
+	if !ok || r.Waiting <= int64(len(r.Queue)) {
+		return r, nil
+	}
+	key := seeks.place(r)
+	if _, known := r.place(key); key == "" || known {
+		return r, nil
+	}
+	var err error
+	if r.Own, err = c.store.Place(ctx, name, key); err == nil && r.Own.Ticket > r.NextTicket {
+		err = errMoved
+	}
+	return r, err
 }
 
 // decide runs an operation from a record that was read until it has an outcome. If its write left waiters that fit, further
@@ -135,11 +159,12 @@ func (c *Coordinator) due(list []Write, name string, reply Reply) []Write {
 // what each reply says of this coordinator's clock before it writes: a decision under a wrong clock could end a live lease.
 func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
 	moved := int64(-1) // the revision whose queue did not fit it
+	var last Record    // of the try before, with its waiters
 	for range maxTries {
 		if err := c.checkOffset(read.Offset); err != nil {
 			return outcome{}, err
 		}
-		r, err := c.withQueue(ctx, name, read.After, op.waiters(read.After))
+		r, err := c.withQueue(ctx, name, read.After, last, op)
 		if errors.Is(err, errMoved) {
 			if moved != read.After.Rev { // read both again, once
 				moved = read.After.Rev
@@ -164,7 +189,7 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		reply, err := c.store.Apply(ctx, name, *cmd)
 		if err == nil {
 			if become, ok := cmd.Effect.(Become); ok {
-				reply.After.Queue = become.To.Queue
+				reply.After.Queue, reply.After.Own = become.To.Queue, become.To.Own
 			}
 			return outcome{reply, true}, nil
 		}
@@ -172,9 +197,16 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		if !ok {
 			return outcome{}, c.noteClock(err)
 		}
-		read = Reply{After: failed.Current, Offset: failed.Offset}
+		read, last = Reply{After: failed.Current, Offset: failed.Offset}, r
+		if failed.Places {
+			last = Record{}
+		}
 	}
-	return outcome{}, &StoreError{
+	return outcome{}, tooManyTries()
+}
+
+func tooManyTries() error {
+	return &StoreError{
 		Kind: ErrThrottled, What: fmt.Sprintf("another write came first %d times", maxTries),
 		Fix: "many callers use this one lock; use several locks, or let the callers pause longer between tries",
 	}
@@ -185,7 +217,7 @@ var errMoved = errors.New("the queue changed between two reads")
 
 // recounted is a record whose count and tickets are those of its queue.
 func recounted(r Record) Record {
-	r.Waiting = int64(len(r.Queue))
+	r.Waiting, r.Own = int64(len(r.Queue)), Waiter{}
 	for _, w := range r.Queue {
 		r.NextTicket = max(r.NextTicket, w.Ticket)
 	}

@@ -58,7 +58,8 @@ sometimes, above 2 s by every prompt reply. Keep the clocks of your own hosts sy
 
 An acquire may join the lock's queue; see queue.go. The write that frees the lock also grants it to the waiters at the head of
 the queue. A waiter that polls must claim its grant within [ClaimTime], by a repeated acquire or a renewal; the lease then
-lasts its whole TTL. A waiter with a token gets a callback, from the process that made the grant ([Config.Granted]) or else
+lasts its whole TTL. A poll with the ticket of the waiter's place is one read of two items, and writes the record only to claim; see
+poll.go. A waiter with a token gets a callback, from the process that made the grant ([Config.Granted]) or else
 from the stream's consumer. Each of them stores an attempt first ([Coordinator.MarkAttempt]), then sends the callback, then
 stores that it was answered ([Coordinator.MarkTold]). The callback of a waiter that polls is a hint: its grant is unclaimed, and
 nothing is stored of the callback.
@@ -94,6 +95,10 @@ What each party sees, and why that is safe:
 	renewal delivered late  | nothing                           | a live lease is extended from     | only the lease's secret extends it; a renewal
 	                        |                                   | then on, and gets the renewal's   | never shortens a lease and never revives one
 	                        |                                   | metadata; else unchanged          | that has expired
+	poll delivered late     | nothing                           | unchanged, or a place is kept a   | it extends only a place that is as it was
+	                        |                                   | little longer                     | read
+	a waiter is kept while  | its place, or its grant           | the write is decided on again     | the write's condition on the waiter fails
+	  a write removes it    |                                   |                                   |
 	holder paused           | its check says that the lease is  | granted to others after expiry    | it counts on a monotonic clock; what it does
 	                        | lost, or its context has ended    | + skew                            | between check and effect needs the fencing
 	                        |                                   |                                   | token
@@ -172,9 +177,11 @@ quick tests of each rule.
     are sent without reading have the clause NobodyWaiting, so they cannot bypass the queue. Coordinator.Settle, or the stream's
     consumer, grants the waiters that one write could not.
  10. Joining the queue is idempotent: acquiring.next finds the place of a repeated request, and extends it. A row is kept for a
-    retention after its waiters' places: swap. A waiter relies only on an answer of the coordinator, or on a callback that
-    was sent while its lease was stored.
+    retention after its waiters' places, or half of one if a poll extended them: swap, polled. A waiter relies only on an answer of the
+    coordinator, or on a callback that was sent while its lease was stored.
  11. ErrLockHeld and ErrLeaseLost are normal results, no faults.
- 12. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute.
+ 12. A poll extends a place without writing the record, so a write that removes or changes a waiter proves that it is as it was read:
+    PlaceUntil in swap and keep. A place is never shortened.
+ 13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute.
 */
 package lock

@@ -51,6 +51,7 @@ type HeldError struct {
 	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
 	Position   int64 // in the queue, from 1; 0: not in it
+	Ticket     int64 // of the place, for the next poll; 0: none
 	Waiting    int64 // how many are in the queue
 }
 
@@ -120,8 +121,9 @@ func (e *ClockError) Is(target error) bool { return target == ErrUnavailable }
 
 // A GuardError is a store's answer to a command whose guard does not hold. Nothing was written.
 type GuardError struct {
-	Current Record // as it is stored; the zero Record if there is none
+	Current Record // as it is stored; the zero Record if there is none. Of a [Keep]: not read
 	Offset  time.Duration
+	Places  bool // a waiter is not as the command expects
 }
 
 func (e *GuardError) Error() string {

@@ -63,17 +63,19 @@ type endingPlace struct {
 	execution string
 }
 
-func (o endingPlace) waiters(Record) int { return MaxQueue }
+func (o endingPlace) waiters(Record) int { return QueueHead }
+
+func (o endingPlace) place(r Record) LeaseKey { return placeUnlessHeld(r, o.key) }
 
 func (o endingPlace) next(now time.Time, r Record) (*Command, error) {
 	l, held := r.Holders[o.key]
-	place := r.waits(o.key)
+	place, waits := r.place(o.key)
 	var to Record
 	switch {
 	case held && l.Execution == o.execution:
 		to = r.withoutHolder(o.key)
-	case !held && place >= 0 && r.Queue[place].Execution == o.execution:
-		to = r.withoutWaiter(place)
+	case !held && waits && place.Execution == o.execution:
+		to = r.withoutPlace(place)
 	default:
 		return nil, nil
 	}

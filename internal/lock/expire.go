@@ -33,7 +33,7 @@ func (notDue) Error() string { return "lease is not due" }
 
 func (o expiring) first(now time.Time) Command { return o.rules.expire(now, o.ref.Key) }
 
-func (o expiring) waiters(Record) int { return queueHead }
+func (o expiring) waiters(Record) int { return QueueHead }
 
 func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	h, held := o.ref.in(r)

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ var exploreAll = flag.Bool("explore.all", false, "explore the large worlds too")
 
 // Each world is explored completely.
 var worlds = []world{
+	{name: "polls", clients: 2, capacity: 1, polls: true, leases: 1, sends: 2, ttl: 4, wait: 3, retention: 8, horizon: 3},
 	{name: "mutex", clients: 2, capacity: 1, leases: 2, sends: 2, ttl: 1, retention: 2, horizon: 4},
 	{name: "mutex with duplicates and a timer", clients: 2, capacity: 1, leases: 1, sends: 1, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 5},
 	{name: "mutex with an operator", clients: 2, capacity: 1, leases: 1, sends: 2, forces: 1, ttl: 1, retention: 2, horizon: 3},
@@ -109,6 +111,7 @@ var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Release, NobodyWaiting}: waiterTest(func(u Rules, now time.Time) Command { return u.release(now, "a", "") }),
 	{Expire, NobodyWaiting}:  waiterTest(func(u Rules, now time.Time) Command { return u.expire(now.Add(time.Hour), "a") }),
 	{Renew, LeaseTTLIs}:      sameTTLTest,
+	{Extends, PlaceUntil}:    keepTest,
 	{Renew, LeaseClaimed}:    claimTest,
 	{Renew, FenceBelow}:      purgeTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
 	{Expire, FenceBelow}:     purgeTest(func(u Rules, now time.Time) Command { return u.expire(now, "a") }),
@@ -119,7 +122,7 @@ func allMutants() (list []mutant) {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
 	for _, c := range []Command{
 		u.take(now, "k", Lease{}, 1), u.renew(now, "k", 1, true, nil, ""), u.release(now, "k", ""), u.expire(now, "k"),
-		u.swap(now, Record{Rev: 1}, Record{}, CauseAcquire, "", ""),
+		u.swap(now, Record{Rev: 1, Waiting: 1, Queue: []Waiter{{Ticket: 1, Key: "k"}}}, Record{}, CauseAcquire, "", ""), u.keep(Waiter{Key: "k"}, 1),
 	} {
 		if c.Absent {
 			list = append(list, mutant{c.Kind, 0})
@@ -220,6 +223,24 @@ func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Co
 		}
 		return nil
 	}
+}
+
+// keepTest lets a poll that is delivered late extend a place that a later one has extended further.
+func keepTest(_ *testing.T, mutate func(Command) Command) error {
+	u, w := Rules{}.withDefaults(), Waiter{Ticket: 1, Key: "w", Until: 100}
+	r := Record{Rev: 1, Waiting: 1, Queue: []Waiter{w}}
+	early, late := mutate(u.keep(w, 200)), mutate(u.keep(w, 150))
+	if !early.Allows(r) {
+		return errors.New("a place is not extended")
+	}
+	r = early.Next(r)
+	if r.Rev != 1 || r.Queue[0].Until != 200 {
+		return fmt.Errorf("a poll made the record %+v", r)
+	}
+	if late.Allows(r) {
+		return fmt.Errorf("a late poll shortens the place from %d to %d", r.Queue[0].Until, late.Next(r).Queue[0].Until)
+	}
+	return nil
 }
 
 // purgeTest makes a test that a command whose now is older than the record's fence is refused: the native TTL it writes

@@ -229,6 +229,13 @@ func (x *explorer) clientMoves(s state, i uint8) {
 		if x.renewals {
 			send(opRenew, c.lease, func(*clientState) {})
 		}
+		if x.polls {
+			t := s
+			t.clients[i].sends++
+			m := message{stage: poll, op: opAcquire, client: i, lease: c.lease, sent: s.now}
+			t.put(m)
+			x.step(t, "client polls", m)
+		}
 		send(opRelease, c.lease, func(c *clientState) { c.phase = phaseIdle }) // gives up
 	case phaseHolding:
 		send(opRenew, c.lease, func(*clientState) {})
@@ -265,6 +272,26 @@ func (x *explorer) messageMoves(s state, i int) {
 				x.step(t, "request delivered, and will be again", n)
 			}
 		}
+	case poll:
+		for offset := range uint8(2) {
+			for second := range uint8(2) {
+				n := m
+				n.stage, n.offset, n.cmd, n.until = half, offset, s.record, second
+				t := gone
+				t.put(n)
+				x.step(t, "a poll reads one item", n)
+			}
+		}
+	case half:
+		row, waiter := m.cmd, s.record
+		if m.until != 0 {
+			row, waiter = waiter, row
+		}
+		n := m
+		n.read = s.now + m.offset
+		n = x.polledTo(n, s, x.poll(m, n.read, row, waiter), x.records[row])
+		gone.put(n)
+		x.step(gone, "a poll reads the other item", n)
 	case write:
 		if int64(s.now) > int64(m.read)+x.retention {
 			return // no write lands a retention after its now
@@ -275,6 +302,17 @@ func (x *explorer) messageMoves(s state, i int) {
 	case sending:
 		x.callBack(gone, m)
 	}
+}
+
+// polledTo is the message that follows from a poll: a command, or an answer.
+func (x *explorer) polledTo(n message, s state, d decision, row Record) message {
+	if d.answer != 0 {
+		n.stage, n.answer = reply, d.answer
+		x.answer(&n, s, row)
+		return n
+	}
+	n.stage, n.cmd, n.until = write, d.cmd, 0
+	return n
 }
 
 // land applies a command in flight, and sends the next message: another command, or an answer.
@@ -296,6 +334,8 @@ func (x *explorer) land(s, gone state, m message, again bool) {
 		n.read = s.now + m.offset
 		if m.op == opForce {
 			n = message{} // an operator looks again
+		} else if x.commands[m.cmd].Kind == Extends { // it reads both again
+			n = x.polledTo(n, s, x.poll(m, n.read, s.record, s.record), before)
 		} else if d := x.decide(m, n.read, s.record); d.answer != 0 {
 			x.checkAnswer(s, n, before, d.answer)
 			n.stage, n.answer = reply, d.answer

@@ -68,7 +68,7 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 	if after.FreeAt != freeAt(after.Holders) {
 		x.fail("free_at is %d, the holders say %d", after.FreeAt, freeAt(after.Holders))
 	}
-	safe := max(after.FreeAt, after.Fence/1000, after.lastUntil())/1000 + int64(x.rules.Retention/time.Second)
+	safe := max(max(after.FreeAt, after.Fence/1000)/1000+int64(x.rules.Retention/time.Second), after.lastUntil()/1000+int64(x.rules.Retention/(2*time.Second)))
 	if after.TTL < safe {
 		x.fail("purge: native TTL is %d, but fences only grow, and waiters only keep their places, if it is %d", after.TTL, safe)
 	}
@@ -85,6 +85,9 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, read int64) {
 	if after.Waiting != int64(len(after.Queue)) {
 		x.fail("queue: %d wait, the record says %d", len(after.Queue), after.Waiting)
+	}
+	if head := after.headFrom(after); after.Head != head {
+		x.fail("queue: the head is %d, the record says %d", head, after.Head)
 	}
 	last := int64(0)
 	for _, w := range after.Queue {
@@ -111,6 +114,9 @@ func (x *explorer) checkQueue(before, after Record, op opKind, mine LeaseKey, re
 			x.fail("queue: %v was granted before its turn", w.Key)
 		case stays:
 			passed = true
+			if now := after.Queue[after.waits(w.Key)]; now.Ticket == w.Ticket && now.Until < w.Until {
+				x.fail("queue: the place of %v was shortened", w.Key)
+			}
 		case !got && w.Until > read && (op != opRelease && op != opDepart || w.Key != mine):
 			x.fail("queue: %v vanished", w.Key)
 		}

@@ -39,6 +39,7 @@ type world struct {
 	attempts   int               // tries of callbacks
 	departs    int               // words of an execution's end that arrive
 	renewals   bool              // waiters may claim their grants by a renewal
+	polls      bool              // waiters may poll with their tickets
 	leases     int               // lease secrets that a client uses, one after the other
 	sends      int               // requests that a client sends
 	duplicates int               // extra deliveries in a run
@@ -91,6 +92,8 @@ const (
 	write                    // a command on its way to the record
 	reply                    // an answer on its way to the client
 	sending                  // a callback on its way to its task
+	poll                     // a poll on its way to a coordinator
+	half                     // a poll of which one of the two items was read: the record if until is 0, else the waiter
 )
 
 type verdict uint8
@@ -110,7 +113,7 @@ type message struct {
 	sent   uint8  // when the client sent it
 	offset uint8  // of the coordinator's clock
 	read   uint8  // when the coordinator read its clock for the command
-	cmd    uint32 // the command in flight
+	cmd    uint32 // the command in flight; of a poll, the record of which one item was read
 	answer verdict
 	until  uint8 // for an ok: sent + remaining
 }
@@ -179,6 +182,7 @@ type explorer struct {
 	applied     map[[2]uint32]uint32   // record, command -> next record + 1; 0: the guard fails
 	firsts      map[firstKey]uint32    // the optimistic command of an operation
 	decided     map[decideKey]decision // what an operation does next
+	polled      map[pollKey]decision   // what a poll does next
 	probed      map[[2]uint32]string   // record, tick -> liveness violation
 	forcings    map[[2]uint32]uint32   // record, tick -> command
 	checked     map[checkKey]bool      // writes that were held against the rules
@@ -194,6 +198,12 @@ type decideKey struct {
 	client, lease uint8
 	now           uint8
 	record        uint32
+}
+
+type pollKey struct {
+	client, lease uint8
+	now           uint8
+	row, waiter   uint32 // the records of which the two items were read
 }
 
 type firstKey struct {
@@ -228,7 +238,7 @@ func explore(w world, limit int) *explorer {
 		world: w, limit: limit,
 		rules:    Rules{Skew: time.Duration(1+w.skew) * tick, Retention: time.Duration(w.retention) * tick},
 		recordID: map[string]uint32{}, cmdID: map[string]uint32{}, applied: map[[2]uint32]uint32{},
-		firsts: map[firstKey]uint32{}, decided: map[decideKey]decision{}, probed: map[[2]uint32]string{},
+		firsts: map[firstKey]uint32{}, decided: map[decideKey]decision{}, polled: map[pollKey]decision{}, probed: map[[2]uint32]string{},
 		forcings: map[[2]uint32]uint32{}, checked: map[checkKey]bool{}, shown: time.Now(),
 	}
 	for i := range x.sizes {
@@ -424,6 +434,32 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 		}
 		x.decided[memo] = d
 	}
+	return d
+}
+
+// poll asks a poll to decide on the two items that it read.
+func (x *explorer) poll(m message, at uint8, row, waiter uint32) decision {
+	memo := pollKey{m.client, m.lease, at, row, waiter}
+	d, known := x.polled[memo]
+	if known {
+		return d
+	}
+	var w Waiter
+	if i := x.records[waiter].waits(key(m.client, m.lease)); i >= 0 {
+		w = x.records[waiter].Queue[i]
+	}
+	record := x.records[row]
+	record.Queue = nil
+	op := x.operation(m, record).(acquiring)
+	switch until, waits := op.polled(x.clock(at), record, w); {
+	case !waits:
+		d = x.decide(m, at, row)
+	case until == 0:
+		d.answer = held
+	default:
+		d.cmd = x.internCommand(op.rules.keep(w, until))
+	}
+	x.polled[memo] = d
 	return d
 }
 

@@ -52,7 +52,7 @@ func (o *forcing) waiters(Record) int {
 	if o.alone {
 		return 0
 	}
-	return queueHead
+	return QueueHead
 }
 
 func (o *forcing) next(now time.Time, r Record) (*Command, error) {

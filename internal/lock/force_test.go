@@ -77,6 +77,12 @@ type faulty struct {
 	err    error
 	writes int
 	reads  []int // how many waiters were asked for
+	places int   // how often a place was looked for
+}
+
+func (f *faulty) Place(ctx context.Context, name string, key LeaseKey) (Waiter, error) {
+	f.places++
+	return f.Memory.Place(ctx, name, key)
 }
 
 func (f *faulty) Apply(ctx context.Context, name string, c Command) (Reply, error) {

@@ -72,11 +72,11 @@ func TestOwnGrantIsHandedOn(t *testing.T) {
 func TestGrantsOfSettlingAreHandedOn(t *testing.T) {
 	k, calls := newTeller(t)
 	k.must("big", of(100, 100))
-	for i := range queueHead + 3 {
+	for i := range QueueHead + 3 {
 		k.waits(fmt.Sprintf("waiter-%02d", i), of(100, 1), withToken("t"))
 	}
 	k.want(k.release("big"), nil)
-	if len(*calls) != 1 || len((*calls)[0]) != queueHead+3 || !slices.IsSorted((*calls)[0]) {
+	if len(*calls) != 1 || len((*calls)[0]) != QueueHead+3 || !slices.IsSorted((*calls)[0]) {
 		t.Errorf("handed on %v", *calls)
 	}
 }

@@ -21,6 +21,9 @@ type faultyStore struct {
 	Memory
 	applied []Command
 	reads   int
+	polls   int
+	places  int                                     // how often a place was looked for
+	polled  func()                                  // called after each poll
 	limits  []int                                   // of the queue, as it was asked for
 	offset  time.Duration                           // that replies prove
 	before  func(c Command) error                   // an error: the command does not reach the record
@@ -64,6 +67,30 @@ func (s *faultyStore) Waiters(ctx context.Context, name string, limit int) ([]Wa
 		list = s.queue(list, limit)
 	}
 	return list, err
+}
+
+func (s *faultyStore) Place(ctx context.Context, name string, key LeaseKey) (Waiter, error) {
+	s.places++
+	return s.Memory.Place(ctx, name, key)
+}
+
+func (s *faultyStore) Poll(ctx context.Context, name string, ticket int64) (Reply, Waiter, error) {
+	s.polls++
+	reply, w, err := s.Memory.Poll(ctx, name, ticket)
+	reply.Offset = s.offset
+	if s.polled != nil {
+		s.polled()
+	}
+	return reply, w, err
+}
+
+// reset forgets what was counted, and counts the requests to the store.
+func (s *faultyStore) reset() {
+	s.applied, s.limits, s.reads, s.polls, s.places = nil, nil, 0, 0, 0
+}
+
+func (s *faultyStore) requests() int {
+	return len(s.applied) + len(s.limits) + s.reads + s.polls + s.places
 }
 
 func (s *faultyStore) Unbind(_ context.Context, execution string, list []Binding) error {
@@ -193,3 +220,8 @@ func withToken(token string) func(*AcquireRequest) {
 
 // task is the token of a Step Functions task.
 func task(text string) Token { return Token{Kind: TaskToken, Text: text} }
+
+// waits is the index of a lease's place in the queue; -1: none.
+func (r Record) waits(key LeaseKey) int {
+	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key })
+}

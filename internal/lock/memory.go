@@ -39,13 +39,17 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 	defer m.mu.Unlock()
 	before := m.records[name]
 	if !c.Allows(before) {
-		return Reply{}, &GuardError{Current: withoutQueue(before)}
+		record := func(cl Clause) bool { return cl.Test != PlaceUntil && !cl.Holds(before) }
+		return Reply{}, &GuardError{Current: withoutQueue(before), Places: before.Rev > 0 && !slices.ContainsFunc(c.Guard, record)}
 	}
 	after := c.Next(before)
 	if m.records == nil {
 		m.records = map[string]Record{}
 	}
 	m.records[name] = after
+	if c.Kind == Extends {
+		return Reply{}, nil
+	}
 	if m.Changed != nil {
 		m.Changed(name, before, after)
 	}
@@ -67,6 +71,32 @@ func (m *Memory) Waiters(ctx context.Context, name string, limit int) ([]Waiter,
 	defer m.mu.Unlock()
 	q := m.records[name].Queue
 	return slices.Clone(q[:min(limit, len(q))]), nil
+}
+
+// Place reads a lease's place.
+func (m *Memory) Place(ctx context.Context, name string, key LeaseKey) (Waiter, error) {
+	if err := ctx.Err(); err != nil {
+		return Waiter{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w, _ := m.records[name].place(key)
+	return w, nil
+}
+
+// Poll reads a record and one waiter.
+func (m *Memory) Poll(ctx context.Context, name string, ticket int64) (Reply, Waiter, error) {
+	if err := ctx.Err(); err != nil {
+		return Reply{}, Waiter{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.records[name]
+	i := slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Ticket == ticket })
+	if i < 0 {
+		return Reply{After: withoutQueue(r)}, Waiter{}, nil
+	}
+	return Reply{After: withoutQueue(r)}, r.Queue[i], nil
 }
 
 // Bound lists the leases and places that belong to an execution.

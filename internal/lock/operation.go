@@ -2,6 +2,12 @@ package lock
 
 import "time"
 
+// A seeker is a decider that must know whether a lease has a place in the queue, wherever that is.
+type seeker interface {
+	// place is the key of that lease, given the record; empty if the record decides alone.
+	place(r Record) LeaseKey
+}
+
 // An operation is one request at a coordinator, as a step machine without I/O. The coordinator drives it over a store, the
 // explorer in the tests over a model of one. Every step reads the clock again.
 type operation interface {

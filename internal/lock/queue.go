@@ -13,8 +13,8 @@ import (
 // a lock is not free while a waiter fits. The exception is [Unsettled]: one write grants or removes at most maxMoves of the waiters
 // that it read. Another write, sent at once, handles the rest.
 //
-// A waiter that polls repeats its acquire, which extends its place and returns the lease once it is granted. A waiter with a
-// token gets a callback, which the stream's consumer sends while the lease is stored. A waiter holds the lock only after it received the
+// A waiter that polls repeats its acquire, which extends its place and returns the lease once it is granted. With the ticket of an
+// earlier answer such a poll is one read of two items; see poll.go. A waiter with a token gets a callback, which the stream's consumer sends while the lease is stored. A waiter holds the lock only after it received the
 // coordinator's answer or the callback.
 
 const (
@@ -23,8 +23,9 @@ const (
 	// ClaimTime is how long a grant to a waiter that polls lasts until the waiter claims it. A waiter that stopped polling delays those
 	// behind it by at most this.
 	ClaimTime = 10 * time.Second
-	// queueHead is how many waiters a hand-off reads. One is enough unless places are abandoned or several waiters fit.
-	queueHead = 32
+	// QueueHead is how many waiters at the head of the queue an operation reads. One is enough unless places are abandoned or several
+	// waiters fit. Ten waiters without metadata take less than 4 KB, one read unit of DynamoDB.
+	QueueHead = 10
 	// maxMoves is how many waiters one write grants or removes, so that it fits DynamoDB's transactions of 100 items.
 	maxMoves = 40
 )
@@ -84,7 +85,7 @@ func Unsettled(r Record) bool {
 // settling is the operation of [Coordinator.Settle].
 type settling struct{ rules Rules }
 
-func (o settling) waiters(Record) int { return MaxQueue }
+func (o settling) waiters(Record) int { return maxMoves + 1 }
 
 func (o settling) next(now time.Time, r Record) (*Command, error) {
 	to := o.rules.settle(now, r)
@@ -101,36 +102,113 @@ func (o settling) next(now time.Time, r Record) (*Command, error) {
 
 // lastUntil is when the last of the waiters that were read loses its place; 0 with none.
 func (r Record) lastUntil() (at int64) {
-	for _, w := range r.Queue {
+	for _, w := range r.Places() {
 		at = max(at, w.Until)
 	}
 	return at
 }
 
-// waits is the index of a lease's place among the waiters that were read; -1: none.
-func (r Record) waits(key LeaseKey) int {
-	return slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key })
+// Places are the waiters that were read, in the order of tickets: the head of the queue, and the caller's own place behind it.
+func (r Record) Places() []Waiter {
+	if r.Own.Ticket == 0 {
+		return r.Queue
+	}
+	return append(slices.Clip(r.Queue), r.Own)
 }
 
-// PlacesEnded are the waiters that a write removed without a grant. Both records must have their queues.
+// place is a lease's place among the waiters that were read.
+func (r Record) place(key LeaseKey) (w Waiter, waits bool) {
+	for _, w := range r.Places() {
+		if w.Key == key {
+			return w, true
+		}
+	}
+	return Waiter{}, false
+}
+
+// position is a lease's position in the queue, from 1; 0 if it has no place that was read. It is exact within Queue. Behind it, it counts
+// those who left between the head and the place, so it is never too low.
+func (r Record) position(key LeaseKey) int64 {
+	if i := slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Key == key }); i >= 0 {
+		return int64(i + 1)
+	}
+	if r.Own.Ticket == 0 || r.Own.Key != key {
+		return 0
+	}
+	return max(1, min(r.Own.Ticket-r.Head+1, r.Waiting))
+}
+
+// withPlace is the record with a place changed; withoutPlace is the record without it. The place must be among the waiters that were read.
+func (r Record) withPlace(w Waiter) Record {
+	if r.Own.Ticket == w.Ticket {
+		r.Own = w
+		return r
+	}
+	i := slices.IndexFunc(r.Queue, func(q Waiter) bool { return q.Ticket == w.Ticket })
+	r.Queue = slices.Clone(r.Queue)
+	r.Queue[i] = w
+	return r
+}
+
+func (r Record) withoutPlace(w Waiter) Record {
+	r.Waiting--
+	if r.Own.Ticket == w.Ticket {
+		r.Own = Waiter{}
+		return r
+	}
+	r.Queue = slices.DeleteFunc(slices.Clone(r.Queue), func(q Waiter) bool { return q.Ticket == w.Ticket })
+	return r
+}
+
+// headFrom is the Head of a record that was made of from: the lowest ticket that is left of the waiters that were read, or that of from if none
+// is left.
+func (r Record) headFrom(from Record) int64 {
+	switch {
+	case r.Waiting == 0:
+		return 0
+	case len(r.Queue) > 0:
+		return r.Queue[0].Ticket
+	case r.Waiting == 1 && r.Own.Ticket != 0:
+		return r.Own.Ticket
+	}
+	return from.Head
+}
+
+// onlyJoined reports whether the queue of r is that of from, which is older, with further waiters at its end.
+func (r Record) onlyJoined(from Record) bool {
+	joined := r.NextTicket - from.NextTicket
+	return r.Rev > from.Rev && r.Fence >= from.Fence && joined >= 0 && r.Waiting == from.Waiting+joined
+}
+
+// PlacesEnded are the waiters that a write removed without a grant. Both records must have the places that the write read.
 func PlacesEnded(before, after Record) (list []Waiter) {
-	for _, w := range before.Queue {
-		if _, holds := after.Holders[w.Key]; !holds && after.waits(w.Key) < 0 {
+	for _, w := range before.Places() {
+		_, holds := after.Holders[w.Key]
+		if _, waits := after.place(w.Key); !holds && !waits {
 			list = append(list, w)
 		}
 	}
 	return list
 }
 
-// mergeQueue is a stored queue after a write that read its head as from and replaces it by to.
+// mergeQueue is a stored queue after a write that read some of its waiters as from and replaces these by to. A waiter that the write does
+// not change stays as it is stored: it may have been kept since.
 func mergeQueue(stored, from, to []Waiter) []Waiter {
-	seen := map[int64]bool{}
+	read := map[int64]Waiter{}
 	for _, w := range from {
-		seen[w.Ticket] = true
+		read[w.Ticket] = w
 	}
-	out := slices.Clone(to)
+	var out []Waiter
+	kept := map[int64]bool{}
+	for _, w := range to {
+		if read[w.Ticket] == w {
+			kept[w.Ticket] = true
+		} else {
+			out = append(out, w)
+		}
+	}
 	for _, w := range stored {
-		if !seen[w.Ticket] {
+		if _, seen := read[w.Ticket]; !seen || kept[w.Ticket] {
 			out = append(out, w)
 		}
 	}

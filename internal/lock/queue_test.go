@@ -90,7 +90,7 @@ func TestRule9NobodyOvertakes(t *testing.T) {
 func TestRule9WaitersLeave(t *testing.T) {
 	k := newKit(t)
 	k.must("a")
-	const n = queueHead + 8
+	const n = QueueHead + 8
 	for i := range n {
 		k.waits(fmt.Sprint(i))
 	}
@@ -316,7 +316,7 @@ func TestUnsettled(t *testing.T) {
 	}
 }
 
-// A request that does not wait reads the head of the queue only; one that waits or has a token looks for its place in the whole queue.
+// A request reads the head of the queue only; one that waits or has a token also looks for its place behind that.
 func TestHowMuchOfTheQueueIsRead(t *testing.T) {
 	f := &faulty{Memory: &Memory{}}
 	c := newCoordinator(t, f)
@@ -329,13 +329,13 @@ func TestHowMuchOfTheQueueIsRead(t *testing.T) {
 		token int
 		wait  time.Duration
 		want  int
-	}{{0, 0, queueHead}, {0, time.Hour, MaxQueue}, {100, 0, MaxQueue}, {100, time.Hour, MaxQueue}} {
-		f.reads = nil
+	}{{0, 0, 0}, {0, time.Hour, 1}, {100, 0, 1}, {100, time.Hour, 1}} {
+		f.reads, f.places = nil, 0
 		if _, err := c.Acquire(t.Context(), sized(99, test.token, test.wait)); !errors.Is(err, ErrLockHeld) {
 			t.Fatal(err)
 		}
-		if len(f.reads) != 1 || f.reads[0] != test.want {
-			t.Errorf("%+v: read %v", test, f.reads)
+		if len(f.reads) != 1 || f.reads[0] != QueueHead || f.places != test.want {
+			t.Errorf("%+v: read %v and %d places", test, f.reads, f.places)
 		}
 	}
 }
@@ -367,9 +367,9 @@ func TestRowsOfWaitersGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("one waits", now.Add(time.Hour))
-	for i := range queueHead + 1 {
+	for i := range QueueHead + 1 {
 		waits.Secret, waits.Wait = fmt.Sprint("also", i), time.Minute
-		if i == queueHead { // the last is not seen by those who read the head
+		if i == QueueHead { // the last is not seen by those who read the head
 			waits.Wait = 2 * time.Hour
 		}
 		if _, err := c.Acquire(t.Context(), waits); !errors.Is(err, ErrLockHeld) {
@@ -401,7 +401,7 @@ func TestRowsOfWaitersGo(t *testing.T) {
 
 // A queue of abandoned places does not refuse requests for ever, however long it is: a request that does not wait removes those it reads.
 func TestADeadQueueIsClearedAway(t *testing.T) {
-	for _, n := range []int{queueHead, queueHead + 1, 3*queueHead + 1, MaxQueue} {
+	for _, n := range []int{QueueHead, QueueHead + 1, 3*QueueHead + 1, MaxQueue} {
 		k := newKit(t)
 		r := Record{Rev: 1, Fence: 1, Capacity: 1, Waiting: int64(n), NextTicket: int64(n)}
 		for i := range n {
@@ -418,7 +418,7 @@ func TestADeadQueueIsClearedAway(t *testing.T) {
 	// Under a holder that leaves no room, nothing is written for it.
 	k := newKit(t)
 	k.must("a", lasting(time.Hour))
-	for i := range queueHead + 1 {
+	for i := range QueueHead + 1 {
 		k.waits(fmt.Sprint(i), placeFor(time.Second))
 	}
 	k.pass(time.Minute)

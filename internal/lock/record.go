@@ -30,6 +30,7 @@ type Record struct {
 	FreeAt     int64              // when the last of the leases expires; 0 when free
 	Waiting    int64              // number of waiters in the queue
 	NextTicket int64              // the last ticket given
+	Head       int64              // the lowest ticket of the waiters, or a lower number; 0 when nobody waits
 	Cause      Cause              // of the last write
 	By         string             // principal that asked for the last write; empty: unknown
 	Reason     string             // of a force-release or repair, as the operator gave it
@@ -37,8 +38,11 @@ type Record struct {
 	TTL        int64              // native TTL in Unix SECONDS; 0: never purge
 
 	// Queue is the head of the queue in the order of tickets, as far as it was read with [Store.Waiters]. The replies of a
-	// store leave it empty. Every write that changes the queue increments Rev, so a swap proves that it is as it was read.
+	// store leave it empty. Every write that adds or removes a waiter increments Rev. A [Keep] does not: a swap has a clause
+	// for each waiter that it removes or changes.
 	Queue []Waiter
+	// Own is the place of the operation's caller, if it was read and Queue does not reach so far; else the zero Waiter.
+	Own Waiter
 }
 
 // Terms are what an acquire asks for.
@@ -59,7 +63,7 @@ type Waiter struct {
 	Key    LeaseKey
 	Terms        // of the lease that the waiter gets
 	Known  bool  // becomes the Known of the lease
-	Until  int64 // the place is kept until then; a waiter that polls extends it
+	Until  int64 // the place is kept until then; a waiter that polls extends it, see [Keep]
 }
 
 // A Lease is a number of permits that are granted to a holder until they expire.
@@ -116,12 +120,6 @@ func (r Record) withHolder(key LeaseKey, h Lease) Record {
 func (r Record) withoutHolder(key LeaseKey) Record {
 	r.Holders = maps.Clone(r.Holders)
 	delete(r.Holders, key)
-	return r
-}
-
-func (r Record) withoutWaiter(place int) Record {
-	r.Queue = slices.Delete(slices.Clone(r.Queue), place, place+1)
-	r.Waiting--
 	return r
 }
 

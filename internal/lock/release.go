@@ -37,27 +37,32 @@ type releasing struct {
 
 func (o releasing) first(now time.Time) Command { return o.rules.release(now, o.key, o.req.Principal) }
 
-func (o releasing) waiters(r Record) int {
-	if _, held := r.Holders[o.key]; held {
-		return queueHead
+func (o releasing) waiters(Record) int { return QueueHead }
+
+func (o releasing) place(r Record) LeaseKey { return placeUnlessHeld(r, o.key) }
+
+// placeUnlessHeld is the key of a place that an operation must see if its lease is not in the record.
+func placeUnlessHeld(r Record, key LeaseKey) LeaseKey {
+	if _, held := r.Holders[key]; held {
+		return ""
 	}
-	return MaxQueue // it may be a waiter
+	return key
 }
 
 func (o releasing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
-	place := r.waits(o.key)
-	if !held && place < 0 && r.Retired.Key == o.key && causes[r.Retired.Cause].released {
+	place, waits := r.place(o.key)
+	if !held && !waits && r.Retired.Key == o.key && causes[r.Retired.Cause].released {
 		return nil, nil // a repeat
 	}
-	if !held && place < 0 || held && h.ExpiresAt <= now.UnixMilli() {
+	if !held && !waits || held && h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
 	var to Record
 	if held {
 		to = r.withoutHolder(o.key)
 	} else {
-		to = r.withoutWaiter(place)
+		to = r.withoutPlace(place)
 	}
 	to = o.rules.settle(now, to)
 	to.Retired = Retired{Key: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}

@@ -54,7 +54,7 @@ type repairing struct {
 	sent  int64 // the revision of the last try, to recognise it in the record if its reply was lost
 }
 
-func (o *repairing) waiters(Record) int { return queueHead }
+func (o *repairing) waiters(Record) int { return QueueHead }
 
 func (o *repairing) next(now time.Time, r Record) (*Command, error) {
 	if o.sent != 0 && r.Rev == o.sent && r.Cause == CauseRepair && r.Fence == o.done.After {

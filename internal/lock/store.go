@@ -15,8 +15,16 @@ type Store interface {
 	Get(ctx context.Context, name string) (Reply, error)
 	// Apply runs a command on a record.
 	Apply(ctx context.Context, name string, c Command) (Reply, error)
+	// Apply of a [Keep] answers with the Offset alone.
+
 	// Waiters reads the head of a lock's queue with a consistent read: up to limit waiters, in the order of their tickets.
 	Waiters(ctx context.Context, name string, limit int) ([]Waiter, error)
+	// Place reads the place of a lease in a lock's queue with consistent reads; the zero Waiter if it has none. A store may leave out
+	// waiters that were among the first [QueueHead] when they joined: Waiters shows these.
+	Place(ctx context.Context, name string, key LeaseKey) (Waiter, error)
+	// Poll reads a record and the waiter with a ticket; the zero Waiter if there is none. Each is read consistently; they may be
+	// read at different times.
+	Poll(ctx context.Context, name string, ticket int64) (Reply, Waiter, error)
 	// List reads records by name prefix, in pages.
 	List(ctx context.Context, q ListQuery) (Page, error)
 

@@ -113,6 +113,7 @@ func capacity(n int64) func(*lock.AcquireRequest) {
 func Run(t *testing.T, store lock.Store) {
 	all := maps.Clone(suite)
 	maps.Copy(all, queueSuite)
+	maps.Copy(all, pollSuite)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}

@@ -13,6 +13,7 @@ type Problem struct {
 	RetryAfter int64           `json:"retry_after_ms,omitempty"` // a hint when to send the request again
 	Position   int64           `json:"position,omitempty"`       // the caller's place in the lock's queue, from 1
 	Waiting    int64           `json:"waiting,omitempty"`        // the length of the queue
+	Ticket     int64           `json:"ticket,omitempty"`         // of the place in the queue, to send with the next poll
 	RequestID  string          `json:"request_id"`               // also in the log record of the request
 }
 

@@ -41,6 +41,8 @@ const (
 	// MinWait and MaxWait limit the wait_ms of a waiter that polls: for how long its place is kept after a poll.
 	MinWait = time.Second
 	MaxWait = 15 * time.Minute
+	// MaxTicket is the largest ticket: the largest integer that every JSON parser keeps.
+	MaxTicket = 1<<53 - 1
 	// MaxTokenWait limits the whole wait of a waiter with a task token: an execution lasts for a year at most. It also limits the
 	// wait_ms of a waiter that polls and is notified.
 	MaxTokenWait = 366 * 24 * time.Hour
@@ -74,6 +76,7 @@ type AcquireRequest struct {
 	Permits  int64           `json:"permits,omitzero"`
 
 	Wait      int64   `json:"wait_ms,omitzero"`     // join the queue; the place is kept for this long after the request
+	Ticket    int64   `json:"ticket,omitzero"`      // of the last answer to the same request, if it had one
 	Notify    *Notify `json:"notify,omitempty"`     // with wait_ms: the queue that gets a Notification of the grant
 	Execution string  `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
 	TaskToken string  `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
@@ -105,6 +108,7 @@ type Queued struct {
 	Queued   bool   `json:"queued"`
 	Position int64  `json:"position"`
 	Waiting  int64  `json:"waiting"`
+	Ticket   int64  `json:"ticket"`
 }
 
 // Granted is the output of a callback: the lease without its secret, which the caller chose.
