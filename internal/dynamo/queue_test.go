@@ -68,13 +68,25 @@ func TestRequestsPerHandOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		key := lock.KeyOf("q", "w1")
+		ref, tokens := lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{task(strings.Repeat("t", 800))}
 		w.reset()
-		if attempt, err := c.MarkAttempt(t.Context(), lock.GrantRef{Lock: "q", Key: key, Fence: r.After.Holders[key].Fence}, lock.Tokens{task(strings.Repeat("t", 800))}, r.After); !attempt.First || err != nil {
+		attempt, err := c.MarkAttempt(t.Context(), ref, tokens, r.After)
+		if !attempt.First || err != nil {
 			t.Fatal(attempt.First, err)
 		}
-		fmt.Printf("handoff: %d waiters: %s; and before the callback %s\n", n, handOff, count())
-		if handOff != "UpdateItem, Query, TransactWriteItems" || count() != "UpdateItem" {
-			t.Errorf("%d waiters: %s; %s", n, handOff, count())
+		before := count()
+		w.reset()
+		if _, err := c.MarkTold(t.Context(), ref, tokens, attempt.Seen); err != nil {
+			t.Fatal(err)
+		}
+		after := count()
+		w.reset()
+		if _, err := c.MarkAttempt(t.Context(), ref, tokens, lock.Record{}); !errors.Is(err, lock.ErrTold) {
+			t.Fatal(err)
+		}
+		fmt.Printf("handoff: %d waiters: %s; before the callback %s, after it %s, and by the stream's consumer %s\n", n, handOff, before, after, count())
+		if handOff != "UpdateItem, Query, TransactWriteItems" || before != "UpdateItem" || after != "UpdateItem" || count() != "GetItem" {
+			t.Errorf("%d waiters: %s; %s; %s; %s", n, handOff, before, after, count())
 		}
 	}
 }
