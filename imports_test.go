@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
+	"lockclient/notify":   {"lockclient", "internal/reach", "internal/wire"},
 	"lockclient/fencing":  {},
 	"lockclient/direct":   {"lockclient", "internal/api", "internal/dynamo", "internal/lock", "internal/reach", "internal/wire"},
 	"lockclient/locktest": {"lockclient", "internal/api", "internal/lock", "internal/wire"},
@@ -110,13 +111,14 @@ var mayLink = map[string][]string{
 	"./functions/expire":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"}, // it does the stream function's work that was deferred
 	"./lockclient":             {},
 	"./lockclient/invoke":      {"lambda"},
+	"./lockclient/notify":      {"sqs"},
 	"./lockclient/fencing":     {"dynamodb"},
 	"./internal/stream":        {},
 	"./internal/local":         {},
 	"./scripts/run":            {},
 	// With the SDK's config package, which signs in with SSO and STS, for what people run.
 	"./lockclient/direct": {"dynamodb", "signin", "sso", "ssooidc", "sts"},
-	"./cmd/holdfast":      {"dynamodb", "dynamodbstreams", "signin", "sso", "ssooidc", "sts"},
+	"./cmd/holdfast":      {"dynamodb", "dynamodbstreams", "signin", "sqs", "sso", "ssooidc", "sts"},
 }
 
 // A program links the SDK's clients that mayLink names, all of them and no other.

@@ -42,6 +42,7 @@ func TestGrantsThatCannotBe(t *testing.T) {
 			panics(func() { locks.GrantRead(grantee, "deploy:*") }):               "LockRole",
 			panics(func() { locks.GrantForceRelease(grantee, "deploy:*") }):       "LockRole",
 			panics(func() { locks.GrantList(grantee) }):                           "LockRole",
+			panics(func() { locks.GrantNotify(grantee) }):                         "LockRole",
 			panics(func() { locks.GrantDirectLock(grantee, "deploy:*") }):         "ShareDirectLock",
 			panics(func() { locks.GrantDirectRead(grantee, "deploy:*") }):         "ShareDirectLock",
 			panics(func() { locks.GrantDirectForceRelease(grantee, "deploy:*") }): "ShareDirectLock",

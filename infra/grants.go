@@ -37,7 +37,21 @@ func (c *Coordinator) GrantRead(grantee awsiam.IGrantable, pattern string) {
 // to a pattern.
 func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.mustHaveAPI()
-	c.grant(grantee, "execute-api:Invoke", overHTTP, c.route("GET", "/v1/locks"))
+	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, c.route("GET", "/v1/locks"))
+}
+
+// GrantNotify allows a grantee to wait by a queue, which the functions notify of its grants (package lockclient/notify, and the command
+// with --notify-prefix): to make, read and delete queues whose names are NotifyName-notify-… in this stack's account and region.
+func (c *Coordinator) GrantNotify(grantee awsiam.IGrantable) {
+	actions := []string{"sqs:CreateQueue", "sqs:TagQueue", "sqs:GetQueueUrl", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:DeleteQueue"}
+	c.grant(grantee, actions, byQueue, c.notifyQueues())
+}
+
+// GrantSweep allows a grantee to delete the queues that killed processes have left (notify.Sweep, holdfast sweep). It may list all
+// queues of the account, since IAM cannot limit that.
+func (c *Coordinator) GrantSweep(grantee awsiam.IGrantable) {
+	c.grant(grantee, []string{"sqs:ListQueues"}, byQueue, jsii.String("*"))
+	c.grant(grantee, []string{"sqs:ListQueueTags", "sqs:DeleteQueue"}, byQueue, c.notifyQueues())
 }
 
 func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
@@ -51,7 +65,7 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 			arns = append(arns, c.route("POST", "/v1/locks/"+pattern+"/"+op))
 		}
 	}
-	c.grant(grantee, "execute-api:Invoke", overHTTP, arns...)
+	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, arns...)
 }
 
 func (c *Coordinator) mustHaveAPI() {
@@ -63,16 +77,17 @@ func (c *Coordinator) mustHaveAPI() {
 // Remedies for a grantee whose policy this stack cannot change.
 const (
 	overHTTP = "the HTTP API has no resource policy, so add a role that the grantee may assume: LockRole"
+	byQueue  = "the queues are of this stack's account, so add a role here that the grantee may assume (LockRole), and grant it to that role; or let the grantee poll"
 	directly = "allow its account or organisation to invoke the functions: ShareDirectLock; or add a role that the grantee may assume: LockRole"
 )
 
-// grant adds a statement to a grantee's policy. It panics where that is not possible, as for a role of another account,
+// grant allows actions to a grantee by a statement of its policy. It panics where that is not possible, as for a role of another account,
 // since the CDK would ignore the grant silently and the grantee would be refused at run time.
-func (c *Coordinator) grant(grantee awsiam.IGrantable, action, instead string, arns ...*string) {
-	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(action), ResourceArns: &arns})
+func (c *Coordinator) grant(grantee awsiam.IGrantable, actions []string, instead string, arns ...*string) {
+	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(actions...), ResourceArns: &arns})
 	if !*g.Success() || !hasPolicy(grantee.GrantPrincipal()) {
 		panic(fmt.Errorf("infra: %s cannot be granted: this stack cannot change the grantee's policy, since the grantee is of another account, immutable, or neither a role nor a user; %s",
-			action, instead))
+			strings.Join(actions, ", "), instead))
 	}
 	account := grantee.GrantPrincipal().PrincipalAccount()
 	if account != nil && !*awscdk.Token_IsUnresolved(account) && *awscdk.Token_IsUnresolved(awscdk.Stack_Of(c.Construct).Account()) {
@@ -129,7 +144,7 @@ func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, fun
 		panic(fmt.Errorf("infra: %w", err))
 	}
 	arns, list := c.aliases(name, pattern, functions)
-	c.grant(grantee, "lambda:InvokeFunction", directly, list...)
+	c.grant(grantee, []string{"lambda:InvokeFunction"}, directly, list...)
 	return arns
 }
 

@@ -356,6 +356,8 @@ func TestGrants(t *testing.T) {
 		locks.GrantRead(role("Reader"), "deploy:prod")
 		locks.GrantForceRelease(role("Operator"), "*")
 		locks.GrantList(role("Lister"))
+		locks.GrantNotify(role("Waiter"))
+		locks.GrantSweep(role("Sweeper"))
 		direct := role("Direct")
 		locks.GrantDirectLock(direct, "deploy:*")
 		locks.GrantDirectRead(direct, "deploy:*")
@@ -383,6 +385,16 @@ func TestGrants(t *testing.T) {
 		slices.Sort(paths)
 		if slices.Sort(want); !slices.Equal(paths, want) {
 			t.Errorf("%s may %v, want %v", who, paths, want)
+		}
+	}
+	for who, want := range map[string][]string{
+		"Waiter":  {"sqs:CreateQueue", "sqs:DeleteMessage", "sqs:DeleteQueue", "sqs:GetQueueUrl", "sqs:ReceiveMessage", "sqs:TagQueue"},
+		"Sweeper": {"sqs:DeleteQueue", "sqs:ListQueueTags", "sqs:ListQueues"},
+	} {
+		actions := regexp.MustCompile(`sqs:[A-Z]\w*`).FindAllString(granted[who], -1)
+		slices.Sort(actions)
+		if !slices.Equal(actions, want) || strings.Count(granted[who], `:holdfast-notify-*"`) != 1 {
+			t.Errorf("%s may %s", who, granted[who])
 		}
 	}
 	aliases := tpl.of("AWS::Lambda::Alias")

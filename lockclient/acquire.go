@@ -72,6 +72,10 @@ type acquisition struct {
 	request  wire.AcquireRequest
 	pace     pace
 	wake     chan struct{} // has an element when the client has released the lock
+	sent     time.Time     // of the last try
+	told     *telling      // nil: it polls
+	untold   bool          // it polls to the end, although the client has a Notifier
+	polling  int64         // wait_ms of its polls
 	unsure   bool          // there may be a grant, or a place in the queue, that has to be released when giving up
 	failures int           // the number of tries without an answer since the last answer
 }
@@ -88,6 +92,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 		waitCtx, cancel = context.WithTimeout(waitCtx, a.opts.Wait)
 		defer cancel()
 	}
+	defer a.stopListening()
 	lease, err := a.loop(waitCtx, ctx)
 	if err != nil && a.unsure {
 		a.client.forget(ctx, a.name, a.request.Lease)
@@ -128,6 +133,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)
 		a.request.Wait = place.Milliseconds()
 		a.pace, a.wake = pace{delay: a.client.pollDelay, place: place}, make(chan struct{}, 1)
+		a.untold = a.client.teller.notifier == nil
 	}
 	return nil
 }
@@ -157,7 +163,7 @@ func (a *acquisition) loop(ctx, caller context.Context) (*Lease, error) {
 			return nil, err
 		}
 		last, tries = err, tries+1
-		if a.pause(ctx, pause) != nil {
+		if a.rest(ctx, err, pause) != nil {
 			return nil, last
 		}
 	}
@@ -280,8 +286,12 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 		a.request.TTL = a.opts.TTL.Milliseconds()
 	}
 	var answer wire.Lease
-	sent := a.client.now()
-	if err := a.client.send(ctx, wire.OpAcquire, a.name, a.request, &answer); err != nil {
+	sent, err := a.send(ctx, &answer)
+	if a.notToldHere(err) {
+		a.pollHere(err)
+		sent, err = a.send(ctx, &answer)
+	}
+	if err != nil {
 		return nil, err
 	}
 	a.unsure = true // until keep has made a Lease of it
@@ -293,6 +303,11 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 		a.unsure = false
 	}
 	return lease, err
+}
+
+func (a *acquisition) send(ctx context.Context, answer *wire.Lease) (sent reading, err error) {
+	sent, a.sent = a.client.now(), time.Now()
+	return sent, a.client.send(ctx, wire.OpAcquire, a.name, a.request, answer)
 }
 
 // checkGrant returns an error if an answer is not the lease that was asked for.

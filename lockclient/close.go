@@ -38,7 +38,7 @@ func (e *CloseError) Unwrap() []error { return e.Errs }
 // Close continues after a failed release, and retries while the coordinator throttles it. It gives up when all tries of a release
 // had no answer and no other release had one meanwhile. The leases that it could not release are counted in a [*CloseError]; they
 // expire by themselves, as do the leases that were released before their [Options.MinHold] had passed. If ctx ends, Close returns
-// soon after.
+// soon after. At last it closes Config.Notify.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.end(ErrClosed)
@@ -59,6 +59,11 @@ func (c *Client) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		if err == nil {
 			err = fmt.Errorf("lockclient: close: %w", ctx.Err())
+		}
+	}
+	if n := c.teller.notifier; n != nil {
+		if failed := n.Close(ctx); failed != nil && err == nil {
+			err = fmt.Errorf("lockclient: close: Config.Notify: %w", failed)
 		}
 	}
 	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {

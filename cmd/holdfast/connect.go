@@ -73,28 +73,37 @@ func (c *connection) noEndpoint(command string) error {
 
 // client returns a client of the selected coordinator.
 func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
+	cfg, err := c.config(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return lockclient.New(cfg)
+}
+
+// config is the configuration of a client of the selected coordinator.
+func (c *connection) config(ctx context.Context) (lockclient.Config, error) {
 	cfg := lockclient.Config{Owner: c.Owner, RequestTimeout: c.Timeout}
 	switch {
 	case c.Endpoint == "" && c.Table == "":
-		return nil, errors.New("which coordinator? Give --endpoint URL or set HOLDFAST_ENDPOINT (of `holdfast dev`: http://127.0.0.1:7420), or give --table NAME to use a DynamoDB table itself")
+		return cfg, errors.New("which coordinator? Give --endpoint URL or set HOLDFAST_ENDPOINT (of `holdfast dev`: http://127.0.0.1:7420), or give --table NAME to use a DynamoDB table itself")
 	case c.Table != "" && c.Endpoint != "":
-		return nil, errors.New("--endpoint and --table are both given, or both set by HOLDFAST_ENDPOINT and HOLDFAST_TABLE; give one")
+		return cfg, errors.New("--endpoint and --table are both given, or both set by HOLDFAST_ENDPOINT and HOLDFAST_TABLE; give one")
 	case c.Table != "":
 		table, err := c.direct(ctx)
 		if err != nil {
-			return nil, err
+			return cfg, err
 		}
 		cfg.Transport = tableTransport{table}
 	default:
 		if err := c.checkEndpoint(); err != nil {
-			return nil, err
+			return cfg, err
 		}
 		cfg.Endpoint, cfg.HTTPClient = c.Endpoint, c.httpClient()
 		if err := c.sign(ctx, &cfg); err != nil {
-			return nil, err
+			return cfg, err
 		}
 	}
-	return lockclient.New(cfg)
+	return cfg, nil
 }
 
 // close releases what the client holds, or may hold because a reply was lost. It does so also after a signal has

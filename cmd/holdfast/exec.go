@@ -95,7 +95,7 @@ func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 		}
 		return exit(exitCannot)
 	}
-	client, err := conn.client(ctx)
+	client, err := c.open(ctx, conn)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 		case <-acquiring.Done():
 		}
 	}()
-	lease, err := r.take(acquiring, r.client, opts, r.s)
+	lease, err := r.take(acquiring, r.client, opts, r.conn, r.s)
 	if err != nil {
 		return r.conn.giveUp(ctx, r.client, r.s, r.Name, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/notify"
 )
 
 // taking are the arguments and flags of exec and acquire.
@@ -23,6 +24,11 @@ type taking struct {
 	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
 	Capacity int            `default:"1" help:"The lock's permits in all; above 1 it is a semaphore."`
 	Permits  int            `default:"1" help:"Permits to acquire."`
+	Verbose  bool           `short:"v" help:"Also say how the command waits."`
+	notifying
+
+	notifier *notify.Notifier // nil: the wait polls
+	polls    string           // why it polls, as far as is known beforehand
 }
 
 // options validates the flags. The coordinator checks the limits that depend on its settings, such as the shortest TTL.
@@ -108,7 +114,7 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	if err != nil {
 		return err
 	}
-	client, err := conn.client(ctx) // not closed once the lock is held, since Close would release it
+	client, err := c.open(ctx, conn) // not closed once the lock is held, since Close would release it
 	if err != nil {
 		return err
 	}
@@ -122,7 +128,8 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 		defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	}
 	opts.ManualRenew = true
-	lease, err := c.take(ctx, client, opts, s)
+	lease, err := c.take(ctx, client, opts, conn, s)
+	defer c.stopNotifier(ctx, conn, s)
 	if err != nil {
 		return conn.giveUp(ctx, client, s, c.Name, err)
 	}

@@ -124,7 +124,7 @@ var inGo = regexp.MustCompile(`\b(?:Config|Options)\.([A-Z]\w*)`)
 
 // flagsOf maps lockclient's settings to the flags whose names differ.
 var flagsOf = map[string]string{ //nolint:gosec // names, no credentials
-	"TTL": "--ttl", "MinHold": "--at-least", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+	"TTL": "--ttl", "Prefix": "--notify-prefix", "AWS": "the AWS configuration", "MinHold": "--at-least", "RequestTimeout": "--timeout", "Credentials": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
 // inNet matches the request that net/http puts before an error, and the address that net does.
@@ -142,7 +142,7 @@ func message(err error) string {
 	if fault, ok := errors.AsType[*lock.StoreError](err); ok && !isClients(err) {
 		text = storeFault{fault}.Error()
 	}
-	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "dynamo: ", "lock: ", "api: "} {
+	for _, prefix := range []string{"lockclient: ", "direct: ", "invoke: ", "notify: ", "dynamo: ", "lock: ", "api: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	text = inContext.Replace(inNet.ReplaceAllString(text, "$1: "))

@@ -17,14 +17,20 @@ const patience = 2 * time.Second
 
 // take acquires the lock; with --no-wait it does not join the queue. Meanwhile it shows the holders, and why the
 // coordinator does not answer.
-func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options, s *streams) (*lockclient.Lease, error) {
+func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockclient.Options, conn *connection, s *streams) (*lockclient.Lease, error) {
 	w := &wait{streams: s, name: t.Name, began: time.Now()}
 	opts.OnWait, opts.OnUnavailable = w.held, w.unavailable
+	if t.Verbose {
+		w.polls = t.polls
+		opts.OnPolling = func(reason error) { w.polling(message(reason)) }
+	}
 	defer s.watch(w.silence)()
 	if t.NoWait {
 		return client.TryAcquire(ctx, t.Name, opts)
 	}
-	return client.Acquire(ctx, t.Name, opts)
+	lease, err := client.Acquire(ctx, t.Name, opts)
+	go t.stopNotifier(ctx, conn, s) // closing the client, or another call, waits for it
+	return lease, err
 }
 
 // watch calls silence after [patience] and then each second, until stop is called. It draws the live line again when
@@ -68,6 +74,7 @@ type wait struct {
 	told    string    // the reason in the last notice
 	holder  int64     // the holder's fence in the last notice
 	waiting bool      // a notice that others hold the lock was written
+	polls   string    // why the wait polls, to be said in a notice when it begins
 }
 
 // held is [lockclient.Options].OnWait.
@@ -75,6 +82,10 @@ func (w *wait) held(held *lockclient.HeldError) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.heard, w.reason = time.Now(), ""
+	if w.polls != "" {
+		w.polling(w.polls)
+		w.polls = ""
+	}
 	if w.isLive() {
 		place := ""
 		if held.Position > 0 {
@@ -91,6 +102,11 @@ func (w *wait) held(held *lockclient.HeldError) {
 		w.waiting, w.holder, w.told = true, fence, ""
 		w.notice("waiting", fmt.Sprintf("waiting for %s: held by %s", w.name, holders(held.Holders)), "lock", w.name, "holders", held.Holders)
 	}
+}
+
+// polling says why the wait polls.
+func (w *wait) polling(reason string) {
+	w.notice("polling", fmt.Sprintf("waiting for %s by polling: %s", w.name, reason), "lock", w.name, "reason", reason)
 }
 
 // unavailable is [lockclient.Options].OnUnavailable.
