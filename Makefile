@@ -135,11 +135,24 @@ release: go-version ## Commit and tag a release of both modules: VERSION=v1.2.3
 release-check: go-version node ## Make a release in a clone, and use it as a user does: go get, go install, synthesis
 	@scripts/release-check.sh
 
-bench: go-version ## Compare with bare DynamoDB and another library; time handlers and cold starts
-	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 4000x ./internal/dynamo
+# What make bench-before measures: the commit before polls with tickets, and the benchmark as it is in this tree.
+BENCH_BASE := 87063d7
+COMMIT      = $$(git describe --always --dirty --abbrev=7)
+
+bench: go-version ## Compare with bare DynamoDB and another library, into docs/benchmarks/after.json; time handlers and cold starts
+	@scripts/with-dynamodb.sh go run -C scripts/outside ./bench -commit "$(COMMIT)" -out $(CURDIR)/docs/benchmarks/after.json
+	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 2000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 	@go run ./scripts/coldstart
-	@scripts/with-dynamodb.sh go run -C scripts/outside ./handoff
+
+bench-before: go-version ## Measure the commit BENCH_BASE with this tree's benchmark, into docs/benchmarks/before.json
+	@rm -rf dist/before && git worktree prune && git worktree add --detach dist/before $(BENCH_BASE) 2>/dev/null
+	@cp -r scripts/outside/bench dist/before/scripts/outside/
+	@scripts/with-dynamodb.sh go run -C dist/before/scripts/outside ./bench -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json
+	@git worktree remove --force dist/before
+
+bench-report: go-version ## Write the tables and the plot of docs/benchmarks.md from docs/benchmarks
+	@go run -C scripts/outside ./bench -report $(CURDIR)/docs/benchmarks
 
 stress: go-version ## Let processes race for one lock, kill holders, measure expiries
 	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/poller
@@ -171,4 +184,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench stress explore mutants mutants-recent fuzz fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report stress explore mutants mutants-recent fuzz fmt generate clean

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/reach"
@@ -36,6 +37,10 @@ type Response struct {
 	Status     int           // the HTTP status: 200 for a success
 	Body       []byte        // the operation's answer in JSON, or a problem (RFC 9457) if Status is not 200
 	RetryAfter time.Duration // when to send the request again, as an answer that is not the coordinator's says; 0 if it does not
+
+	// Answer, if not nil, takes the place of Body: the answer or the problem as a coordinator in the same process made it, without an
+	// encoding between. The transports of packages direct and locktest set it. A transport around them passes it on as it is.
+	Answer any
 }
 
 // send makes one try of a request. Its error is of this package; if ctx ended first, it wraps ctx's error.
@@ -73,7 +78,11 @@ func noAnswer(ctx context.Context, err error) error {
 	return &unavailable{err: err}
 }
 
+// readAnswer stores an answer in the struct of package wire that answer points to, or returns the error of a problem.
 func readAnswer(resp Response, answer any) error {
+	if resp.Answer != nil {
+		return takeAnswer(resp.Answer, answer)
+	}
 	if resp.Status == http.StatusOK {
 		return readSuccess(resp.Body, answer)
 	}
@@ -83,6 +92,19 @@ func readAnswer(resp Response, answer any) error {
 		return problemError(&p)
 	}
 	return gatewayError(resp)
+}
+
+// takeAnswer is readAnswer for an answer that was not encoded.
+func takeAnswer(from, answer any) error {
+	if p, ok := from.(*wire.Problem); ok {
+		return problemError(p)
+	}
+	to, value := reflect.ValueOf(answer).Elem(), reflect.ValueOf(from)
+	if value.Type() != to.Type() {
+		return refused("", "the transport's Response.Answer is %T, but this operation's answer is %v", from, to.Type())
+	}
+	to.Set(value)
+	return nil
 }
 
 // readSuccess decodes an answer. An answer that was cut off may be complete the next time; one that is not JSON will not be JSON the

@@ -398,3 +398,36 @@ func TestTransportConfigsAreChecked(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+type inProcess struct{ answer any }
+
+func (p inProcess) RoundTrip(context.Context, lockclient.Request) (lockclient.Response, error) {
+	return lockclient.Response{Status: 200, Answer: p.answer}, nil
+}
+
+// An answer that was not encoded is taken as it is. One of another operation is refused, and a problem is the error that it would be
+// as JSON, whatever the status beside it.
+func TestAnswerInProcess(t *testing.T) {
+	for what, test := range map[string]struct {
+		answer any
+		want   error
+		says   string
+	}{
+		"the operation's":  {wire.Released{Lock: "a", Fence: 1}, nil, ""},
+		"another lock's":   {wire.Released{Lock: "b", Fence: 1}, lockclient.ErrRefused, "not about this lock"},
+		"another":          {wire.Lease{Lock: "a"}, lockclient.ErrRefused, "Response.Answer is wire.Lease"},
+		"a pointer to one": {&wire.Released{Lock: "a"}, lockclient.ErrRefused, "Response.Answer is *wire.Released"},
+		"a lost lease":     {wire.NewProblem(wire.LeaseLost, "r"), lockclient.ErrLost, ""},
+		"an outage":        {wire.NewProblem(wire.StoreUnavailable, "r"), lockclient.ErrUnavailable, "request r"},
+	} {
+		c, err := lockclient.New(lockclient.Config{Transport: inProcess{test.answer}, Retries: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Release(t.Context(), "a", "a-secret-of-a-lease")
+		if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v", what, err)
+		}
+		_ = c.Close(t.Context())
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -63,23 +62,13 @@ func New(cfg Config) (*API, error) {
 	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics}, nil
 }
 
-// An Answer is a response as HTTP has it: a status of 200 and the operation's answer, or another status and a [wire.Problem],
-// both in JSON.
-type Answer struct {
-	Status int
-	Body   []byte
-}
-
 // Call serves a request of this process. Name is the lock's; it is empty for list. Body has the operation's fields, as a JSON
-// object; nil means that there are none. The caller may use task tokens, as a direct invocation may, and has no principal.
-func (a *API) Call(ctx context.Context, op wire.Op, name string, body []byte) Answer {
+// object; nil means that there are none. The caller may use task tokens, as a direct invocation may, and has no principal. The answer
+// is the operation's, a struct of package wire such as [wire.Lease]; it is nil if there is a problem.
+func (a *API) Call(ctx context.Context, op wire.Op, name string, body []byte) (answer any, problem *wire.Problem) {
 	c := &call{op: op, lock: name, requestID: rand.Text(), fields: newObject()}
 	if body != nil {
 		c.fields, c.malformed = parseObject(body)
 	}
-	answer, problem := a.serve(ctx, c)
-	if problem != nil {
-		return Answer{problem.Status, encode(problem)}
-	}
-	return Answer{http.StatusOK, encode(answer)}
+	return a.serve(ctx, c)
 }

@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"encoding/json"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -51,12 +53,51 @@ func TestCall(t *testing.T) {
 		if step.body != "" {
 			body = []byte(step.body)
 		}
-		answer := s.Call(t.Context(), wire.Op(step.op), step.name, body)
-		if answer.Status != step.status || !strings.Contains(string(answer.Body), step.says) {
-			t.Errorf("%s %q %s: %d %s", step.op, step.name, step.body, answer.Status, answer.Body)
+		answer, problem := s.Call(t.Context(), wire.Op(step.op), step.name, body)
+		status := 200
+		if problem != nil {
+			status, answer = problem.Status, problem
 		}
-		if answer.Status != 200 && !strings.Contains(string(answer.Body), `"request_id":"`) {
-			t.Errorf("%s: %s", step.op, answer.Body)
+		says, err := json.Marshal(answer)
+		if err != nil || status != step.status || !strings.Contains(string(says), step.says) {
+			t.Errorf("%s %q %s: %d %s, %v", step.op, step.name, step.body, status, says, err)
+		}
+		if problem != nil && problem.RequestID == "" {
+			t.Errorf("%s: %s", step.op, says)
+		}
+	}
+}
+
+// An answer that stays in the process is equal to the one that travels as JSON.
+func TestAnswersInProcess(t *testing.T) {
+	s := newSystem(t)
+	const secret = "my-secret-lease-0001"
+	for _, step := range []struct {
+		op, body string
+		decoded  any
+	}{
+		{"acquire", `{"lease":"` + secret + `","owner":"<me>","metadata":{"a": [1, "é"]},"capacity":2}`, new(wire.Lease)},
+		{"renew", `{"lease":"` + secret + `"}`, new(wire.Lease)},
+		{"status", ``, new(wire.Status)},
+		{"list", `{}`, new(wire.List)},
+		{"acquire", `{"capacity":2,"permits":2}`, new(wire.Problem)},
+		{"force-release", `{"reason":"x","fence":5}`, new(wire.Problem)},
+		{"force-release", `{"reason":"x"}`, new(wire.ForceReleased)},
+		{"acquire", `{"lease":"another-lease-0002"}`, new(wire.Lease)},
+		{"release", `{"lease":"another-lease-0002"}`, new(wire.Released)},
+	} {
+		var body []byte
+		if step.body != "" {
+			body = []byte(step.body)
+		}
+		answer, problem := s.Call(t.Context(), wire.Op(step.op), "a", body)
+		want := reflect.ValueOf(step.decoded).Elem()
+		if problem != nil {
+			answer = *problem
+		}
+		data, err := json.Marshal(answer)
+		if err != nil || json.Unmarshal(data, step.decoded) != nil || !reflect.DeepEqual(answer, want.Interface()) {
+			t.Errorf("%s: %#v, as JSON %#v, %v", step.op, answer, want, err)
 		}
 	}
 }

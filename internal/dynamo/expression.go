@@ -3,6 +3,7 @@ package dynamo
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// expression compiles a command to the condition and the update of one UpdateItem. Every attribute name has an alias ("#free_at"),
-// since many are reserved words, and so has every value.
+// expression compiles a command to the condition and the update of one UpdateItem. Every value has an alias, and every attribute name
+// that is not in plainNames ("#capacity").
 type expression struct {
 	names   map[string]string
 	values  item
@@ -30,7 +31,7 @@ func newExpression() *expression {
 func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 	e := newExpression()
 	condition := e.guard(c)
-	e.effect(c.Effect)
+	e.effect(c)
 	e.stamp(c.Stamp)
 	update := "SET " + strings.Join(e.set, ", ")
 	if len(e.remove) > 0 {
@@ -49,7 +50,19 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 	}
 }
 
+// plainNames are the attributes of the common commands whose names are no reserved words of DynamoDB, so that they need no alias. Each
+// alias makes the request longer and DynamoDB's parsing slower.
+var plainNames = map[string]bool{
+	attrPK: true, attrRev: true, attrFence: true, attrHolders: true, attrFreeAt: true, attrWaiting: true, attrCause: true,
+	attrRetired: true, attrRetiredFence: true, attrRetiredAt: true, attrRetiredCause: true,
+	attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
+}
+
+// name returns how expressions name an attribute.
 func (e *expression) name(attr string) string {
+	if plainNames[attr] {
+		return attr
+	}
 	alias := "#" + attr
 	e.names[alias] = attr
 	return alias
@@ -128,15 +141,17 @@ func (e *expression) assign(path string, v types.AttributeValue) {
 
 func (e *expression) assignNum(path string, n int64) { e.assign(path, num(n)) }
 
-func (e *expression) effect(effect lock.Effect) {
-	switch f := effect.(type) {
+func (e *expression) effect(c lock.Command) {
+	switch f := c.Effect.(type) {
 	case lock.Grant:
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{string(f.Key): leaseItem(f.Lease)}})
 		e.assignNum(e.name(attrCapacity), f.Capacity)
 		e.assignNum(e.name(attrFence), f.Lease.Fence)
 		e.assignNum(e.name(attrFreeAt), f.Lease.ExpiresAt)
-		for _, attr := range []string{attrWaiting, attrNextTicket} {
-			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attr), e.name(attr), e.num(0)))
+		if slices.ContainsFunc(c.Guard, func(c lock.Clause) bool { return c.Test == lock.NobodyWaiting }) {
+			e.assignNum(e.name(attrWaiting), 0) // which it was, if there was a row
+		} else {
+			e.set = append(e.set, fmt.Sprintf("%s = if_not_exists(%s, %s)", e.name(attrWaiting), e.name(attrWaiting), e.num(0)))
 		}
 	case lock.Extend:
 		h := e.holder(f.Key)
@@ -157,7 +172,7 @@ func (e *expression) effect(effect lock.Effect) {
 	case lock.Become:
 		e.become(f.From, f.To)
 	default:
-		panic(fmt.Sprintf("dynamo: no update for effect %T", effect))
+		panic(fmt.Sprintf("dynamo: no update for effect %T", c.Effect))
 	}
 }
 

@@ -37,9 +37,9 @@ func TestChangesOfAHolder(t *testing.T) {
 	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{{Kind: lock.TaskToken, Text: "t"}}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
 	for want, change := range map[string]func(*lock.Lease){
 		"":                     func(*lock.Lease) {},
-		"#expires_at = :v0":    func(h *lock.Lease) { h.ExpiresAt = 9 },
-		"#renewed_at = :v0":    func(h *lock.Lease) { h.RenewedAt = 9 },
-		"#ttl_ms = :v0":        func(h *lock.Lease) { h.TTL = 9 },
+		"expires_at = :v0":     func(h *lock.Lease) { h.ExpiresAt = 9 },
+		"renewed_at = :v0":     func(h *lock.Lease) { h.RenewedAt = 9 },
+		"ttl_ms = :v0":         func(h *lock.Lease) { h.TTL = 9 },
 		"#metadata = :v0":      func(h *lock.Lease) { h.Metadata = "{ }" },
 		"REMOVE #metadata":     func(h *lock.Lease) { h.Metadata = "" },
 		"#tokens = :v0":        func(h *lock.Lease) { h.Tokens[0] = lock.Token{Kind: lock.TaskToken, Text: "u"} },
@@ -49,7 +49,7 @@ func TestChangesOfAHolder(t *testing.T) {
 		"#attempted = :v0 (3)": func(h *lock.Lease) { h.Attempted, h.Known = true, true },
 		"#attempted = :v0 (4)": func(h *lock.Lease) { h.Told = true },
 		"REMOVE #check_at":     func(h *lock.Lease) { h.CheckAt = 0 },
-		"#unclaimed = :v0 (1)": func(h *lock.Lease) { h.Unclaimed = true },
+		"unclaimed = :v0 (1)":  func(h *lock.Lease) { h.Unclaimed = true },
 	} {
 		h := was
 		change(&h)
@@ -59,7 +59,7 @@ func TestChangesOfAHolder(t *testing.T) {
 		if len(e.remove) > 0 {
 			got = "REMOVE " + strings.Join(e.remove, ", ")
 		}
-		got = strings.ReplaceAll(got, "#holders.#lease.", "")
+		got = strings.ReplaceAll(got, "holders.#lease.", "")
 		if text, number, ok := strings.Cut(want, " ("); ok {
 			want, got = text, strings.TrimSpace(got)
 			if v, _ := e.values[":v0"].(*types.AttributeValueMemberN); v == nil || v.Value+")" != number {
@@ -81,6 +81,33 @@ func TestAttemptsAreReadAsWritten(t *testing.T) {
 		}
 		if got, err := decodeLease(m); err != nil || got != h {
 			t.Errorf("%+v is read as %+v, %v", h, got, err)
+		}
+	}
+}
+
+// The commands that need no read have few names and values: DynamoDB parses them for every request.
+func TestShortExpressions(t *testing.T) {
+	for what, test := range map[string]struct {
+		guard []lock.Clause
+		f     lock.Effect
+		want  string
+	}{
+		"take": {
+			[]lock.Clause{{Test: lock.NobodyWaiting}}, lock.Grant{Key: "k", Lease: lock.Lease{Fence: 5, ExpiresAt: 7}, Capacity: 1},
+			"SET holders = :v1, #capacity = :v2, fence = :v3, free_at = :v4, waiting = :v0, cause = :v5, #ttl = :v4 REMOVE #by, #reason ADD rev :v2",
+		},
+		"a grant without the guard": {
+			nil, lock.Grant{Key: "k", Lease: lock.Lease{Fence: 5, ExpiresAt: 7}, Capacity: 1},
+			"SET holders = :v0, #capacity = :v1, fence = :v2, free_at = :v3, waiting = if_not_exists(waiting, :v4), cause = :v5, #ttl = :v3 REMOVE #by, #reason ADD rev :v1",
+		},
+	} {
+		u := compile("locks", "a", lock.Command{Guard: test.guard, Effect: test.f, Stamp: lock.Stamp{Cause: lock.CauseAcquire, TTL: 7}})
+		got := strings.Replace(*u.UpdateExpression, "#reason, #by", "#by, #reason", 1) // in any order
+		if got != test.want {
+			t.Errorf("%s: %s\nwant %s", what, got, test.want)
+		}
+		if len(u.ExpressionAttributeNames) != 4 {
+			t.Errorf("%s: names %v", what, u.ExpressionAttributeNames)
 		}
 	}
 }

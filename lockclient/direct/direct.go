@@ -124,8 +124,11 @@ func New(ctx context.Context, cfg Config) (*Table, error) {
 
 // RoundTrip implements [lockclient.Transport].
 func (t *Table) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
-	answer := t.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
-	return lockclient.Response{Status: answer.Status, Body: answer.Body}, nil
+	answer, problem := t.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
+	if problem != nil {
+		return lockclient.Response{Status: problem.Status, Answer: problem}, nil
+	}
+	return lockclient.Response{Status: http.StatusOK, Answer: answer}, nil
 }
 
 // CreateTable creates the table and waits until it can be used: the keys pk and sk, on-demand capacity, native TTL, and a stream.

@@ -99,8 +99,11 @@ func (c *Coordinator) Client(owner string, change ...func(*lockclient.Config)) *
 type sound struct{ api *api.API }
 
 func (s sound) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.Response, error) {
-	answer := s.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
-	return lockclient.Response{Status: answer.Status, Body: answer.Body}, nil
+	answer, problem := s.api.Call(ctx, wire.Op(r.Op), r.Lock, r.Body)
+	if problem != nil {
+		return lockclient.Response{Status: problem.Status, Answer: problem}, nil
+	}
+	return lockclient.Response{Status: http.StatusOK, Answer: answer}, nil
 }
 
 // RoundTrip implements [lockclient.Transport].

@@ -98,9 +98,8 @@ func (c *Coordinator) serve(ctx context.Context, r lockclient.Request) (lockclie
 // expiry may change that.
 func (c *Coordinator) waits(r lockclient.Request, resp lockclient.Response, first bool) (time.Duration, bool) {
 	var request wire.AcquireRequest
-	var p wire.Problem
-	if wire.Op(r.Op) != wire.OpAcquire || json.Unmarshal(r.Body, &request) != nil || request.Wait == 0 ||
-		json.Unmarshal(resp.Body, &p) != nil || p.Code != wire.LockHeld {
+	p, _ := resp.Answer.(*wire.Problem)
+	if wire.Op(r.Op) != wire.OpAcquire || p == nil || p.Code != wire.LockHeld || json.Unmarshal(r.Body, &request) != nil || request.Wait == 0 {
 		return 0, false
 	}
 	c.mu.Lock()
