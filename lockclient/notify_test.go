@@ -221,7 +221,7 @@ func TestMessageWakes(t *testing.T) {
 	runTold(t, func(t *testing.T, h *heldLock, n *fakeNotifier, c *lockclient.Client) {
 		result := start(t, c, lockclient.Options{})
 		asked := h.requests()
-		if first, second := asked[0].request, asked[1].request; first.Notify != nil || first.Wait != 15_000 ||
+		if first, second := asked[0].request, asked[1].request; first.Notify != nil || first.Wait != 20_000 ||
 			second.Notify == nil || *second.Notify != (wire.Notify{Queue: n.queue, ID: "wait0"}) || second.Wait != 150_000 || second.Lease != first.Lease {
 			t.Errorf("the wait asked %+v, %+v", first, second)
 		}
@@ -293,7 +293,7 @@ func TestCoordinatorDoesNotNotify(t *testing.T) {
 					t.Errorf("reasons %v", reasons)
 				}
 				asked := h.requests()
-				if len(asked) < 20 || asked[2].request.Notify != nil || asked[2].request.Wait != 15_000 {
+				if len(asked) < 8 || asked[2].request.Notify != nil || asked[2].request.Wait != 20_000 {
 					t.Errorf("%d requests", len(asked))
 				}
 				if len(n.listeners) != 1 {
@@ -346,7 +346,7 @@ func TestNotifierFails(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
 			asked := h.requests()
-			if len(asked) < 20 || slices.ContainsFunc(asked, func(s seen) bool { return s.request.Notify != nil || s.request.Wait != 15_000 }) {
+			if len(asked) < 8 || slices.ContainsFunc(asked, func(s seen) bool { return s.request.Notify != nil || s.request.Wait != 20_000 }) {
 				t.Errorf("%d requests", len(asked))
 			}
 			if !slices.Equal(reasons, []error{failure}) {
