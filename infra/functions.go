@@ -53,6 +53,9 @@ func (c *Coordinator) functions() {
 // lock.
 var queueActions = []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
 
+// showingActions are those of a function that also reads several items at once: for a poll, or the texts of a semaphore's leases.
+var showingActions = slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActions)
+
 // requestFunctions are the functions that serve requests.
 func (c *Coordinator) requestFunctions() (list []function) {
 	for _, f := range []struct {
@@ -60,11 +63,11 @@ func (c *Coordinator) requestFunctions() (list []function) {
 		actions         []string // on the table
 		handsOn         bool
 	}{
-		{"Acquire", "Acquires a lock", slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActions), true}, // it serves polls
+		{"Acquire", "Acquires a lock", showingActions, true},
 		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
 		{"Release", "Releases a lease", queueActions, true},
-		{"Status", "Shows locks", []string{"dynamodb:GetItem", "dynamodb:Scan"}, false},
-		{"ForceRelease", "Ends leases against their holders' will", queueActions, true},
+		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Scan"}, false},
+		{"ForceRelease", "Ends leases against their holders' will", showingActions, true},
 	} {
 		list = append(list, function{
 			id: f.id, name: strings.ToLower(f.id), description: f.description, timeout: requestTimeout, concurrency: c.props.Concurrency,
@@ -84,7 +87,7 @@ func (c *Coordinator) streamFunction() function {
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
-			allow(queueActions, c.Table.TableArn()),
+			allow(showingActions, c.Table.TableArn()),
 		},
 	}
 	queues := []*string{c.DeadLetters.QueueArn()}

@@ -39,8 +39,8 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 				"pk": s("least:stream"), "sk": s("lock"), "rev": n(1), "fence": n(now.UnixMicro()), "capacity": n(1), "cause": s("acquire"),
 				"free_at": n(now.Add(time.Hour).UnixMilli()), "waiting": n(0), "next_ticket": n(0),
 				"holders": map[string]any{"M": map[string]any{"k": map[string]any{"M": map[string]any{
-					"owner": s("o"), "permits": n(1), "fence": n(now.UnixMicro()), "acquired_at": n(now.UnixMilli()), "renewed_at": n(now.UnixMilli()),
-					"expires_at": n(now.Add(time.Hour).UnixMilli()), "ttl_ms": n(3_600_000),
+					"owner": s("o"), "fen": n(now.UnixMicro()),
+					"exp": n(now.Add(time.Hour).UnixMilli()), "tms": n(3_600_000),
 				}}}},
 			},
 		},
@@ -80,8 +80,8 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 	}
 	holder := func(fence int64) map[string]any {
 		return map[string]any{"M": map[string]any{
-			"permits": n(1), "fence": n(fence), "acquired_at": n(now.UnixMilli()), "renewed_at": n(now.UnixMilli()),
-			"expires_at": n(now.Add(time.Hour).UnixMilli()), "ttl_ms": n(3_600_000), "tokens": map[string]any{"L": []any{map[string]any{"M": map[string]any{"task": s(token)}}}},
+			"fen": n(fence),
+			"exp": n(now.Add(time.Hour).UnixMilli()), "tms": n(3_600_000), "tokens": map[string]any{"L": []any{map[string]any{"M": map[string]any{"task": s(token)}}}},
 		}}
 	}
 	tokenEvent := map[string]any{"Records": []any{map[string]any{

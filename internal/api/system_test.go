@@ -196,6 +196,10 @@ func (f failing) Unbind(context.Context, string, []lock.Binding) error { return 
 
 func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error) { return lock.Page{}, f.err }
 
+func (f failing) Texts(context.Context, string, []lock.LeaseKey) (map[lock.LeaseKey]lock.Texts, error) {
+	return nil, f.err
+}
+
 // fixed is a store with one record.
 func (f failing) Place(context.Context, string, lock.LeaseKey) (lock.Waiter, error) {
 	return lock.Waiter{}, f.err

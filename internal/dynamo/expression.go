@@ -55,7 +55,7 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 var plainNames = map[string]bool{
 	attrPK: true, attrRev: true, attrFence: true, attrHolders: true, attrFreeAt: true, attrWaiting: true, attrCause: true,
 	attrRetired: true, attrRetiredFence: true, attrRetiredAt: true, attrRetiredCause: true,
-	attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
+	attrLeaseFence: true, attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
 }
 
 // name returns how expressions name an attribute.
@@ -156,15 +156,19 @@ func (e *expression) effect(c lock.Command) {
 	case lock.Extend:
 		h := e.holder(f.Key)
 		e.assignNum(h+"."+e.name(attrExpiresAt), f.ExpiresAt)
-		e.assignNum(h+"."+e.name(attrRenewedAt), f.RenewedAt)
 		e.assignNum(h+"."+e.name(attrTTLms), f.TTL)
-		if f.Metadata != nil {
-			e.metadata(f.Key, *f.Metadata)
+		if renewed := h + "." + e.name(attrRenewedAt); f.RenewedAt == f.ExpiresAt-f.TTL {
+			e.remove = append(e.remove, renewed)
+		} else {
+			e.assignNum(renewed, f.RenewedAt)
+		}
+		if f.Metadata != nil { // if it is empty, too: of a split lease, there may be older metadata elsewhere
+			e.assign(h+"."+e.name(attrMetadata), str(*f.Metadata))
 		}
 		e.assignNum(e.name(attrFreeAt), f.ExpiresAt)
 	case lock.End:
 		e.assign(e.name(attrRetired), str(string(f.Key)))
-		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Key)+"."+e.name(attrFence))
+		e.set = append(e.set, e.name(attrRetiredFence)+" = "+e.holder(f.Key)+"."+e.name(attrLeaseFence))
 		e.assignNum(e.name(attrRetiredAt), f.At)
 		e.assign(e.name(attrRetiredCause), str(string(f.Cause)))
 		e.assign(e.name(attrHolders), &types.AttributeValueMemberM{Value: item{}})
@@ -173,15 +177,6 @@ func (e *expression) effect(c lock.Command) {
 		e.become(f.From, f.To)
 	default:
 		panic(fmt.Sprintf("dynamo: no update for effect %T", c.Effect))
-	}
-}
-
-func (e *expression) metadata(k lock.LeaseKey, metadata string) {
-	path := e.holder(k) + "." + e.name(attrMetadata)
-	if metadata == "" {
-		e.remove = append(e.remove, path)
-	} else {
-		e.assign(path, str(metadata))
 	}
 }
 
@@ -214,6 +209,9 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 	for k, h := range to.Holders {
 		was, there := from.Holders[k]
 		if !there || was.Fence != h.Fence {
+			if splits(h) {
+				h = withoutTexts(h)
+			}
 			e.assign(e.holder(k), leaseItem(h))
 			continue
 		}

@@ -37,9 +37,9 @@ func TestChangesOfAHolder(t *testing.T) {
 	was := lock.Lease{Terms: lock.Terms{TTL: 3, Metadata: "{}", Tokens: lock.Tokens{{Kind: lock.TaskToken, Text: "t"}}}, Fence: 1, ExpiresAt: 1, RenewedAt: 2, CheckAt: 4}
 	for want, change := range map[string]func(*lock.Lease){
 		"":                     func(*lock.Lease) {},
-		"expires_at = :v0":     func(h *lock.Lease) { h.ExpiresAt = 9 },
-		"renewed_at = :v0":     func(h *lock.Lease) { h.RenewedAt = 9 },
-		"ttl_ms = :v0":         func(h *lock.Lease) { h.TTL = 9 },
+		"exp = :v0":            func(h *lock.Lease) { h.ExpiresAt = 9 },
+		"ren = :v0":            func(h *lock.Lease) { h.RenewedAt = 9 },
+		"tms = :v0":            func(h *lock.Lease) { h.TTL = 9 },
 		"#metadata = :v0":      func(h *lock.Lease) { h.Metadata = "{ }" },
 		"REMOVE #metadata":     func(h *lock.Lease) { h.Metadata = "" },
 		"#tokens = :v0":        func(h *lock.Lease) { h.Tokens[0] = lock.Token{Kind: lock.TaskToken, Text: "u"} },

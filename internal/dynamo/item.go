@@ -33,20 +33,23 @@ const (
 	attrRetiredCause = "retired_cause"
 	attrTTL          = "ttl"
 
-	// of a lease
-	attrOwner      = "owner"
-	attrPrincipal  = "principal"
-	attrPermits    = "permits"
-	attrAcquiredAt = "acquired_at"
-	attrRenewedAt  = "renewed_at"
-	attrExpiresAt  = "expires_at"
-	attrTTLms      = "ttl_ms"
-	attrMetadata   = "metadata"
-	attrUnclaimed  = "unclaimed" // 1, or absent
-	attrTokens     = "tokens"    // a list of maps of one entry each: kind → text
-	attrAttempted  = "attempted" // bits: 1 Attempted, 2 Known, 4 Told; absent for 0
-	attrExecution  = "execution"
-	attrCheckAt    = "check_at"
+	// of a lease. Those that every lease has are short: a semaphore's item has up to a hundred leases, and each KB of it costs a write unit.
+	attrOwner         = "owner"
+	attrPrincipal     = "principal"
+	attrPermits       = "per" // absent for 1
+	attrLeaseCapacity = "cap"
+	attrLeaseFence    = "fen"
+	attrAcquiredAt    = "acq" // absent if the fencing token tells it
+	attrRenewedAt     = "ren" // absent if it is the TTL before the expiry
+	attrExpiresAt     = "exp"
+	attrTTLms         = "tms"
+	attrSplit         = "spl" // 1: owner, principal and metadata are in an item of their own; absent: they are here
+	attrMetadata      = "metadata"
+	attrUnclaimed     = "unclaimed" // 1, or absent
+	attrTokens        = "tokens"    // a list of maps of one entry each: kind → text
+	attrAttempted     = "attempted" // bits: 1 Attempted, 2 Known, 4 Told; absent for 0
+	attrExecution     = "execution"
+	attrCheckAt       = "check_at"
 
 	// of a waiter, of the end of a wait, and of a binding
 	attrTicket = "ticket"
@@ -56,9 +59,10 @@ const (
 	attrLock   = "lock"
 
 	skLock  = "lock"
-	skWait  = "wait#"  // and a ticket: a waiter
-	skEnded = "ended#" // and a ticket: a waiter with a token whose place ended without a grant
-	skPlace = "place#" // and a lease key: the ticket of a waiter that was not among the first when it joined
+	skWait  = "wait#"   // and a ticket: a waiter
+	skEnded = "ended#"  // and a ticket: a waiter with a token whose place ended without a grant
+	skPlace = "place#"  // and a lease key: the ticket of a waiter that was not among the first when it joined
+	skTexts = "holder#" // and a lease key: the texts of a lease that is split
 
 	pkExecution = "exec#" // and an execution: its bindings. No lock's name contains "#"
 )
@@ -76,11 +80,14 @@ func num(n int64) types.AttributeValue {
 // termsAttributes are the attributes of terms. Empty strings and zeros are left out: every byte counts towards the 1 KB of
 // one write unit.
 func termsAttributes(t lock.Terms) item {
-	m := item{attrPermits: num(t.Permits), attrTTLms: num(t.TTL)}
+	m := item{attrTTLms: num(t.TTL)}
+	if t.Permits != 1 {
+		m[attrPermits] = num(t.Permits)
+	}
 	m.strings(map[string]string{
 		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution,
 	})
-	m.numbers(map[string]int64{attrCapacity: t.Capacity})
+	m.numbers(map[string]int64{attrLeaseCapacity: t.Capacity})
 	if !t.Tokens.Empty() {
 		m[attrTokens] = tokensItem(t.Tokens)
 	}
@@ -90,12 +97,25 @@ func termsAttributes(t lock.Terms) item {
 // leaseAttributes are the attributes of a lease.
 func leaseAttributes(l lock.Lease) item {
 	m := termsAttributes(l.Terms)
-	maps.Copy(m, item{
-		attrFence: num(l.Fence), attrAcquiredAt: num(l.AcquiredAt), attrRenewedAt: num(l.RenewedAt), attrExpiresAt: num(l.ExpiresAt),
-	})
+	maps.Copy(m, item{attrLeaseFence: num(l.Fence), attrExpiresAt: num(l.ExpiresAt)})
+	if l.AcquiredAt != acquiredAt(l.Fence) {
+		m[attrAcquiredAt] = num(l.AcquiredAt)
+	}
+	if l.RenewedAt != l.ExpiresAt-l.TTL {
+		m[attrRenewedAt] = num(l.RenewedAt)
+	}
+	if l.Split != lock.Whole {
+		m[attrSplit] = num(1)
+	}
+	if l.Split == lock.SplitButMetadata {
+		m[attrMetadata] = str(l.Metadata)
+	}
 	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known, l.Told), attrCheckAt: l.CheckAt})
 	return m
 }
+
+// acquiredAt is when a grant with this fencing token was made, unless a clock went back: see lock.Record's nextFence.
+func acquiredAt(fence int64) int64 { return fence / 1000 }
 
 func leaseItem(l lock.Lease) types.AttributeValue {
 	return &types.AttributeValueMemberM{Value: leaseAttributes(l)}
@@ -139,16 +159,23 @@ func flag(b bool) int64 {
 
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
-		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.num(attrPermits), Capacity: d.num(attrCapacity), TTL: d.num(attrTTLms),
+		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
 		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution),
 	}
 }
 
 func decodeLease(m item) (lock.Lease, error) {
 	d := decoder{it: m}
+	terms, fence, expiresAt := d.terms(), d.num(attrLeaseFence), d.num(attrExpiresAt)
 	l := lock.Lease{
-		Terms: d.terms(), Fence: d.num(attrFence), AcquiredAt: d.num(attrAcquiredAt), RenewedAt: d.num(attrRenewedAt), ExpiresAt: d.num(attrExpiresAt),
-		CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0, Told: d.num(attrAttempted)&4 != 0,
+		Terms: terms, Fence: fence, AcquiredAt: d.numOr(attrAcquiredAt, acquiredAt(fence)), RenewedAt: d.numOr(attrRenewedAt, expiresAt-terms.TTL),
+		ExpiresAt: expiresAt, CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0, Told: d.num(attrAttempted)&4 != 0,
+	}
+	if d.num(attrSplit) != 0 {
+		l.Split = lock.Split
+		if _, here := m[attrMetadata]; here {
+			l.Split = lock.SplitButMetadata
+		}
 	}
 	return l, d.err
 }
@@ -242,6 +269,14 @@ func (d *decoder) num(attr string) int64 {
 		d.fail(attr, m.Value)
 	}
 	return n
+}
+
+// numOr reads a number, which is otherwise if it is absent.
+func (d *decoder) numOr(attr string, otherwise int64) int64 {
+	if _, there := d.it[attr]; !there {
+		return otherwise
+	}
+	return d.num(attr)
 }
 
 func (d *decoder) str(attr string) string {

@@ -48,7 +48,7 @@ func TestLargestRecord(t *testing.T) {
 	if err := write(t, s, strings.Repeat("n", 255), lock.Record{}, record(token)); err != nil {
 		t.Errorf("the largest record: %v", err)
 	}
-	if err := write(t, s, "s", lock.Record{}, record(token+200)); !errors.Is(err, lock.ErrLockFull) {
+	if err := write(t, s, "s", lock.Record{}, record(token+400)); !errors.Is(err, lock.ErrLockFull) {
 		t.Errorf("too large: %v", err)
 	}
 	r := record(0)
@@ -56,7 +56,7 @@ func TestLargestRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Rev = 1
-	to := record(token + 200)
+	to := record(token + 400)
 	to.Waiting, to.Queue = 1, []lock.Waiter{{Ticket: 1, Key: "l", Until: ms}}
 	for key, h := range to.Holders { // new grants, so that they are written whole
 		h.Fence += ms

@@ -46,45 +46,52 @@ func (s *Store) Waiters(ctx context.Context, name string, limit int) (list []loc
 	return list, nil
 }
 
-// maxUnprocessed is how many times Poll asks again for what a BatchGetItem left out.
+// maxUnprocessed is how many times a BatchGetItem is sent, each for what the one before left out.
 const maxUnprocessed = 3
 
 // Poll implements [lock.Store] with one BatchGetItem of two items.
 func (s *Store) Poll(ctx context.Context, name string, ticket int64) (lock.Reply, lock.Waiter, error) {
 	ctx, seen := observe(ctx)
-	keys := []map[string]types.AttributeValue{key(name), waiterKey(name, ticket)}
 	var reply lock.Reply
 	var w lock.Waiter
+	err := s.batch(ctx, []map[string]types.AttributeValue{key(name), waiterKey(name, ticket)}, func(it item) (err error) {
+		if (&decoder{it: it}).str(attrSK) == skLock {
+			reply.After, err = Decode(it)
+		} else {
+			w, err = decodeWaiter(it)
+		}
+		return err
+	}, name)
+	reply.Offset = seen.offset
+	return reply, w, err
+}
+
+// batch reads items of a lock with consistent reads, by one BatchGetItem if DynamoDB leaves none out.
+func (s *Store) batch(ctx context.Context, keys []map[string]types.AttributeValue, read func(item) error, name string) error {
 	for range maxUnprocessed {
 		out, err := s.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
 			s.table: {Keys: keys, ConsistentRead: aws.Bool(true)},
 		}})
 		if err != nil {
-			return reply, w, s.fault(ctx, "BatchGetItem", err)
+			return s.fault(ctx, "BatchGetItem", err)
 		}
 		for _, items := range out.Responses { // under the table's name, also if s.table is its ARN
 			for _, it := range items {
-				if (&decoder{it: it}).str(attrSK) == skLock {
-					reply.After, err = Decode(it)
-				} else {
-					w, err = decodeWaiter(it)
-				}
-				if err != nil {
-					return reply, w, s.corrupt(name, err)
+				if err := read(it); err != nil {
+					return s.corrupt(name, err)
 				}
 			}
 		}
 		if keys = nil; len(out.UnprocessedKeys) == 0 {
-			reply.Offset = seen.offset
-			return reply, w, nil
+			return nil
 		}
 		for _, left := range out.UnprocessedKeys {
 			keys = append(keys, left.Keys...)
 		}
 	}
-	return reply, w, &lock.StoreError{
+	return &lock.StoreError{
 		Kind: lock.ErrThrottled, What: fmt.Sprintf("BatchGetItem left out items %d times", maxUnprocessed),
-		Fix: "the lock's partition is read too often; let its waiters poll less often",
+		Fix: "the lock's partition is read too often; let its waiters poll, and its watchers look, less often",
 	}
 }
 

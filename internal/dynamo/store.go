@@ -145,8 +145,15 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	if keep, ok := c.Effect.(lock.Keep); ok {
 		return s.keep(ctx, name, c, keep)
 	}
+	texts := newTexts(name, c)
 	if beside := s.beside(name, c); len(beside) > 0 {
+		for _, it := range texts {
+			beside = append(beside, types.TransactWriteItem{Put: &types.Put{TableName: aws.String(s.table), Item: it}})
+		}
 		return s.transact(ctx, name, c, beside)
+	}
+	if err := s.putTexts(ctx, texts); err != nil {
+		return lock.Reply{}, err
 	}
 	ctx, seen := observe(ctx)
 	out, err := s.client.UpdateItem(ctx, compile(s.table, name, c))
@@ -167,6 +174,7 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	}
 	after := c.Next(before)
 	after.Queue = nil
+	s.keepTexts(ctx, name, before, after)
 	return lock.Reply{Before: before, After: after, Offset: seen.offset}, nil
 }
 

@@ -119,7 +119,7 @@ func TestListCursors(t *testing.T) {
 func TestItemsThatAreNoLocks(t *testing.T) {
 	for _, bad := range []string{
 		rowJSON("a", `,"fence":{"S":"1"}`), rowJSON("a", `,"by":{"N":"1"}`), rowJSON("a", `,"holders":{"S":"x"}`), rowJSON("a", `,"holders":{"M":{"l":{"S":"x"}}}`),
-		rowJSON("a", `,"holders":{"M":{"l":{"M":{"fence":{"S":"x"}}}}}`), `{"pk":{"S":"a"},"rev":{"N":"0"}}`, `{"pk":{"S":"a"}}`, rowJSON("a", `,"ttl":{"N":"1.5"}`),
+		rowJSON("a", `,"holders":{"M":{"l":{"M":{"fen":{"S":"x"}}}}}`), `{"pk":{"S":"a"},"rev":{"N":"0"}}`, `{"pk":{"S":"a"}}`, rowJSON("a", `,"ttl":{"N":"1.5"}`),
 	} {
 		for call, body := range map[string]string{
 			"Get": `{"Item":` + bad + `}`, "Apply": `{"Attributes":` + bad + `}`, "Apply refused": `400 {"__type":"ConditionalCheckFailedException","Item":` + bad + `}`, "List": scanJSON("", bad),
@@ -143,7 +143,7 @@ func TestItemsThatAreNoLocks(t *testing.T) {
 	if _, err := s.Waiters(t.Context(), "a", 1); !errors.Is(err, lock.ErrMisconfigured) {
 		t.Errorf("waiter: %v", err)
 	}
-	s, _ = scripted(t, `{"Items":[{"want":{"M":{"permits":{"S":"x"}}}}]}`)
+	s, _ = scripted(t, `{"Items":[{"want":{"M":{"per":{"S":"x"}}}}]}`)
 	if _, err := s.Waiters(t.Context(), "a", 1); !errors.Is(err, lock.ErrMisconfigured) {
 		t.Errorf("waiter's want: %v", err)
 	}

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -46,6 +47,14 @@ type LeaseStatus struct {
 // The errors are [ErrLockHeld] (a [*HeldError], with the place in the queue), [ErrCapacityMismatch], [ErrQueueFull],
 // [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, and the store's.
 func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
+	l, err := c.acquire(ctx, req)
+	if held, ok := errors.AsType[*HeldError](err); ok && req.Ticket == 0 { // a poll is one read; the answer before it named the holders
+		c.nameHolders(ctx, req.Lock, held)
+	}
+	return l, err
+}
+
+func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
 	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
 		return LeaseStatus{}, err
 	}
@@ -72,6 +81,9 @@ func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 	}
 	if _, mine := out.After.Holders[key]; !mine {
 		return LeaseStatus{}, op.refusal(c.clock(), out.After)
+	}
+	if out.After, err = c.withTexts(ctx, req.Lock, out.After, []LeaseKey{key}); err != nil { // of a repeated request
+		return LeaseStatus{}, err
 	}
 	return c.lease(req.Lock, key, out.After)
 }
@@ -304,7 +316,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 	live := r.blocking(e.Now, u.skew())
 	for i, key := range byFence(live) {
 		h := live[key]
-		e.Holders = append(e.Holders, h)
+		e.Holders, e.keys = append(e.Holders, h), append(e.keys, key)
 		until := h.ExpiresAt
 		if h.Execution != "" { // its end is unknown; its next check is the earliest that the coordinator learns of it
 			until = min(until, max(h.CheckAt, e.Now+time.Second.Milliseconds()))

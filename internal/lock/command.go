@@ -150,7 +150,7 @@ func (e Extend) apply(r Record) Record {
 	h := r.Holders[e.Key]
 	h.ExpiresAt, h.RenewedAt, h.TTL = e.ExpiresAt, e.RenewedAt, e.TTL
 	if e.Metadata != nil {
-		h.Metadata = *e.Metadata
+		h = h.withMetadata(*e.Metadata)
 	}
 	r.Holders = maps.Clone(r.Holders)
 	r.Holders[e.Key] = h

@@ -50,9 +50,10 @@ type HeldError struct {
 	Holders    []Lease // oldest grant first
 	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
-	Position   int64 // in the queue, from 1; 0: not in it
-	Ticket     int64 // of the place, for the next poll; 0: none
-	Waiting    int64 // how many are in the queue
+	Position   int64      // in the queue, from 1; 0: not in it
+	Ticket     int64      // of the place, for the next poll; 0: none
+	keys       []LeaseKey // of the Holders
+	Waiting    int64      // how many are in the queue
 }
 
 func (e *HeldError) Error() string {

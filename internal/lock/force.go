@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -32,11 +33,11 @@ func (c *Coordinator) ForceRelease(ctx context.Context, req ForceReleaseRequest)
 	if op.sent == nil {
 		return nil, nil
 	}
+	changes := slices.DeleteFunc(Changes(op.sent.From, op.sent.To), func(ch Change) bool { return ch.Kind == LeaseAcquired })
+	changes, _ = c.TextsOf(ctx, req.Lock, changes) // the leases have ended, whether or not it is known who held them
 	var ended []Lease
-	for _, key := range byFence(op.sent.From.Holders) {
-		if h := op.sent.From.Holders[key]; op.sent.To.Holders[key].Fence != h.Fence {
-			ended = append(ended, h)
-		}
+	for _, ch := range changes {
+		ended = append(ended, ch.Lease)
 	}
 	return ended, nil
 }

@@ -99,6 +99,11 @@ func (m *Memory) Poll(ctx context.Context, name string, ticket int64) (Reply, Wa
 	return Reply{After: withoutQueue(r)}, r.Queue[i], nil
 }
 
+// Texts reads nothing: the records have all texts.
+func (m *Memory) Texts(context.Context, string, []LeaseKey) (map[LeaseKey]Texts, error) {
+	return nil, nil
+}
+
 // Bound lists the leases and places that belong to an execution.
 func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, err error) {
 	if err := ctx.Err(); err != nil {

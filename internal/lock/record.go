@@ -75,6 +75,9 @@ type Lease struct {
 	ExpiresAt  int64
 	CheckAt    int64 // with an Execution: when to check next whether it still runs
 
+	// Split says which of the lease's texts were not read: see [Store.Texts]. A record that is not stored yet has none of them split.
+	Split SplitTexts
+
 	// Unclaimed marks a grant to a waiter that polls, until the waiter asks for it. It lasts [ClaimTime] at most; from the
 	// claim on it lasts its TTL.
 	Unclaimed bool
@@ -86,6 +89,40 @@ type Lease struct {
 	// attempt was made, a caller without a token asked for it, or it has had other tokens. The lease of a task that is
 	// gone is then left to its TTL or its execution.
 	Known bool
+}
+
+// SplitTexts says which texts of a lease a store keeps apart from the record, where every lease makes every write of the lock cost more.
+type SplitTexts uint8
+
+// The ways to keep the texts of a lease.
+const (
+	Whole            SplitTexts = iota // all are in the record
+	Split                              // owner, principal and metadata are kept apart, and were not read
+	SplitButMetadata                   // owner and principal are kept apart; the metadata was renewed, and is in the record
+)
+
+// Texts are what a store may keep apart of a lease.
+type Texts struct{ Owner, Principal, Metadata string }
+
+// With is the lease with its texts, as they were read. It has no effect on a lease whose texts are in the record.
+func (l Lease) With(t Texts) Lease {
+	if l.Split == Whole {
+		return l
+	}
+	l.Owner, l.Principal = t.Owner, t.Principal
+	if l.Split == Split {
+		l.Metadata = t.Metadata
+	}
+	l.Split = Whole
+	return l
+}
+
+// withMetadata is the lease with metadata that a renewal brought.
+func (l Lease) withMetadata(metadata string) Lease {
+	if l.Metadata = metadata; l.Split == Split {
+		l.Split = SplitButMetadata
+	}
+	return l
 }
 
 // Retired is what a record remembers of the lease that ended last.

@@ -15,7 +15,7 @@ type RenewRequest struct {
 }
 
 // Renew extends a live lease so that it lasts for at least TTL from now. It never shortens one. A lease that is over is
-// [ErrLeaseLost].
+// [ErrLeaseLost]. The answer does not have the texts of a lease whose store keeps them apart: a renewal is one request.
 func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus, error) {
 	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
 		return LeaseStatus{}, err
@@ -65,7 +65,7 @@ func (o renewing) next(now time.Time, r Record) (*Command, error) {
 	}
 	expiry := now.UnixMilli() + ttl
 	learns := unshared(h.Tokens, h.Known)
-	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata) {
+	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata && h.Split != Split) {
 		return nil, nil // the lease lasts longer already: this request is a late duplicate
 	}
 	if c := o.rules.renew(now, o.key, ttl, false, o.req.Metadata, o.req.Principal); c.Allows(r) && !h.Unclaimed {
@@ -79,7 +79,7 @@ func (o renewing) next(now time.Time, r Record) (*Command, error) {
 		h.ExpiresAt, h.TTL = expiry, ttl
 	}
 	if o.req.Metadata != nil {
-		h.Metadata = *o.req.Metadata
+		h = h.withMetadata(*o.req.Metadata)
 	}
 	to := r.withHolder(o.key, h) // not settled: the stream drops renewals, and would miss the end of an expired lease
 	c := o.rules.swap(now, r, to, CauseRenew, o.req.Principal, "")

@@ -19,10 +19,14 @@ func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	return c.status(name, reply.After), nil
+	return c.status(ctx, name, reply.After)
 }
 
-func (c *Coordinator) status(name string, r Record) Status {
+func (c *Coordinator) status(ctx context.Context, name string, r Record) (Status, error) {
+	r, err := c.withTexts(ctx, name, r, byFence(r.Holders))
+	if err != nil {
+		return Status{}, err
+	}
 	now := c.clock().UnixMilli()
 	live := r.blocking(now, c.rules.skew())
 	s := Status{Lock: name, Capacity: max(r.Capacity, 1), Fence: r.Fence, Waiting: r.Waiting, Now: now}
@@ -30,7 +34,7 @@ func (c *Coordinator) status(name string, r Record) Status {
 	for _, key := range byFence(live) {
 		s.Holders = append(s.Holders, live[key])
 	}
-	return s
+	return s, nil
 }
 
 // A ListRequest asks for a page of statuses.
@@ -53,7 +57,11 @@ func (c *Coordinator) List(ctx context.Context, req ListRequest) (list []Status,
 		return nil, "", err
 	}
 	for _, e := range page.Entries {
-		list = append(list, c.status(e.Name, e.Record))
+		s, err := c.status(ctx, e.Name, e.Record)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, s)
 	}
 	return list, page.Next, nil
 }

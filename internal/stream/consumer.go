@@ -91,6 +91,7 @@ func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 	}
 	d.Poison = catchPanic(func() error {
 		d.effects = w.Effects()
+		d.effects.Changes = c.withTexts(ctx, w.Lock, d.effects.Changes)
 		for _, e := range Events(w.Write, d.effects.Changes) {
 			c.measureExpiry(ctx, e)
 			d.events = append(d.events, entry(e))
@@ -98,6 +99,18 @@ func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 		return nil
 	})
 	return d
+}
+
+// withTexts reads the texts that the store keeps apart from the lock's record. Events are published without them if they cannot be read.
+func (c *Consumer) withTexts(ctx context.Context, name string, changes []lock.Change) []lock.Change {
+	if c.Coordinator == nil {
+		return changes
+	}
+	list, err := c.Coordinator.TextsOf(ctx, name, changes)
+	if err != nil {
+		c.Log.LogAttrs(ctx, slog.LevelWarn, "events are published without owner and metadata, which cannot be read", slog.String("lock", name), slog.Any("error", err))
+	}
+	return list
 }
 
 // audit logs a repair by an operator. A repair changes no lease, so it makes no event.
