@@ -346,6 +346,53 @@ func TestSQSIsUnavailable(t *testing.T) {
 	}
 }
 
+// Outages that pass are forgotten.
+func TestShortOutages(t *testing.T) {
+	run(t, func(t *testing.T, f *fakeSQS, n *Notifier) {
+		l := listen(t, n)
+		for range 3 {
+			synctest.Wait() // it is read
+			f.do(func() {
+				f.fail = func(op string) error {
+					if op == "ReceiveMessage" {
+						return broken()
+					}
+					return nil
+				}
+			})
+			time.Sleep(26 * time.Second)
+			f.do(func() { f.fail = nil })
+			time.Sleep(3 * time.Second)
+		}
+		if _, _, err := l.Address(); err != nil {
+			t.Error(err)
+		}
+		l.Stop()
+	})
+}
+
+// Waits that begin together make one queue, in one request.
+func TestWaitsBeginTogether(t *testing.T) {
+	run(t, func(t *testing.T, f *fakeSQS, n *Notifier) {
+		f.slow = time.Second
+		for range 100 {
+			go func() {
+				l, err := n.Listen(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(time.Second)
+				l.Stop()
+			}()
+		}
+		time.Sleep(3 * time.Second)
+		if made, all := f.count("CreateQueue"); made != 1 || all != 2 { // and one long poll
+			t.Errorf("%d queues in %d requests", made, all)
+		}
+	})
+}
+
 // The answer to CreateQueue is lost, or late. The queue is used by the next wait, or deleted by Close.
 func TestQueueMadeUnheard(t *testing.T) {
 	for _, again := range []bool{true, false} {

@@ -102,7 +102,6 @@ func (n *Notifier) makeQueue() error {
 		if !gone(err) { // if the time was not moved on, a sweep takes the queue at worst, and another is made
 			return nil
 		}
-		n.drop(q)
 	case failure != nil:
 		return failure
 	}
