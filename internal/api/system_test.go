@@ -196,7 +196,7 @@ func (f failing) Unbind(context.Context, string, []lock.Binding) error { return 
 
 func (f failing) List(context.Context, lock.ListQuery) (lock.Page, error) { return lock.Page{}, f.err }
 
-func (f failing) Texts(context.Context, string, []lock.LeaseKey) (map[lock.LeaseKey]lock.Texts, error) {
+func (f failing) Texts(context.Context, string, []int64) (map[int64]lock.Texts, error) {
 	return nil, f.err
 }
 

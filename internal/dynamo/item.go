@@ -62,7 +62,7 @@ const (
 	skWait  = "wait#"   // and a ticket: a waiter
 	skEnded = "ended#"  // and a ticket: a waiter with a token whose place ended without a grant
 	skPlace = "place#"  // and a lease key: the ticket of a waiter that was not among the first when it joined
-	skTexts = "holder#" // and a lease key: the texts of a lease that is split
+	skTexts = "holder#" // and a fencing token: the texts of a lease that is split
 
 	pkExecution = "exec#" // and an execution: its bindings. No lock's name contains "#"
 )

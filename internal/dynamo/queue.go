@@ -289,6 +289,7 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		before.Queue, before.Own = nil, lock.Waiter{}
 		after := c.Next(before)
 		after.Queue = nil
+		s.keepTexts(ctx, name, before, after)
 		return lock.Reply{Before: before, After: after, Offset: seen.offset}, nil
 	}
 	canceled, ok := errors.AsType[*types.TransactionCanceledException](err)

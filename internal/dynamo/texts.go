@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"context"
+	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -35,8 +36,10 @@ func withoutTexts(l lock.Lease) lock.Lease {
 	return l
 }
 
-func textsKey(name string, key lock.LeaseKey) item {
-	return item{attrPK: str(name), attrSK: str(skTexts + string(key))}
+// textsKey names a grant by its fencing token, which is the lock's only grant with it. So a late duplicate of a put changes the texts of no
+// other grant.
+func textsKey(name string, fence int64) item {
+	return item{attrPK: str(name), attrSK: str(skTexts + strconv.FormatInt(fence, 10))}
 }
 
 func textsTTL(l lock.Lease) int64 { return l.ExpiresAt/1000 + textsKept }
@@ -51,7 +54,7 @@ func newTexts(name string, c lock.Command) (list []item) {
 		if was, there := become.From.Holders[k]; there && was.Fence == l.Fence || !splits(l) {
 			continue
 		}
-		it := textsKey(name, k)
+		it := textsKey(name, l.Fence)
 		it.strings(map[string]string{attrOwner: l.Owner, attrPrincipal: l.Principal, attrMetadata: l.Metadata})
 		it[attrTTL] = num(textsTTL(l))
 		list = append(list, it)
@@ -81,22 +84,26 @@ func (s *Store) keepTexts(ctx context.Context, name string, before, after lock.R
 		e.assignNum(e.name(attrTTL), textsTTL(l))
 		condition := "attribute_exists(" + e.name(attrPK) + ")"
 		_, _ = s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-			TableName: aws.String(s.table), Key: textsKey(name, k), ConditionExpression: aws.String(condition),
+			TableName: aws.String(s.table), Key: textsKey(name, l.Fence), ConditionExpression: aws.String(condition),
 			UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
 		})
 	}
 }
 
 // Texts implements [lock.Store] with one BatchGetItem for up to a hundred leases, the most that a lock has.
-func (s *Store) Texts(ctx context.Context, name string, keys []lock.LeaseKey) (map[lock.LeaseKey]lock.Texts, error) {
-	all := map[lock.LeaseKey]lock.Texts{}
-	ask := make([]map[string]types.AttributeValue, len(keys))
-	for i, k := range keys {
-		ask[i] = textsKey(name, k)
+func (s *Store) Texts(ctx context.Context, name string, fences []int64) (map[int64]lock.Texts, error) {
+	all := map[int64]lock.Texts{}
+	ask := make([]map[string]types.AttributeValue, len(fences))
+	for i, fence := range fences {
+		ask[i] = textsKey(name, fence)
 	}
 	err := s.batch(ctx, ask, func(it item) error {
 		d := decoder{it: it}
-		all[lock.LeaseKey(strings.TrimPrefix(d.str(attrSK), skTexts))] = lock.Texts{Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Metadata: d.str(attrMetadata)}
+		fence, err := strconv.ParseInt(strings.TrimPrefix(d.str(attrSK), skTexts), 10, 64)
+		if err != nil {
+			return err
+		}
+		all[fence] = lock.Texts{Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Metadata: d.str(attrMetadata)}
 		return d.err
 	}, name)
 	return all, err

@@ -100,7 +100,7 @@ func (m *Memory) Poll(ctx context.Context, name string, ticket int64) (Reply, Wa
 }
 
 // Texts reads nothing: the records have all texts.
-func (m *Memory) Texts(context.Context, string, []LeaseKey) (map[LeaseKey]Texts, error) {
+func (m *Memory) Texts(context.Context, string, []int64) (map[int64]Texts, error) {
 	return nil, nil
 }
 

@@ -28,8 +28,8 @@ type Store interface {
 	// List reads records by name prefix, in pages.
 	List(ctx context.Context, q ListQuery) (Page, error)
 
-	// Texts reads the texts of leases that are [Split]. A lease whose texts are not there is left out.
-	Texts(ctx context.Context, name string, keys []LeaseKey) (map[LeaseKey]Texts, error)
+	// Texts reads the texts of leases that are [Split], by their fencing tokens. A lease whose texts are not there is left out.
+	Texts(ctx context.Context, name string, fences []int64) (map[int64]Texts, error)
 
 	// Bound lists the leases and places in queues that were bound to an execution and are not unbound. Apply binds them.
 	Bound(ctx context.Context, execution string) ([]Binding, error)

@@ -1,6 +1,9 @@
 package lock
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // The texts of a semaphore's leases. A store may keep the owner, principal and metadata of a lease apart from its record, so that a write
 // of a lock with many holders does not pay for all their texts. Whoever shows a lease to others reads them: a status, a list, a
@@ -11,10 +14,10 @@ const namedHolders = 10
 
 // withTexts reads the texts of the leases of a record under some keys.
 func (c *Coordinator) withTexts(ctx context.Context, name string, r Record, keys []LeaseKey) (Record, error) {
-	var split []LeaseKey
+	var split []int64
 	for _, key := range keys {
-		if r.Holders[key].Split != Whole {
-			split = append(split, key)
+		if l := r.Holders[key]; l.Split != Whole {
+			split = append(split, l.Fence)
 		}
 	}
 	if len(split) == 0 {
@@ -24,8 +27,9 @@ func (c *Coordinator) withTexts(ctx context.Context, name string, r Record, keys
 	if err != nil {
 		return r, err
 	}
-	for _, key := range split {
-		r = r.withHolder(key, r.Holders[key].With(texts[key]))
+	for _, key := range keys {
+		l := r.Holders[key]
+		r = r.withHolder(key, l.With(texts[l.Fence]))
 	}
 	return r, nil
 }
@@ -45,23 +49,19 @@ func (c *Coordinator) nameHolders(ctx context.Context, name string, held *HeldEr
 
 // TextsOf reads the texts of leases that changes are about. If they cannot be read, the changes are returned without, with the error.
 func (c *Coordinator) TextsOf(ctx context.Context, name string, changes []Change) ([]Change, error) {
-	r := Record{}
-	var keys []LeaseKey
+	var split []int64
 	for _, ch := range changes {
 		if ch.Lease.Split != Whole {
-			r, keys = r.withHolder(ch.Key, ch.Lease), append(keys, ch.Key)
+			split = append(split, ch.Lease.Fence)
 		}
 	}
-	if len(keys) == 0 {
+	if len(split) == 0 {
 		return changes, nil
 	}
-	r, err := c.withTexts(ctx, name, r, keys)
-	list := make([]Change, len(changes))
+	texts, err := c.store.Texts(ctx, name, split)
+	list := slices.Clone(changes)
 	for i, ch := range changes {
-		if list[i] = ch; ch.Lease.Split != Whole {
-			texts := r.Holders[ch.Key]
-			list[i].Lease = ch.Lease.With(Texts{texts.Owner, texts.Principal, texts.Metadata})
-		}
+		list[i].Lease = ch.Lease.With(texts[ch.Lease.Fence])
 	}
 	return list, err
 }
