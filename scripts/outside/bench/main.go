@@ -3,7 +3,7 @@
 // in one run on DynamoDB Local at HOLDFAST_DYNAMODB_ENDPOINT. Its module is one of its own, so that dynamolock is no dependency of the
 // project.
 //
-//	bench -commit NAME -out FILE.json      measures, and writes the figures
+//	bench -commit NAME -out FILE.json      measures, and writes the figures; -only PART measures one part, and keeps the file's others
 //	bench -report DIR                      writes DIR/figures.md and DIR/*.svg from DIR/before.json and DIR/after.json
 package main
 
@@ -58,6 +58,15 @@ func measure(ctx context.Context, file, commit, only string) error {
 		Commit: commit, Date: time.Now().UTC().Format("2006-01-02 15:04"),
 		Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
 	}
+	if data, err := os.ReadFile(file); err == nil { //nolint:gosec // the caller's own
+		var earlier Run
+		if err := json.Unmarshal(data, &earlier); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if earlier.Commit == r.Commit {
+			r.Waiting, r.Handoffs, r.Holders, r.Overhead = earlier.Waiting, earlier.Handoffs, earlier.Holders, earlier.Overhead
+		}
+	}
 	parts := []struct {
 		name string
 		do   func(context.Context, string, *Run) error
@@ -87,6 +96,7 @@ func (r Run) write(file string) error {
 }
 
 func measureOverhead(ctx context.Context, endpoint string, r *Run) error {
+	r.Overhead = nil
 	for _, clients := range []int{1, 16} {
 		list, err := overhead(ctx, endpoint, clients)
 		if err != nil {
@@ -98,6 +108,7 @@ func measureOverhead(ctx context.Context, endpoint string, r *Run) error {
 }
 
 func measureHolders(ctx context.Context, endpoint string, r *Run) error {
+	r.Holders = nil
 	for _, holders := range []int{1, 10, 100} {
 		h, err := semaphore(ctx, endpoint, holders)
 		if err != nil {
@@ -109,6 +120,7 @@ func measureHolders(ctx context.Context, endpoint string, r *Run) error {
 }
 
 func measureHandoffs(ctx context.Context, endpoint string, r *Run) error {
+	r.Handoffs = nil
 	for _, interval := range []time.Duration{0, 10 * time.Millisecond} {
 		list, err := handoffs(ctx, endpoint, interval)
 		if err != nil {
@@ -121,6 +133,7 @@ func measureHandoffs(ctx context.Context, endpoint string, r *Run) error {
 
 // measureWaiting takes the most waiters last, since the engine needs time to recover from them.
 func measureWaiting(ctx context.Context, endpoint string, r *Run) error {
+	r.Waiting = nil
 	for _, waiters := range []int{1, 10, 100, 500} {
 		for _, kind := range []string{bare, other, ours} {
 			w, err := waiting(ctx, kind, endpoint, waiters)

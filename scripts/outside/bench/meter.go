@@ -16,6 +16,7 @@ import (
 type Count struct {
 	Requests   int
 	Refused    int // of Requests: a condition failed
+	Unanswered int // of Requests: the sender gave up, and the units are not known
 	ReadUnits  float64
 	WriteUnits float64
 }
@@ -79,12 +80,16 @@ func (m *meter) add(op string, c Count) {
 		return
 	}
 	sum := m.counts[op]
-	m.counts[op] = Count{sum.Requests + c.Requests, sum.Refused + c.Refused, sum.ReadUnits + c.ReadUnits, sum.WriteUnits + c.WriteUnits}
+	m.counts[op] = sum.plus(c)
+}
+
+func (c Count) plus(d Count) Count {
+	return Count{c.Requests + d.Requests, c.Refused + d.Refused, c.Unanswered + d.Unanswered, c.ReadUnits + d.ReadUnits, c.WriteUnits + d.WriteUnits}
 }
 
 func total(counts map[string]Count) (sum Count) {
 	for _, c := range counts {
-		sum = Count{sum.Requests + c.Requests, sum.Refused + c.Refused, sum.ReadUnits + c.ReadUnits, sum.WriteUnits + c.WriteUnits}
+		sum = sum.plus(c)
 	}
 	return sum
 }
@@ -115,12 +120,13 @@ func (t metered) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	resp, err := t.base.RoundTrip(r)
-	if err != nil {
-		return nil, err
+	var received []byte
+	if err == nil {
+		received, err = io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
 	}
-	received, err := io.ReadAll(resp.Body)
-	_ = resp.Body.Close()
 	if err != nil {
+		t.meter.add(op, Count{Requests: 1, Unanswered: 1})
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(received))

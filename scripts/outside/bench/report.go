@@ -84,6 +84,9 @@ func waitingTable(b *strings.Builder, before, after Run) {
 			if c.Refused > 0 {
 				text += fmt.Sprintf(" (%d refused)", c.Refused)
 			}
+			if c.Unanswered > 0 {
+				text += fmt.Sprintf(" (%d without an answer)", c.Unanswered)
+			}
 			ops = append(ops, text)
 		}
 		fmt.Fprintf(b, "| %d | %s | %d | %g | %g | %.2f | %s |\n", w.Waiters, w.name, w.Total.Requests, w.Total.ReadUnits, w.Total.WriteUnits,
