@@ -85,7 +85,7 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
 # The settings of the variant "sam" of infra/variants_test.go, as parameters of template.yaml.
-SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable \
+SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable Events=deploy:,report \
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
   MetricNamespace=Mine NotifyName=mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
@@ -98,7 +98,7 @@ templates: go-version node python synth ## Validate templates and state machines
 	@. scripts/cloud/venv.sh && bin=$$(dirname "$$HOLDFAST_CLOUD_PYTHON") && \
 	  $$bin/python scripts/cloud/parity.py template.yaml dist/cdk/Holdfast.template.json && \
 	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam.template.json $(SAM_EVERYTHING) && \
-	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-timers.template.json PromptExpiry=false && \
+	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-timers.template.json PromptExpiry=false Events=- && \
 	  $$bin/cfn-lint -i W3005 -- template.yaml dist/cdk/Holdfast.template.json $$(ls dist/templates/*.json | grep -v -e /china -e /us-gov) && \
 	  $$bin/cfn-lint -i W3005 -r cn-north-1 -- dist/templates/china*.json && \
 	  $$bin/cfn-lint -i W3005 -r us-gov-west-1 -- dist/templates/us-gov*.json && \

@@ -30,6 +30,7 @@ import (
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
 
+	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -71,6 +72,10 @@ type Props struct {
 	// NotifyName is the first part of the names of the queues by which waiters may be notified, which are NotifyName-notify-…:
 	// docs/services.md. 1 to 52 letters, digits, _ and -. Empty: holdfast.
 	NotifyName string
+	// Events are prefixes of the names of the locks whose events are published, such as "deploy:". Nil: all locks. [NoEvents] alone: none.
+	// A lock without events whose holder dies gets a timer only while somebody waits for it, so that it costs nothing but its requests:
+	// docs/cost.md.
+	Events []string
 	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours
 	// later by native TTL. It saves $0.28 to $1.60 per million leases: docs/cost.md.
 	NoPromptExpiry bool
@@ -100,6 +105,9 @@ type Props struct {
 	// is the path of the construct in its stack, so that several coordinators of a stack do not share one.
 	MetricNamespace string
 }
+
+// NoEvents, as the only entry of Props.Events, turns all events off.
+const NoEvents = scope.NoEvents
 
 // A Coordinator is Holdfast in a stack.
 type Coordinator struct {
@@ -183,6 +191,12 @@ func (p Props) validate() error {
 		return fmt.Errorf("infra: Props.MetricNamespace is %q; give 1 to 255 letters, digits, and any of / _ . # -", p.MetricNamespace)
 	}
 	if err := checkNotifyName(p.NotifyName); err != nil {
+		return err
+	}
+	if problem := scope.CheckEvents(p.Events); problem != "" {
+		return fmt.Errorf("infra: Props.Events: %s", problem)
+	}
+	if _, err := patterns(p.Events); err != nil {
 		return err
 	}
 	for _, list := range [][]string{p.StateMachines, p.DurableFunctions} {

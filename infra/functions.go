@@ -139,6 +139,9 @@ func (c *Coordinator) tasks(f *function) {
 			f.environment["HOLDFAST_STATE_MACHINES"] = jsii.String(strings.Join(c.props.StateMachines, ","))
 		}
 	}
+	if len(c.props.Events) > 0 && (f.name == "stream" || f.name == "expire") {
+		f.environment["HOLDFAST_EVENTS"] = jsii.String(strings.Join(c.props.Events, ","))
+	}
 	if f.handsOn {
 		f.statements = append(f.statements, allow([]string{"sqs:SendMessage"}, c.notifyQueues()))
 		if len(machines) > 0 {

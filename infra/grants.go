@@ -84,10 +84,15 @@ const (
 // grant allows actions to a grantee by a statement of its policy. It panics where that is not possible, as for a role of another account,
 // since the CDK would ignore the grant silently and the grantee would be refused at run time.
 func (c *Coordinator) grant(grantee awsiam.IGrantable, actions []string, instead string, arns ...*string) {
-	g := awsiam.Grant_AddToPrincipal(&awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(actions...), ResourceArns: &arns})
-	if !*g.Success() || !hasPolicy(grantee.GrantPrincipal()) {
+	c.addToPrincipal(awsiam.GrantOnPrincipalOptions{Grantee: grantee, Actions: jsii.Strings(actions...), ResourceArns: &arns}, strings.Join(actions, ", "), instead)
+}
+
+// addToPrincipal adds a statement to the policy of its grantee. what names in errors that which is granted.
+func (c *Coordinator) addToPrincipal(statement awsiam.GrantOnPrincipalOptions, what, instead string) {
+	grantee := statement.Grantee
+	if !*awsiam.Grant_AddToPrincipal(&statement).Success() || !hasPolicy(grantee.GrantPrincipal()) {
 		panic(fmt.Errorf("infra: %s cannot be granted: this stack cannot change the grantee's policy, since the grantee is of another account, immutable, or neither a role nor a user; %s",
-			strings.Join(actions, ", "), instead))
+			what, instead))
 	}
 	account := grantee.GrantPrincipal().PrincipalAccount()
 	if account != nil && !*awscdk.Token_IsUnresolved(account) && *awscdk.Token_IsUnresolved(awscdk.Stack_Of(c.Construct).Account()) {
@@ -190,10 +195,27 @@ func (c *Coordinator) OnFree(id, prefix string, target awsevents.IRuleTarget) aw
 }
 
 func (c *Coordinator) onEvent(id, prefix string, target awsevents.IRuleTarget, types ...string) awsevents.Rule {
+	if prefix == "" {
+		c.mustPublish("")
+	}
 	pattern := &awsevents.EventPattern{Source: jsii.Strings(events.Source), DetailType: jsii.Strings(types...)}
 	if prefix != "" {
 		mustBePattern(prefix)
+		c.mustPublish(strings.TrimSuffix(strings.TrimSuffix(prefix, "*"), ":"))
 		pattern.Detail = &map[string]any{"prefixes": []string{strings.TrimSuffix(strings.TrimSuffix(prefix, "*"), ":")}}
 	}
 	return awsevents.NewRule(c.Construct, &id, &awsevents.RuleProps{EventBus: c.Bus, EventPattern: pattern, Targets: &[]awsevents.IRuleTarget{target}})
+}
+
+// mustPublish panics if Props.Events includes no lock that a rule on a prefix could match: the rule would never match, in silence.
+func (c *Coordinator) mustPublish(prefix string) {
+	list := c.props.Events
+	for _, e := range list {
+		if e != NoEvents && (prefix == "" || strings.HasPrefix(prefix+":", e) || strings.HasPrefix(e, prefix+":")) {
+			return
+		}
+	}
+	if len(list) > 0 {
+		panic(fmt.Errorf("infra: a rule on the events of %q would match none, since Props.Events is %q; add a prefix of these locks to it", prefix, list))
+	}
 }

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
@@ -12,32 +13,80 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// StreamFilters select the stream records that invoke the stream function: writes of a lock's record except the quiet
-// ones of [lock.QuietCauses], rows that report the end of a task's wait, and the removal of a held lock by native TTL.
-// A renewal, a new waiter or the removal of a free lock invokes nothing.
-var StreamFilters = []map[string]any{
-	{"dynamodb": map[string]any{
-		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"NewImage": map[string]any{"cause": map[string]any{"S": []any{map[string]any{"anything-but": lock.QuietCauses()}}}},
-	}},
-	{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{
-		"Keys": map[string]any{"sk": map[string]any{"S": []any{map[string]any{"prefix": "ended#"}}}},
-	}},
-	{"eventName": []any{"REMOVE"}, "dynamodb": map[string]any{
-		"Keys":     map[string]any{"sk": map[string]any{"S": []any{"lock"}}},
-		"OldImage": map[string]any{"free_at": map[string]any{"N": []any{map[string]any{"anything-but": []any{"0"}}}}},
-	}},
+// maxPattern is Lambda's limit of one filter's pattern, in characters. An event source has at most five filters:
+// https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html
+const maxPattern = 4096
+
+// StreamFilters select the stream records that invoke the stream function. events are Props.Events.
+//
+// For the events of locks that somebody listens for: writes of a lock's record except the quiet ones of [lock.QuietCauses], and the
+// removal of a held lock by native TTL. For queues and executions, whoever listens: see [lock.Write.OfQueue], and rows that report the
+// end of a task's wait. So a renewal, or the removal of a free lock, invokes nothing; with [NoEvents] neither does an acquire or
+// a release of a lock that nobody waits for.
+//
+// The filters compare strings only: numbers of DynamoDB are strings in a stream record, so that Lambda's numeric operators do not match
+// them. "anything-but" does not match an attribute that is missing.
+func StreamFilters(events []string) []map[string]any {
+	image := func(attribute, kind string, is any) map[string]any {
+		return map[string]any{attribute: map[string]any{kind: []any{is}}}
+	}
+	loud := map[string]any{"anything-but": lock.QuietCauses()}
+	notZero := map[string]any{"anything-but": []any{"0"}}
+	ofLock := func() map[string]any { return image("sk", "S", "lock") }
+	ended := map[string]any{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{"Keys": image("sk", "S", map[string]any{"prefix": "ended#"})}}
+
+	all, none := len(events) == 0, len(events) == 1 && events[0] == NoEvents
+	filters := []map[string]any{ended}
+	if !none {
+		listened := ofLock()
+		if !all {
+			var prefixes []any
+			for _, p := range events {
+				prefixes = append(prefixes, map[string]any{"prefix": p})
+			}
+			listened["pk"] = map[string]any{"S": prefixes}
+		}
+		filters = append(filters,
+			map[string]any{"dynamodb": map[string]any{"Keys": listened, "NewImage": image("cause", "S", loud)}},
+			map[string]any{"eventName": []any{"REMOVE"}, "dynamodb": map[string]any{"Keys": listened, "OldImage": image("free_at", "N", notZero)}})
+	}
+	if !all {
+		var causes []any
+		for _, c := range lock.QueueCauses() {
+			causes = append(causes, c)
+		}
+		filters = append(filters,
+			map[string]any{"dynamodb": map[string]any{"Keys": ofLock(), "NewImage": map[string]any{"cause": map[string]any{"S": causes}}}},
+			map[string]any{"dynamodb": map[string]any{"Keys": ofLock(), "NewImage": image("cause", "S", loud), "OldImage": image("waiting", "N", notZero)}})
+	}
+	return filters
+}
+
+// patterns are the patterns of the stream's filters. The error says that there are too many prefixes for one.
+func patterns(events []string) (list []*string, err error) {
+	for _, f := range StreamFilters(events) {
+		pattern, err := json.Marshal(f)
+		if err != nil {
+			return nil, err
+		}
+		if len(pattern) > maxPattern {
+			return nil, fmt.Errorf("infra: Props.Events has %d prefixes, which make a filter of %d characters; Lambda takes %d: give fewer or shorter prefixes, or none for all events",
+				len(events), len(pattern), maxPattern)
+		}
+		list = append(list, jsii.String(string(pattern)))
+	}
+	return list, nil
 }
 
 // eventSources connects the stream and the timers to their functions.
 func (c *Coordinator) eventSources() {
 	var filters []*awslambda.CfnEventSourceMapping_FilterProperty
-	for _, f := range StreamFilters {
-		pattern, err := json.Marshal(f)
-		if err != nil {
-			panic(err)
-		}
-		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: jsii.String(string(pattern))})
+	list, err := patterns(c.props.Events)
+	if err != nil {
+		panic(err) // cannot happen: validate made them
+	}
+	for _, pattern := range list {
+		filters = append(filters, &awslambda.CfnEventSourceMapping_FilterProperty{Pattern: pattern})
 	}
 	// A -1, which the CDK's own construct does not accept, retries a record as long as the stream keeps it, so that
 	// nothing is lost when the function fails for hours. The function itself puts a record that can never be handled

@@ -124,14 +124,14 @@ var variants = []variant{
 	one("sam", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{
 			DeletionProtection: true, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5)), StateMachines: []string{"Deploy*"},
-			DurableFunctions: []string{"durable"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
+			DurableFunctions: []string{"durable"}, Events: []string{"deploy:", "report"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
 			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, Tracing: true, MetricNamespace: "Mine", NotifyName: "mine",
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/k")),
 		})
 	}),
 	one("sam-without-timers", nil, func(stack awscdk.Stack, code string) {
-		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true})
+		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, Events: []string{infra.NoEvents}})
 	}),
 	one("trial", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY})

@@ -35,6 +35,7 @@ var settings = []setting{
 	{"maxTtl", "the longest TTL that a request may ask for, such as 36h", maxTTL},
 	{"stateMachines", "names of state machines whose tasks may wait for locks, with commas", names(func(l []string, p *infra.Props) { p.StateMachines = l })},
 	{"durableFunctions", "names of durable functions that may wait for locks, with commas", names(func(l []string, p *infra.Props) { p.DurableFunctions = l })},
+	{"events", "the beginnings of the names of the locks whose events are published, with commas; - for none", names(func(l []string, p *infra.Props) { p.Events = l })},
 	{"noPromptExpiry", "true: no timers", flag(func(p *infra.Props) { p.NoPromptExpiry = true })},
 	{"concurrency", "reserved for each function that serves requests", number(func(n int, p *infra.Props) { p.Concurrency = n })},
 	{"streamConcurrency", "reserved for the stream function", number(func(n int, p *infra.Props) { p.StreamConcurrency = n })},

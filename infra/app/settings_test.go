@@ -16,7 +16,7 @@ var given = map[string]string{
 	"maxTtl":              "36h", "stateMachines": "Deploy*,Nightly", "durableFunctions": "a,b", "noPromptExpiry": "true", "concurrency": "3",
 	"streamConcurrency": "4", "expireConcurrency": "20", "timersConcurrency": "6", "noApi": "true", "requestsPerSecond": "7", "burst": "8",
 	"logRetentionDays": "90", "alarmTopic": "arn:aws:sns:eu-west-1:111122223333:alarms", "tracing": "true",
-	"key": "arn:aws:kms:eu-west-1:111122223333:key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f", "metricNamespace": "Mine", "notifyName": "mine",
+	"key": "arn:aws:kms:eu-west-1:111122223333:key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f", "metricNamespace": "Mine", "notifyName": "mine", "events": "deploy:,report",
 }
 
 // Every prop of the construct has a context value that sets it, and every context value a line in the documents.
@@ -31,7 +31,7 @@ func TestSettingsReachEveryProp(t *testing.T) {
 			t.Errorf("no context value sets Props.%s", f.Name)
 		}
 	}
-	if *props.MaxTTL.ToHours(nil) != 36 || *props.ImportedTable.TableName() != "locks" || len(props.StateMachines) != 2 ||
+	if *props.MaxTTL.ToHours(nil) != 36 || *props.ImportedTable.TableName() != "locks" || len(props.StateMachines) != 2 || len(props.Events) != 2 ||
 		props.Concurrency != 3 || props.StreamConcurrency != 4 || props.ExpireConcurrency != 20 || props.TimersConcurrency != 6 ||
 		props.RequestsPerSecond != 7 || props.Burst != 8 {
 		t.Errorf("%+v", props)

@@ -269,7 +269,7 @@ func TestTTLLimits(t *testing.T) {
 	}
 }
 
-// The default TTL is a minute, and 15 minutes for a lease of an execution.
+// The default TTL is a minute, and an hour for a lease of an execution.
 func TestDefaultTTL(t *testing.T) {
 	const execution = `{"execution":"arn:aws:states:eu-west-1:123456789012:execution:Deploy:n"%s}`
 	for _, test := range []struct {

@@ -173,16 +173,29 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	case !kept && !overdue && !changesHolders(r, to) && !o.clears(r, to):
 		return nil, o.refusal(now, to)
 	}
-	cause := CauseQueue
-	switch {
-	case changesHolders(r, to):
-		cause = CauseAcquire
-	case overdue:
-		cause = CauseRecheck
-	}
-	c := o.rules.swap(now, r, to, cause, o.req.Principal, "")
+	c := o.rules.swap(now, r, to, o.cause(r, to, overdue), o.req.Principal, "")
 	return &c, nil
 }
+
+// cause is the cause of the write that makes to of from. Those that the stream's consumer must see, whoever listens, come first: see
+// [Write.OfQueue].
+func (o acquiring) cause(from, to Record, overdue bool) Cause {
+	h, granted := to.Holders[o.key]
+	switch {
+	case from.Waiting == 0 && to.Waiting > 0:
+		return CauseJoin
+	case granted && h.bound():
+		return CauseTask
+	case overdue:
+		return CauseRecheck
+	case changesHolders(from, to):
+		return CauseAcquire
+	}
+	return CauseQueue
+}
+
+// bound reports whether a lease needs the stream's consumer from its grant on: for callbacks to tasks, or for checks of its execution.
+func (t Terms) bound() bool { return t.Tokens.OfTask() || t.Execution != "" }
 
 // clears reports whether to write a record that grants nothing: all waiters that were read have lost their places, and only
 // waiters that were not read stand before this request. Without that write, a long queue of abandoned places would refuse

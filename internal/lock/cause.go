@@ -12,6 +12,8 @@ type Cause string
 // The causes.
 const (
 	CauseAcquire      Cause = "acquire"       // an acquire changed the holders: its own, or others by settling
+	CauseTask         Cause = "task"          // an acquire with a task's token or an execution was granted at once, or in its turn
+	CauseJoin         Cause = "join"          // the first waiter joined a queue that was empty: its holders need timers
 	CauseClaim        Cause = "claim"         // a waiter that polls claimed its grant, or a caller without a token asked for a task's lease
 	CauseToken        Cause = "token"         // a task's further callback token was added to its lease
 	CauseRenew        Cause = "renew"         // a lease was extended
@@ -20,7 +22,7 @@ const (
 	CauseForceRelease Cause = "force-release" // an operator ended leases
 	CauseTaskGone     Cause = "task-gone"     // a callback found that the only task that a lease was granted for is gone
 	CauseExecutionEnd Cause = "execution-end" // the execution that a lease or a place belonged to ended
-	CauseQueue        Cause = "queue"         // only the queue changed: a waiter joined, extended its place or lost it
+	CauseQueue        Cause = "queue"         // only the queue changed: a further waiter joined, extended its place or lost it
 	CauseSettle       Cause = "settle"        // waiters were granted what an earlier write left free
 	CauseAttempt      Cause = "attempt"       // a callback is about to be attempted
 	CauseTold         Cause = "told"          // the callbacks of a grant were answered
@@ -34,14 +36,18 @@ const (
 var causes = map[Cause]struct {
 	// quiet: the write changed no holder and needs no timer, event or callback.
 	quiet bool
+	// queue: the stream's consumer must see the write although nobody listens and nobody waited before it: see [Write.OfQueue].
+	queue bool
 	// ends is what happened to the lease that the write retired; LeaseExpired for the causes that say nothing of it.
 	ends ChangeKind
 	// released: a late release of the lease that ended so is answered as if it had done it.
 	released bool
 }{
 	CauseAcquire:      {},
+	CauseTask:         {queue: true},
+	CauseJoin:         {queue: true},
 	CauseClaim:        {quiet: true},
-	CauseToken:        {},
+	CauseToken:        {queue: true},
 	CauseRenew:        {quiet: true},
 	CauseRelease:      {ends: LeaseReleased, released: true},
 	CauseExpire:       {},
@@ -53,9 +59,9 @@ var causes = map[Cause]struct {
 	CauseAttempt:      {quiet: true},
 	CauseTold:         {quiet: true},
 	CauseCheck:        {quiet: true},
-	CauseRecheck:      {},
-	CauseRepair:       {},
-	CauseUndo:         {ends: LeaseReleased, released: true},
+	CauseRecheck:      {queue: true},
+	CauseRepair:       {queue: true},
+	CauseUndo:         {queue: true, ends: LeaseReleased, released: true},
 }
 
 // Quiet reports whether a write with this cause changed no holder and needs no timer, event or callback. The filters of both
@@ -68,4 +74,9 @@ func Causes() []Cause { return slices.Sorted(maps.Keys(causes)) }
 // QuietCauses are the causes of quiet writes, sorted.
 func QuietCauses() []Cause {
 	return slices.DeleteFunc(Causes(), func(c Cause) bool { return !c.Quiet() })
+}
+
+// QueueCauses are the causes of writes that the stream's consumer must see, whoever listens and whoever waits, sorted.
+func QueueCauses() []Cause {
+	return slices.DeleteFunc(Causes(), func(c Cause) bool { return !causes[c].queue })
 }

@@ -220,6 +220,10 @@ func (c Command) Next(r Record) Record {
 // after it has seen a reply of the store: so no write that a coordinator with a wrong clock makes blind ends a live lease.
 // The lease's fencing token must be higher than the record's.
 func (u Rules) take(now time.Time, key LeaseKey, h Lease, capacity int64) Command {
+	cause := CauseAcquire
+	if h.bound() {
+		cause = CauseTask
+	}
 	return Command{
 		Kind:   Take,
 		Absent: true,
@@ -230,7 +234,7 @@ func (u Rules) take(now time.Time, key LeaseKey, h Lease, capacity int64) Comman
 			{Test: NotRetired, Key: key},
 		},
 		Effect: Grant{Key: key, Lease: h, Capacity: capacity},
-		Stamp:  Stamp{Cause: CauseAcquire, By: h.Principal, TTL: u.purgeAt(now, h.ExpiresAt, h.Fence)},
+		Stamp:  Stamp{Cause: cause, By: h.Principal, TTL: u.purgeAt(now, h.ExpiresAt, h.Fence)},
 	}
 }
 

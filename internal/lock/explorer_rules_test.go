@@ -72,8 +72,8 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 	if after.TTL < safe {
 		x.fail("purge: native TTL is %d, but fences only grow, and waiters only keep their places, if it is %d", after.TTL, safe)
 	}
-	if e := (Write{Before: before, After: after}).Effects(); after.Cause.Quiet() && len(e.Changes)+len(e.Callbacks) > 0 {
-		x.fail("the stream's filters drop a write of cause %s, which has effects: %+v", after.Cause, e)
+	if text := lostByFilters(Write{Before: before, After: after}); text != "" {
+		x.fail("%s", text)
 	}
 	x.checkQueue(before, after, m.op, mine, read)
 	x.checkChanges(before, after, m.op, mine)

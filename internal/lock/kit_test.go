@@ -14,6 +14,7 @@ type kit struct {
 	t     *testing.T
 	store *faultyStore
 	time  time.Time
+	timed []int64 // the fencing tokens of the leases that have timers, without a listener
 }
 
 // faultyStore is a reference store whose replies can be lost, and can prove a wrong clock.
@@ -112,10 +113,12 @@ func newKit(t *testing.T) *kit {
 		t.Fatal(err)
 	}
 	k.Coordinator = c
-	k.store.Changed = func(_ string, before, after Record) { // the stream's filters drop a quiet write
-		if list := slices.Concat(Changes(before, after), CallbacksDue(before, after)); after.Cause.Quiet() && len(list) > 0 {
-			t.Errorf("a write of the quiet cause %s has effects: %+v", after.Cause, list)
+	k.store.Changed = func(_ string, before, after Record) {
+		w := Write{Before: before, After: after}
+		if text := lostByFilters(w); text != "" {
+			t.Error(text)
 		}
+		k.checkTimers(w)
 	}
 	return k
 }

@@ -69,6 +69,12 @@ type Write struct {
 	Ended  []Waiter // waiters with tokens whose places ended without a grant
 }
 
+// OfQueue reports whether the stream's consumer must see the write although nobody listens for events of the lock: others waited before
+// it, or its cause says so. All other writes have no [Effects] with listened false. The filters of both templates select these writes.
+func (w Write) OfQueue() bool {
+	return !w.After.Cause.Quiet() && (w.Before.Waiting > 0 || causes[w.After.Cause].queue)
+}
+
 // Effects are what follows from a write.
 type Effects struct {
 	Changes   []Change // ends first, then grants, each oldest grant first
@@ -77,11 +83,16 @@ type Effects struct {
 	Unsettled bool     // see [Unsettled]
 }
 
-// Effects derives what follows from a write.
-func (w Write) Effects() Effects {
-	e := Effects{Changes: Changes(w.Before, w.After), Callbacks: CallbacksDue(w.Before, w.After), Unsettled: Unsettled(w.After)}
+// Effects derives what follows from a write. listened says that somebody listens for events of the lock, so that every grant needs a
+// timer. Otherwise timers are needed by leases of executions, which are checked, and while somebody waits: when the first waiter joins,
+// for every holder, and for every grant while the queue is not empty. So no waiter has a holder without a timer before it, and an expired
+// lease that nobody waits for is ended by the next acquire.
+func (w Write) Effects(listened bool) Effects {
+	e := Effects{Changes: Changes(w.Before, w.After), Callbacks: CallbacksDue(w.Before, w.After)}
+	joined := w.Before.Waiting == 0 && w.After.Waiting > 0
+	e.Unsettled = !joined && Unsettled(w.After) // who joined an empty queue did not fit
 	for _, c := range e.Changes {
-		if c.Kind == LeaseAcquired {
+		if c.Kind == LeaseAcquired && (listened || c.Lease.Execution != "" || w.After.Waiting > 0) {
 			e.Timed = append(e.Timed, c)
 		}
 	}
@@ -90,7 +101,8 @@ func (w Write) Effects() Effects {
 	}
 	for _, key := range byFence(w.After.Holders) {
 		l := w.After.Holders[key]
-		if before := w.Before.Holders[key]; before.Fence == l.Fence && before.CheckAt != l.CheckAt { // somebody asked for an overdue check again
+		before := w.Before.Holders[key]
+		if before.Fence == l.Fence && (joined || before.CheckAt != l.CheckAt) { // joined, or somebody asked for an overdue check again
 			e.Timed = append(e.Timed, Change{LeaseAcquired, key, l})
 		}
 	}

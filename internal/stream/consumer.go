@@ -17,7 +17,10 @@ type DeadLetter interface {
 
 // A Consumer handles batches of the stream. It is safe for concurrent use.
 type Consumer struct {
-	Bus        Bus
+	Bus Bus
+	// Listens reports whether somebody listens for events of a lock. The records of other locks that the stream's filters deliver, for
+	// their queues, make no event, and only the timers that somebody waits for. nil: somebody listens for every lock.
+	Listens    func(lock string) bool
 	Timers     Timers     // nil: no timers are set; an expired lease is found by the next request for its lock
 	DeadLetter DeadLetter // nil: what cannot be handled is logged and dropped
 	// Backlog keeps jobs that failed, so that the records behind theirs do not wait. nil: the record is delivered again, and
@@ -90,7 +93,11 @@ func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 		return d
 	}
 	d.Poison = catchPanic(func() error {
-		d.effects = w.Effects()
+		listened := c.Listens == nil || c.Listens(w.Lock)
+		d.effects = w.Effects(listened)
+		if !listened {
+			return nil
+		}
 		d.effects.Changes = c.withTexts(ctx, w.Lock, d.effects.Changes)
 		for _, e := range Events(w.Write, d.effects.Changes) {
 			c.measureExpiry(ctx, e)

@@ -132,6 +132,9 @@ func TestRequestsPerPair(t *testing.T) {
 		batches     func() [][]Write
 		puts, sends int
 	}{
+		{"nobody listens and nobody waits: the stream's filters drop both", 1, func() [][]Write {
+			return slices.DeleteFunc([][]Write{{grant(1, "a", 1)}, {end(2, "a", 1)}}, func(b []Write) bool { return !b[0].OfQueue() })
+		}, 0, 0},
 		{"alone: acquire and release in batches of their own", 1, func() [][]Write {
 			return [][]Write{{grant(1, "a", 1)}, {end(2, "a", 1)}}
 		}, 2, 1},

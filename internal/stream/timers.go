@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Timer is set when a lease is granted, and names its grant.
+// A Timer is set when a lease is granted, or when somebody first waits behind it, and names its grant.
 type Timer struct {
 	lock.GrantRef
 	Due time.Time
@@ -21,8 +21,7 @@ type Timers interface {
 	Arm(ctx context.Context, timers []Timer) []error
 }
 
-// arm sets the timers of a batch: those of its grants, and those of executions whose overdue check a refused acquire asked for
-// again. A lease that ends within the batch needs no timer.
+// arm sets the timers of a batch, which are those of [lock.Write.Effects]. A lease that ends within the batch needs no timer.
 func (c *Consumer) arm(ctx context.Context, batch []derivation) (failures []failure) {
 	if c.Timers == nil {
 		return nil

@@ -111,4 +111,4 @@ func TestMetadataThatIsNoJSONIsLeftOut(t *testing.T) {
 }
 
 // eventsOf are the events of a write.
-func eventsOf(w Write) []events.Event { return Events(w.Write, w.Effects().Changes) }
+func eventsOf(w Write) []events.Event { return Events(w.Write, w.Effects(true).Changes) }

@@ -35,8 +35,9 @@ const (
 	DefaultMaxTTL = 24 * time.Hour     // the longest that a deployment allows by default
 	DefaultTTL    = time.Minute
 	// DefaultCheck is the default TTL of a lease that belongs to an execution. After each TTL the coordinator checks whether the
-	// execution still runs, in case the event of its end was lost.
-	DefaultCheck = 15 * time.Minute
+	// execution still runs, in case the event of its end was lost. Each check is a DescribeExecution, of which an account may make 10 to 15 a
+	// second: with an hour, 36,000 executions that hold leases take 10 a second.
+	DefaultCheck = time.Hour
 
 	// MinWait and MaxWait limit the wait_ms of a waiter that polls: for how long its place is kept after a poll.
 	MinWait = time.Second

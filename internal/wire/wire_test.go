@@ -242,7 +242,7 @@ func TestLimits(t *testing.T) {
 	want := []any{
 		255, 16, 128, 256, 2048, 8, 100, 512,
 		16384, 2048, 256, 100, 50,
-		time.Second, 168 * time.Hour, 24 * time.Hour, time.Minute, 15 * time.Minute, time.Second, 15 * time.Minute, 366 * 24 * time.Hour,
+		time.Second, 168 * time.Hour, 24 * time.Hour, time.Minute, time.Hour, time.Second, 15 * time.Minute, 366 * 24 * time.Hour,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("limits\n%v, want\n%v", got, want)

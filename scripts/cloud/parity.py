@@ -91,7 +91,9 @@ def plain(value, names):
             target = value["Fn::GetAtt"] if isinstance(value["Fn::GetAtt"], list) else value["Fn::GetAtt"].split(".", 1)
             return "${%s.%s}" % (names.get(target[0], target[0]), target[1])
         if set(value) == {"Fn::Join"}:
-            return value["Fn::Join"][0].join(str(go(v)) for v in value["Fn::Join"][1])
+            return value["Fn::Join"][0].join(str(v) for v in go(value["Fn::Join"][1]))
+        if set(value) == {"Fn::Split"} and isinstance(go(value["Fn::Split"][1]), str):
+            return go(value["Fn::Split"][1]).split(value["Fn::Split"][0])
         if set(value) == {"Fn::Sub"}:
             text, given = value["Fn::Sub"], {}
             if isinstance(text, list):

@@ -11,6 +11,8 @@
 //	HOLDFAST_METRICS            the CloudWatch namespace of the metrics. Default: no metrics
 //	HOLDFAST_DYNAMODB_ENDPOINT  the URL of a local DynamoDB. Default: the region's
 //	HOLDFAST_BUS                the event bus; required for the stream and expire functions
+//	HOLDFAST_EVENTS             the beginnings of the names of the locks whose events the stream and expire functions publish, separated by
+//	                            commas; "-" for none. Default: all. The stream's filters must agree
 //	HOLDFAST_TIMER_QUEUE_URL    the queue of timers and of deferred jobs; required for the expire function. Without it the stream
 //	                            function sets no timers, so that the expiry of a lease is found late, and a record of the stream
 //	                            that fails blocks those behind it

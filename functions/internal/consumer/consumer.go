@@ -3,10 +3,13 @@
 package consumer
 
 import (
+	"fmt"
+
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/internal/durable"
 	"github.com/holdfast-lock/holdfast/internal/eventbridge"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/sqs"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/tasks"
@@ -28,11 +31,15 @@ func build(e *boot.Environment) (*stream.Consumer, stream.Executions, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	listens, err := scope.Events(e.Getenv("HOLDFAST_EVENTS"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("HOLDFAST_EVENTS: %w", err)
+	}
 	cfg := e.Bounded()
 	stepFunctions := tasks.New(cfg)
 	callbacks := stream.ByKind{lock.TaskToken: stepFunctions, lock.CallbackToken: durable.New(cfg)}
 	c := &stream.Consumer{
-		Bus: eventbridge.New(cfg, bus), DeadLetter: sqs.New(cfg, dlq), Callbacks: callbacks, Notifications: sqs.NewSender(cfg),
+		Bus: eventbridge.New(cfg, bus), Listens: listens, DeadLetter: sqs.New(cfg, dlq), Callbacks: callbacks, Notifications: sqs.NewSender(cfg),
 		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Metrics(),
 	}
 	if c.Coordinator, err = e.Coordinator(stream.AtOnce(callbacks, c.Notifications, e.Log, c.Metrics)); err != nil {

@@ -28,6 +28,8 @@ func TestSettings(t *testing.T) {
 		{"consumer", "HOLDFAST_BUS", "", "HOLDFAST_BUS is not set"},
 		{"consumer", "HOLDFAST_DLQ_URL", "", "HOLDFAST_DLQ_URL is not set"},
 		{"consumer", "HOLDFAST_TIMER_QUEUE_URL", "", ""},
+		{"consumer", "HOLDFAST_EVENTS", "deploy:,report:", ""},
+		{"consumer", "HOLDFAST_EVENTS", "deploy:*", "HOLDFAST_EVENTS: \"deploy:*\""},
 		{"expirer", "HOLDFAST_BUS", "", "HOLDFAST_BUS is not set"},
 		{"expirer", "HOLDFAST_DLQ_URL", "", "HOLDFAST_DLQ_URL is not set"},
 		{"expirer", "HOLDFAST_TABLE", "", "HOLDFAST_TABLE is not set"},
@@ -69,7 +71,10 @@ func TestParts(t *testing.T) {
 	if dead, _ := c.DeadLetter.(*sqs.Queue); !ok || queue.URL() != "https://sqs/timers" || c.Timers != stream.Timers(queue) || x.Timers != c.Timers || dead == nil || dead.URL() != "https://sqs/dlq" {
 		t.Errorf("queues %v, %v, %v", c.Backlog, c.Timers, c.DeadLetter)
 	}
-	settings["HOLDFAST_TIMER_QUEUE_URL"] = ""
+	if !c.Listens("a") {
+		t.Error("without HOLDFAST_EVENTS nobody listens")
+	}
+	settings["HOLDFAST_TIMER_QUEUE_URL"], settings["HOLDFAST_EVENTS"] = "", "deploy:"
 	if c, err := New(e); err != nil || c.Timers != nil || c.Backlog != nil {
 		t.Errorf("without a queue: %v, %v, %v", c.Timers, c.Backlog, err)
 	}
