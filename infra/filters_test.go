@@ -3,6 +3,7 @@ package infra_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -148,4 +149,20 @@ func mustJSON(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// The filters of the SAM template have the same lists of causes as the construct's; `make templates` compares the rest.
+func TestFiltersDropQuietWrites(t *testing.T) {
+	sam, err := os.ReadFile("../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for list, times := range map[string]int{
+		`"NewImage":{"cause":{"S":[{"anything-but":` + mustJSON(t, lock.QuietCauses()) + `}]}}`: 3,
+		`"NewImage":{"cause":{"S":` + mustJSON(t, lock.QueueCauses()) + `}}`:                    1,
+	} {
+		if n := strings.Count(string(sam), list); n != times {
+			t.Errorf("template.yaml has %d filters with %s, want %d", n, list, times)
+		}
+	}
 }

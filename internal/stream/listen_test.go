@@ -205,3 +205,32 @@ func TestEventsOfListenedLocksOnly(t *testing.T) {
 		t.Errorf("events %v, timers %v", r.bus.taken, r.timers.armed)
 	}
 }
+
+// What a million pairs of acquire and release cost in dollars, in the settings of docs/cost.md in which nobody listens and nobody waits. Prices are of us-east-1;
+// 6 ms of Lambda's time for a request at 256 MB is an assumption.
+func TestDollarsPerPair(t *testing.T) {
+	d := newDeployment(t)
+	d.none()
+	if err := d.acquire("x", 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Coordinator.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Secret: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if d.delivered != 0 || len(d.timers.armed) != 0 || len(d.bus.taken) != 0 {
+		t.Fatalf("%d invocations of the stream function, %d timers, %d events", d.delivered, len(d.timers.armed), len(d.bus.taken))
+	}
+	const writes, requests = 2, 2 // TestRequestsPerOperation: each request is one write
+	table := writes * 0.625
+	direct := table + requests*(0.20+0.006*0.25*13.3334)
+	for setting, c := range map[string]struct{ dollars, goal float64 }{
+		"the table itself": {table, 1.25}, "direct invocation": {direct, 1.70}, "HTTP API": {direct + requests*1.00, 3.70},
+	} {
+		if c.dollars > c.goal {
+			t.Errorf("%s: %.2f dollars a million pairs, and the goal is %.2f", setting, c.dollars, c.goal)
+		}
+	}
+	if got := fmt.Sprintf("%.2f %.2f", direct, direct+2); got != "1.69 3.69" {
+		t.Errorf("%s dollars a million pairs; docs/cost.md has others", got)
+	}
+}
