@@ -371,7 +371,7 @@ var queueSuite = map[string]func(*fixture){
 			f.wantErr(err, lock.ErrLockHeld)
 			after := f.record()
 			h := after.Holders[lock.KeyOf(f.name, "a")]
-			asks := after.Cause == lock.CauseRecheck && after.Rev > before.Rev
+			asks := !after.Cause.Quiet() && h.CheckAt != before.Holders[lock.KeyOf(f.name, "a")].CheckAt
 			if asks != want || asks && h.CheckAt > f.clock.Now().UnixMilli() {
 				f.t.Errorf("asked: %v, want %v; record %+v", asks, want, after)
 			}
