@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,26 +18,34 @@ import (
 func TestWaiterSendsItsTicket(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		holder := w.acquire(w.client(), lockclient.Options{})
+		var mu sync.Mutex
 		var tickets []int64
+		sent := func() []int64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(tickets)
+		}
 		w.breakWith(func(op string, _ int, r *http.Request) (*http.Response, error) {
 			if op == "acquire" {
 				body, _ := io.ReadAll(r.Body)
 				r.Body = io.NopCloser(strings.NewReader(string(body)))
 				var request struct{ Ticket int64 }
 				_ = json.Unmarshal(body, &request)
+				mu.Lock()
 				tickets = append(tickets, request.Ticket)
+				mu.Unlock()
 			}
 			return nil, nil
 		}, nil)
 		time.AfterFunc(10*time.Second, func() {
-			if n := len(tickets); n < 6 || n > 10 {
+			if n := len(sent()); n < 6 || n > 10 {
 				t.Errorf("%d requests in ten seconds", n)
 			}
 			_ = holder.Release(t.Context())
 		})
 		l := w.acquire(w.client(), lockclient.Options{})
-		if tickets[0] != 0 || tickets[1] == 0 || tickets[len(tickets)-1] != tickets[1] {
-			t.Errorf("tickets %v", tickets)
+		if list := sent(); list[0] != 0 || list[1] == 0 || list[len(list)-1] != list[1] {
+			t.Errorf("tickets %v", list)
 		}
 		_ = l.Release(t.Context())
 	})

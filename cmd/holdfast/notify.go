@@ -82,15 +82,15 @@ func (c *sweepCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	answered := s.slow("sweep")
 	done, err := notify.Sweep(ctx, cfg)
 	answered()
-	text := fmt.Sprintf("deleted %d queues; the owners of %d live", len(done.Deleted), done.Alive)
+	text := []string{fmt.Sprintf("deleted %d queues; the owners of %d live", len(done.Deleted), done.Alive)}
 	for _, url := range done.Deleted {
-		text += "\n  deleted " + url
+		text = append(text, "  deleted "+url)
 	}
 	if len(done.Unknown) > 0 {
-		text += fmt.Sprintf("\n  left %d that say nothing about their owner: %s", len(done.Unknown), strings.Join(done.Unknown, " "))
+		text = append(text, fmt.Sprintf("  left %d that say nothing about their owner: %s", len(done.Unknown), strings.Join(done.Unknown, " ")))
 	}
 	if len(done.Deleted) > 0 || err == nil {
-		err = errors.Join(err, s.result(map[string]any{"deleted": append([]string{}, done.Deleted...), "alive": done.Alive, "unknown": append([]string{}, done.Unknown...)}, text))
+		err = errors.Join(err, s.result(map[string]any{"deleted": append([]string{}, done.Deleted...), "alive": done.Alive, "unknown": append([]string{}, done.Unknown...)}, strings.Join(text, "\n")))
 	}
 	return err
 }

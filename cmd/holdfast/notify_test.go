@@ -41,7 +41,10 @@ func (f *fakeQueues) Notify(_ context.Context, _ string, message []byte) error {
 
 func (f *fakeQueues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
-	var in struct{ QueueName, QueueUrl string }
+	var in struct {
+		QueueName string
+		QueueURL  string `json:"QueueUrl"`
+	}
 	_ = json.NewDecoder(r.Body).Decode(&in)
 	f.mu.Lock()
 	f.calls = append(f.calls, op)
@@ -69,7 +72,7 @@ func (f *fakeQueues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer = map[string]any{"QueueUrls": urls}
 	case "ListQueueTags":
-		answer = map[string]any{"Tags": map[string]string{"holdfast:alive-until": f.tags[in.QueueUrl]}}
+		answer = map[string]any{"Tags": map[string]string{"holdfast:alive-until": f.tags[in.QueueURL]}}
 	}
 	_ = json.NewEncoder(w).Encode(answer)
 }

@@ -54,7 +54,7 @@ func TestRequestsOfWaiters(t *testing.T) {
 				t.Errorf("%d waiters: %s is %s, want %s", n, what, got, actions)
 			}
 		}
-		ask("holder", 0)
+		_ = ask("holder", 0)
 		var last *lock.HeldError
 		for i := range n {
 			last = ask(fmt.Sprint(i), 0)
@@ -73,7 +73,7 @@ func TestRequestsOfWaiters(t *testing.T) {
 		}
 		want("a poll", "BatchGetItem")
 		clock.Advance(8 * time.Second)
-		ask(secret, last.Ticket)
+		_ = ask(secret, last.Ticket)
 		want("a poll in the second half of the place's time", "BatchGetItem UpdateItem")
 		if ask(secret, 0); n > lock.QueueHead {
 			want("a repeat without a ticket", "UpdateItem Query GetItem GetItem")

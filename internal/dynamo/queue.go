@@ -117,13 +117,13 @@ func (s *Store) keep(ctx context.Context, name string, c lock.Command, k lock.Ke
 
 // waiterIs is the condition of a write to a waiter's item that the clauses of a guard make: that it is there, and as it was read.
 func (e *expression) waiterIs(guard []lock.Clause, k lock.LeaseKey) string {
-	condition := e.name(attrLease) + " = " + e.value(str(string(k)))
+	conditions := []string{e.name(attrLease) + " = " + e.value(str(string(k)))}
 	for _, c := range guard {
 		if c.Test == lock.PlaceUntil && c.Key == k {
-			condition += " AND " + e.name(attrUntil) + " = " + e.num(c.N)
+			conditions = append(conditions, e.name(attrUntil)+" = "+e.num(c.N))
 		}
 	}
-	return condition
+	return strings.Join(conditions, " AND ")
 }
 
 // Place implements [lock.Store]. A waiter that was among the first when it joined still is, so only the others have an item that names their

@@ -52,9 +52,9 @@ func TestPoll(t *testing.T) {
 		})
 	}
 	k.pass(place/2 - time.Millisecond)
-	k.costs("before half time", 1, 0, 0, func() { k.poll("c", c.Ticket) })
+	k.costs("before half time", 1, 0, 0, func() { _ = k.poll("c", c.Ticket) })
 	k.pass(2 * time.Millisecond)
-	k.costs("after half time", 1, 1, 0, func() { k.poll("c", c.Ticket) })
+	k.costs("after half time", 1, 1, 0, func() { _ = k.poll("c", c.Ticket) })
 	if w := k.record().Queue[1]; w.Until != k.time.Add(place).UnixMilli() {
 		t.Errorf("the place is kept until %d", w.Until)
 	}
@@ -124,7 +124,7 @@ func TestPollTakesOver(t *testing.T) {
 		k.must("h", boundTo("x"))
 		b := k.poll("b", 0, placeFor(time.Hour))
 		k.pass(ttl + RecheckAfter)
-		k.poll("b", b.Ticket, placeFor(time.Hour))
+		_ = k.poll("b", b.Ticket, placeFor(time.Hour))
 		if cause := k.record().Cause; cause != CauseRecheck {
 			t.Errorf("cause %s", cause)
 		}
@@ -138,7 +138,7 @@ func TestPollTakesOver(t *testing.T) {
 		if _, err := k.store.Apply(t.Context(), lockName, c); err != nil {
 			t.Fatal(err)
 		}
-		k.poll("second", second.Ticket)
+		_ = k.poll("second", second.Ticket)
 		if r := k.record(); len(r.Holders) != 1 || r.Waiting != 1 {
 			t.Errorf("%+v", r)
 		}
@@ -156,7 +156,7 @@ func TestPollTakesOver(t *testing.T) {
 		if _, err := k.store.Apply(t.Context(), lockName, c); err != nil {
 			t.Fatal(err)
 		}
-		k.costs("a poll behind the head", 1, 0, 0, func() { k.poll("second", second.Ticket, of(2, 1)) })
+		k.costs("a poll behind the head", 1, 0, 0, func() { _ = k.poll("second", second.Ticket, of(2, 1)) })
 		if held := k.poll("b", b.Ticket, of(2, 1)); held != nil {
 			t.Errorf("%+v", held)
 		}
@@ -164,10 +164,10 @@ func TestPollTakesOver(t *testing.T) {
 	t.Run("free permits behind an abandoned place", func(t *testing.T) {
 		k := newKit(t)
 		k.must("h", of(3, 2), lasting(time.Hour))
-		k.poll("big", 0, of(3, 3))
+		_ = k.poll("big", 0, of(3, 3))
 		k.pass(place / 2)
 		small := k.poll("small", 0, of(3, 1))
-		k.costs("before half time", 1, 0, 0, func() { k.poll("small", small.Ticket, of(3, 1)) })
+		k.costs("before half time", 1, 0, 0, func() { _ = k.poll("small", small.Ticket, of(3, 1)) })
 		k.pass(place/2 + ms)
 		if held := k.poll("small", small.Ticket, of(3, 1)); held != nil {
 			t.Errorf("%+v", held)
@@ -190,9 +190,9 @@ func TestPollKeepsTheRow(t *testing.T) {
 	k := newKit(t)
 	k.must("h", lasting(30*time.Hour))
 	b := k.poll("b", 0)
-	k.costs("early", 1, 1, 0, func() { k.pass(place - ms); k.poll("b", b.Ticket) })
+	k.costs("early", 1, 1, 0, func() { k.pass(place - ms); _ = k.poll("b", b.Ticket) })
 	long := placeFor(100 * time.Hour)
-	k.costs("a long place", 1, 1, 1, func() { k.poll("b", b.Ticket, long) })
+	k.costs("a long place", 1, 1, 1, func() { _ = k.poll("b", b.Ticket, long) })
 	if r := k.record(); r.TTL*1000 < r.Queue[0].Until+DefaultRetention.Milliseconds() {
 		t.Errorf("the row is kept until %d, the place until %d", r.TTL, r.Queue[0].Until)
 	}
@@ -236,14 +236,14 @@ func TestPollRaces(t *testing.T) {
 		if _, err := k.acquire("b", polling(b.Ticket)); !errors.Is(err, ErrUnavailable) {
 			t.Error(err)
 		}
-		k.costs("the retry", 1, 0, 0, func() { k.poll("b", b.Ticket) })
+		k.costs("the retry", 1, 0, 0, func() { _ = k.poll("b", b.Ticket) })
 	})
 	t.Run("a hand-off that read the waiter before it was kept", func(t *testing.T) {
 		k, b := start(t)
 		r := k.record()
 		late := k.rules.settle(k.time.Add(place), r) // a coordinator whose clock is ahead found the place abandoned
 		evict := k.rules.swap(k.time, r, late, CauseQueue, "", "")
-		k.poll("b", b.Ticket)
+		_ = k.poll("b", b.Ticket)
 		failed := new(GuardError)
 		if _, err := k.store.Apply(t.Context(), lockName, evict); !errors.As(err, &failed) || !failed.Places {
 			t.Errorf("evicted a waiter that was kept since: %v", err)
@@ -348,7 +348,7 @@ func TestJoiningInACrowd(t *testing.T) {
 			k.must("h", lasting(time.Hour))
 			const n = 2 * QueueHead
 			for i := range n {
-				k.poll(fmt.Sprint(i), 0)
+				_ = k.poll(fmt.Sprint(i), 0)
 			}
 			other, err := New(Config{Store: &k.store.Memory, Clock: func() time.Time { return k.time }})
 			if err != nil {
@@ -402,7 +402,7 @@ func TestPollOfATasksPlace(t *testing.T) {
 	k := newKit(t)
 	k.must("h", lasting(time.Hour))
 	k.waits("b", withToken("t"))
-	k.poll("b", k.record().Queue[0].Ticket)
+	_ = k.poll("b", k.record().Queue[0].Ticket)
 	if !k.record().Queue[0].Known {
 		t.Error("the place is not marked as known to others")
 	}

@@ -93,11 +93,11 @@ var pollSuite = map[string]func(*fixture){
 	"a write that removes or changes a waiter needs it as it was read": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
 		b := f.poll("b", 0)
-		f.poll("c", 0)
+		_ = f.poll("c", 0)
 		from := f.record()
 		from.Queue, _ = f.store.Waiters(f.t.Context(), f.name, 10)
 		f.clock.Advance(place/2 + time.Second)
-		f.poll("b", b.Ticket)
+		_ = f.poll("b", b.Ticket)
 		gone, later := from, from
 		gone.Queue, gone.Waiting = from.Queue[1:], 1
 		changed := from.Queue[0]
@@ -121,7 +121,7 @@ var pollSuite = map[string]func(*fixture){
 		from := f.record()
 		from.Queue, _ = f.store.Waiters(f.t.Context(), f.name, 10)
 		f.clock.Advance(place/2 + time.Second)
-		f.poll("c", c.Ticket)
+		_ = f.poll("c", c.Ticket)
 		to := from
 		to.Queue, to.Waiting = from.Queue[1:], 1
 		f.must(nil, f.apply(lock.Command{
@@ -158,7 +158,7 @@ var pollSuite = map[string]func(*fixture){
 		f.clock.Advance(place + time.Second)
 		f.must(nil, f.Settle(f.t.Context(), f.name))
 		for i := range n {
-			f.poll(fmt.Sprintf("x%d", i), 0)
+			_ = f.poll(fmt.Sprintf("x%d", i), 0)
 		}
 		again := f.poll(secret, last.Ticket) // its old place is gone
 		if again == nil || again.Position != n+1 || again.Ticket == last.Ticket {
@@ -175,7 +175,7 @@ var pollSuite = map[string]func(*fixture){
 	"a request that is delivered twice joins once": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
 		for i := range lock.QueueHead + 3 {
-			f.poll(fmt.Sprintf("w%d", i), 0)
+			_ = f.poll(fmt.Sprintf("w%d", i), 0)
 		}
 		from := f.record()
 		from.Queue, _ = f.store.Waiters(f.t.Context(), f.name, lock.QueueHead)

@@ -120,7 +120,7 @@ func (f *fakeSQS) CreateQueue(_ context.Context, in *sqs.CreateQueueInput, _ ...
 	return &sqs.CreateQueueOutput{QueueUrl: &url}, f.answer("CreateQueue")
 }
 
-func (f *fakeSQS) GetQueueUrl(_ context.Context, in *sqs.GetQueueUrlInput, _ ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error) {
+func (f *fakeSQS) GetQueueUrl(_ context.Context, in *sqs.GetQueueUrlInput, _ ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error) { //nolint:revive // the SDK's name
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.call("GetQueueUrl"); err != nil {

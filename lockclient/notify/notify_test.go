@@ -153,7 +153,7 @@ func TestRequests(t *testing.T) {
 func TestOldMessages(t *testing.T) {
 	run(t, func(t *testing.T, f *fakeSQS, n *Notifier) {
 		l := listen(t, n)
-		queue, id := address(t, l)
+		queue, _ := address(t, l)
 		l.Stop()
 		time.Sleep(time.Minute)
 		for i := range 1234 {
@@ -161,7 +161,7 @@ func TestOldMessages(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		l = listen(t, n)
-		_, id = address(t, l)
+		_, id := address(t, l)
 		f.send(queue, granted(id))
 		if !woken(l) {
 			t.Error("not woken")

@@ -64,9 +64,9 @@ func (s *Swept) consider(ctx context.Context, client sqsClient, url string) erro
 	}
 	alive, err := time.Parse(time.RFC3339, out.Tags[aliveTag])
 	switch {
-	case err != nil:
+	case err != nil: // no tag, or another's
 		s.Unknown = append(s.Unknown, url)
-		return nil
+		return nil //nolint:nilerr // a queue that says nothing of its owner is left alone
 	case now.Before(alive.Add(sweepMargin)):
 		s.Alive++
 		return nil
