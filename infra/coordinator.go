@@ -106,7 +106,7 @@ type Props struct {
 	MetricNamespace string
 }
 
-// NoEvents, as the only entry of Props.Events, turns all events off.
+// NoEvents turns all events off, as the only entry of Props.Events.
 const NoEvents = scope.NoEvents
 
 // A Coordinator is Holdfast in a stack.

@@ -314,7 +314,9 @@ func TestCoordinatorDoesNotNotify(t *testing.T) {
 				t.Errorf("%d requests of a wait that could be told", len(got))
 			}
 			h.do(func() { h.granted = true })
-			<-result
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
@@ -372,7 +374,9 @@ func TestAddressChanges(t *testing.T) {
 		}
 		h.do(func() { h.granted = true })
 		n.message()
-		<-result
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
 	})
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// NoEvents, as the only entry of a list of prefixes, stands for no lock at all.
+// NoEvents stands for no lock at all, as the only entry of a list of prefixes.
 const NoEvents = "-"
 
 // CheckEvents returns what is wrong with a list of prefixes of the locks whose events are published, or "". An empty list stands for all

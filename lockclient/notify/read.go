@@ -80,7 +80,7 @@ func (n *Notifier) listening() *queue {
 // made just before, the waits poll.
 func (n *Notifier) remake(q *queue) {
 	n.drop(q)
-	var err error = errGone
+	err := errGone
 	if time.Since(q.made) >= remakeEvery {
 		err = n.prepare(n.life)
 	}
