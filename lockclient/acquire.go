@@ -69,15 +69,15 @@ type acquisition struct {
 	wait   bool
 	inv    *invocation // the lease lasts until the end of this invocation; nil: it lasts for its TTL
 
-	request  wire.AcquireRequest
-	pace     pace
-	wake     chan struct{} // has an element when the client has released the lock
-	sent     time.Time     // of the last try
-	told     *telling      // nil: it polls
-	untold   bool          // it polls to the end, although the client has a Notifier
-	polling  int64         // wait_ms of its polls
-	unsure   bool          // there may be a grant, or a place in the queue, that has to be released when giving up
-	failures int           // the number of tries without an answer since the last answer
+	request   wire.AcquireRequest
+	pace      pace
+	wake      chan struct{} // has an element when the client has released the lock
+	sent      time.Time     // of the last try
+	notified  *notifiedWait // nil: it polls
+	onlyPolls bool          // it polls to the end, although the client has a Notifier
+	polling   int64         // wait_ms of its polls
+	unsure    bool          // there may be a grant, or a place in the queue, that has to be released when giving up
+	failures  int           // the number of tries without an answer since the last answer
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
@@ -133,7 +133,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)
 		a.request.Wait = place.Milliseconds()
 		a.pace, a.wake = pace{delay: a.client.pollDelay, place: place}, make(chan struct{}, 1)
-		a.untold = a.client.teller.notifier == nil
+		a.onlyPolls = a.client.notifiedWaits.notifier == nil
 	}
 	return nil
 }
@@ -287,7 +287,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	}
 	var answer wire.Lease
 	sent, err := a.send(ctx, &answer)
-	if a.notToldHere(err) {
+	if a.notNotifiedHere(err) {
 		a.pollHere(err)
 		sent, err = a.send(ctx, &answer)
 	}

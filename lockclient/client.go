@@ -49,8 +49,8 @@ type Config struct {
 	// Owner is the name that others see while this client holds a lock, at most 256 bytes. Options.Owner replaces it. If it is
 	// empty, it is HOST/PID, and in a Lambda invocation FUNCTION/REQUEST-ID.
 	Owner string
-	// Notify lets waits be told of their grants by messages, where the coordinator can send them: see package notify. Nil means that waits
-	// poll, and so do those that cannot be told (see Options.OnPolling). The client closes it; give each client one of its own.
+	// Notify lets waits be notified of their grants by messages, where the coordinator can send them: see package notify. Nil means that waits
+	// poll, and so do those that cannot be notified (see Options.OnPolling). The client closes it; give each client one of its own.
 	Notify Notifier
 }
 
@@ -166,7 +166,7 @@ type Client struct {
 	owner      string        // Config.Owner
 	now        func() reading
 
-	teller teller // the waits that are told of their grants
+	notifiedWaits notifiedWaits // the waits that are notified of their grants
 
 	life context.Context // ends when Close begins
 	end  context.CancelCauseFunc
@@ -186,7 +186,7 @@ func New(cfg Config) (*Client, error) {
 		transport: cfg.Transport, timeout: cmp.Or(cfg.RequestTimeout, 5*time.Second), retries: max(cmp.Or(cfg.Retries, 3), 0),
 		retryDelay: cmp.Or(cfg.RetryDelay, defaultRetryDelay), pollDelay: cmp.Or(cfg.RetryDelay, defaultPollDelay), owner: cfg.Owner, now: newClock(), leases: map[*Lease]bool{}, waiting: map[string][]*acquisition{},
 	}
-	c.teller.notifier, c.teller.asked = cfg.Notify, map[*telling]time.Time{}
+	c.notifiedWaits.notifier, c.notifiedWaits.asked = cfg.Notify, map[*notifiedWait]time.Time{}
 	c.life, c.end = context.WithCancelCause(context.Background())
 	if c.transport == nil {
 		c.transport = newHTTPTransport(cfg)

@@ -61,7 +61,7 @@ func (c *Client) Close(ctx context.Context) error {
 			err = fmt.Errorf("lockclient: close: %w", ctx.Err())
 		}
 	}
-	if n := c.teller.notifier; n != nil {
+	if n := c.notifiedWaits.notifier; n != nil {
 		if failed := n.Close(ctx); failed != nil && err == nil {
 			err = fmt.Errorf("lockclient: close: Config.Notify: %w", failed)
 		}

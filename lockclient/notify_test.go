@@ -170,7 +170,7 @@ func runTold(t *testing.T, test func(t *testing.T, h *heldLock, n *fakeNotifier,
 	})
 }
 
-// start acquires in the background, and returns when the wait is told or polls.
+// start acquires in the background, and returns when the wait is notified or polls.
 func start(t *testing.T, c *lockclient.Client, opts lockclient.Options) (result chan error) {
 	result = make(chan error, 1)
 	go func() {
@@ -181,7 +181,7 @@ func start(t *testing.T, c *lockclient.Client, opts lockclient.Options) (result 
 	return result
 }
 
-// Waits that are told make at most three requests a minute together, whatever their number, and keep their places, while a holder
+// Waits that are notified make at most three requests a minute together, whatever their number, and keep their places, while a holder
 // renews steadily. With the long polls of the queue that is at most six a minute in a process.
 func TestRequestsOfToldWaits(t *testing.T) {
 	for _, waits := range []int{1, 3, 10, 100} {
@@ -201,7 +201,7 @@ func TestRequestsOfToldWaits(t *testing.T) {
 				got := len(h.requests())
 				most, total = max(most, got), total+got
 			}
-			fmt.Printf("client: %d told waits: %d requests in %d hours, at most %d in a minute\n", waits, total, hours, most)
+			fmt.Printf("client: %d notified waits: %d requests in %d hours, at most %d in a minute\n", waits, total, hours, most)
 			if most > 3 {
 				t.Errorf("%d waits made %d requests in a minute", waits, most)
 			}
@@ -311,7 +311,7 @@ func TestCoordinatorDoesNotNotify(t *testing.T) {
 			result := start(t, c, lockclient.Options{OnPolling: func(err error) { t.Error(err) }})
 			time.Sleep(50 * time.Second)
 			if got := h.requests(); len(got) > 3 {
-				t.Errorf("%d requests of a wait that could be told", len(got))
+				t.Errorf("%d requests of a wait that could be notified", len(got))
 			}
 			h.do(func() { h.granted = true })
 			if err := <-result; err != nil {
@@ -380,7 +380,7 @@ func TestAddressChanges(t *testing.T) {
 	})
 }
 
-// Close ends a wait that is told.
+// Close ends a wait that is notified.
 func TestCloseWhileTold(t *testing.T) {
 	runTold(t, func(t *testing.T, _ *heldLock, _ *fakeNotifier, c *lockclient.Client) {
 		result := start(t, c, lockclient.Options{})

@@ -10,9 +10,9 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/notify"
 )
 
-// notifying are the settings of waits that are told of their grants by a queue.
+// notifying are the settings of waits that are notified of their grants by a queue.
 type notifying struct {
-	NotifyPrefix string `env:"HOLDFAST_NOTIFY_PREFIX" placeholder:"URL" help:"How the URLs of the deployment's notify queues begin: the stack's output NotifyPrefix. A wait is then told of its grant by an SQS queue instead of polling."`
+	NotifyPrefix string `env:"HOLDFAST_NOTIFY_PREFIX" placeholder:"URL" help:"How the URLs of the deployment's notify queues begin: the stack's output NotifyPrefix. A wait is then notified of its grant by an SQS queue instead of polling."`
 }
 
 // config is the configuration of package notify.
@@ -21,7 +21,7 @@ func (n *notifying) config(ctx context.Context, conn *connection) (notify.Config
 	return notify.Config{AWS: sdk, Prefix: n.NotifyPrefix}, err
 }
 
-// open returns a client of the selected coordinator, whose waits are told of their grants if that is set up.
+// open returns a client of the selected coordinator, whose waits are notified of their grants if that is set up.
 func (t *taking) open(ctx context.Context, conn *connection) (*lockclient.Client, error) {
 	cfg, err := conn.config(ctx)
 	if err != nil {
@@ -46,7 +46,7 @@ func (t *taking) open(ctx context.Context, conn *connection) (*lockclient.Client
 	return lockclient.New(cfg)
 }
 
-// stopNotifier deletes the queue by which the wait was told, if there is one. A second call waits for the first.
+// stopNotifier deletes the queue by which the wait was notified, if there is one. A second call waits for the first.
 func (t *taking) stopNotifier(ctx context.Context, conn *connection, s *streams) {
 	if t.notifier == nil {
 		return

@@ -152,7 +152,7 @@ func waitFor(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// exec and acquire are told of their grant by a queue, which they delete. Where they may not, they poll, and say so with --verbose.
+// exec and acquire are notified of their grant by a queue, which they delete. Where they may not, they poll, and say so with --verbose.
 func TestNotify(t *testing.T) {
 	for _, test := range []struct {
 		line   string

@@ -30,10 +30,10 @@ func (c *cloud) notifyARN() string {
 	return fmt.Sprintf("arn:aws:sqs:%s:%s:%s*", c.aws.Region, parts[3], parts[4])
 }
 
-// waiter creates a user, and returns a client that is told of its grants, and its notifier.
+// waiter creates a user, and returns a client that is notified of its grants, and its notifier.
 func (c *cloud) waiter(name string, statements ...statement) (*lockclient.Client, *notify.Notifier) {
 	c.t.Helper()
-	_, creds := c.caller(name, append(statements, c.mayLock("told:*", "acquire", "renew", "release"))...)
+	_, creds := c.caller(name, append(statements, c.mayLock("notified:*", "acquire", "renew", "release"))...)
 	cfg := c.aws.Copy()
 	cfg.Credentials = creds
 	notifier, err := notify.New(notify.Config{AWS: cfg, Prefix: c.outputs["NotifyPrefix"]})
@@ -65,7 +65,7 @@ type handOff struct {
 	fromRequest, fromAnswer time.Duration // of the release
 }
 
-// handOff holds a lock, lets a client wait for it until it is told or polls, releases the lock, and returns how long the waiter took
+// handOff holds a lock, lets a client wait for it until it is notified or polls, releases the lock, and returns how long the waiter took
 // until it had the lock, and why it polled.
 func (c *cloud) handOff(holder, waiter *lockclient.Client, name string) (took handOff, polled error) {
 	c.t.Helper()
@@ -110,7 +110,7 @@ func (c *cloud) handOff(holder, waiter *lockclient.Client, name string) (took ha
 	return handOff{got.Sub(start), got.Sub(released)}, polled
 }
 
-// A waiter is told of its grant through a queue of its own, under the policy that GrantNotify makes, and leaves no queue.
+// A waiter is notified of its grant through a queue of its own, under the policy that GrantNotify makes, and leaves no queue.
 func TestToldWaiter(t *testing.T) {
 	c := newCloud(t)
 	before := len(c.queuesLeft())
@@ -118,7 +118,7 @@ func TestToldWaiter(t *testing.T) {
 	waiter, _ := c.waiter("told-waiter", c.mayBeTold())
 	var fromRequest, fromAnswer []time.Duration
 	for i := range 21 {
-		d, polled := c.handOff(holder, waiter, fmt.Sprintf("told:%d", i%3))
+		d, polled := c.handOff(holder, waiter, fmt.Sprintf("notified:%d", i%3))
 		if polled != nil {
 			t.Fatal(polled)
 		}
@@ -129,7 +129,7 @@ func TestToldWaiter(t *testing.T) {
 	slices.Sort(fromRequest)
 	slices.Sort(fromAnswer)
 	n, last := len(fromRequest)/2, len(fromRequest)-1
-	fmt.Printf("e2e: to the told waiter's lease from the release's request: p50 %v, max %v; from its answer: p50 %v, max %v\n", fromRequest[n], fromRequest[last], fromAnswer[n], fromAnswer[last])
+	fmt.Printf("e2e: to the notified waiter's lease from the release's request: p50 %v, max %v; from its answer: p50 %v, max %v\n", fromRequest[n], fromRequest[last], fromAnswer[n], fromAnswer[last])
 	if n := len(c.queuesLeft()); n != before+1 {
 		t.Errorf("%d queues, %d before: the waits of a process share one", n, before)
 	}
@@ -149,7 +149,7 @@ func TestToldWaiterWithout(t *testing.T) {
 	holder, _ := c.waiter("without-holder")
 	for _, action := range []string{"sqs:CreateQueue", "sqs:ReceiveMessage", "sqs:DeleteQueue"} {
 		waiter, _ := c.waiter("without-"+strings.TrimPrefix(action, "sqs:"), c.mayBeTold(action))
-		_, polled := c.handOff(holder, waiter, "told:without")
+		_, polled := c.handOff(holder, waiter, "notified:without")
 		closed := waiter.Close(t.Context())
 		said := polled
 		if action == "sqs:DeleteQueue" {

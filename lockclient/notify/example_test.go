@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/notify"
 )
 
-// Waits of this process are told of their grants through one queue. Close deletes it.
+// Waits of this process are notified of their grants through one queue. Close deletes it.
 func Example() {
 	ctx, cfg := context.Background(), aws.Config{Region: "eu-west-1"} // with config.LoadDefaultConfig
 	notifier, err := notify.New(notify.Config{AWS: cfg, Prefix: os.Getenv("HOLDFAST_NOTIFY_PREFIX")})

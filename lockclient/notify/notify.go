@@ -1,4 +1,4 @@
-// Package notify lets the waits of a [lockclient.Client] be told of their grants through an SQS queue, in place of polling.
+// Package notify lets the waits of a [lockclient.Client] be notified of their grants through an SQS queue, in place of polling.
 //
 //	notifier, err := notify.New(notify.Config{AWS: cfg, Prefix: prefix}) // the stack's output NotifyPrefix
 //	...
@@ -229,7 +229,7 @@ func (n *Notifier) readdress() {
 	}
 }
 
-// Close ends all listening and deletes the queue. Waits that were told poll from then on. A further Close does nothing. The error
+// Close ends all listening and deletes the queue. Waits that were notified poll from then on. A further Close does nothing. The error
 // says which queue may be left: [Sweep] deletes it once its owner's time is over.
 func (n *Notifier) Close(ctx context.Context) error {
 	n.mu.Lock()

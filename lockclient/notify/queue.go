@@ -35,7 +35,7 @@ const (
 
 // A queue is the queue of a process.
 type queue struct {
-	url   string // as the coordinator is told: the prefix and a random name
+	url   string // as it is sent to the coordinator: the prefix and a random name
 	made  time.Time
 	renew time.Time     // when to move on the time of aliveTag
 	ahead time.Duration // how far SQS's clock is ahead of this process's
