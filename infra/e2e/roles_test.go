@@ -133,7 +133,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 		{"Expire", "dynamodb:", func() any { return timerEvent }},
 		{"Stream", "sqs:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return poison }},
-		{"Stream", "dynamodb:DeleteItem", func() any { return tokenEvent }},
+		{"Stream", "dynamodb:BatchGetItem", func() any { return tokenEvent }},
 		{"Stream", "events:", func() any { return streamEvent }}, // the last test of Stream, which does not retry the bus at once
 		{"Expire", "states:Describe", func() any { return checkEvent }},
 	} {
