@@ -71,7 +71,7 @@ func (l *eventLog) Put(_ context.Context, entries []stream.Entry) []error {
 // wait returns when done is true of the ids that arrived, in the order of their first arrival.
 func (l *eventLog) wait(t *testing.T, done func(ids []string) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // only so that a failure has something to say
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute) // only so that a failure has something to say: an engine with many tables purges late
 	defer cancel()
 	for {
 		l.mu.Lock()
