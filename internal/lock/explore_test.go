@@ -18,7 +18,6 @@ var exploreAll = flag.Bool("explore.all", false, "explore the large worlds too")
 
 // Each world is explored completely.
 var worlds = []world{
-	{name: "polls", clients: 2, capacity: 1, polls: true, leases: 1, sends: 2, ttl: 4, wait: 3, retention: 8, horizon: 3},
 	{name: "mutex", clients: 2, capacity: 1, leases: 2, sends: 2, ttl: 1, retention: 2, horizon: 4},
 	{name: "mutex with duplicates and a timer", clients: 2, capacity: 1, leases: 1, sends: 1, duplicates: 1, timers: 1, ttl: 1, retention: 2, horizon: 5},
 	{name: "mutex with an operator", clients: 2, capacity: 1, leases: 1, sends: 2, forces: 1, ttl: 1, retention: 2, horizon: 3},
@@ -29,6 +28,7 @@ var worlds = []world{
 	{name: "a queue with an operator", clients: 3, capacity: 1, leases: 1, sends: 1, timers: 1, forces: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
 	{name: "a queue for two permits", clients: 3, capacity: 2, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 1, retention: 2, horizon: 4},
 	{name: "force-release beside expiry", clients: 2, capacity: 1, leases: 1, sends: 1, timers: 1, forces: 1, duplicates: 1, ttl: 1, wait: 1, retention: 2, horizon: 3},
+	{name: "polls", clients: 2, capacity: 1, polls: true, leases: 1, sends: 2, ttl: 4, wait: 3, retention: 8, horizon: 3},
 	{name: "claims", clients: 2, capacity: 1, renewals: true, leases: 1, sends: 2, ttl: 2, wait: 2, retention: 3, horizon: 2},
 	{name: "claims of grants that are notified", clients: 2, capacity: 1, notified: 0b11, renewals: true, leases: 1, sends: 2, ttl: 2, wait: 2, retention: 3, horizon: 2},
 	{name: "small and big permits", clients: 3, capacity: 2, permits: [maxClients]int64{1, 2, 1}, leases: 1, sends: 1, timers: 1, ttl: 1, wait: 2, retention: 2, horizon: 3},
@@ -112,6 +112,7 @@ var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Expire, NobodyWaiting}:  waiterTest(func(u Rules, now time.Time) Command { return u.expire(now.Add(time.Hour), "a") }),
 	{Renew, LeaseTTLIs}:      sameTTLTest,
 	{Extends, PlaceUntil}:    keepTest,
+	{Swap, PlaceUntil}:       evictTest, // the world "polls" shows it, too, after 1.8 million states
 	{Renew, LeaseClaimed}:    claimTest,
 	{Renew, FenceBelow}:      purgeTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
 	{Expire, FenceBelow}:     purgeTest(func(u Rules, now time.Time) Command { return u.expire(now, "a") }),
@@ -223,6 +224,21 @@ func waiterTest(command func(Rules, time.Time) Command) func(*testing.T, func(Co
 		}
 		return nil
 	}
+}
+
+// evictTest lets a write remove a waiter whose place was extended after the write had read it.
+func evictTest(_ *testing.T, mutate func(Command) Command) error {
+	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+	w := Waiter{Ticket: 1, Key: "w", Terms: Terms{Permits: 1, Capacity: 1, TTL: 1}, Until: now.UnixMilli() - 1}
+	r := Record{Rev: 1, Fence: 1, Capacity: 1, Waiting: 1, Head: 1, Queue: []Waiter{w}, Holders: map[LeaseKey]Lease{"h": {Fence: 1, ExpiresAt: now.UnixMilli() + 1000, Terms: Terms{Permits: 1, Capacity: 1}}}}
+	evict := mutate(u.swap(now, r, u.settle(now, r), CauseQueue, "", ""))
+	if !evict.Allows(r) || len(evict.Next(r).Queue) != 0 {
+		return errors.New("an abandoned waiter is not removed")
+	}
+	if kept := u.keep(w, now.UnixMilli()+5000).Next(r); evict.Allows(kept) {
+		return errors.New("a waiter that was kept since is removed")
+	}
+	return nil
 }
 
 // keepTest lets a poll that is delivered late extend a place that a later one has extended further.
