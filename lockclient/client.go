@@ -41,7 +41,7 @@ type Config struct {
 	Retries int
 	// RetryDelay is the longest pause between two tries of a request without an answer, and between two polls of the first waiter in a
 	// lock's queue. Pauses begin with a part of it and grow; all are a little random, so that clients spread. Waiters behind the first
-	// poll less often: about RetryDelay times their position, and at least three times in the time for which their place is kept
+	// poll less often: about RetryDelay times their position, and at least four times in the time for which their place is kept
 	// (20 s, or three times RetryDelay if that is more). If the queue moves fast, its waiters poll more often. A waiter of this Client
 	// polls at once when the Client releases the lock. Zero means 1 s, and 2 s for the polls of waiters: a waiter then sends at most ten
 	// requests in its first ten seconds.

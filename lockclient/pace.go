@@ -11,14 +11,14 @@ const (
 	pauseGrowth = 8
 	// farPauses is how many polls a waiter behind the first makes, at least, in the time for which its place is kept. A poll in the second
 	// half of that time keeps the place.
-	farPauses = 3
+	farPauses = 4
 	// herdSpread is the time after a lease's expiry over which first waiters spread their requests.
 	herdSpread = 50 * time.Millisecond
 )
 
 // A pace chooses a waiter's pauses between its polls. The first waiter in the queue polls every Config.RetryDelay. One behind it polls once
 // early, to see whether the queue moves, and then less often, the farther the more: its pause is that of the first waiter times its position,
-// and at most a third of the time for which its place is kept. A queue that moves is followed: the pause is then at most half of the time
+// and at most a quarter of the time for which its place is kept. A queue that moves is followed: the pause is then at most half of the time
 // until the waiter's turn, as the queue has moved so far.
 type pace struct {
 	delay time.Duration // Config.RetryDelay

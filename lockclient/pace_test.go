@@ -81,7 +81,7 @@ func TestPaceAtAnExpiry(t *testing.T) {
 		if pause := p.next(time.Unix(0, 0), &HeldError{Position: 1, RetryAfter: time.Second}); pause < time.Second || pause > time.Second+herdSpread {
 			t.Fatalf("pauses for %v", pause)
 		}
-		if pause := p.next(time.Unix(0, 0), &HeldError{Position: 2, RetryAfter: time.Second}); pause < 48*time.Second {
+		if pause := p.next(time.Unix(0, 0), &HeldError{Position: 2, RetryAfter: time.Second}); pause < 36*time.Second {
 			t.Fatalf("the second pauses for %v", pause)
 		}
 	}

@@ -61,7 +61,7 @@ func TestRequestsOfWaiters(t *testing.T) {
 			switch {
 			case i == 0:
 				want("joining", "UpdateItem TransactWriteItems")
-			case i <= lock.QueueHead:
+			case i < lock.QueueHead:
 				want("joining", "UpdateItem Query TransactWriteItems")
 			default:
 				want("joining", "UpdateItem Query GetItem TransactWriteItems")

@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,14 +91,17 @@ func (s *Store) keepTexts(ctx context.Context, name string, before, after lock.R
 	}
 }
 
-// Texts implements [lock.Store] with one BatchGetItem for up to a hundred leases, the most that a lock has.
+// maxBatch is how many items one BatchGetItem reads at most, by DynamoDB's rules. A lock has as many leases; a write may end some and grant others.
+const maxBatch = 100
+
+// Texts implements [lock.Store] with one BatchGetItem for up to a hundred leases.
 func (s *Store) Texts(ctx context.Context, name string, fences []int64) (map[int64]lock.Texts, error) {
 	all := map[int64]lock.Texts{}
 	ask := make([]map[string]types.AttributeValue, len(fences))
 	for i, fence := range fences {
 		ask[i] = textsKey(name, fence)
 	}
-	err := s.batch(ctx, ask, func(it item) error {
+	read := func(it item) error {
 		d := decoder{it: it}
 		fence, err := strconv.ParseInt(strings.TrimPrefix(d.str(attrSK), skTexts), 10, 64)
 		if err != nil {
@@ -105,6 +109,11 @@ func (s *Store) Texts(ctx context.Context, name string, fences []int64) (map[int
 		}
 		all[fence] = lock.Texts{Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Metadata: d.str(attrMetadata)}
 		return d.err
-	}, name)
-	return all, err
+	}
+	for some := range slices.Chunk(ask, maxBatch) {
+		if err := s.batch(ctx, some, read, name); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }

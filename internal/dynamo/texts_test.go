@@ -285,3 +285,17 @@ func TestWhichLeasesAreSplit(t *testing.T) {
 		t.Errorf("%+v, %v", reply, err)
 	}
 }
+
+// More than a hundred texts, as one write of a full semaphore may need, are read in parts.
+func TestManyTexts(t *testing.T) {
+	w := &wire{}
+	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = w })
+	w.reset()
+	fences := make([]int64, 110)
+	for i := range fences {
+		fences[i] = int64(i + 1)
+	}
+	if texts, err := s.Texts(t.Context(), "s", fences); err != nil || len(texts) != 0 || w.actions() != "BatchGetItem BatchGetItem" {
+		t.Errorf("%v, %v after %s", texts, err, w.actions())
+	}
+}

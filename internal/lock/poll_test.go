@@ -265,7 +265,7 @@ func TestPlaceBehindTheHead(t *testing.T) {
 	const n = 4 * QueueHead
 	tickets := map[int]int64{}
 	for i := range n {
-		k.costs("a join", 0, 2, min(i, 1)+oneIf(i > QueueHead), func() {
+		k.costs("a join", 0, 2, min(i, 1)+oneIf(i >= QueueHead), func() {
 			held := k.poll(fmt.Sprint(i), 0, placeFor(time.Hour))
 			if held.Position != int64(i+1) {
 				t.Errorf("%d joins at %d", i, held.Position)
@@ -384,7 +384,8 @@ func TestOnlyJoined(t *testing.T) {
 	}{
 		{Record{Rev: 6, Fence: 10, Waiting: 21, NextTicket: 31}, true},
 		{Record{Rev: 8, Fence: 11, Waiting: 23, NextTicket: 33}, true},
-		{Record{Rev: 6, Fence: 10, Waiting: 20, NextTicket: 30}, true}, // a renewal
+		{Record{Rev: 6, Fence: 10, Waiting: 20, NextTicket: 30}, false}, // a renewal, or a change of a waiter
+		{Record{Rev: 7, Fence: 10, Waiting: 21, NextTicket: 31}, false}, // beside one that joined
 		{Record{Rev: 7, Fence: 10, Waiting: 20, NextTicket: 31}, false},
 		{Record{Rev: 6, Fence: 10, Waiting: 19, NextTicket: 30}, false},
 		{Record{Rev: 5, Fence: 10, Waiting: 20, NextTicket: 30}, false}, // the record is the same: something beside it has changed

@@ -174,10 +174,11 @@ func (r Record) headFrom(from Record) int64 {
 	return from.Head
 }
 
-// onlyJoined reports whether the queue of r is that of from, which is older, with further waiters at its end.
+// onlyJoined reports whether all writes between from, which is older, and r added a waiter each: then the queue of r is that of from, with
+// further waiters at its end. Any other write may have changed a waiter.
 func (r Record) onlyJoined(from Record) bool {
 	joined := r.NextTicket - from.NextTicket
-	return r.Rev > from.Rev && r.Fence >= from.Fence && joined >= 0 && r.Waiting == from.Waiting+joined
+	return joined > 0 && r.Rev == from.Rev+joined && r.Fence >= from.Fence && r.Waiting == from.Waiting+joined
 }
 
 // PlacesEnded are the waiters that a write removed without a grant. Both records must have the places that the write read.
