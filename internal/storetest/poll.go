@@ -175,13 +175,13 @@ var pollSuite = map[string]func(*fixture){
 	"a waiter that lost its place joins again as the eleventh": func(f *fixture) {
 		f.mustAcquire("a", func(r *lock.AcquireRequest) { r.TTL = time.Hour })
 		for i := range lock.QueueHead + 1 {
-			f.poll(fmt.Sprintf("w%d", i), 0)
+			_ = f.poll(fmt.Sprintf("w%d", i), 0)
 		}
 		secret := fmt.Sprintf("w%d", lock.QueueHead)
 		f.clock.Advance(place + time.Second)
 		f.must(nil, f.Settle(f.t.Context(), f.name))
 		for i := range lock.QueueHead {
-			f.poll(fmt.Sprintf("x%d", i), 0)
+			_ = f.poll(fmt.Sprintf("x%d", i), 0)
 		}
 		if held := f.poll(secret, 0); held == nil || held.Position != lock.QueueHead+1 {
 			f.t.Errorf("%+v", held)
