@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -28,6 +29,7 @@ type taking struct {
 	notifying
 
 	notifier *notify.Notifier // nil: the wait polls
+	stopping sync.Mutex       // held while the notifier is closed and what it says is printed
 	polls    string           // why it polls, as far as is known beforehand
 }
 

@@ -51,6 +51,8 @@ func (t *taking) stopNotifier(ctx context.Context, conn *connection, s *streams)
 	if t.notifier == nil {
 		return
 	}
+	t.stopping.Lock()
+	defer t.stopping.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*conn.Timeout)
 	defer cancel()
 	if err := t.notifier.Close(ctx); err != nil && t.Verbose {
