@@ -126,13 +126,11 @@ func (s *Store) CloseIdleConnections() { s.http.CloseIdleConnections() }
 // Get implements [lock.Store] with one consistent GetItem.
 func (s *Store) Get(ctx context.Context, name string) (lock.Reply, error) {
 	ctx, seen := observe(ctx)
-	out, err := s.client.GetItem(ctx, &dynamodb.GetItemInput{
-		TableName: aws.String(s.table), Key: key(name), ConsistentRead: aws.Bool(true),
-	})
+	it, err := s.read(ctx, key(name))
 	if err != nil {
-		return lock.Reply{}, s.fault(ctx, "GetItem", err)
+		return lock.Reply{}, err
 	}
-	r, err := Decode(out.Item)
+	r, err := Decode(it)
 	if err != nil {
 		return lock.Reply{}, s.corrupt(name, err)
 	}

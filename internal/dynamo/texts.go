@@ -14,7 +14,7 @@ import (
 )
 
 // The texts of a semaphore's leases are items of their own: owner, principal and metadata as they were at the grant. The lock's item then has
-// about 70 bytes for each lease, and 100 leases cost 8 write units instead of 25. The first lease of a free lock keeps its texts in the
+// about 70 bytes for each lease, and 100 leases cost 8 write units instead of 29. The first lease of a free lock keeps its texts in the
 // lock's item, so that its grant is one write, and so does one with a task token or an execution.
 //
 // The texts are put before the lease is granted, with a native TTL, so that neither a lost reply nor a failed grant leaves anything for ever.
