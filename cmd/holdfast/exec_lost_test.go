@@ -22,8 +22,11 @@ import (
 type life struct {
 	service *service
 	cmd     *exec.Cmd
+	fifo    string // the named pipe
 	stderr  *bytes.Buffer
 	dead    chan time.Time // when the last of its processes was gone
+	ended   chan struct{}  // closed when cmd has ended
+	err     error          // of cmd, after that
 }
 
 // Scripts that hold the named pipe open, start another process, write "up", and run without end.
@@ -37,15 +40,32 @@ func startExec(t *testing.T, s *service, name, script string, flags ...string) *
 	return startExecBy(t, s, nil, name, script, flags...)
 }
 
-// startExecBy starts a command under exec by another command.
+// startExecBy starts a command under exec by another command. On a machine that is too busy, a lease may be over before the command
+// starts, and another attempt is made.
 func startExecBy(t *testing.T, s *service, by []string, name, script string, flags ...string) *life {
+	t.Helper()
+	for range 20 {
+		l := tryExec(t, s, by, name, script, flags...)
+		if l.up(t, script) {
+			return l
+		}
+		t.Logf("the command did not start: %s", l.stderr)
+	}
+	t.Fatal("the command did not start in 20 attempts")
+	return nil
+}
+
+func tryExec(t *testing.T, s *service, by []string, name, script string, flags ...string) *life {
 	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "alive")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := append([]string{"exec", name}, flags...)
-	l := &life{service: s, cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1)}
+	l := &life{
+		service: s, cmd: holdfast(t, s.url, append(args, "--", "sh", "-c", script, "sh", fifo)...), fifo: fifo,
+		stderr: &bytes.Buffer{}, dead: make(chan time.Time, 1), ended: make(chan struct{}),
+	}
 	if len(by) > 0 {
 		env := l.cmd.Env
 		l.cmd = exec.CommandContext(t.Context(), by[0], append(by[1:], l.cmd.Args...)...)
@@ -55,12 +75,23 @@ func startExecBy(t *testing.T, s *service, by []string, name, script string, fla
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pipe, err := os.Open(fifo) // waits for the command
-	if err != nil {
-		t.Fatal(err)
-	}
-	up := make(chan bool)
 	go func() {
+		l.err = l.cmd.Wait()
+		close(l.ended)
+	}()
+	return l
+}
+
+// up reports whether the command and what it starts have started. If not, holdfast has ended.
+func (l *life) up(t *testing.T, script string) bool {
+	t.Helper()
+	up := make(chan bool, 1)
+	go func() {
+		pipe, err := os.Open(l.fifo) // waits for the command
+		if err != nil {
+			up <- false
+			return
+		}
 		defer func() { _ = pipe.Close() }()
 		lines := bufio.NewReader(pipe)
 		said := true
@@ -77,10 +108,30 @@ func startExecBy(t *testing.T, s *service, by []string, name, script string, fla
 			}
 		}
 	}()
-	if !<-up {
-		t.Fatalf("the command did not start: %s", l.stderr)
+	select {
+	case said := <-up:
+		if !said {
+			<-l.ended
+		}
+		return said
+	case <-l.ended:
+		for { // the reader may still wait for a command that never comes
+			select {
+			case said := <-up:
+				return said
+			case <-time.After(time.Millisecond):
+			}
+			if pipe, err := os.OpenFile(l.fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+				_ = pipe.Close()
+			}
+		}
 	}
-	return l
+}
+
+// wait waits until the command of the life has ended.
+func (l *life) wait() error {
+	<-l.ended
+	return l.err
 }
 
 // died waits until all processes have ended.
@@ -110,7 +161,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 		l := startExec(t, s, "a", obedient, "--ttl=1s")
 		s.force(t, "a")
 		at := l.died(t)
-		if code := exitOf(l.cmd.Wait()); code != exitLost {
+		if code := exitOf(l.wait()); code != exitLost {
 			t.Errorf("exit code %d: %s", code, l.stderr)
 		}
 		return at.Sub(time.Unix(0, s.refused.Load()))
@@ -120,7 +171,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 		l := startExec(t, s, "a", stubborn, "--ttl=1s", "--grace=100ms")
 		s.force(t, "a")
 		at := l.died(t)
-		if code := exitOf(l.cmd.Wait()); code != exitLost {
+		if code := exitOf(l.wait()); code != exitLost {
 			t.Errorf("exit code %d: %s", code, l.stderr)
 		}
 		return at.Sub(time.Unix(0, s.refused.Load()))
@@ -131,7 +182,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 		s.cut.Store(true)
 		at := l.died(t)
 		expiry := s.expiry(t, "a")
-		if code := exitOf(l.cmd.Wait()); code != exitLost {
+		if code := exitOf(l.wait()); code != exitLost {
 			t.Errorf("exit code %d: %s", code, l.stderr)
 		}
 		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
@@ -144,7 +195,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 			t.Fatal(err)
 		}
 		at := l.died(t)
-		_ = l.cmd.Wait()
+		_ = l.wait()
 		return at.Sub(killed)
 	},
 	"holdfast stopped": func(t *testing.T) time.Duration {
@@ -156,7 +207,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 		expiry := s.expiry(t, "a")
 		at := l.died(t)
 		_ = l.cmd.Process.Signal(syscall.SIGCONT)
-		if code := exitOf(l.cmd.Wait()); code != exitLost {
+		if code := exitOf(l.wait()); code != exitLost {
 			t.Errorf("exit code %d: %s", code, l.stderr)
 		}
 		return at.Sub(expiry.Add(lock.DefaultSkew)) // since it could be taken: before that
@@ -169,7 +220,7 @@ var deaths = map[string]func(t *testing.T) time.Duration{
 			t.Fatal(err)
 		}
 		at := l.died(t)
-		_ = l.cmd.Wait()
+		_ = l.wait()
 		if expiry := s.expiry(t, "a"); at.After(expiry) {
 			t.Errorf("the command lived until %v after the lease's end", at.Sub(expiry))
 		}
@@ -238,7 +289,7 @@ func TestExecEscapes(t *testing.T) {
 			l := startExec(t, s, "a", escaping, "--ttl=3s", "--grace=100ms")
 			test.do(t, s, l)
 			l.died(t)
-			if code := exitOf(l.cmd.Wait()); code != test.code {
+			if code := exitOf(l.wait()); code != test.code {
 				t.Errorf("exit code %d: %s", code, l.stderr)
 			}
 		})
@@ -251,7 +302,7 @@ func TestExecTellsOfAnOutage(t *testing.T) {
 	l := startExec(t, s, "a", obedient, "--ttl=2s", "--grace=50ms")
 	s.cut.Store(true)
 	l.died(t)
-	if code := exitOf(l.cmd.Wait()); code != exitLost {
+	if code := exitOf(l.wait()); code != exitLost {
 		t.Errorf("exit code %d", code)
 	}
 	text := l.stderr.String()
@@ -262,7 +313,7 @@ func TestExecTellsOfAnOutage(t *testing.T) {
 	forced := startExec(t, newService(t), "a", obedient, "--ttl=1s")
 	forced.service.force(t, "a")
 	forced.died(t)
-	_ = forced.cmd.Wait()
+	_ = forced.wait()
 	if text := forced.stderr.String(); strings.Count(text, "the lock is lost") != 1 || strings.Count(text, "\n") != 2 {
 		t.Errorf("told %q", text)
 	}
@@ -276,7 +327,7 @@ func TestExecEndsWithItsLease(t *testing.T) {
 	s.hangs.Store(true)
 	expiry := s.expiry(t, "a") // no renewal moves it any more
 	l.died(t)
-	code, late := exitOf(l.cmd.Wait()), time.Since(expiry)
+	code, late := exitOf(l.wait()), time.Since(expiry)
 	if code != exitLost || late > 10*time.Second {
 		t.Errorf("exit code %d, %v after the lease: %s", code, late, l.stderr)
 	}
@@ -288,7 +339,7 @@ func TestExecWithParent(t *testing.T) {
 	l := startExecBy(t, s, []string{"sh", "-c", `"$@"; :`, "sh"}, "a", stubborn, "--with-parent", "--ttl=1s")
 	l.signal(t, syscall.SIGKILL) // the shell alone
 	l.died(t)
-	_ = l.cmd.Wait()
+	_ = l.wait()
 }
 
 // Processes that the command leaves behind are stopped before the lock is released.
@@ -296,7 +347,7 @@ func TestExecStopsWhatIsLeft(t *testing.T) {
 	s := newService(t)
 	l := startExec(t, s, "a", `exec 3>"$1"; sleep 1000 & echo up >&3; exit 3`)
 	l.died(t)
-	if code := exitOf(l.cmd.Wait()); code != 3 {
+	if code := exitOf(l.wait()); code != 3 {
 		t.Errorf("exit code %d", code)
 	}
 }

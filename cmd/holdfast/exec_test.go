@@ -160,7 +160,7 @@ func TestExecForwardsSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.died(t)
-	if code := exitOf(l.cmd.Wait()); code != 42 {
+	if code := exitOf(l.wait()); code != 42 {
 		t.Errorf("exit code %d: %s", code, l.stderr)
 	}
 	if status, err := s.coordinator.Status(t.Context(), "a"); err != nil || len(status.Holders) > 0 {
@@ -188,7 +188,7 @@ func TestExecWaits(t *testing.T) {
 		t.Errorf("%v: %s %s", err, out, &errs)
 	}
 	l.died(t)
-	_ = l.cmd.Wait()
+	_ = l.wait()
 	// A waiter that is interrupted leaves the queue.
 	holder := startExec(t, s, "b", obedient)
 	waiter := holdfast(t, s.url, "exec", "b", "--", "true")
@@ -205,5 +205,5 @@ func TestExecWaits(t *testing.T) {
 	}
 	_ = holder.cmd.Process.Signal(syscall.SIGTERM)
 	holder.died(t)
-	_ = holder.cmd.Wait()
+	_ = holder.wait()
 }
