@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/reach":       {},
 	"internal/reach/relay": {},
 	"internal/supervise":   {},
+	"internal/wirefault":   {"internal/wire"},
 
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
