@@ -73,7 +73,7 @@ type Props struct {
 	// docs/services.md. 1 to 52 letters, digits, _ and -. Empty: holdfast.
 	NotifyName string
 	// Events are prefixes of the names of the locks whose events are published, such as "deploy:". Nil: all locks. [NoEvents] alone: none.
-	// A lock without events whose holder dies gets a timer only while somebody waits for it, so that it costs nothing but its requests:
+	// A lock without events whose holder dies gets a timer only while others wait for it, so that it costs nothing but its requests:
 	// docs/cost.md.
 	Events []string
 	// NoPromptExpiry leaves out the timers: the event of an expiry is published when the lock is next used, or hours

@@ -86,7 +86,7 @@ func record(name, event string, before, after lock.Record) map[string]any {
 // settings of Props.Events, each within Lambda's limit of five filters.
 var settings = [][]string{nil, {infra.NoEvents}, {"deploy:"}, {"deploy:", "report"}}
 
-// In every setting, the filters deliver a write if somebody listens for the lock and its cause is not quiet, or if it is of the queue
+// In every setting, the filters deliver a write if events of the lock are published and its cause is not quiet, or if it is of the queue
 // (lock.Write.OfQueue, outside of which the tests of package lock show no effects but events). Every cause is tried with every change of
 // the number of waiters.
 func TestFiltersDeliverWhatMatters(t *testing.T) {

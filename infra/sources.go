@@ -19,7 +19,7 @@ const maxPattern = 4096
 
 // StreamFilters select the stream records that invoke the stream function. events are Props.Events.
 //
-// For the events of locks that somebody listens for: writes of a lock's record except the quiet ones of [lock.QuietCauses], and the
+// For the events of locks that have listeners: writes of a lock's record except the quiet ones of [lock.QuietCauses], and the
 // removal of a held lock by native TTL. For queues and executions, whoever listens: see [lock.Write.OfQueue], and rows that report the
 // end of a task's wait. So a renewal, or the removal of a free lock, invokes nothing; with [NoEvents] neither does an acquire or
 // a release of a lock that nobody waits for.

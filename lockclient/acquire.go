@@ -71,13 +71,14 @@ type acquisition struct {
 
 	request   wire.AcquireRequest
 	pace      pace
-	wake      chan struct{} // has an element when the client has released the lock
-	sent      time.Time     // of the last try
-	notified  *notifiedWait // nil: it polls
-	onlyPolls bool          // it polls to the end, although the client has a Notifier
-	polling   int64         // wait_ms of its polls
-	unsure    bool          // there may be a grant, or a place in the queue, that has to be released when giving up
-	failures  int           // the number of tries without an answer since the last answer
+	wake      chan struct{}    // has an element when the client has released the lock
+	sent      time.Time        // of the last try
+	notified  *notifiedWait    // nil: it polls
+	onlyPolls bool             // it polls to the end, although the client has a Notifier
+	owners    map[int64]string // of the holders of the last answer, by fencing token
+	polling   int64            // wait_ms of its polls
+	unsure    bool             // there may be a grant, or a place in the queue, that has to be released when giving up
+	failures  int              // the number of tries without an answer since the last answer
 }
 
 func (a *acquisition) run(ctx context.Context) (*Lease, error) {
@@ -177,6 +178,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 	switch {
 	case isHeld:
 		a.failures = 0
+		a.nameHolders(held)
 		a.unsure = a.unsure || held.Position > 0 // the place has to be left when giving up
 		a.request.Ticket = held.ticket
 		if !a.wait {
@@ -209,6 +211,18 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 		return c.backoff(tries, 0), true
 	}
 	return 0, false
+}
+
+// nameHolders adds the owners that an earlier answer named: the answer to a poll names none of the holders of a semaphore.
+func (a *acquisition) nameHolders(held *HeldError) {
+	owners := make(map[int64]string, len(held.Holders))
+	for i, h := range held.Holders {
+		if h.Owner == "" {
+			held.Holders[i].Owner = a.owners[h.Fence]
+		}
+		owners[h.Fence] = held.Holders[i].Owner
+	}
+	a.owners = owners
 }
 
 // mayFail counts a try that led to nothing, and reports whether another may follow. An acquisition that waits is limited by its

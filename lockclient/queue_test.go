@@ -1,9 +1,11 @@
 package lockclient_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
@@ -104,6 +106,34 @@ func TestWaiterTakesOverFromADeadHolder(t *testing.T) {
 		}
 		if err := l.Release(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A waiter knows the owners of a semaphore's leases to the end, although the answers to its polls do not name them: DynamoDB keeps them apart.
+func TestWaiterKnowsTheHolders(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.breakWith(nil, func(op string, n int, resp *http.Response) (*http.Response, error) {
+			if op == "acquire" && n > 4 { // polls
+				body, err := io.ReadAll(resp.Body)
+				if err != nil {
+					return nil, err
+				}
+				for _, owner := range []string{"first", "second"} {
+					body = bytes.ReplaceAll(body, []byte(owner), nil)
+				}
+				resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			}
+			return resp, nil
+		})
+		for _, owner := range []string{"first", "second"} {
+			l := w.acquire(w.client(), lockclient.Options{TTL: time.Hour, Capacity: 2, Owner: owner})
+			defer func() { _ = l.Release(t.Context()) }()
+		}
+		_, err := w.client().Acquire(t.Context(), "a", lockclient.Options{Capacity: 2, Wait: 30 * time.Second})
+		held, ok := errors.AsType[*lockclient.HeldError](err)
+		if !ok || len(held.Holders) != 2 || held.Holders[0].Owner != "first" || held.Holders[1].Owner != "second" {
+			t.Errorf("%v: %+v", err, held)
 		}
 	})
 }

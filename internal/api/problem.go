@@ -102,7 +102,7 @@ func full(err error) string {
 	return "the lock's record is full: " + fix
 }
 
-// misconfigured is the detail of a fault that lasts until somebody corrects the deployment. Its cause is in the log only.
+// misconfigured is the detail of a fault that lasts until the deployment is corrected. Its cause is in the log only.
 func misconfigured(err error) string {
 	fault, ok := errors.AsType[*lock.StoreError](err)
 	if !ok {

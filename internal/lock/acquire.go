@@ -82,7 +82,10 @@ func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 	if _, mine := out.After.Holders[key]; !mine {
 		return LeaseStatus{}, op.refusal(c.clock(), out.After)
 	}
-	out.After, _ = c.withTexts(ctx, req.Lock, out.After, []LeaseKey{key}) // of a repeated request; its caller knows them
+	if l := out.After.Holders[key]; l.Split != Whole { // a repeated request, whose caller knows the texts
+		texts, _ := c.store.Texts(ctx, req.Lock, []int64{l.Fence})
+		out.After = out.After.withHolder(key, l.With(texts[l.Fence]))
+	}
 	return c.lease(req.Lock, key, out.After)
 }
 
@@ -327,7 +330,7 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 	live := r.blocking(e.Now, u.skew())
 	for i, key := range byFence(live) {
 		h := live[key]
-		e.Holders, e.keys = append(e.Holders, h), append(e.keys, key)
+		e.Holders = append(e.Holders, h)
 		until := h.ExpiresAt
 		if h.Execution != "" { // its end is unknown; its next check is the earliest that the coordinator learns of it
 			until = min(until, max(h.CheckAt, e.Now+time.Second.Milliseconds()))

@@ -123,7 +123,7 @@ func (o endingTask) next(now time.Time, r Record) (*Command, error) {
 	if !held || l.Tokens != o.tokens {
 		return nil, nil
 	}
-	if l.Known || l.RenewedAt != l.AcquiredAt { // somebody may be at work under the lease
+	if l.Known || l.RenewedAt != l.AcquiredAt { // a caller may be at work under the lease
 		return nil, nil
 	}
 	to := o.rules.settle(now, r.withoutHolder(o.ref.Key))

@@ -36,7 +36,7 @@ const (
 var causes = map[Cause]struct {
 	// quiet: the write changed no holder and needs no timer, event or callback.
 	quiet bool
-	// queue: the stream's consumer must see the write although nobody listens and nobody waited before it: see [Write.OfQueue].
+	// queue: the stream's consumer must see the write although no events of the lock are published and it had no waiters before: see [Write.OfQueue].
 	queue bool
 	// ends is what happened to the lease that the write retired; LeaseExpired for the causes that say nothing of it.
 	ends ChangeKind

@@ -39,7 +39,7 @@ var (
 	ErrUnavailable = errors.New("store is unavailable")
 	// ErrMisconfigured: the store cannot work as it is set up: the table is missing or has the wrong keys, access is denied,
 	// the credentials are not valid or have expired, or the store refused a request as malformed. Nothing was written. The
-	// same request fails again until somebody changes the set-up.
+	// same request fails again until the set-up is changed.
 	ErrMisconfigured = errors.New("store is not set up right")
 	// ErrBadCursor: a list was given a cursor that this store did not return.
 	ErrBadCursor = errors.New("cursor is not one that a list answered")
@@ -50,10 +50,9 @@ type HeldError struct {
 	Holders    []Lease // oldest grant first
 	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
-	Position   int64      // in the queue, from 1; 0: not in it
-	Ticket     int64      // of the place, for the next poll; 0: none
-	keys       []LeaseKey // of the Holders
-	Waiting    int64      // how many are in the queue
+	Position   int64 // in the queue, from 1; 0: not in it
+	Ticket     int64 // of the place, for the next poll; 0: none
+	Waiting    int64 // how many are in the queue
 }
 
 func (e *HeldError) Error() string {

@@ -46,7 +46,7 @@ func TestQueueCauses(t *testing.T) {
 	}
 }
 
-// Without a listener a lease has a timer from when somebody waits behind it, and the lease of an execution from its grant.
+// Without a listener a lease has a timer from when another waits behind it, and the lease of an execution from its grant.
 func TestTimersWhereSomeoneWaits(t *testing.T) {
 	k := newKit(t)
 	causes := []Cause{}

@@ -85,7 +85,7 @@ type Lease struct {
 	Attempted bool
 	// Told says that every callback was answered since the last token was added: it was delivered, or nobody waits for it.
 	Told bool
-	// Known says that somebody other than the one task that waits with the only token may know of the lease: a second
+	// Known says that others than the one task that waits with the only token may know of the lease: a second
 	// attempt was made, a caller without a token asked for it, or it has had other tokens. The lease of a task that is
 	// gone is then left to its TTL or its execution.
 	Known bool

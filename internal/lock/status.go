@@ -23,7 +23,7 @@ func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 }
 
 func (c *Coordinator) status(ctx context.Context, name string, r Record) (Status, error) {
-	r, err := c.withTexts(ctx, name, r, byFence(r.Holders))
+	r, err := c.withTexts(ctx, name, r)
 	if err != nil {
 		return Status{}, err
 	}

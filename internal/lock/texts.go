@@ -2,6 +2,8 @@ package lock
 
 import (
 	"context"
+	"iter"
+	"maps"
 	"slices"
 )
 
@@ -12,53 +14,57 @@ import (
 // namedHolders is how many of the holders a refusal names at most: each costs a read unit, and a refused caller may come often.
 const namedHolders = 10
 
-// withTexts reads the texts of the leases of a record under some keys.
-func (c *Coordinator) withTexts(ctx context.Context, name string, r Record, keys []LeaseKey) (Record, error) {
+// lookUp reads the texts that the store keeps apart, by the fencing tokens of their leases.
+func (c *Coordinator) lookUp(ctx context.Context, name string, leases iter.Seq[Lease]) (map[int64]Texts, error) {
 	var split []int64
-	for _, key := range keys {
-		if l := r.Holders[key]; l.Split != Whole {
+	for l := range leases {
+		if l.Split != Whole {
 			split = append(split, l.Fence)
 		}
 	}
 	if len(split) == 0 {
-		return r, nil
+		return nil, nil
 	}
-	texts, err := c.store.Texts(ctx, name, split)
-	if err != nil {
+	return c.store.Texts(ctx, name, split)
+}
+
+// withTexts reads the texts of all leases of a record.
+func (c *Coordinator) withTexts(ctx context.Context, name string, r Record) (Record, error) {
+	texts, err := c.lookUp(ctx, name, maps.Values(r.Holders))
+	if err != nil || texts == nil {
 		return r, err
 	}
-	for _, key := range keys {
-		l := r.Holders[key]
-		r = r.withHolder(key, l.With(texts[l.Fence]))
+	r.Holders = maps.Clone(r.Holders)
+	for key, l := range r.Holders {
+		r.Holders[key] = l.With(texts[l.Fence])
 	}
 	return r, nil
 }
 
 // nameHolders reads the texts of the first holders that a refusal lists. It is as good without them.
 func (c *Coordinator) nameHolders(ctx context.Context, name string, held *HeldError) {
-	first := held.keys[:min(len(held.keys), namedHolders)]
-	r := Record{Holders: map[LeaseKey]Lease{}}
-	for i, key := range first {
-		r.Holders[key] = held.Holders[i]
+	first := held.Holders[:min(len(held.Holders), namedHolders)]
+	texts, err := c.lookUp(ctx, name, slices.Values(first))
+	if err != nil || texts == nil {
+		return
 	}
-	r, _ = c.withTexts(ctx, name, r, first)
-	for i, key := range first {
-		held.Holders[i] = r.Holders[key]
+	for i, l := range first {
+		first[i] = l.With(texts[l.Fence])
 	}
 }
 
 // TextsOf reads the texts of leases that changes are about. If they cannot be read, the changes are returned without, with the error.
 func (c *Coordinator) TextsOf(ctx context.Context, name string, changes []Change) ([]Change, error) {
-	var split []int64
-	for _, ch := range changes {
-		if ch.Lease.Split != Whole {
-			split = append(split, ch.Lease.Fence)
+	texts, err := c.lookUp(ctx, name, func(yield func(Lease) bool) {
+		for _, ch := range changes {
+			if !yield(ch.Lease) {
+				return
+			}
 		}
-	}
-	if len(split) == 0 {
+	})
+	if texts == nil && err == nil {
 		return changes, nil
 	}
-	texts, err := c.store.Texts(ctx, name, split)
 	list := slices.Clone(changes)
 	for i, ch := range changes {
 		list[i].Lease = ch.Lease.With(texts[ch.Lease.Fence])

@@ -69,7 +69,7 @@ type Write struct {
 	Ended  []Waiter // waiters with tokens whose places ended without a grant
 }
 
-// OfQueue reports whether the stream's consumer must see the write although nobody listens for events of the lock: others waited before
+// OfQueue reports whether the stream's consumer must see the write although no events of the lock are published: others waited before
 // it, or its cause says so. All other writes have no [Effects] with listened false. The filters of both templates select these writes.
 func (w Write) OfQueue() bool {
 	return !w.After.Cause.Quiet() && (w.Before.Waiting > 0 || causes[w.After.Cause].queue)
@@ -83,8 +83,8 @@ type Effects struct {
 	Unsettled bool     // see [Unsettled]
 }
 
-// Effects derives what follows from a write. listened says that somebody listens for events of the lock, so that every grant needs a
-// timer. Otherwise timers are needed by leases of executions, which are checked, and while somebody waits: when the first waiter joins,
+// Effects derives what follows from a write. listened says that events of the lock are published, so that every grant needs a
+// timer. Otherwise timers are needed by leases of executions, which are checked, and while others wait: when the first waiter joins,
 // for every holder, and for every grant while the queue is not empty. So no waiter has a holder without a timer before it, and an expired
 // lease that nobody waits for is ended by the next acquire.
 func (w Write) Effects(listened bool) Effects {
@@ -102,7 +102,7 @@ func (w Write) Effects(listened bool) Effects {
 	for _, key := range byFence(w.After.Holders) {
 		l := w.After.Holders[key]
 		before := w.Before.Holders[key]
-		if before.Fence == l.Fence && (joined || before.CheckAt != l.CheckAt) { // joined, or somebody asked for an overdue check again
+		if before.Fence == l.Fence && (joined || before.CheckAt != l.CheckAt) { // joined, or a refused caller asked for an overdue check again
 			e.Timed = append(e.Timed, Change{LeaseAcquired, key, l})
 		}
 	}

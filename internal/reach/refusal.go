@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// A Refusal is a failure that lasts until somebody changes a setting.
+// A Refusal is a failure that lasts until a setting is changed.
 type Refusal struct {
 	Fix string // what to change
 	Err error  // the failure

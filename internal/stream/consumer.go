@@ -18,8 +18,8 @@ type DeadLetter interface {
 // A Consumer handles batches of the stream. It is safe for concurrent use.
 type Consumer struct {
 	Bus Bus
-	// Listens reports whether somebody listens for events of a lock. The records of other locks that the stream's filters deliver, for
-	// their queues, make no event, and only the timers that somebody waits for. nil: somebody listens for every lock.
+	// Listens reports whether events of a lock are published. The records of other locks that the stream's filters deliver, for
+	// their queues, make no event, and only the timers that waiters need. nil: events of every lock are published.
 	Listens    func(lock string) bool
 	Timers     Timers     // nil: no timers are set; an expired lease is found by the next request for its lock
 	DeadLetter DeadLetter // nil: what cannot be handled is logged and dropped

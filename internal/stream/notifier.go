@@ -64,7 +64,7 @@ func (c *Consumer) notifier() notifier {
 // It first stores under the lease and its fence that a callback is about to be attempted. So if a task is gone:
 //
 //   - On the first attempt, with the only token there ever was, no callback can have been delivered: the task has ended. Its
-//     lease is ended at once, unless another attempt has begun since, or somebody else has asked for the lease.
+//     lease is ended at once, unless another attempt has begun since, or another caller has asked for the lease.
 //   - On a later attempt, an earlier one may have succeeded and its reply been lost, or this process may have died after it.
 //     The task may work under the lock, so the lease stays; its TTL, or the end of its execution, ends it. The same holds for
 //     a task that was retried and so has several tokens: each gets a callback, and it is unknown which token is the live one.

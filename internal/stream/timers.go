@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A Timer is set when a lease is granted, or when somebody first waits behind it, and names its grant.
+// A Timer is set when a lease is granted, or when a waiter first joins behind it, and names its grant.
 type Timer struct {
 	lock.GrantRef
 	Due time.Time
