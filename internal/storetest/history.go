@@ -2,105 +2,74 @@ package storetest
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-
+	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// A historyCall is one request of a concurrent run, with its answer.
-type historyCall struct {
-	op, lease string
-}
-
-type historyAnswer struct {
-	ok    bool
-	fence int64
-}
-
-type historyState struct {
-	holder, retired string
-	fence           int64 // the highest fencing token granted
-	holderFence     int64
-}
-
-// historyModel is a mutex whose leases never expire, as a single thread runs it.
-var historyModel = porcupine.Model{
-	Init: func() any { return historyState{} },
-	Step: func(state, input, output any) (bool, any) {
-		s, in, out := state.(historyState), input.(historyCall), output.(historyAnswer)
-		switch in.op {
-		case "acquire":
-			switch {
-			case !out.ok:
-				return s.holder != "" && s.holder != in.lease || s.retired == in.lease, s
-			case s.holder == in.lease:
-				return out.fence == s.holderFence, s
-			}
-			granted := s.holder == "" && s.retired != in.lease && out.fence > s.fence
-			s.holder, s.fence, s.holderFence = in.lease, out.fence, out.fence
-			return granted, s
-		case "renew":
-			return out.ok == (s.holder == in.lease), s
-		}
-		if s.holder == in.lease {
-			s.holder, s.retired = "", in.lease
-			return out.ok, s
-		}
-		return out.ok == (s.retired == in.lease), s
-	},
-	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%v -> %v", input, output) },
-}
-
-// history runs concurrent clients of one lock and checks that their answers are linearizable: some order of the requests, consistent
-// with real time, explains all of them.
-func history(f *fixture) {
+// concurrent runs concurrent clients of one lock and checks that some order of the requests, consistent with real time, explains all
+// answers.
+func concurrent(f *fixture) {
 	const clients, rounds = 6, 40
 	var mu sync.Mutex
-	var ops []porcupine.Operation
+	var h history.History
 	var wg sync.WaitGroup
 	start := time.Now()
 	for client := range clients {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(client), 1))
-			lease, held := Secret(), false
+			name := strconv.Itoa(client)
+			lease, held, leases := Secret(), false, 0
 			for range rounds {
-				call := historyCall{op: []string{"acquire", "acquire", "renew", "release"}[rng.IntN(4)], lease: lease}
-				began := time.Since(start)
-				var answer historyAnswer
-				var err error
-				switch call.op {
-				case "acquire":
-					var l lock.LeaseStatus
-					l, err = f.acquire(lease, func(r *lock.AcquireRequest) { r.TTL = time.Hour })
-					answer.fence = l.Lease.Fence
-				case "renew":
-					_, err = f.renew(lease, func(r *lock.RenewRequest) { r.TTL = time.Hour })
-				default:
-					_, err = f.release(lease)
+				op := history.Op{
+					Client: name, Op: []history.Kind{history.Acquire, history.Acquire, history.Renew, history.Release}[rng.IntN(4)],
+					Lock: "l", Lease: name + "/" + strconv.Itoa(leases), TTL: int64(time.Hour), Began: int64(time.Since(start)),
 				}
-				if err != nil && !errors.Is(err, lock.ErrLockHeld) && !errors.Is(err, lock.ErrLeaseLost) {
-					f.t.Errorf("%v: %v", call, err)
+				op.Fence, op.Result = f.send(op.Op, lease)
+				op.Ended = int64(time.Since(start))
+				ok := op.Result == history.OK || op.Result == history.Granted
+				if op.Op == history.Release && held && ok { // a lease is used once
+					lease, leases = Secret(), leases+1
 				}
-				answer.ok = err == nil
-				if call.op == "release" && held && answer.ok { // a lease is used once
-					lease = Secret()
-				}
-				held = answer.ok && call.op != "release" || held && call.op == "renew"
+				held = ok && op.Op != history.Release || held && op.Op == history.Renew
 				mu.Lock()
-				ops = append(ops, porcupine.Operation{
-					ClientId: client, Input: call, Call: int64(began), Output: answer, Return: int64(time.Since(start)),
-				})
+				h.Ops = append(h.Ops, op)
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	if !porcupine.CheckOperations(historyModel, ops) {
-		f.t.Errorf("no order of the requests explains the answers: %v", ops)
+	if err := history.Check(&h, history.Config{Skew: lock.DefaultSkew, Claim: lock.ClaimTime}).Err(); err != nil {
+		f.t.Error(err)
 	}
+}
+
+// send sends one request of a concurrent run.
+func (f *fixture) send(op history.Kind, lease string) (fence int64, result history.Result) {
+	var l lock.LeaseStatus
+	var err error
+	switch op {
+	case history.Acquire:
+		l, err = f.acquire(lease, func(r *lock.AcquireRequest) { r.TTL = time.Hour })
+	case history.Renew:
+		l, err = f.renew(lease, func(r *lock.RenewRequest) { r.TTL = time.Hour })
+	default:
+		if _, err = f.release(lease); err == nil {
+			return 0, history.OK
+		}
+	}
+	switch {
+	case err == nil:
+		return l.Lease.Fence, history.Granted
+	case errors.Is(err, lock.ErrLockHeld):
+		return 0, history.Held
+	case errors.Is(err, lock.ErrLeaseLost):
+		return 0, history.Lost
+	}
+	f.t.Errorf("%s of %s: %v", op, lease, err)
+	return 0, history.Unknown
 }

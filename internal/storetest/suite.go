@@ -474,7 +474,7 @@ var suite = map[string]func(*fixture){
 			f.t.Errorf("record %+v", r)
 		}
 	},
-	"a concurrent history has an order": history,
+	"a concurrent history has an order": concurrent,
 	"one of many at once gets it": func(f *fixture) {
 		const n = 8
 		var wg sync.WaitGroup

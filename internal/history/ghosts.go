@@ -1,0 +1,94 @@
+package history
+
+import (
+	"math"
+	"slices"
+)
+
+// prepare computes what is known of the operations of a lock before the search for an order. ops are sorted by their beginning.
+func prepare(ops []Op, cfg Config) []*call {
+	lastUse := map[string]int64{}
+	exists := map[string]int64{} // by lease: the beginning of the first acquire that may have taken effect without being answered so
+	for _, o := range ops {
+		lastUse[o.Lease] = max(lastUse[o.Lease], o.Ended)
+		if _, known := exists[o.Lease]; !known && o.Op == Acquire && (o.Result == Unknown || o.Result == Held) {
+			exists[o.Lease] = o.Began
+		}
+	}
+	list := make([]*call, len(ops))
+	for i, o := range ops {
+		first, known := exists[o.Lease]
+		list[i] = &call{Op: o, copies: cfg.until(o), exists: known && first <= o.Ended, lastUse: lastUse}
+	}
+	markGhosts(list, cfg)
+	return list
+}
+
+// A ghost is the time in which a request may keep the lock from others without an answer that says so.
+type ghost struct {
+	lease    string
+	from, to int64
+}
+
+// ghosts are the ghosts of the acquires of a lock. An acquire that was answered "held" with a place in the queue, or that had no answer,
+// may get a lease when its place's time or its own delivery is over, at the latest; the lease then lasts for its TTL, or until the waiter
+// must have claimed it. A granted one may be granted again by a copy. An answered release ends all that, if no copy can come after it.
+func ghosts(calls []*call, cfg Config) (list []ghost) {
+	copies, ends := map[string]int64{}, map[string]int64{}
+	for _, c := range calls {
+		if c.Op.Op == Acquire {
+			copies[c.Lease] = max(copies[c.Lease], c.copies)
+		}
+	}
+	for _, c := range calls {
+		if c.Op.Op == Release && (c.Result == OK || c.Result == Lost) && c.Began > copies[c.Lease] {
+			if at, known := ends[c.Lease]; !known || c.Ended < at {
+				ends[c.Lease] = c.Ended
+			}
+		}
+	}
+	for _, c := range calls {
+		if c.Op.Op != Acquire || c.Result == Lost {
+			continue
+		}
+		to := c.copies + c.Wait + max(c.TTL, int64(cfg.Claim)) + 2*int64(cfg.Skew) + grain
+		if c.Result == Granted && c.copies <= c.Ended {
+			continue // its lease is in the state
+		}
+		if to < 0 { // overflow: a wait without end
+			to = math.MaxInt64
+		}
+		if at, known := ends[c.Lease]; known {
+			to = min(to, at)
+		}
+		list = append(list, ghost{c.Lease, c.Began, to})
+	}
+	return list
+}
+
+// markGhosts marks the acquires that were answered "held" while a ghost of another lease may have kept the lock from them.
+func markGhosts(calls []*call, cfg Config) {
+	list := ghosts(calls, cfg)
+	slices.SortStableFunc(list, func(a, b ghost) int { return compare(a.from, b.from) })
+	asked := slices.Clone(calls)
+	slices.SortStableFunc(asked, func(a, b *call) int { return compare(a.Ended, b.Ended) })
+	var first, second ghost // those that end last, of two leases
+	next := 0
+	for _, c := range asked {
+		for ; next < len(list) && list[next].from <= c.Ended; next++ {
+			switch g := list[next]; {
+			case g.lease == first.lease:
+				first.to = max(first.to, g.to)
+			case g.to > first.to:
+				first, second = g, first
+			case g.to > second.to:
+				second = g
+			}
+		}
+		g := first
+		if g.lease == c.Lease {
+			g = second
+		}
+		c.ghosts = g.to >= c.Began && g.to > 0
+	}
+}

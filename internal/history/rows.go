@@ -1,0 +1,82 @@
+package history
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+)
+
+// RowOf is the row of a write at a time.
+func RowOf(w lock.Write, at int64) Row {
+	return Row{Lock: w.Lock, Cause: string(w.After.Cause), At: at, Before: recordOf(w.Before), After: recordOf(w.After)}
+}
+
+func recordOf(r lock.Record) *Record {
+	if r.Rev == 0 {
+		return nil
+	}
+	out := &Record{
+		Rev: r.Rev, Fence: r.Fence, Capacity: r.Capacity, Waiting: r.Waiting, Retired: string(r.Retired.Key), Ended: string(r.Retired.Cause),
+		Holders: make(map[string]Lease, len(r.Holders)),
+	}
+	for key, l := range r.Holders {
+		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Expires: l.ExpiresAt}
+	}
+	return out
+}
+
+// checkRows checks the writes of each lock's row: revisions count by one, permits fit the capacity, each grant has a fencing token above all
+// before it, no lease is granted again that is remembered as ended, and no lease's expiry moves back.
+func checkRows(rows []Row) (found []Violation) {
+	top := map[string]int64{}
+	for _, r := range rows {
+		before, after := orEmpty(r.Before), orEmpty(r.After)
+		wrong := func(format string, args ...any) {
+			found = append(found, Violation{"rows", r.Lock, r.At, fmt.Sprintf("write with cause %q: ", r.Cause) + fmt.Sprintf(format, args...)})
+		}
+		if r.After == nil {
+			continue // purged
+		}
+		if after.Rev != before.Rev+1 {
+			wrong("its revision is %d after %d", after.Rev, before.Rev)
+		}
+		sum, capacity := int64(0), int64(0)
+		for _, key := range slices.Sorted(maps.Keys(after.Holders)) {
+			l, was := after.Holders[key], before.Holders[key]
+			sum += max(l.Permits, 1)
+			if capacity == 0 || l.Capacity < capacity {
+				capacity = l.Capacity
+			}
+			switch {
+			case was.Fence == l.Fence && l.Expires < was.Expires && !corrects(r.Cause):
+				wrong("the expiry of the lease with fencing token %d moved back from %d to %d", l.Fence, was.Expires, l.Expires)
+			case was.Fence != l.Fence && l.Fence <= top[r.Lock] && !corrects(r.Cause):
+				wrong("a grant has the fencing token %d, and an earlier one had %d", l.Fence, top[r.Lock])
+			case was.Fence != l.Fence && key == before.Retired && before.Ended != string(lock.CauseTaskGone) && !corrects(r.Cause):
+				wrong("the lease with fencing token %d is granted, and is remembered as ended", l.Fence)
+			}
+		}
+		if sum > max(capacity, 1) && len(after.Holders) > 0 {
+			wrong("%d permits of %d are held", sum, capacity)
+		}
+		top[r.Lock] = max(top[r.Lock], after.Fence)
+		if corrects(r.Cause) {
+			top[r.Lock] = after.Fence
+		}
+	}
+	return found
+}
+
+// corrects reports whether a write with this cause takes back what a wrong clock wrote.
+func corrects(cause string) bool {
+	return cause == string(lock.CauseUndo) || cause == string(lock.CauseRepair)
+}
+
+func orEmpty(r *Record) Record {
+	if r == nil {
+		return Record{}
+	}
+	return *r
+}
