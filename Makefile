@@ -36,7 +36,7 @@ run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
 	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
 	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/eventbridge ./lockclient
-	@go test -C scripts/outside ./...
+	@go test -C bench ./...
 
 quick: go-version ## Run vet and the tests of changed packages without the slow ones, with DynamoDB Local; less than a minute
 	@go vet ./...
@@ -49,7 +49,7 @@ lint: go-version ## Check formatting, vet, linters, go fix, modules and the CI w
 	@go vet -tags samlocal ./lockclient
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
-	@go vet -C scripts/outside ./... && go -C scripts/outside mod tidy -diff
+	@go vet -C bench ./... && go -C bench mod tidy -diff
 	@cd infra && test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
 	@go mod tidy -diff && go -C infra mod tidy -diff
@@ -143,20 +143,20 @@ PARTS      := overhead holders handoff waiting
 
 bench: go-version ## Compare with bare DynamoDB and another library, into docs/benchmarks/after.json; time handlers and cold starts
 	@for part in $(PARTS); do \
-	  scripts/with-dynamodb.sh go run -C scripts/outside ./bench -only $$part -commit "$(COMMIT)" -out $(CURDIR)/docs/benchmarks/after.json; done
+	  scripts/with-dynamodb.sh go run -C bench ./cost -only $$part -commit "$(COMMIT)" -out $(CURDIR)/docs/benchmarks/after.json; done
 	@scripts/with-dynamodb.sh go test -run '^$$' -bench AgainstBare -benchtime 2000x ./internal/dynamo
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 	@go run ./scripts/coldstart
 
 bench-before: go-version ## Measure the commit BENCH_BASE with this tree's benchmark, into docs/benchmarks/before.json
 	@rm -rf dist/before && git worktree prune && git worktree add --detach dist/before $(BENCH_BASE) 2>/dev/null
-	@cp -r scripts/outside/bench dist/before/scripts/outside/
+	@cp -r bench/cost dist/before/scripts/outside/
 	@for part in $(PARTS); do \
-	  scripts/with-dynamodb.sh go run -C dist/before/scripts/outside ./bench -only $$part -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json; done
+	  scripts/with-dynamodb.sh go run -C dist/before/scripts/outside ./cost -only $$part -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json; done
 	@git worktree remove --force dist/before
 
 bench-report: go-version ## Write the tables and the plot of docs/benchmarks.md from docs/benchmarks
-	@go run -C scripts/outside ./bench -report $(CURDIR)/docs/benchmarks
+	@go run -C bench ./cost -report $(CURDIR)/docs/benchmarks
 
 stress: go-version ## Let processes race for one lock, kill holders, measure expiries
 	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/poller

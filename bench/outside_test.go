@@ -1,6 +1,6 @@
-// Package outside tests what the documents say about other libraries and engines. It is a module of its own, so that these are no
+// Package bench tests what the documents say about other libraries and engines. It is a module of its own, so that these are no
 // dependencies of the project.
-package outside
+package bench
 
 import (
 	"context"
@@ -34,7 +34,7 @@ var _ = both
 // recipes are the statements of docs/fencing.md, in their order there.
 func recipes(t *testing.T) []string {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/fencing.md")
+	page, err := os.ReadFile("../docs/fencing.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
-module github.com/holdfast-lock/holdfast/scripts/outside
+module github.com/holdfast-lock/holdfast/bench
 
 go 1.26.0
 
-replace github.com/holdfast-lock/holdfast => ../..
+replace github.com/holdfast-lock/holdfast => ..
 
 require (
 	cirello.io/dynamolock/v2 v2.1.0

@@ -1,10 +1,10 @@
-// Command bench measures what waiting for a lock costs, how long a hand-off takes, what a semaphore's writes cost, and how much the
+// Command cost measures what waiting for a lock costs, how long a hand-off takes, what a semaphore's writes cost, and how much the
 // client adds to a bare conditional write. It compares lockclient/direct with a bare loop of conditional writes and with dynamolock,
 // in one run on DynamoDB Local at HOLDFAST_DYNAMODB_ENDPOINT. Its module is one of its own, so that dynamolock is no dependency of the
 // project.
 //
-//	bench -commit NAME -out FILE.json      measures, and writes the figures; -only PART measures one part, and keeps the file's others
-//	bench -report DIR                      writes DIR/figures.md and DIR/*.svg from DIR/before.json and DIR/after.json
+//	cost -commit NAME -out FILE.json      measures, and writes the figures; -only PART measures one part, and keeps the file's others
+//	cost -report DIR                      writes DIR/figures.md and DIR/*.svg from DIR/before.json and DIR/after.json
 package main
 
 import (
@@ -44,7 +44,7 @@ func main() {
 		err = measure(context.Background(), *out, *commit, *only)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
+		fmt.Fprintln(os.Stderr, "cost:", err)
 		os.Exit(1)
 	}
 }
@@ -82,7 +82,7 @@ func measure(ctx context.Context, file, commit, only string) error {
 		if err := r.write(file); err != nil {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "bench: %s took %v\n", part.name, time.Since(start).Round(time.Second))
+		fmt.Fprintf(os.Stderr, "cost: %s took %v\n", part.name, time.Since(start).Round(time.Second))
 	}
 	return nil
 }
