@@ -30,13 +30,14 @@ var mayImport = map[string][]string{
 	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},
 
-	"internal/local": {"internal/api", "internal/lock", "internal/stream", "internal/wire", "events"},
-	"internal/emf":   {},
-	"internal/scope": {"internal/wire"},
-	"events":         {},
+	"internal/local":    {"internal/api", "internal/lock", "internal/loopback", "internal/stream", "internal/wire", "events"},
+	"internal/loopback": {},
+	"internal/emf":      {},
+	"internal/scope":    {"internal/wire"},
+	"events":            {},
 
 	"internal/reach":       {},
-	"internal/reach/relay": {},
+	"internal/reach/relay": {"internal/loopback"},
 	"internal/supervise":   {},
 	"internal/wirefault":   {"internal/wire"},
 

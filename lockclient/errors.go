@@ -133,14 +133,27 @@ func (e *unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUn
 func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 
+// Limits of the numbers of a problem, far above those of a coordinator's: a queue has 500 places, and a lease lasts for 367 days at most.
+// The answer may be another server's. Larger numbers would overflow where pauses are computed from them.
+const (
+	maxPosition = 10_000
+	maxAfter    = 400 * 24 * time.Hour
+)
+
+func position(n int64) int { return int(min(max(n, 0), maxPosition)) }
+
+func milliseconds(n int64) time.Duration {
+	return time.Duration(min(max(n, 0), maxAfter.Milliseconds())) * time.Millisecond
+}
+
 // problemError returns the error of this package for a problem that the coordinator answered.
 func problemError(p *wire.Problem) error {
-	after := time.Duration(p.RetryAfter) * time.Millisecond
+	after := milliseconds(p.RetryAfter)
 	switch p.Code {
 	case wire.LockHeld:
-		e := &HeldError{RetryAfter: after, Position: int(p.Position), Waiting: int(p.Waiting), ticket: p.Ticket}
+		e := &HeldError{RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), ticket: p.Ticket}
 		for _, h := range p.Holders {
-			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond})
+			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, milliseconds(h.Remaining)})
 		}
 		return e
 	case wire.LeaseLost:

@@ -41,7 +41,7 @@ func gatewayMessage(body []byte) string {
 	if json.Unmarshal(body, &answer) != nil {
 		return ""
 	}
-	return answer.Message[:min(len(answer.Message), maxMessage)]
+	return strings.ToValidUTF8(answer.Message[:min(len(answer.Message), maxMessage)], "")
 }
 
 func statusText(status int) string {

@@ -85,7 +85,7 @@ func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, err
 		return Response{}, err
 	}
 	out := Response{Status: resp.StatusCode, Body: data}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+	if s, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 32); err == nil {
 		out.RetryAfter = time.Duration(s) * time.Second
 	}
 	return out, nil

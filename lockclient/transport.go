@@ -58,7 +58,21 @@ func (c *Client) send(ctx context.Context, op wire.Op, name string, request, ans
 	if err != nil {
 		return noAnswer(ctx, err)
 	}
+	if resp.Status != http.StatusOK {
+		resp.Body = withoutSecret(resp.Body, r.Body)
+	}
 	return readAnswer(resp, answer)
+}
+
+// withoutSecret replaces the lease's secret in an answer whose text may become that of an error: a proxy's answer may repeat the request.
+func withoutSecret(answer, request []byte) []byte {
+	var sent struct {
+		Lease string `json:"lease"`
+	}
+	if json.Unmarshal(request, &sent) != nil || sent.Lease == "" {
+		return answer
+	}
+	return bytes.ReplaceAll(answer, []byte(sent.Lease), []byte("(the lease's secret)"))
 }
 
 // noAnswer returns this package's error for the error of a transport.

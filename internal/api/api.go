@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/emf"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -39,6 +40,7 @@ type API struct {
 	machines    []string
 	notify      string // Config.NotifyPrefix
 	metrics     string
+	groups      *emf.Groups
 }
 
 // New makes an API. It fails if a required field is missing or a limit is out of range.
@@ -59,7 +61,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics, new(emf.Groups)}, nil
 }
 
 // Call serves a request of this process. Name is the lock's; it is empty for list. Body has the operation's fields, as a JSON

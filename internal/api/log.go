@@ -64,7 +64,7 @@ func (a *API) measure(name string, r result) []slog.Attr {
 	if released, ok := r.answer.(wire.Released); ok && released.Fence > 0 { // 0: a waiter left the queue
 		// A fencing token is the time of its grant in microseconds, plus one for each earlier grant within that microsecond.
 		held := max(released.ReleasedAt.UnixMilli()-released.Fence/1000, 0)
-		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", emf.Group(name)))
+		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", a.groups.Of(name)))
 		metrics = append(metrics, emf.Metric{Name: "hold_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}})
 	}
 	if _, wrong := errors.AsType[*lock.ClockError](r.err); wrong {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -265,8 +266,8 @@ func (d *decoder) num(attr string) int64 {
 		return 0
 	}
 	n, err := strconv.ParseInt(m.Value, 10, 64)
-	if err != nil {
-		d.fail(attr, m.Value)
+	if err != nil && d.err == nil {
+		d.err = fmt.Errorf("attribute %q is a number that does not fit into 64 bits", attr)
 	}
 	return n
 }
@@ -331,8 +332,10 @@ func (d *decoder) tokens() lock.Tokens {
 	return lock.TokensOf(list...)
 }
 
-func (d *decoder) fail(attr string, v any) {
+// fail keeps the error of an attribute of another type than a lock's. It does not repeat the value, which may be a callback token: the
+// error is logged.
+func (d *decoder) fail(attr string, v types.AttributeValue) {
 	if d.err == nil {
-		d.err = fmt.Errorf("attribute %q is %v (%T), which no lock record has", attr, v, v)
+		d.err = fmt.Errorf("attribute %q is of the type %s, which no lock record has", attr, strings.TrimPrefix(fmt.Sprintf("%T", v), "*types.AttributeValueMember"))
 	}
 }

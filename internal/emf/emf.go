@@ -6,6 +6,7 @@ package emf
 import (
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -58,11 +59,33 @@ func Attr(namespace string, now time.Time, metrics ...Metric) slog.Attr {
 	return slog.Any("_aws", m) //nolint:sloglint // the name is the format's
 }
 
-// Group is the part of a lock's name before its first ":", used as a dimension because there are few of those. It is "-" for a name
-// without one, of which there may be very many.
-func Group(lock string) string {
-	if group, _, many := strings.Cut(lock, ":"); many && group != "" {
-		return group
+// maxGroups is how many groups one process reports. Each is a metric of its own, which CloudWatch charges for, and callers choose the
+// names of locks.
+const maxGroups = 100
+
+// Groups are the values of the dimension "group". The zero value is ready, and safe for concurrent use.
+type Groups struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+// Of returns the part of a lock's name before its first ":", used as a dimension because there are few of those. It is "-" for a name
+// without one, of which there may be very many, and for further groups when this process has reported [maxGroups].
+func (g *Groups) Of(lock string) string {
+	group, _, many := strings.Cut(lock, ":")
+	if !many || group == "" {
+		return "-"
 	}
-	return "-"
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.seen[group] {
+		if len(g.seen) >= maxGroups {
+			return "-"
+		}
+		if g.seen == nil {
+			g.seen = map[string]bool{}
+		}
+		g.seen[group] = true
+	}
+	return group
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -32,12 +33,9 @@ type Options struct {
 
 // Check returns an error that names a flag that is wrong and says how to correct it.
 func (o *Options) Check() error {
-	host, _, err := net.SplitHostPort(o.Listen)
+	_, _, err := net.SplitHostPort(o.Listen)
 	if err != nil || o.Listen == "" {
 		return fmt.Errorf("the address is %q; give HOST and PORT, such as 127.0.0.1:7420, with %s", o.Listen, o.ListenHint)
-	}
-	if host == "" && !o.AllowRemote {
-		return o.remote()
 	}
 	if o.MinTTL < time.Millisecond || o.MinTTL > wire.DefaultTTL {
 		return fmt.Errorf("--min-ttl is %v; give 1ms to %v", o.MinTTL, wire.DefaultTTL)
@@ -96,15 +94,19 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 }
 
 // listen opens the address to serve on. It refuses one beyond this machine unless o.AllowRemote is set.
-func (o *Options) listen(ctx context.Context, log *slog.Logger) (net.Listener, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
-	if err != nil {
+func (o *Options) listen(ctx context.Context, log *slog.Logger) (listener net.Listener, err error) {
+	if o.AllowRemote {
+		listener, err = new(net.ListenConfig).Listen(ctx, "tcp", o.Listen)
+	} else {
+		listener, err = loopback.Listen(ctx, o.Listen)
+	}
+	switch {
+	case errors.Is(err, loopback.ErrRemote):
+		return nil, o.remote()
+	case err != nil:
 		return nil, fmt.Errorf("cannot listen on %s: %s; choose another address with %s", o.Listen, why(err), o.ListenHint)
 	}
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-		if !o.AllowRemote {
-			return nil, errors.Join(o.remote(), listener.Close())
-		}
 		log.Warn("anyone who can reach this machine may use its locks: there is no authentication", "listen", o.Listen)
 	}
 	return listener, nil

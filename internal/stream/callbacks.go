@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
@@ -25,7 +26,7 @@ type ByKind map[lock.TokenKind]Callbacks
 // Succeed implements [Callbacks].
 func (b ByKind) Succeed(ctx context.Context, token lock.Token, output []byte) error {
 	if c := b[token.Kind]; c != nil {
-		return c.Succeed(ctx, token, output)
+		return withoutToken(c.Succeed(ctx, token, output), token)
 	}
 	return unknownKind(token.Kind)
 }
@@ -33,9 +34,27 @@ func (b ByKind) Succeed(ctx context.Context, token lock.Token, output []byte) er
 // Fail implements [Callbacks].
 func (b ByKind) Fail(ctx context.Context, token lock.Token, code, cause string) error {
 	if c := b[token.Kind]; c != nil {
-		return c.Fail(ctx, token, code, cause)
+		return withoutToken(c.Fail(ctx, token, code, cause), token)
 	}
 	return unknownKind(token.Kind)
+}
+
+// A tokenError is the error of a callback whose text had the token: services repeat values that they refuse, and errors are logged.
+type tokenError struct {
+	error
+	text string
+}
+
+func (e *tokenError) Error() string { return e.text }
+
+func (e *tokenError) Unwrap() error { return e.error }
+
+// withoutToken returns an error whose text does not have the token.
+func withoutToken(err error, token lock.Token) error {
+	if err == nil || token.Empty() || !strings.Contains(err.Error(), token.Text) {
+		return err
+	}
+	return &tokenError{err, strings.ReplaceAll(err.Error(), token.Text, "(the token)")}
 }
 
 func unknownKind(kind lock.TokenKind) error {

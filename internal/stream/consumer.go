@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/emf"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
@@ -40,6 +41,7 @@ type Consumer struct {
 	mu             sync.Mutex
 	settleFailures map[string]int // by lock: failures in a row to settle it, without a Backlog
 	busPausedUntil time.Time      // with a Backlog: until when events are deferred without a request to the bus
+	groups         emf.Groups
 }
 
 // Consume does what follows from the writes of a batch. It sets timers, sends callbacks and publishes events, in this order, so

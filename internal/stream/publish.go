@@ -185,7 +185,7 @@ func (c *Consumer) measureExpiry(ctx context.Context, e events.Event) {
 	}
 	lag := max(c.now().Sub(expired.EndedAt.Time), 0).Milliseconds()
 	c.Log.LogAttrs(ctx, slog.LevelInfo, "expired", slog.String("lock", expired.Lock), slog.Int64("fence", expired.Fence),
-		slog.String("owner", expired.Owner), slog.Int64("expiry_lag_ms", lag), slog.String("group", emf.Group(expired.Lock)),
+		slog.String("owner", expired.Owner), slog.Int64("expiry_lag_ms", lag), slog.String("group", c.groups.Of(expired.Lock)),
 		emf.Attr(c.Metrics, c.now(), emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds},
 			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
 }

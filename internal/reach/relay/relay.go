@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 )
 
 // A Relay forwards connections to a server. After Cut, the connections that were open stay open and drop every byte, while new ones
@@ -19,7 +21,7 @@ type Relay struct {
 
 // New starts a relay to an address. It ends with the test.
 func New(t testing.TB, to string) *Relay {
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
