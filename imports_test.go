@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"internal/reach":       {},
 	"internal/reach/relay": {"internal/loopback"},
 	"internal/supervise":   {},
-	"internal/wirefault":   {"internal/wire"},
+	"internal/wirefault":   {"internal/loopback", "internal/wire"},
 
 	"lockclient":          {"internal/wire", "internal/reach"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},

@@ -22,6 +22,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 )
 
 // ClientHeader names the client that sent a request. It is passed on.
@@ -151,11 +153,10 @@ func (p *Proxy) AddRules(rules ...Rule) error {
 // Listen opens a listener on an address of this machine, such as 127.0.0.1:0, and returns its URL. Requests that name no client in
 // [ClientHeader] are those of the client; empty: of the address and port that they come from.
 func (p *Proxy) Listen(address, client string) (string, error) {
-	host, _, err := net.SplitHostPort(address)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+	l, err := loopback.Listen(p.ctx, address)
+	if errors.Is(err, loopback.ErrRemote) {
 		return "", fmt.Errorf("wirefault: the address %q is not on loopback; give one such as 127.0.0.1:0", address)
 	}
-	l, err := (&net.ListenConfig{}).Listen(p.ctx, "tcp", address)
 	if err != nil {
 		return "", fmt.Errorf("wirefault: %w", err)
 	}

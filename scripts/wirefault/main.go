@@ -7,9 +7,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 	"github.com/holdfast-lock/holdfast/internal/wirefault"
 )
 
@@ -72,11 +73,10 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	host, _, err := net.SplitHostPort(o.Control)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+	control, err := loopback.Listen(ctx, o.Control)
+	if errors.Is(err, loopback.ErrRemote) {
 		return fmt.Errorf("--control is %q, which is not on loopback; give an address such as 127.0.0.1:0", o.Control)
 	}
-	control, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Control)
 	if err != nil {
 		return err
 	}
