@@ -107,7 +107,7 @@ func TestBadPlans(t *testing.T) {
 			t.Errorf("a rule with a wrong %s was added", text)
 		}
 	}
-	for _, address := range []string{"0.0.0.0:0", ":0", "localhost:0", "192.0.2.1:0"} {
+	for _, address := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0"} {
 		if _, err := p.Listen(address, ""); err == nil || !strings.Contains(err.Error(), "loopback") {
 			t.Errorf("address %s: error %v", address, err)
 		}
