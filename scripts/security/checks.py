@@ -1,0 +1,69 @@
+"""The check of Schemathesis that knows what the OpenAPI document cannot say: which fields of a request go together, and limits in bytes."""
+
+import json
+
+import schemathesis
+
+OUTCOMES = {409, 410, 429}  # the lock is held, the lease is over, the queue is full: answers to a valid request
+
+
+def size(text):
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def depth(value):
+    if isinstance(value, dict):
+        return 1 + max([depth(v) for v in value.values()], default=0)
+    if isinstance(value, list):
+        return 1 + max([depth(v) for v in value], default=0)
+    return 0
+
+
+def lone_surrogate(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def reasons(body):
+    """Why a body that matches its schema must be refused all the same, or nothing."""
+    capacity = body.get("capacity", 1)
+    if body.get("permits", 1) > capacity:
+        yield "permits are more than the capacity"
+    if "wait_ms" in body and "lease" not in body:
+        yield "wait_ms without lease"
+    if "wait_ms" in body and body["wait_ms"] > 900_000 and "notify" not in body:
+        yield "wait_ms above 15 minutes without notify"
+    for field in ("ticket", "notify"):
+        if field in body and "wait_ms" not in body:
+            yield field + " without wait_ms"
+    if "notify" in body or "execution" in body:
+        yield "this coordinator sends no notifications, and knows no executions"
+    if size(body.get("owner", "")) > 256 or size(body.get("reason", "")) > 512:
+        yield "a text is too long in bytes"
+    metadata = body.get("metadata", {})
+    if size(json.dumps(metadata)) > 2048 or depth(metadata) > 8:
+        yield "metadata is too large or too deep"
+    if lone_surrogate(body):
+        yield "half of a surrogate pair"
+    if size(json.dumps(body)) > 16 * 1024:
+        yield "the body is too large"
+
+
+@schemathesis.check
+def cross_field_rules(ctx, response, case):
+    """A valid request is carried out or finds the lock taken; one that breaks a rule between its fields is refused."""
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    status = response.status_code
+    body = case.body if isinstance(case.body, dict) else {}
+    why = list(reasons(body))
+    blank = not any(c.isprintable() and not c.isspace() for c in body.get("reason", "x"))
+    if case.operation.label == "GET /v1/locks" and (case.query or {}).get("cursor"):
+        assert status in (200, 400), f"{status} for a page"
+        return
+    if why and status not in (400, 413, 422):
+        raise AssertionError(f"{status}, though {why[0]}")
+    if blank and status == 400:
+        return
+    if not why and status != 200 and status not in OUTCOMES:
+        raise AssertionError(f"{status} for a valid request: {response.text[:300]}")
