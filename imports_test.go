@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 
 	"internal/local":    {"internal/api", "internal/lock", "internal/loopback", "internal/stream", "internal/wire", "events"},
 	"internal/loopback": {},
+	"internal/secrets":  {},
 	"internal/emf":      {},
 	"internal/scope":    {"internal/wire"},
 	"events":            {},

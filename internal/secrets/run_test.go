@@ -99,7 +99,7 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 type refusing struct{}
 
 func (refusing) Succeed(_ context.Context, token lock.Token, output []byte) error {
-	return fmt.Errorf("Value '%s' at 'taskToken' with %s is not valid", token.Text, output) //nolint:staticcheck // as AWS writes it
+	return fmt.Errorf("Value '%s' at 'taskToken' with %s is not valid", token.Text, output)
 }
 
 func (f refusing) Fail(ctx context.Context, token lock.Token, code, cause string) error {

@@ -74,9 +74,9 @@ func forms(value string) (list []form) {
 		}
 	}
 	sum := sha256.Sum256([]byte(value))
-	add("SHA-256 without salt", hex.EncodeToString(sum[:]))
-	add("SHA-256 without salt", base64.RawStdEncoding.EncodeToString(sum[:]))
-	add("SHA-256 without salt", base64.RawURLEncoding.EncodeToString(sum[:]))
+	add("SHA-256 without salt", hex.EncodeToString(sum[:16])) // or the beginning of it, as a lease's key is
+	add("SHA-256 without salt", base64.RawStdEncoding.EncodeToString(sum[:])[:21])
+	add("SHA-256 without salt", base64.RawURLEncoding.EncodeToString(sum[:])[:21])
 	return list
 }
 
@@ -148,12 +148,12 @@ func (s *Searcher) Search(r io.Reader) (list []Finding, read int64, err error) {
 	var base int64
 	buffer := make([]byte, 0, chunk+s.longest)
 	for {
-		n, err := io.ReadFull(r, buffer[len(buffer):chunk])
+		n, failed := io.ReadFull(r, buffer[len(buffer):chunk])
 		buffer = buffer[:len(buffer)+n]
 		read += int64(n)
-		end := err != nil
-		if end && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return list, read, err
+		end := errors.Is(failed, io.EOF) || errors.Is(failed, io.ErrUnexpectedEOF)
+		if failed != nil && !end {
+			return list, read, failed
 		}
 		limit := len(buffer) // a form that may go on in the next chunk is looked at there
 		if !end {
