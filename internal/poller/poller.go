@@ -27,6 +27,16 @@ type Poller struct {
 	Consume func(ctx context.Context, batch []stream.Write) (failed []string)
 	Log     *slog.Logger
 	Every   time.Duration // between two reads of a shard; zero: 250 ms, which is Lambda's interval
+	Places  Places        // nil: every run starts at the end of the stream
+}
+
+// Places keep how far each shard was consumed, so that a poller continues where another one ended, as Lambda's event source mapping does.
+// A shard without a place is read from its beginning.
+type Places interface {
+	// Load returns the last sequence number of a shard that was consumed, or "" if there is none.
+	Load(shard string) (string, error)
+	// Save keeps the last sequence number of a shard that was consumed. If it fails, the records since the last place are read again.
+	Save(shard, sequence string) error
 }
 
 // Reading is the message of the log record that a poller writes once it has a place in every shard: from then on no write of
@@ -110,9 +120,16 @@ func (p *Poller) discover(ctx context.Context, arn string, shards map[string]*sh
 		for _, sh := range out.StreamDescription.Shards {
 			id := aws.ToString(sh.ShardId)
 			seen[id] = true
-			if shards[id] == nil {
-				shards[id] = &shard{parent: aws.ToString(sh.ParentShardId), latest: first}
+			if shards[id] != nil {
+				continue
 			}
+			s := &shard{parent: aws.ToString(sh.ParentShardId), latest: first && p.Places == nil}
+			if p.Places != nil {
+				if s.after, err = p.Places.Load(id); err != nil {
+					return err
+				}
+			}
+			shards[id] = s
 		}
 		if in.ExclusiveStartShardId = out.StreamDescription.LastEvaluatedShardId; in.ExclusiveStartShardId == nil {
 			break
@@ -164,19 +181,31 @@ func (p *Poller) poll(ctx context.Context, arn, id string, s *shard) error {
 		return err // the iterator is still valid
 	}
 	failed := p.hand(ctx, out.Records)
-	for _, r := range out.Records {
+	for i, r := range out.Records {
 		sequence := aws.ToString(r.Dynamodb.SequenceNumber)
 		if failed[sequence] {
-			if sequence != aws.ToString(out.Records[0].Dynamodb.SequenceNumber) {
-				s.iterator = nil // read on after the last consumed record; a batch whose first record failed is read again with the same iterator
+			if i == 0 {
+				return nil // the batch is read again with the same iterator
 			}
-			return nil
+			s.iterator = nil // read on after the last consumed record
+			return p.save(id, s)
 		}
 		s.after = sequence
 	}
 	s.iterator = out.NextShardIterator
 	s.done = s.iterator == nil
-	return nil
+	if len(out.Records) == 0 {
+		return nil
+	}
+	return p.save(id, s)
+}
+
+// save keeps the poller's place in a shard.
+func (p *Poller) save(id string, s *shard) error {
+	if p.Places == nil {
+		return nil
+	}
+	return p.Places.Save(id, s.after)
 }
 
 func (p *Poller) hand(ctx context.Context, records []types.Record) map[string]bool {
@@ -209,16 +238,26 @@ func fromStream(image map[string]types.AttributeValue) map[string]ddbtypes.Attri
 	}
 	item := make(map[string]ddbtypes.AttributeValue, len(image))
 	for name, v := range image {
-		switch v := v.(type) {
-		case *types.AttributeValueMemberS:
-			item[name] = &ddbtypes.AttributeValueMemberS{Value: v.Value}
-		case *types.AttributeValueMemberN:
-			item[name] = &ddbtypes.AttributeValueMemberN{Value: v.Value}
-		case *types.AttributeValueMemberM:
-			item[name] = &ddbtypes.AttributeValueMemberM{Value: fromStream(v.Value)}
-		default:
-			item[name] = &ddbtypes.AttributeValueMemberNULL{Value: true}
-		}
+		item[name] = valueOf(v)
 	}
 	return item
+}
+
+// valueOf converts a value. One of a type that no lock record has is read as null: it belongs to an attribute that this version does not know.
+func valueOf(v types.AttributeValue) ddbtypes.AttributeValue {
+	switch v := v.(type) {
+	case *types.AttributeValueMemberS:
+		return &ddbtypes.AttributeValueMemberS{Value: v.Value}
+	case *types.AttributeValueMemberN:
+		return &ddbtypes.AttributeValueMemberN{Value: v.Value}
+	case *types.AttributeValueMemberM:
+		return &ddbtypes.AttributeValueMemberM{Value: fromStream(v.Value)}
+	case *types.AttributeValueMemberL:
+		list := &ddbtypes.AttributeValueMemberL{}
+		for _, e := range v.Value {
+			list.Value = append(list.Value, valueOf(e))
+		}
+		return list
+	}
+	return &ddbtypes.AttributeValueMemberNULL{Value: true}
 }

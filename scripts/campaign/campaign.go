@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A campaign is rounds, each over an engine of its own: DynamoDB Local becomes slower with what it has stored.
+type campaign struct {
+	Seed        uint64  `help:"Seed of the first round; the next one has the next number. 0: chosen by the time."`
+	Ops         int     `placeholder:"N" help:"Go on until N operations were checked."`
+	Minutes     float64 `placeholder:"N" help:"Go on for N minutes."`
+	Seconds     float64 `default:"60" help:"How long the clients of a round work."`
+	Workers     int     `default:"3" help:"Clients in a process. More than the engine can serve make every request late."`
+	Kills       int     `default:"-1" help:"Kill N holders and measure when others get their locks; nothing else."`
+	StreamKills int     `default:"-1" help:"Kill the stream's process N times; nothing else."`
+	Plan        string  `help:"Replay the plan in this file: one round."`
+	Holdfast    string  `required:"" help:"Path of the command holdfast."`
+	Dir         string  `default:"dist/campaign" help:"For what the rounds leave: histories, logs, items, events."`
+	Engine      string  `default:"scripts/with-dynamodb.sh" help:"Command that runs another one with DynamoDB Local."`
+	NoShrink    bool    `help:"Do not look for a smaller plan when a round fails."`
+
+	total summary
+	began time.Time
+	n     int
+}
+
+func (c *campaign) run(began time.Time) error {
+	c.began = began
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return err
+	}
+	c.Dir = dir
+	if c.Seed == 0 {
+		c.Seed = uint64(began.UnixNano()) % 1_000_000
+	}
+	c.total = summary{Ops: map[string]int{}, Faults: map[string]int64{}, Clients: map[string]int{}}
+	plans, err := c.plans()
+	if err != nil {
+		return err
+	}
+	for c.more(len(plans)) {
+		p := plans[c.n%len(plans)]
+		if c.Plan == "" {
+			p.Seed = c.Seed + uint64(c.n)
+		}
+		c.n++
+		if err := c.roundOf(p); err != nil {
+			return err
+		}
+	}
+	c.report()
+	return nil
+}
+
+// more reports whether another round is to be run.
+func (c *campaign) more(plans int) bool {
+	switch {
+	case c.n == 0:
+		return true
+	case c.Ops > 0:
+		return c.total.operations() < c.Ops
+	case c.Minutes > 0:
+		return time.Since(c.began) < time.Duration(c.Minutes*float64(time.Minute))
+	}
+	return c.n < plans
+}
+
+// everything is the plan of a round with all faults under which Holdfast keeps its guarantees.
+func (c *campaign) everything() plan {
+	return plan{
+		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: 12, Epoch: 10, Families: safeFamilies,
+	}
+}
+
+// plans are those of the rounds, which repeat in this order.
+func (c *campaign) plans() ([]plan, error) {
+	all := c.everything()
+	kills, stream, past := all, all, all
+	kills.Seconds, kills.HTTP, kills.Invoke, kills.Direct, kills.CLI, kills.Kills, kills.Families = 0, 0, 0, 0, 0, max(c.Kills, 12), []string{}
+	stream.StreamKills, stream.Direct, stream.CLI, stream.Invoke, stream.Seconds = max(c.StreamKills, 20), 1, 0, 3, 5
+	stream.Families = []string{famAPI, famDynamo, famServices, famPartition, famPause, famKillClient}
+	past.Seconds, past.CLI, past.Families = 12, 0, []string{famAPI, famDynamo, famClockPast}
+	switch {
+	case c.Plan != "":
+		var p plan
+		text, err := os.ReadFile(c.Plan)
+		if err == nil {
+			err = json.Unmarshal(text, &p)
+		}
+		return []plan{p}, err
+	case c.Kills > 0:
+		return []plan{kills}, nil
+	case c.StreamKills > 0:
+		return []plan{stream}, nil
+	case c.Ops > 0 || c.Minutes > 0:
+		return []plan{all}, nil
+	}
+	return []plan{all, stream, kills, past}, nil
+}
+
+// roundOf runs a round, and looks for a smaller plan if it fails.
+func (c *campaign) roundOf(p plan) error {
+	fmt.Fprintf(os.Stderr, "campaign: round %d: %v\n", c.n, p)
+	s, dir, err := c.round(p)
+	if err != nil {
+		return fmt.Errorf("%w; replay with make campaign SEED=%d", err, p.Seed)
+	}
+	if p.has(famClockPast) {
+		if len(s.Violations) == 0 {
+			return fmt.Errorf("no check found a coordinator's clock that is %v ahead; see %s", pastOffset, dir)
+		}
+		c.total.Clients["clock-past seen"] += len(s.Violations)
+		return os.RemoveAll(dir)
+	}
+	c.add(s)
+	if !s.failed() {
+		return c.tidy(dir)
+	}
+	c.explain(s, dir)
+	if !c.NoShrink && c.Plan == "" {
+		c.shrink(p)
+	}
+	return fmt.Errorf("a round failed; replay it with make campaign PLAN=%s/plan.json", dir)
+}
+
+// tidy removes what an earlier round left, if the campaign is long: the last round's directory stays.
+func (c *campaign) tidy(dir string) error {
+	if c.Ops == 0 && c.Minutes == 0 {
+		return nil
+	}
+	old, err := filepath.Glob(filepath.Join(c.Dir, "round-*"))
+	for _, d := range old {
+		if d != dir {
+			err = errors.Join(err, os.RemoveAll(d))
+		}
+	}
+	return err
+}
+
+// round runs a round in a process of its own, with an engine of its own.
+func (c *campaign) round(p plan) (s summary, dir string, err error) {
+	dir = filepath.Join(c.Dir, fmt.Sprintf("round-%d-%d", os.Getpid(), time.Now().UnixNano()/1e6))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return s, dir, err
+	}
+	text, _ := json.Marshal(p) // numbers and texts
+	if err := os.WriteFile(filepath.Join(dir, "plan.json"), text, 0o600); err != nil {
+		return s, dir, err
+	}
+	holdfast, err := filepath.Abs(c.Holdfast)
+	if err != nil {
+		return s, dir, err
+	}
+	cfg, _ := json.Marshal(roundConfig{Plan: p, Dir: dir, Secrets: dir + ".secrets", Holdfast: holdfast})
+	self, err := os.Executable()
+	if err != nil {
+		return s, dir, err
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(c.Engine, self, "round", string(cfg)) //nolint:gosec,noctx // this program; the round has limits of its own
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return s, dir, fmt.Errorf("the round did not end well: %w; see %s", err, dir)
+	}
+	return s, dir, json.Unmarshal(out.Bytes(), &s)
+}
+
+func (c *campaign) add(s summary) {
+	for k, n := range s.Ops {
+		c.total.Ops[k] += n
+	}
+	for k, n := range s.Clients {
+		c.total.Clients[k] += n
+	}
+	for k, n := range s.Faults {
+		c.total.Faults[k] += n
+	}
+	t := &c.total
+	t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events = t.Beliefs+s.Beliefs, t.Guarded+s.Guarded, t.Stale+s.Stale, t.Rows+s.Rows, t.Events+s.Events
+	t.Repeated, t.Tasks, t.StreamKill = t.Repeated+s.Repeated, t.Tasks+s.Tasks, t.StreamKill+s.StreamKill
+	t.Kills.Took, t.Kills.Control = append(t.Kills.Took, s.Kills.Took...), append(t.Kills.Control, s.Kills.Control...)
+	t.Violations, t.Undecided = append(t.Violations, s.Violations...), append(t.Undecided, s.Undecided...)
+}
+
+// explain prints what a round found.
+func (c *campaign) explain(s summary, dir string) {
+	for _, list := range [][]string{s.Violations, s.Undecided} {
+		for _, v := range list[:min(len(list), 10)] {
+			fmt.Fprintln(os.Stderr, "campaign:", v)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "campaign: %d violations, %d spans undecided; the round left %s\n", len(s.Violations), len(s.Undecided), dir)
+}
+
+// maxTries bounds the rounds that look for a smaller plan.
+const maxTries = 16
+
+// shrink looks for a smaller plan that fails too, and prints the smallest that it found.
+func (c *campaign) shrink(p plan) {
+	tries := 0
+	for progress := true; progress && tries < maxTries; {
+		progress = false
+		for _, q := range p.smaller() {
+			if tries++; tries > maxTries {
+				break
+			}
+			fmt.Fprintf(os.Stderr, "campaign: does it fail without that, too? %v\n", q)
+			s, dir, err := c.round(q)
+			if err == nil && s.failed() {
+				p, progress = q, true
+				break
+			}
+			_ = os.RemoveAll(dir)
+		}
+	}
+	text, _ := json.Marshal(p) // numbers and texts
+	fmt.Fprintf(os.Stderr, "campaign: the smallest plan that failed: %s\n", text)
+}
+
+// report prints the figures.
+func (c *campaign) report() {
+	t := c.total
+	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks; %d violations\n",
+		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, len(t.Violations))
+	fmt.Printf("campaign: faults: %s; stream's process killed %d times; operations by client: %s\n", counts(t.Faults), t.StreamKill, counts(t.Clients))
+	if len(t.Kills.Took) > 0 {
+		measured, corrected := t.Kills.late()
+		fmt.Printf("campaign: %d holders killed: others had the lock after %s (control %s); later than %.0f ms: %d by the clock, %d after the control is taken off\n",
+			len(t.Kills.Took), percentiles(t.Kills.Took), percentiles(t.Kills.Control), t.Kills.bound(), measured, corrected)
+	}
+}
+
+func counts[N int | int64](m map[string]N) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(list, ", ")
+}
