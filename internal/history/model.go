@@ -53,6 +53,7 @@ type call struct {
 	copies  int64 // when the last copy of it may reach the coordinator
 	ghosts  bool  // a ghost of another request may keep the lock from this one
 	exists  bool  // a ghost of an acquire with this lease may hold a lease or a place
+	behind  bool  // another lease may have ended since the first try of this release, so that the lock remembers that one
 	lastUse map[string]int64
 }
 
@@ -238,17 +239,18 @@ func (m model) released(s *state, c *call) (bool, *state) {
 	return true, next
 }
 
-// lost is an answer that a lease is over.
+// lost is an answer that a lease is over. So may be answered a release that is repeated on the way, by the SDK of a coordinator: the
+// first try ended the lease, and the lock has forgotten it since.
 func (m model) lost(s *state, c *call) (bool, *state) {
 	i := s.find(c.Lease)
 	if i < 0 {
 		return true, s
 	}
-	if m.certain(s.live[i], c, int64(m.cfg.Skew)) {
+	if m.certain(s.live[i], c, int64(m.cfg.Skew)) && !c.behind {
 		return false, s
 	}
 	next := s.clone(c)
-	next.end(i, next.live[i].byRelease)
+	next.end(i, next.live[i].byRelease || c.behind)
 	return true, next
 }
 

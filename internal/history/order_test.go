@@ -69,6 +69,10 @@ var orderCases = []historyCase{
 		op(Acquire, "b", 7, 8, Granted, fence(2)), op(Release, "a", 8, 9, OK),
 	}},
 	{"a lease that is lost for no reason", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "a", 3, 4, Lost)}},
+	{"a release that is lost for no reason", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, Lost)}},
+	{"a release that the store's client repeated, after another lease had ended", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 9, Lost), op(Acquire, "b", 4, 5, Granted, fence(2)), op(Release, "b", 6, 7, OK),
+	}},
 	{"a lease that is lost just before its expiry", "", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "a", 10.7, 10.8, Lost)}},
 	{"a release of a lease that never was", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "b", 3, 4, OK)}},
 	{"a renewal of a lease that never was", "order", []Op{op(Renew, "b", 3, 4, Granted, fence(2))}},
