@@ -161,6 +161,13 @@ bench-report: go-version ## Write the tables and the plot of docs/benchmarks.md 
 stress: go-version ## Let processes race for one lock, kill holders, measure expiries
 	@scripts/with-dynamodb.sh go run ./scripts/figures go test -json -tags stress -run 'Stress|ExecDeaths' -parallel 8 -timeout 20m ./cmd/holdfast ./internal/poller
 
+# A cut of two minutes by default; docs/campaign.md has the settings.
+campaign: go-version ## Let many processes use locks through faults, and check what they saw; SEED=N, OPS=N, MINUTES=N, KILLS=N, STREAM_KILLS=N, PLAN=FILE
+	@go build -o .bin/campaign ./scripts/campaign && go build -o .bin/holdfast ./cmd/holdfast
+	@.bin/campaign --holdfast .bin/holdfast $(if $(SEED),--seed $(SEED)) $(if $(OPS),--ops $(OPS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(SECONDS_A_ROUND),--seconds $(SECONDS_A_ROUND)) $(if $(KILLS),--kills $(KILLS)) $(if $(STREAM_KILLS),--stream-kills $(STREAM_KILLS)) \
+	  $(if $(PLAN),--plan $(PLAN)) $(CAMPAIGN_ARGS)
+
 explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 

@@ -303,6 +303,68 @@ func TestPollerFaults(t *testing.T) {
 	}
 }
 
+// kept are places in memory, which outlive a poller.
+type kept struct {
+	at   map[string]string
+	fail error
+}
+
+func (k *kept) Load(shard string) (string, error) { return k.at[shard], k.fail }
+
+func (k *kept) Save(shard, sequence string) error {
+	if k.fail == nil {
+		k.at[shard] = sequence
+	}
+	return k.fail
+}
+
+// A poller with places continues where the last one ended: after what was consumed, and nothing is missed between them.
+func TestPollerContinues(t *testing.T) {
+	places := &kept{at: map[string]string{}}
+	f := &fakeStreams{shards: []fakeShard{{id: "0", records: []string{"a", "b", "c"}}}}
+	var locks []string
+	failing := "c"
+	consume := func(batch []stream.Write) (failed []string) {
+		for _, w := range batch {
+			if locks = append(locks, w.Lock); w.Lock == failing {
+				failed = append(failed, w.Sequence)
+			}
+		}
+		return failed
+	}
+	p, round := newPoller(t, f, consume)
+	p.Places = places
+	if err := round(); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(places.at) != "map[0:0#1]" {
+		t.Errorf("the places are %v after a batch whose last record failed", places.at)
+	}
+	f.shards = []fakeShard{{id: "0", records: []string{"a", "b", "c", "d"}, closed: true}, {id: "1", parent: "0", records: []string{"e"}}}
+	for _, want := range []string{"[c d e]", "[]"} { // of two pollers, the second after the first has read everything
+		locks, failing = nil, ""
+		p, round = newPoller(t, f, consume)
+		p.Places = places
+		for range 3 {
+			if err := round(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fmt.Sprint(locks) != want {
+			t.Errorf("the poller that continued read %v, want %s", locks, want)
+		}
+	}
+	if fmt.Sprint(places.at) != "map[0:0#3 1:1#0]" {
+		t.Errorf("the places are %v", places.at)
+	}
+	places.fail = fmt.Errorf("the disk is full")
+	p, round = newPoller(t, f, consume)
+	p.Places = places
+	if err := round(); err == nil {
+		t.Error("a place that cannot be loaded is no error")
+	}
+}
+
 // The stream client's values become the table client's; types that no lock record has become null.
 func TestFromStream(t *testing.T) {
 	if fromStream(nil) != nil {
@@ -311,10 +373,12 @@ func TestFromStream(t *testing.T) {
 	got := fromStream(map[string]streamtypes.AttributeValue{
 		"s": &streamtypes.AttributeValueMemberS{Value: "x"}, "n": &streamtypes.AttributeValueMemberN{Value: "1"}, "b": &streamtypes.AttributeValueMemberBOOL{Value: true},
 		"m": &streamtypes.AttributeValueMemberM{Value: map[string]streamtypes.AttributeValue{"s": &streamtypes.AttributeValueMemberS{Value: "y"}}},
+		"l": &streamtypes.AttributeValueMemberL{Value: []streamtypes.AttributeValue{&streamtypes.AttributeValueMemberS{Value: "z"}}},
 	})
 	want := map[string]types.AttributeValue{
 		"s": &types.AttributeValueMemberS{Value: "x"}, "n": &types.AttributeValueMemberN{Value: "1"}, "b": &types.AttributeValueMemberNULL{Value: true},
 		"m": &types.AttributeValueMemberM{Value: map[string]types.AttributeValue{"s": &types.AttributeValueMemberS{Value: "y"}}},
+		"l": &types.AttributeValueMemberL{Value: []types.AttributeValue{&types.AttributeValueMemberS{Value: "z"}}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%v", got)

@@ -81,7 +81,7 @@ func runConsumer(text string) error {
 
 func newPoller(cfg aws.Config, table string, at poller.Places, log *slog.Logger) *poller.Poller {
 	return &poller.Poller{
-		Tables: dynamodb.NewFromConfig(cfg), Streams: dynamodbstreams.NewFromConfig(cfg), Table: table, Places: at, Log: log, Every: 250 * time.Millisecond,
+		Tables: dynamodb.NewFromConfig(cfg), Streams: dynamodbstreams.NewFromConfig(cfg), Table: table, Places: at, Log: log, Every: 400 * time.Millisecond,
 	}
 }
 

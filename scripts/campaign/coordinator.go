@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 	"github.com/holdfast-lock/holdfast/internal/sqs"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/tasks"
@@ -80,7 +80,7 @@ func runCoordinator(text string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", cfg.Listen)
+	listener, err := loopback.Listen(context.Background(), cfg.Listen)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 	"github.com/holdfast-lock/holdfast/internal/wirefault"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
@@ -131,7 +131,7 @@ func (r *round) warm(ctx context.Context, table *direct.Table) error {
 	if err != nil {
 		return err
 	}
-	for i := range 300 {
+	for i := range 100 {
 		if lease, err := client.TryAcquire(ctx, fmt.Sprint("warm:m", i%10), lockclient.Options{TTL: 10 * time.Second}); err == nil {
 			_ = lease.Release(ctx)
 		}
@@ -178,7 +178,7 @@ func (r *round) startProxies(secrets string) error {
 
 // serve serves a handler on a free port.
 func (r *round) serve(h http.Handler) (url string, err error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

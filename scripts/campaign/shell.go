@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 )
 
 // A shell runs the command holdfast. The command's requests pass a reverse proxy in this process, which records them.
@@ -28,7 +28,7 @@ func newShell(cfg clientConfig, name string, transport http.RoundTripper) (*shel
 	if err != nil {
 		return nil, err
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
