@@ -70,8 +70,7 @@ func (r *round) summarize() (summary, error) {
 	}
 	for _, o := range h.Ops {
 		s.Ops[string(o.Op)+" "+string(o.Result)]++
-		kind, _ := splitName(o.Client)
-		s.Clients[kind]++
+		s.Clients[kindOf(o.Client)]++
 	}
 	for _, g := range h.Guarded {
 		if !g.OK {

@@ -78,7 +78,7 @@ func newWorker(cfg clientConfig, rec *recorder, i int) (*worker, error) {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name))
 	w := &worker{
-		cfg: cfg, name: name, rec: rec, random: rand.New(rand.NewPCG(cfg.Seed, h.Sum64())), //nolint:gosec // a plan is no secret
+		cfg: cfg, name: name, rec: rec, random: rand.New(rand.NewPCG(cfg.Seed, h.Sum64())),
 		parent: &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 4}},
 	}
 	lc := lockclient.Config{RequestTimeout: 3 * time.Second, RetryDelay: 200 * time.Millisecond, Owner: name}
@@ -111,7 +111,7 @@ func newWorker(cfg clientConfig, rec *recorder, i int) (*worker, error) {
 		lc.Transport = recordingTransport{t, rec, name}
 	case "cli":
 		var err error
-		w.shell, err = newShell(cfg, name, named(rec).Transport)
+		w.shell, err = newShell(cfg, named(rec).Transport)
 		return w, err
 	default:
 		return nil, fmt.Errorf("a client's kind is %q; give http, invoke, direct or cli", cfg.Kind)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -97,7 +98,7 @@ func (r *round) partition(a action, client int) error {
 	r.mu.Lock()
 	name := r.clients[client].name
 	r.mu.Unlock()
-	kind, _ := splitName(name)
+	kind := kindOf(name)
 	if kind == "direct" {
 		proxy = r.dynamo
 	}
@@ -119,14 +120,14 @@ func (r *round) partition(a action, client int) error {
 	return nil
 }
 
-// splitName returns the kind of a client's process and the rest of its name.
-func splitName(name string) (kind, rest string) {
-	for _, k := range []string{"http", "invoke", "direct", "cli"} {
-		if len(name) > len(k) && name[:len(k)] == k {
-			return k, name[len(k):]
+// kindOf is the kind of a client's process by its name, or that of the clients in it.
+func kindOf(name string) string {
+	for _, kind := range []string{"http", "invoke", "direct", "cli"} {
+		if strings.HasPrefix(name, kind) {
+			return kind
 		}
 	}
-	return "", name
+	return ""
 }
 
 func (r *round) pause(p *process, length time.Duration) {
@@ -150,7 +151,7 @@ func (r *round) replaceClient(i int) error {
 	r.mu.Unlock()
 	old.kill()
 	r.note(old)
-	kind, _ := splitName(old.name)
+	kind := kindOf(old.name)
 	p, err := r.startClient(fmt.Sprintf("%s%d-%d", kind, i, generation), kind)
 	if err != nil {
 		return err
@@ -208,7 +209,7 @@ func (r *round) atRequest(after bool) {
 
 // killConsumers kills the stream's process as often as the plan says, each time after a short life or at one of its requests.
 func (r *round) killConsumers() {
-	random := rand.New(rand.NewPCG(r.plan.Seed, 99)) //nolint:gosec // a plan is no secret
+	random := rand.New(rand.NewPCG(r.plan.Seed, 99))
 	for n := range r.plan.StreamKills {
 		if n%2 == 0 {
 			time.Sleep(time.Duration(50+random.IntN(600)) * time.Millisecond)

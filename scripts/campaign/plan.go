@@ -97,7 +97,7 @@ func (p plan) actions() (list []action) {
 		if !timed || !p.has(family) {
 			continue
 		}
-		random := rand.New(rand.NewPCG(p.Seed, uint64(i)+1)) //nolint:gosec // a plan is no secret
+		random := rand.New(rand.NewPCG(p.Seed, uint64(i)+1))
 		for at := time.Duration(random.ExpFloat64() * float64(mean)); at < end; at += time.Duration(random.ExpFloat64() * float64(mean)) {
 			a := action{at: at, family: family, target: random.IntN(1 << 20), part: random.IntN(1 << 20)}
 			if most := longest[family]; most > 0 {

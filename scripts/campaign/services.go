@@ -209,15 +209,3 @@ func (s *services) wait(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = json.NewEncoder(w).Encode(map[string]string{"status": status})
 }
-
-// idle reports whether no job is to be done and no timer is due.
-func (s *services) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.queues["timers"] {
-		if strings.Contains(m.body, `"kind"`) || time.Since(m.visible) > -5*time.Second {
-			return false
-		}
-	}
-	return true
-}

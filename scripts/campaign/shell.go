@@ -23,7 +23,7 @@ type shell struct {
 	self string
 }
 
-func newShell(cfg clientConfig, name string, transport http.RoundTripper) (*shell, error) {
+func newShell(cfg clientConfig, transport http.RoundTripper) (*shell, error) {
 	target, err := url.Parse(cfg.API)
 	if err != nil {
 		return nil, err
