@@ -168,6 +168,9 @@ campaign: go-version ## Let many processes use locks through faults, and check w
 	  $(if $(SECONDS_A_ROUND),--seconds $(SECONDS_A_ROUND)) $(if $(KILLS),--kills $(KILLS)) $(if $(STREAM_KILLS),--stream-kills $(STREAM_KILLS)) \
 	  $(if $(PLAN),--plan $(PLAN)) $(CAMPAIGN_ARGS)
 
+campaign-planted: go-version ## Plant bugs that only processes and the wire show, one at a time, and let the campaign look for each
+	@go build -o .bin/campaign ./scripts/campaign && .bin/campaign --holdfast .bin/holdfast --planted $(CAMPAIGN_ARGS)
+
 explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 

@@ -51,7 +51,7 @@ func ghosts(calls []*call, cfg Config) (list []ghost) {
 		}
 	}
 	for _, c := range calls {
-		if c.Op.Op != Acquire || c.Result == Lost {
+		if c.Op.Op != Acquire { // also one whose lease was over before the answer: it held the lock until then
 			continue
 		}
 		to := c.copies + c.Wait + max(c.TTL, int64(cfg.Claim)) + 2*int64(cfg.Skew) + grain

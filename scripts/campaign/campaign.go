@@ -19,7 +19,7 @@ type campaign struct {
 	Seed        uint64  `help:"Seed of the first round; the next one has the next number. 0: chosen by the time."`
 	Ops         int     `placeholder:"N" help:"Go on until N operations were checked."`
 	Minutes     float64 `placeholder:"N" help:"Go on for N minutes."`
-	Seconds     float64 `default:"60" help:"How long the clients of a round work."`
+	Seconds     float64 `help:"How long the clients of a round work. By default 30, and 150 with --ops or --minutes."`
 	Workers     int     `default:"3" help:"Clients in a process. More than the engine can serve make every request late."`
 	Kills       int     `default:"-1" help:"Kill N holders and measure when others get their locks; nothing else."`
 	StreamKills int     `default:"-1" help:"Kill the stream's process N times; nothing else."`
@@ -27,6 +27,8 @@ type campaign struct {
 	Holdfast    string  `required:"" help:"Path of the command holdfast."`
 	Dir         string  `default:"dist/campaign" help:"For what the rounds leave: histories, logs, items, events."`
 	Engine      string  `default:"scripts/with-dynamodb.sh" help:"Command that runs another one with DynamoDB Local."`
+	Planted     bool    `help:"Plant bugs, one at a time, and look for each; nothing else. Runs in the repository."`
+	Only        string  `placeholder:"TEXT" help:"With --planted: only the bugs whose names have this text."`
 	NoShrink    bool    `help:"Do not look for a smaller plan when a round fails."`
 
 	total summary // of all rounds but those with a clock past the allowance
@@ -45,7 +47,16 @@ func (c *campaign) run(began time.Time) error {
 	if c.Seed == 0 {
 		c.Seed = uint64(began.UnixNano()) % 1_000_000
 	}
+	if c.Seconds == 0 {
+		c.Seconds = 30
+		if c.Ops > 0 || c.Minutes > 0 {
+			c.Seconds = 150
+		}
+	}
 	c.total = summary{Ops: map[string]int{}, Faults: map[string]int64{}, Clients: map[string]int{}}
+	if c.Planted {
+		return c.planted()
+	}
 	plans, err := c.plans()
 	if err != nil {
 		return err
@@ -105,15 +116,25 @@ func (c *campaign) plans() ([]plan, error) {
 		}
 		return []plan{p}, err
 	case c.Kills > 0:
-		return []plan{kills}, nil
+		return parts(kills, func(p *plan) *int { return &p.Kills }, 250), nil
 	case c.StreamKills > 0:
-		return []plan{stream}, nil
+		return parts(stream, func(p *plan) *int { return &p.StreamKills }, 200), nil
 	case c.Ops > 0 || c.Minutes > 0: // the command starts three processes for each lease, so it is in one round of four
 		without := all
 		without.CLI = 0
 		return []plan{all, without, without, without}, nil
 	}
 	return []plan{all, stream, kills, past}, nil
+}
+
+// parts are plans that together have the count of one plan, each at most so many.
+func parts(p plan, count func(*plan) *int, most int) (list []plan) {
+	for left := *count(&p); left > 0; left -= most {
+		q := p
+		*count(&q) = min(left, most)
+		list = append(list, q)
+	}
+	return list
 }
 
 // roundOf runs a round, and looks for a smaller plan if it fails.
@@ -157,6 +178,15 @@ func (c *campaign) tidy(dir string) error {
 
 // round runs a round in a process of its own, with an engine of its own.
 func (c *campaign) round(p plan) (s summary, dir string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return s, "", err
+	}
+	return c.roundWith(p, self, c.Holdfast)
+}
+
+// roundWith runs a round with the programs campaign and holdfast.
+func (c *campaign) roundWith(p plan, self, command string) (s summary, dir string, err error) {
 	dir = filepath.Join(c.Dir, fmt.Sprintf("round-%d-%d", os.Getpid(), time.Now().UnixNano()/1e6))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s, dir, err
@@ -165,15 +195,11 @@ func (c *campaign) round(p plan) (s summary, dir string, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "plan.json"), text, 0o600); err != nil {
 		return s, dir, err
 	}
-	holdfast, err := filepath.Abs(c.Holdfast)
+	holdfast, err := filepath.Abs(command)
 	if err != nil {
 		return s, dir, err
 	}
 	cfg, _ := json.Marshal(roundConfig{Plan: p, Dir: dir, Secrets: dir + ".secrets", Holdfast: holdfast})
-	self, err := os.Executable()
-	if err != nil {
-		return s, dir, err
-	}
 	var out bytes.Buffer
 	cmd := exec.Command(c.Engine, self, "round", string(cfg)) //nolint:gosec,noctx // this program; the round has limits of its own
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
@@ -195,7 +221,7 @@ func (c *campaign) add(s summary) {
 	}
 	t := &c.total
 	t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events = t.Beliefs+s.Beliefs, t.Guarded+s.Guarded, t.Stale+s.Stale, t.Rows+s.Rows, t.Events+s.Events
-	t.Repeated, t.Tasks, t.StreamKill = t.Repeated+s.Repeated, t.Tasks+s.Tasks, t.StreamKill+s.StreamKill
+	t.Repeated, t.Tasks, t.StreamKill, t.Secrets = t.Repeated+s.Repeated, t.Tasks+s.Tasks, t.StreamKill+s.StreamKill, t.Secrets+s.Secrets
 	t.Kills.Took, t.Kills.Control = append(t.Kills.Took, s.Kills.Took...), append(t.Kills.Control, s.Kills.Control...)
 	t.Violations, t.Undecided = append(t.Violations, s.Violations...), append(t.Undecided, s.Undecided...)
 }
@@ -238,8 +264,8 @@ func (c *campaign) shrink(p plan) {
 // report prints the figures.
 func (c *campaign) report() {
 	t := c.total
-	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks; %d violations\n",
-		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, len(t.Violations))
+	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d secrets searched for; %d violations\n",
+		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Secrets, len(t.Violations))
 	fmt.Printf("campaign: faults: %s; stream's process killed %d times; operations by client: %s\n", counts(t.Faults), t.StreamKill, counts(t.Clients))
 	if c.past > 0 {
 		fmt.Printf("campaign: a coordinator's clock %v ahead was seen in a round of its own: %d violations\n", pastOffset, c.past)

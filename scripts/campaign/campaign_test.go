@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/tasks"
 	"github.com/holdfast-lock/holdfast/internal/wire"
+	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
 // The faults of a round follow from its plan, and each family has some.
@@ -111,10 +113,13 @@ func TestKilledProcess(t *testing.T) {
 	rec.begin("http0.1", wire.OpStatus, "a", nil)(200, []byte(`{}`))
 	died := now()
 	rec.write(line{Number: 99, Belief: &history.Belief{Lock: "a", From: 1, Until: died + 5}})
-	_, _ = rec.file.WriteString(`{"n":100,"op":{"cl`)
 	h := &history.History{}
-	if err := readLines(rec.file.Name(), died, h); err != nil {
-		t.Fatal(err)
+	rec.refused("http0.1", &lockclient.RefusedError{Detail: "no"})
+	rec.refused("http0.1", lockclient.ErrLost)
+	_, _ = rec.file.WriteString(`{"n":100,"op":{"cl`)
+	refused, err := readLines(rec.file.Name(), died, h)
+	if err != nil || len(refused) != 1 {
+		t.Fatalf("refused %q, %v", refused, err)
 	}
 	if len(h.Ops) != 2 || len(h.Beliefs) != 1 {
 		t.Fatalf("history %+v", h)
@@ -176,12 +181,12 @@ func TestServices(t *testing.T) {
 
 // A grant or the end of a wait that a task was not told, and a callback for no grant, are violations.
 func TestTaskViolations(t *testing.T) {
-	r := &round{services: newServices(), truth: &truth{granted: map[string]bool{"told": true, "untold": true}, ended: map[string]bool{"over": true}}}
+	r := &round{services: newServices(), truth: &truth{granted: map[string]bool{"told": true, "untold": true}, ended: map[string]bool{"over": true}, gone: map[string]bool{"told": true}}}
 	for token, status := range map[string]string{"told": "succeeded", "invented": "succeeded", "over": "failed"} {
 		_, _ = r.services.finish(token, status, "")
 	}
 	found := r.taskViolations(&summary{})
-	if len(found) != 2 || !strings.Contains(found[0], "untold") || !strings.Contains(found[1], "invented") {
+	if len(found) != 3 || !strings.Contains(found[0], "untold") || !strings.Contains(found[1], "invented") || !strings.Contains(found[2], "is gone") {
 		t.Errorf("found %q", found)
 	}
 }
@@ -219,5 +224,47 @@ func TestInvoker(t *testing.T) {
 	invoker{}.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/2015-03-31/functions/nope/invocations", bytes.NewReader(nil)))
 	if w.Code != http.StatusNotFound || w.Header().Get("X-Amzn-Errortype") != "ResourceNotFoundException" {
 		t.Errorf("an unknown function is answered %d %v", w.Code, w.Header())
+	}
+}
+
+// The text that each planted bug replaces is in its file once.
+func TestPlantedBugsFit(t *testing.T) {
+	for _, b := range bugs {
+		source, err := os.ReadFile(filepath.Join("../..", b.file))
+		if n := strings.Count(string(source), b.old); err != nil || n != 1 || b.old == b.new {
+			t.Errorf("%s: the text is %d times in %s, %v", b.name, n, b.file, err)
+		}
+	}
+}
+
+// The secret of a lease in anything that a round left is a violation.
+func TestSearchSecrets(t *testing.T) {
+	r := &round{dir: t.TempDir()}
+	file := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(file, []byte("0123456789abcdef0123\nfedcba98765432100123\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"log-http0.txt": "nothing", "events.jsonl": `{"x":"fedcba98765432100123"}`} {
+		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var s summary
+	n, err := r.searchSecrets(file, &s)
+	if err != nil || n != 2 || len(s.Violations) != 1 || !strings.Contains(s.Violations[0], "events.jsonl") || strings.Contains(s.Violations[0], "fedcba") {
+		t.Errorf("%d secrets, %v, violations %q", n, err, s.Violations)
+	}
+}
+
+// A long run of kills is in rounds, each with an engine of its own.
+func TestPartsOfKills(t *testing.T) {
+	c := &campaign{StreamKills: 450, Kills: -1, Seconds: 30, Workers: 3}
+	list, err := c.plans()
+	sum := 0
+	for _, p := range list {
+		sum += p.StreamKills
+	}
+	if err != nil || len(list) != 3 || sum != 450 || list[2].StreamKills != 50 {
+		t.Errorf("plans %v, %v", list, err)
 	}
 }

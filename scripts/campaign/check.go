@@ -35,6 +35,7 @@ type summary struct {
 	Repeated   int              `json:"repeated_events"`
 	Tasks      int              `json:"tasks"`
 	StreamKill int              `json:"stream_kills"`
+	Secrets    int              `json:"secrets"` // of leases, that were searched for
 	Kills      killResult       `json:"kills"`
 	Violations []string         `json:"violations"`
 	Undecided  []string         `json:"undecided"`
@@ -91,9 +92,12 @@ func (r *round) summarize() (summary, error) {
 		s.Violations = append(s.Violations, v.String())
 	}
 	s.Undecided = append(s.Undecided, report.Undecided...)
-	s.Violations = append(s.Violations, r.taskViolations(&s)...)
-	s.Violations = append(s.Violations, r.truth.poison...)
-	s.Violations = append(s.Violations, r.kills.violations()...)
+	for _, text := range r.refused {
+		s.Violations = append(s.Violations, "refused: "+text)
+	}
+	for _, list := range [][]string{r.taskViolations(&s), r.truth.poison, r.truth.stuck(), r.kills.violations()} {
+		s.Violations = append(s.Violations, list...)
+	}
 	return s, nil
 }
 
@@ -111,9 +115,11 @@ func (r *round) history() (*history.History, error) {
 		if !killed {
 			died = end
 		}
-		if err := readLines(file, died, h); err != nil {
+		refused, err := readLines(file, died, h)
+		if err != nil {
 			return nil, err
 		}
+		r.refused = append(r.refused, refused...)
 		if err := os.Remove(file); err != nil { // it is in the history
 			return nil, err
 		}
@@ -128,11 +134,11 @@ func (r *round) history() (*history.History, error) {
 	return h, errors.Join(err, buffered.Flush(), out.Close())
 }
 
-// readLines reads the file of a recorder whose process ended at a time.
-func readLines(file string, died int64, h *history.History) error {
+// readLines reads the file of a recorder whose process ended at a time. It returns the errors that say that no retry can help.
+func readLines(file string, died int64, h *history.History) (refused []string, err error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	latest := map[int64]line{}
@@ -159,9 +165,11 @@ func readLines(file string, died int64, h *history.History) error {
 		case l.Belief != nil:
 			l.Belief.Until = min(l.Belief.Until, died)
 			h.Beliefs = append(h.Beliefs, *l.Belief)
+		case l.Refused != "":
+			refused = append(refused, l.Refused)
 		}
 	}
-	return lines.Err()
+	return refused, lines.Err()
 }
 
 // taskViolations compares the callbacks with the stream: each grant to a task is told, each wait of a task that ended is told, and no
@@ -179,8 +187,12 @@ func (r *round) taskViolations(s *summary) (found []string) {
 		}
 	}
 	for _, token := range slices.Sorted(maps.Keys(r.services.tasks)) {
-		if r.services.tasks[token].status == "succeeded" && !r.truth.granted[token] {
+		told := r.services.tasks[token].status == "succeeded"
+		if told && !r.truth.granted[token] {
 			found = append(found, "tasks: the task "+token+" was told of a grant, and there was none")
+		}
+		if told && r.truth.gone[token] {
+			found = append(found, "tasks: the task "+token+" was told of its grant, and its lease was ended as that of a task that is gone")
 		}
 	}
 	return found

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -29,9 +30,10 @@ type recorder struct {
 
 // A line is a line of a recorder's file.
 type line struct {
-	Number int64           `json:"n"`
-	Op     *history.Op     `json:"op,omitempty"`
-	Belief *history.Belief `json:"belief,omitempty"`
+	Number  int64           `json:"n"`
+	Op      *history.Op     `json:"op,omitempty"`
+	Belief  *history.Belief `json:"belief,omitempty"`
+	Refused string          `json:"refused,omitempty"` // an error that says that no retry can help
 }
 
 func newRecorder(dir, name string) (*recorder, error) {
@@ -44,6 +46,13 @@ func (r *recorder) write(l line) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, _ = r.file.Write(append(text, '\n'))
+}
+
+// refused records an error that says that no retry can help: no fault of a campaign is one.
+func (r *recorder) refused(client string, err error) {
+	if errors.Is(err, lockclient.ErrRefused) {
+		r.write(line{Number: r.next.Add(1), Refused: client + ": " + err.Error()})
+	}
 }
 
 // begin records that a client sends a request. The returned function records its answer; status 0 means that there was none. It

@@ -55,6 +55,7 @@ type round struct {
 	countdown    int              // requests of the stream's process until it is killed; 0: it is not
 	after        bool             // kill it after that request, else before
 	kills        killResult
+	refused      []string // errors of clients that say that no retry can help
 }
 
 // runRound runs a round and writes its summary to standard output.
@@ -74,6 +75,9 @@ func runRound(text string) error {
 	}
 	s, err := r.summarize()
 	if err != nil {
+		return err
+	}
+	if s.Secrets, err = r.searchSecrets(cfg.Secrets, &s); err != nil {
 		return err
 	}
 	out, err := json.Marshal(s)
@@ -341,7 +345,7 @@ const drainTime = 90 * time.Second
 // drain waits until no lock has a holder or a waiter, and all that follows from the writes has been done.
 func (r *round) drain() {
 	for end := time.Now().Add(drainTime); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-		if r.truth.free() && r.missing() == 0 {
+		if len(r.truth.stuck()) == 0 && r.missing() == 0 {
 			return
 		}
 	}

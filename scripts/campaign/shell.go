@@ -50,7 +50,10 @@ func (w *worker) command(ctx context.Context) {
 	args := []string{name, "--ttl", opts.TTL.String(), "--wait", time.Duration(200 + w.random.IntN(3000)*1e6).String(),
 		"--capacity", strconv.Itoa(max(opts.Capacity, 1)), "--permits", strconv.Itoa(max(opts.Permits, 1))}
 	if w.random.IntN(3) > 0 {
-		hold := time.Duration(w.random.ExpFloat64() * float64(300*time.Millisecond))
+		hold := time.Duration(w.random.ExpFloat64() * float64(200*time.Millisecond))
+		if w.random.IntN(6) == 0 {
+			hold = 3 * opts.TTL
+		}
 		inside, _ := json.Marshal(insideConfig{ // texts and numbers
 			Dir: w.cfg.Dir, Client: w.name, Parent: w.cfg.Parent, Hold: hold.Milliseconds(), Permits: int64(opts.Permits), Capacity: int64(opts.Capacity),
 		})

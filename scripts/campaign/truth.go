@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
@@ -21,12 +22,13 @@ type truth struct {
 	changes map[history.Event]bool // the events that there must be, without ids
 	granted map[string]bool        // tokens of tasks whose leases were granted
 	ended   map[string]bool        // tokens of tasks whose wait ended without a grant
+	gone    map[string]bool        // tokens of tasks whose leases were ended since nobody waited for them
 	poison  []string
 }
 
 func readTruth(engine, table string) *truth {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &truth{cancel: cancel, last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}}
+	t := &truth{cancel: cancel, last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}, gone: map[string]bool{}}
 	p := newPoller(awsConfig(engine), table, fromBeginning{}, quiet)
 	p.Consume = func(_ context.Context, batch []stream.Write) []string {
 		for _, w := range batch {
@@ -63,6 +65,11 @@ func (t *truth) take(w stream.Write) {
 	for _, c := range lock.Changes(w.Before, w.After) {
 		t.changes[history.Event{Lock: w.Lock, Type: string(c.Kind), Fence: c.Lease.Fence}] = true
 	}
+	if w.After.Cause == lock.CauseTaskGone {
+		for _, token := range w.Before.Holders[w.After.Retired.Key].Tokens.List() {
+			t.gone[token.Text] = true
+		}
+	}
 	for _, c := range lock.CallbacksDue(w.Before, w.After) {
 		for _, token := range c.Lease.Tokens.List() {
 			if c.Lease.Tokens.OfTask() {
@@ -72,16 +79,17 @@ func (t *truth) take(w stream.Write) {
 	}
 }
 
-// free reports whether no lock has a holder or a waiter.
-func (t *truth) free() bool {
+// stuck are the locks that have a holder or a waiter.
+func (t *truth) stuck() (list []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, r := range t.last {
+	for name, r := range t.last {
 		if len(r.Holders) > 0 || r.Waiting > 0 {
-			return false
+			list = append(list, fmt.Sprintf("stuck: lock %s still has %d holders and %d waiters %v after the clients ended", name, len(r.Holders), r.Waiting, drainTime))
 		}
 	}
-	return true
+	slices.Sort(list)
+	return list
 }
 
 // missing is how many events and callbacks are still to come.

@@ -27,6 +27,7 @@ func (w *worker) cycle(ctx context.Context) {
 		lease, err = w.client.Acquire(ctx, name, opts)
 	}
 	if err != nil {
+		w.rec.refused(w.name, err)
 		w.rest(ctx, 30*time.Millisecond)
 		return
 	}
@@ -42,8 +43,10 @@ func (w *worker) cycle(ctx context.Context) {
 		_, _ = w.client.ForceRelease(ctx, name, "campaign", lease.Fence())
 	}
 	b.end()
-	if err := lease.Release(ctx); err == nil && w.random.IntN(20) == 0 {
-		_ = w.client.Release(ctx, name, lease.Secret())
+	err = lease.Release(ctx)
+	w.rec.refused(w.name, err)
+	if err == nil && w.random.IntN(20) == 0 {
+		w.rec.refused(w.name, w.client.Release(ctx, name, lease.Secret()))
 	}
 }
 
@@ -68,7 +71,7 @@ func (w *worker) hold(ctx context.Context, b *belief, opts lockclient.Options) {
 		w.rest(ctx, min(left, 100*time.Millisecond))
 		b.update()
 		if opts.ManualRenew && w.random.IntN(4) == 0 {
-			_ = b.lease.Renew(ctx)
+			w.rec.refused(w.name, b.lease.Renew(ctx))
 			b.update()
 		}
 	}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// A bug is a small change of the source that the campaign must find. It is planted with go build -overlay, so the tree stays as it is.
+type bug struct {
+	name     string
+	file     string
+	old, new string // a text of the file, which is there once, and what replaces it
+	plan     func(*plan)
+}
+
+// The plans under which bugs are looked for: the faults that bring each out, and enough clients.
+func brief(p *plan) {
+	p.Seconds, p.Kills, p.StreamKills, p.CLI = 40, 0, 0, 0
+}
+
+func withoutFaults(p *plan, families ...string) {
+	brief(p)
+	p.Families = families
+}
+
+func onStream(p *plan) {
+	brief(p)
+	p.Seconds, p.StreamKills, p.Direct, p.Invoke, p.Families = 5, 30, 1, 4, []string{famServices, famDynamo}
+}
+
+func onCommand(p *plan) {
+	brief(p)
+	p.HTTP, p.Invoke, p.Direct, p.CLI, p.Workers, p.Locks, p.Families = 1, 0, 0, 3, 6, 4, []string{famPartition, famPause, famKillClient}
+}
+
+// bugs are those that only processes and the wire between them show: in the client's leases, the transports, the command, the store's
+// connection, and the stream's process.
+var bugs = []bug{
+	{"the client takes the whole TTL for the remaining time", "lockclient/lease.go", "remaining := time.Duration(answer.Remaining) * time.Millisecond",
+		"remaining := 2 * time.Duration(answer.TTL) * time.Millisecond", func(p *plan) { withoutFaults(p, famAPI, famDynamo) }},
+	{"a renewal without an answer extends the lease", "lockclient/lease.go", "\tl.renewErr = err\n\tif err != nil {\n\t\treturn err\n\t}",
+		"\tl.renewErr = err\n\tif err != nil {\n\t\tl.deadline = sent.add(l.ttl)\n\t\treturn err\n\t}", func(p *plan) { withoutFaults(p, famAPI, famDynamo, famPartition) }},
+	{"a holder that is told of a loss goes on", "lockclient/lease.go", "\t\tl.stop(&OpError{ErrRenew, l.name, err})\n", "\t\tl.mu.Lock()\n\t\tl.deadline = l.client.now().add(10 * l.ttl)\n\t\tl.mu.Unlock()\n",
+		func(p *plan) { withoutFaults(p, famAPI, famPause, famPartition) }},
+	{"the HTTP transport takes API Gateway's limit for a refusal", "lockclient/gateway.go", "return &unavailable{after: resp.RetryAfter, throttled: true, err: statusError(resp.Status, message)}",
+		"return &RefusedError{Status: resp.Status, Detail: message}", func(p *plan) { withoutFaults(p, famAPI) }},
+	{"the HTTP transport takes a status 500 after the commit for a refusal", "lockclient/gateway.go", "if resp.Status >= http.StatusInternalServerError {", "if resp.Status > http.StatusHTTPVersionNotSupported {",
+		func(p *plan) { withoutFaults(p, famAPI) }},
+	{"Invoke's transport takes Lambda's limit for a refusal", "lockclient/invoke/invoke.go", "func throttled(err error) bool { return httpStatus(err) == http.StatusTooManyRequests }", "func throttled(err error) bool { return false }",
+		func(p *plan) { withoutFaults(p, famAPI) }},
+	{"Invoke's transport takes a reset connection for a refusal", "lockclient/invoke/invoke.go", "if status/100 != 4 || status == http.StatusConflict", "if status/100 == 5 || status == http.StatusConflict",
+		func(p *plan) { withoutFaults(p, famAPI) }},
+	{"the direct transport takes a status 500 of DynamoDB for a lasting fault", "internal/dynamo/fault.go", "return &lock.StoreError{Kind: lock.ErrUnavailable, What: \"DynamoDB failed \" + action + \" with \" + code",
+		"return &lock.StoreError{Kind: lock.ErrMisconfigured, What: \"DynamoDB failed \" + action + \" with \" + code", func(p *plan) { withoutFaults(p, famDynamo) }},
+	{"the direct transport takes an answer that was cut off for another server's", "internal/dynamo/fault.go", "e.HTTPStatusCode() != 0 && !cutOff(err)", "e.HTTPStatusCode() != 0",
+		func(p *plan) { withoutFaults(p, famDynamo) }},
+	{"a write whose reply was lost is taken for another caller's", "internal/lock/acquire.go", "if h, mine := r.Holders[o.key]; mine {", "if h, mine := r.Holders[o.key+\"-\"]; mine {",
+		func(p *plan) { withoutFaults(p, famAPI, famDynamo) }},
+	{"there is no allowance for clocks", "internal/lock/rules.go", "func (u Rules) skew() int64 { return u.Skew.Milliseconds() }", "func (u Rules) skew() int64 { return 0 }",
+		func(p *plan) { withoutFaults(p, famClock) }},
+	{"holdfast exec does not watch the lease's end", "internal/supervise/guard.go", "if !g.ending && g.now() >= g.until-g.grace {", "if !g.ending && g.now() >= g.until+time.Hour {", onCommand},
+	{"the command outlives a holdfast that is killed", "internal/supervise/guard.go", "\t\t\t\tg.over = true\n\t\t\t\tg.end(deserted)\n\t\t\t\tcontinue", "\t\t\t\tg.until += time.Hour\n\t\t\t\tcontinue", onCommand},
+	{"the poller keeps its place before the records are consumed", "internal/poller/poller.go", "\tfailed := p.hand(ctx, out.Records)\n", "\tif n := len(out.Records); n > 0 && p.Places != nil {\n\t\t_ = p.Places.Save(id, aws.ToString(out.Records[n-1].Dynamodb.SequenceNumber))\n\t}\n\tfailed := p.hand(ctx, out.Records)\n", onStream},
+	{"the poller starts at the end of the stream", "internal/poller/poller.go", "latest: first && p.Places == nil}\n\t\t\tif p.Places != nil {", "latest: first}\n\t\t\tif false {", onStream},
+	{"an event that the bus did not take counts as published", "internal/stream/publish.go", "\t\tif err != nil {\n\t\t\trequest[i].err = err", "\t\tif err != nil && len(entries) == 0 {\n\t\t\trequest[i].err = err",
+		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
+	{"a timer that fires before the expiry is not set again", "internal/stream/expirer.go", "\tif again.IsZero() {\n\t\treturn nil\n\t}", "\tif !again.IsZero() {\n\t\treturn nil\n\t}\n\tif again.IsZero() {\n\t\treturn nil\n\t}",
+		func(p *plan) { withoutFaults(p, famKillClient) }},
+	{"callbacks are left to the function that made the grant", "internal/stream/callbacks.go", "\t\tlist = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})\n", "",
+		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
+}
+
+// planted looks for each bug in a round of its own, and prints which were found.
+func (c *campaign) planted() error {
+	found := 0
+	for i, b := range bugs {
+		if c.Only != "" && !strings.Contains(b.name, c.Only) {
+			continue
+		}
+		s, err := c.withBug(b)
+		switch {
+		case err != nil:
+			fmt.Printf("campaign: bug %d: %s: %v\n", i+1, b.name, err)
+		case s.failed():
+			found++
+			first, _, _ := strings.Cut(append(append([]string{}, s.Violations...), s.Undecided...)[0], "\n")
+			fmt.Printf("campaign: bug %d: %s: found by %d violations: %.160s\n", i+1, b.name, len(s.Violations), first)
+		default:
+			fmt.Printf("campaign: bug %d: %s: NOT FOUND in %d operations\n", i+1, b.name, s.operations())
+		}
+	}
+	fmt.Printf("campaign: %d planted bugs, %d found\n", len(bugs), found)
+	return nil
+}
+
+// withBug builds the programs with a bug, and runs a round with them.
+func (c *campaign) withBug(b bug) (s summary, err error) {
+	source, err := os.ReadFile(b.file)
+	if err != nil {
+		return s, err
+	}
+	if n := bytes.Count(source, []byte(b.old)); n != 1 {
+		return s, fmt.Errorf("the text to replace is %d times in %s", n, b.file)
+	}
+	dir, err := os.MkdirTemp("", "campaign-bug-*")
+	if err != nil {
+		return s, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	changed, overlay := filepath.Join(dir, "changed.go"), filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(changed, bytes.Replace(source, []byte(b.old), []byte(b.new), 1), 0o600); err != nil {
+		return s, err
+	}
+	path, err := filepath.Abs(b.file)
+	if err != nil {
+		return s, err
+	}
+	text, _ := json.Marshal(map[string]any{"Replace": map[string]string{path: changed}}) // texts
+	if err := os.WriteFile(overlay, text, 0o600); err != nil {
+		return s, err
+	}
+	for _, program := range []string{"./scripts/campaign", "./cmd/holdfast"} {
+		out, err := exec.Command("go", "build", "-overlay", overlay, "-o", dir+"/", program).CombinedOutput() //nolint:gosec,noctx // as make does
+		if err != nil {
+			return s, fmt.Errorf("it does not compile: %s", out)
+		}
+	}
+	p := c.everything()
+	p.Seed = max(c.Seed, 1)
+	b.plan(&p)
+	s, left, err := c.roundWith(p, filepath.Join(dir, "campaign"), filepath.Join(dir, "holdfast"))
+	_ = os.RemoveAll(left)
+	_ = os.Remove(left + ".secrets")
+	return s, err
+}
