@@ -195,6 +195,9 @@ func waiterItem(name string, w lock.Waiter) item {
 // waiterTTL is the native TTL of a waiter's items, in Unix seconds: in case the lock's row is purged first.
 func waiterTTL(until int64) int64 { return until/1000 + retention }
 
+// placeTTL is the native TTL of the item that names a waiter's ticket, in Unix seconds: see keepPlace.
+func placeTTL(until int64) int64 { return until/1000 + 2*retention }
+
 func placeKey(name string, key lock.LeaseKey) item {
 	return item{attrPK: str(name), attrSK: str(skPlace + string(key))}
 }

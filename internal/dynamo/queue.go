@@ -112,7 +112,26 @@ func (s *Store) keep(ctx context.Context, name string, c lock.Command, k lock.Ke
 	if err != nil {
 		return lock.Reply{}, s.fault(ctx, "UpdateItem", err)
 	}
+	s.keepPlace(ctx, name, c, k)
 	return lock.Reply{Offset: seen.offset}, nil
+}
+
+// keepPlace moves the native TTL of the item that names a waiter's ticket, if there is one, each time that the waiter's place is extended into
+// another day. The item lasts two days longer than the place that it was last written for, so one failure does no harm. Without the item, a
+// repeated request of a waiter behind the first ten could join the queue again.
+func (s *Store) keepPlace(ctx context.Context, name string, c lock.Command, k lock.Keep) {
+	for _, clause := range c.Guard {
+		if clause.Test != lock.PlaceUntil || clause.N/dayMS == k.Until/dayMS {
+			continue
+		}
+		e := newExpression()
+		e.assignNum(e.name(attrTTL), placeTTL(k.Until))
+		condition := e.name(attrTicket) + " = " + e.num(k.Ticket)
+		_, _ = s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+			TableName: aws.String(s.table), Key: placeKey(name, k.Key), ConditionExpression: aws.String(condition),
+			UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		})
+	}
 }
 
 // waiterIs is the condition of a write to a waiter's item that the clauses of a guard make: that it is there, and as it was read.
@@ -206,7 +225,7 @@ func (s *Store) besideQueue(name string, c lock.Command, from, to lock.Record) (
 // placeOf puts the item that names a waiter's ticket, unless there is one of another ticket.
 func (s *Store) placeOf(name string, w lock.Waiter) *types.Put {
 	it := placeKey(name, w.Key)
-	it[attrTicket], it[attrTTL] = num(w.Ticket), num(waiterTTL(w.Until))
+	it[attrTicket], it[attrTTL] = num(w.Ticket), num(placeTTL(w.Until))
 	e := newExpression()
 	condition := fmt.Sprintf("attribute_not_exists(%s) OR %s = %s", e.name(attrPK), e.name(attrTicket), e.num(w.Ticket))
 	return &types.Put{

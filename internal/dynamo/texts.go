@@ -23,8 +23,8 @@ import (
 // textsKept is for how long texts are kept after the expiry of their lease, in seconds: longer than the stream's records and failed work.
 const textsKept = 3 * 24 * 60 * 60
 
-// textsDay is the time after which a lease that is renewed has its texts kept longer, in milliseconds.
-const textsDay = 24 * 60 * 60 * 1000
+// dayMS is a day in milliseconds. A lease or a place that is extended into another day has its texts, or its ticket, kept longer.
+const dayMS = 24 * 60 * 60 * 1000
 
 // splits reports whether the texts of a lease that is granted beside others are kept apart.
 func splits(l lock.Lease) bool {
@@ -78,7 +78,7 @@ func (s *Store) putTexts(ctx context.Context, list []item) error {
 func (s *Store) keepTexts(ctx context.Context, name string, before, after lock.Record) {
 	for k, l := range after.Holders {
 		was := before.Holders[k]
-		if l.Split == lock.Whole || was.Fence != l.Fence || was.ExpiresAt/textsDay == l.ExpiresAt/textsDay {
+		if l.Split == lock.Whole || was.Fence != l.Fence || was.ExpiresAt/dayMS == l.ExpiresAt/dayMS {
 			continue
 		}
 		e := newExpression()
