@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal/tasks":       {"internal/lock", "internal/stream"},
 	"internal/durable":     {"internal/lock", "internal/stream"},
 	"internal/poller":      {"internal/dynamo", "internal/stream"},
+	"internal/redrive":     {"internal/dynamo", "internal/lock", "internal/poller", "internal/stream"},
 	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},
 
@@ -113,6 +114,7 @@ var mayLink = map[string][]string{
 	"./functions/forcerelease": {"dynamodb", "sfn", "sqs"},
 	"./functions/stream":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"},
 	"./functions/expire":       {"dynamodb", "eventbridge", "lambda", "sfn", "sqs"}, // it does the stream function's work that was deferred
+	"./functions/redrive":      {"dynamodb", "dynamodbstreams", "eventbridge", "lambda", "sfn", "sqs"},
 	"./lockclient":             {},
 	"./lockclient/invoke":      {"lambda"},
 	"./lockclient/notify":      {"sqs"},
@@ -122,7 +124,7 @@ var mayLink = map[string][]string{
 	"./scripts/run":            {},
 	// With the SDK's config package, which signs in with SSO and STS, for what people run.
 	"./lockclient/direct": {"dynamodb", "signin", "sso", "ssooidc", "sts"},
-	"./cmd/holdfast":      {"dynamodb", "dynamodbstreams", "signin", "sqs", "sso", "ssooidc", "sts"},
+	"./cmd/holdfast":      {"dynamodb", "dynamodbstreams", "lambda", "signin", "sqs", "sso", "ssooidc", "sts"},
 }
 
 // A program links the SDK's clients that mayLink names, all of them and no other.

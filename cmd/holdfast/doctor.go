@@ -20,18 +20,27 @@ import (
 )
 
 type doctorCmd struct {
-	Lock string `placeholder:"NAME" default:"holdfast:doctor" help:"The lock whose status is read; name one that the credentials may read, if they may not read all."`
+	Lock    string `placeholder:"NAME" default:"holdfast:doctor" help:"The lock whose status is read; name one that the credentials may read, if they may not read all."`
+	Prefix  string `placeholder:"TEXT" help:"Look for stuck locks only among those whose names begin so. The items of others are read all the same."`
+	Limit   int    `placeholder:"N" default:"100000" help:"How many items of the table are read to find stuck locks, at half a read unit for 4 KB; 0 for all. Of an endpoint: how many locks."`
+	NoSweep bool   `help:"Do not look for stuck locks."`
+	notifying
 }
 
 // An examination is one run of doctor.
 type examination struct {
 	*connection
-	lock string // whose status is read
+	*doctorCmd
 }
 
 // Help is shown with doctor's flags.
 func (*doctorCmd) Help() string {
-	return "Checks the coordinator at --endpoint and the table --table; give either or both. It changes nothing."
+	return `Checks the coordinator at --endpoint and the table --table; give either or both. It changes nothing.
+
+Of a table it also reads the items, up to --limit, and reports what nobody will free or tell: a lease that is over and on which
+somebody waits, a queue that could move, a task that was never told of its grant, an execution whose check is overdue, a waiter whose
+time is over, an item without native TTL, or without its lock's row. holdfast redrive mends that. Of an endpoint it lists the locks,
+which shows stuck queues only. With --notify-prefix it reports the notify queues that killed processes have left.`
 }
 
 // A finding is the outcome of one check.
@@ -44,7 +53,10 @@ type finding struct {
 
 // Run makes all checks that are possible, and fails if one of them fails.
 func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	c := examination{conn, d.Lock}
+	c := examination{conn, d}
+	if c.Limit < 0 {
+		return fmt.Errorf("--limit is %d; give a number of items above 0, or 0 for all", c.Limit)
+	}
 	if c.Endpoint == "" && c.Table == "" {
 		return errors.New("nothing to check: give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
 	}
@@ -54,6 +66,9 @@ func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	}
 	if c.Table != "" {
 		list = append(list, c.table(ctx)...)
+	}
+	if c.NotifyPrefix != "" {
+		list = append(list, c.queues(ctx))
 	}
 	failed := 0
 	for _, f := range list {
@@ -101,14 +116,15 @@ func (c examination) service(ctx context.Context) (list []finding) {
 		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
 	}
 	sent := time.Now()
-	status, err := client.Status(ctx, c.lock)
+	status, err := client.Status(ctx, c.Lock)
 	received := time.Now()
 	if err != nil {
 		return append(list, bad("endpoint", c.endpointFix(ctx, err), err))
 	}
 	list = append(list, finding{"endpoint", true, fmt.Sprintf("%s answers in %v", c.Endpoint, received.Sub(sent).Round(time.Millisecond)), ""})
 	list = append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator"))
-	return append(list, checkPlus(ctx, client, c.lock))
+	list = append(list, checkPlus(ctx, client, c.Lock))
+	return append(list, c.stuck(ctx, client)...)
 }
 
 // endpointFix is the remedy for a failed request to the coordinator.
@@ -213,7 +229,7 @@ func (c examination) table(ctx context.Context) (list []finding) {
 			return list
 		}
 	}
-	reply, err := store.Get(ctx, c.lock)
+	reply, err := store.Get(ctx, c.Lock)
 	if err != nil {
 		fix := "see the error"
 		if fault, ok := errors.AsType[*lock.StoreError](err); ok && fault.Fix != "" {
@@ -230,7 +246,7 @@ func (c examination) table(ctx context.Context) (list []finding) {
 		list = append(list, finding{"settings", false, p.What, p.Fix})
 	}
 	if len(problems) == 0 {
-		list = append(list, finding{"settings", true, "keys pk and sk, stream of new and old images, native TTL on ttl", ""})
+		list = append(list, finding{"settings", true, "keys pk and sk, stream of new and old images, native TTL on ttl, one region", ""})
 	}
-	return list
+	return append(list, c.sweep(ctx)...)
 }

@@ -67,6 +67,7 @@ type cli struct {
 	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
 	Repair       repairCmd       `cmd:"" help:"Repair a lock whose fencing token is ahead of the clock."`
+	Redrive      redriveCmd      `cmd:"" help:"Handle dead letters again, and mend what nobody will free or tell."`
 	Sweep        sweepCmd        `cmd:"" help:"Delete the notify queues that killed processes have left."`
 	Doctor       doctorCmd       `cmd:"" help:"Check the coordinator, credentials, clocks and table, and say how to fix what is wrong."`
 	Dev          devCmd          `cmd:"" help:"Run the whole coordinator in one process, on this machine."`

@@ -89,7 +89,7 @@ func (s *Store) CreateTable(ctx context.Context) error {
 // A Problem is a setting in which a table differs from a lock table.
 type Problem struct{ What, Fix string }
 
-// Inspect compares the table's keys, stream and native TTL with a lock table's. It changes nothing.
+// Inspect compares the table's keys, stream, native TTL and replicas with a lock table's. It changes nothing.
 func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
 	table, err := s.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(s.table)})
 	if err != nil {
@@ -102,10 +102,31 @@ func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
 	for _, p := range shape(table.Table, ttl.TimeToLiveDescription) {
 		problems = append(problems, Problem{p, "use another table, or change this one by hand"})
 	}
+	if p := replicated(table.Table); p != "" {
+		problems = append(problems, Problem{p, "remove all replicas but one, and let one region's coordinators write it (docs/deploy.md)"})
+	}
 	if ttlOff(ttl.TimeToLiveDescription) {
 		problems = append(problems, Problem{"native TTL is off, so rows of locks that nobody uses stay for ever", "run holdfast init, or switch TTL on for the attribute " + attrTTL})
 	}
 	return problems, nil
+}
+
+// replicated says why a table with replicas in other regions excludes nobody; empty for a table of one region. Each replica of an eventually
+// consistent global table judges a condition by its own version of the item, so that two regions grant a lock at once, and the later
+// write wins. A strongly consistent one has neither transactions, which the queue needs, nor native TTL.
+// https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/V2globaltables_HowItWorks.html
+func replicated(t *types.TableDescription) string {
+	if len(t.Replicas) == 0 && t.MultiRegionConsistency == "" {
+		return ""
+	}
+	regions := []string{}
+	for _, r := range t.Replicas {
+		regions = append(regions, aws.ToString(r.RegionName))
+	}
+	if t.MultiRegionConsistency == types.MultiRegionConsistencyStrong {
+		return fmt.Sprintf("it is a global table with strong consistency (replicas in %v), which has no transactions and no native TTL: queues do not work", regions)
+	}
+	return fmt.Sprintf("it is a global table (replicas in %v): two regions can grant a lock at the same time, and the later write wins", regions)
 }
 
 func ttlOff(d *types.TimeToLiveDescription) bool {

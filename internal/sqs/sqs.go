@@ -3,7 +3,6 @@ package sqs
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -17,7 +16,7 @@ import (
 )
 
 // A Queue is a standard SQS queue. It is a [stream.Timers] and a [stream.Backlog], whose timers and jobs are delayed messages,
-// or a [stream.DeadLetter].
+// or a [stream.DeadLetter] and [stream.Letters].
 type Queue struct {
 	client *awssqs.Client
 	url    string
@@ -106,24 +105,9 @@ func delaySeconds(d time.Duration) int32 {
 	return int32(min(max(d, 0)+time.Second-1, stream.MaxDelay) / time.Second)
 }
 
-// A buriedWrite is the message of a stream record in the dead-letter queue.
-type buriedWrite struct {
-	Problem  string          `json:"problem"`
-	Lock     string          `json:"lock,omitempty"`
-	Sequence string          `json:"sequence"`
-	Record   json.RawMessage `json:"record,omitempty"`
-}
-
-// maxRecord is the size in bytes above which a record is left out of its dead letter: a message has 256 KiB at most.
-const maxRecord = 200 * 1024
-
 // Bury implements [stream.DeadLetter].
 func (q *Queue) Bury(ctx context.Context, w stream.Write) error {
-	b := buriedWrite{Problem: w.Poison.Error(), Lock: w.Lock, Sequence: w.Sequence}
-	if len(w.Raw) <= maxRecord && json.Valid(w.Raw) {
-		b.Record = w.Raw
-	}
-	body, err := json.Marshal(b)
+	body, err := stream.EncodeBuried(w)
 	if err != nil {
 		return err
 	}

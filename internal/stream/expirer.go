@@ -14,7 +14,7 @@ import (
 // An Expirer handles timers, events of executions, and deferred jobs.
 type Expirer struct {
 	Coordinator *lock.Coordinator
-	Timers      Timers     // sets a timer again that fired before its lease's expiry
+	Timers      Timers     // sets a timer again that fired before its lease's expiry; nil: timers are not set again
 	Executions  Executions // nil: no lease belongs to an execution
 	// Consumer does the deferred jobs, and delivers the callback of a grant that a check finds unanswered. Its
 	// Backlog keeps the jobs that fail here. nil: there are no deferred jobs, and a failure is an error.
@@ -70,7 +70,7 @@ func (x *Expirer) Fire(ctx context.Context, t Timer) error {
 		x.reporter().fault(ctx, TimerFailed, "timer failed", append(attrs, slog.Any("error", err))...)
 		return err
 	}
-	if again.IsZero() {
+	if again.IsZero() || x.Timers == nil {
 		return nil
 	}
 	t.Due = again

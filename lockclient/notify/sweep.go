@@ -23,17 +23,22 @@ const sweepMargin = time.Hour
 // which its owner lives, twelve hours ahead when it is made and moved on while anything waits; Sweep deletes it an hour after that,
 // by the clock of SQS. If the owner lives nevertheless, since it slept for that long, it makes another queue when something waits.
 // Sweep needs permission to list all queues of the account. After an error the result has what was done until then.
-func Sweep(ctx context.Context, cfg Config) (Swept, error) {
+func Sweep(ctx context.Context, cfg Config) (Swept, error) { return visit(ctx, cfg, true) }
+
+// Find is Sweep without deleting: the result's Deleted are the queues that Sweep would delete.
+func Find(ctx context.Context, cfg Config) (Swept, error) { return visit(ctx, cfg, false) }
+
+func visit(ctx context.Context, cfg Config, remove bool) (Swept, error) {
 	p, err := parsePrefix(cfg)
 	if err != nil {
 		return Swept{}, err
 	}
 	client, idle := newClient(cfg, p)
 	defer idle()
-	return sweep(ctx, client, p)
+	return sweep(ctx, client, p, remove)
 }
 
-func sweep(ctx context.Context, client sqsClient, p prefix) (done Swept, err error) {
+func sweep(ctx context.Context, client sqsClient, p prefix, remove bool) (done Swept, err error) {
 	pages := sqs.NewListQueuesPaginator(client, &sqs.ListQueuesInput{QueueNamePrefix: &p.name, MaxResults: aws.Int32(1000)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -41,7 +46,7 @@ func sweep(ctx context.Context, client sqsClient, p prefix) (done Swept, err err
 			return done, fault("list the queues", p.name+"*", err)
 		}
 		for _, url := range page.QueueUrls {
-			if err := done.consider(ctx, client, url); err != nil {
+			if err := done.consider(ctx, client, url, remove); err != nil {
 				return done, err
 			}
 		}
@@ -49,8 +54,8 @@ func sweep(ctx context.Context, client sqsClient, p prefix) (done Swept, err err
 	return done, nil
 }
 
-// consider deletes a queue if its owner is gone.
-func (s *Swept) consider(ctx context.Context, client sqsClient, url string) error {
+// consider deletes a queue if its owner is gone, or only notes it.
+func (s *Swept) consider(ctx context.Context, client sqsClient, url string, remove bool) error {
 	out, err := client.ListQueueTags(ctx, &sqs.ListQueueTagsInput{QueueUrl: &url})
 	if gone(err) {
 		return nil
@@ -69,6 +74,10 @@ func (s *Swept) consider(ctx context.Context, client sqsClient, url string) erro
 		return nil //nolint:nilerr // a queue that says nothing of its owner is left alone
 	case now.Before(alive.Add(sweepMargin)):
 		s.Alive++
+		return nil
+	}
+	if !remove {
+		s.Deleted = append(s.Deleted, url)
 		return nil
 	}
 	if _, err := client.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: &url}); err != nil && !gone(err) {

@@ -31,7 +31,11 @@ func TestSweep(t *testing.T) {
 			deleted int
 		}{{0, 0}, {aliveFor, 0}, {sweepMargin - time.Second, 0}, {2 * time.Second, 3}, {24 * time.Hour, 0}} {
 			time.Sleep(step.wait)
-			done, err := sweep(t.Context(), f, p)
+			before := len(f.urls())
+			if found, err := sweep(t.Context(), f, p, false); err != nil || len(found.Deleted) != step.deleted || len(f.urls()) != before {
+				t.Errorf("found after %v: %+v, %v", step.wait, found, err)
+			}
+			done, err := sweep(t.Context(), f, p, true)
 			if err != nil || len(done.Deleted) != step.deleted || len(done.Unknown) != 2 || slices.Contains(done.Deleted, livingQueue) {
 				t.Errorf("after %v: %+v, %v", step.wait, done, err)
 			}
@@ -48,7 +52,7 @@ func TestSweep(t *testing.T) {
 					return nil
 				}
 			})
-			if _, err := sweep(t.Context(), f, p); err == nil {
+			if _, err := sweep(t.Context(), f, p, true); err == nil {
 				t.Errorf("no error without %s", op)
 			}
 		}

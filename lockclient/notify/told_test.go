@@ -271,7 +271,7 @@ func TestKilledWhileItWaits(t *testing.T) {
 			t.Errorf("left behind: %v", left)
 		}
 		time.Sleep(aliveFor + sweepMargin + time.Minute)
-		if done, err := sweep(t.Context(), w.sqs, dead.prefix); err != nil || len(done.Deleted) != 1 {
+		if done, err := sweep(t.Context(), w.sqs, dead.prefix, true); err != nil || len(done.Deleted) != 1 {
 			t.Errorf("swept %+v, %v", done, err)
 		}
 	})

@@ -10,13 +10,13 @@
 //	                            https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-. Default: waiters are not notified
 //	HOLDFAST_METRICS            the CloudWatch namespace of the metrics. Default: no metrics
 //	HOLDFAST_DYNAMODB_ENDPOINT  the URL of a local DynamoDB. Default: the region's
-//	HOLDFAST_BUS                the event bus; required for the stream and expire functions
-//	HOLDFAST_EVENTS             the beginnings of the names of the locks whose events the stream and expire functions publish, separated by
-//	                            commas; "-" for none. Default: all. The stream's filters must agree
+//	HOLDFAST_BUS                the event bus; required for the stream, expire and redrive functions
+//	HOLDFAST_EVENTS             the beginnings of the names of the locks whose events the stream, expire and redrive functions publish, separated
+//	                            by commas; "-" for none. Default: all. The stream's filters must agree
 //	HOLDFAST_TIMER_QUEUE_URL    the queue of timers and of deferred jobs; required for the expire function. Without it the stream
 //	                            function sets no timers, so that the expiry of a lease is found late, and a record of the stream
 //	                            that fails blocks those behind it
-//	HOLDFAST_DLQ_URL            the dead-letter queue; required for the stream and expire functions
+//	HOLDFAST_DLQ_URL            the dead-letter queue; required for the stream, expire and redrive functions
 //
 // Package awsenv lists the variables of AWS.
 package boot
@@ -98,15 +98,20 @@ type Granted = func(context.Context, *lock.Coordinator, []lock.Write)
 
 // Coordinator builds a coordinator on the lock table. granted is its [lock.Config.Granted].
 func (e *Environment) Coordinator(granted Granted) (*lock.Coordinator, error) {
-	table, err := e.Required("HOLDFAST_TABLE", "name the lock table")
-	if err != nil {
-		return nil, err
-	}
-	store, err := dynamo.New(dynamo.Config{AWS: e.AWS, Table: table, Endpoint: e.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")})
+	store, err := e.Store()
 	if err != nil {
 		return nil, err
 	}
 	return lock.New(lock.Config{Store: store, Granted: granted})
+}
+
+// Store builds the store on the lock table.
+func (e *Environment) Store() (*dynamo.Store, error) {
+	table, err := e.Required("HOLDFAST_TABLE", "name the lock table")
+	if err != nil {
+		return nil, err
+	}
+	return dynamo.New(dynamo.Config{AWS: e.AWS, Table: table, Endpoint: e.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")})
 }
 
 // API builds the API on a coordinator with this [lock.Config.Granted].

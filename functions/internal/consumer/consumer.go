@@ -61,6 +61,11 @@ func NewExpirer(e *boot.Environment) (*stream.Expirer, error) {
 	if _, err := e.Required("HOLDFAST_TIMER_QUEUE_URL", "give the timer queue's URL"); err != nil {
 		return nil, err
 	}
+	return NewMender(e)
+}
+
+// NewMender is NewExpirer for the redrive function, which also works without the queue of timers.
+func NewMender(e *boot.Environment) (*stream.Expirer, error) {
 	c, executions, err := build(e)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/redrive"
+	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/notify"
+)
+
+// sweep reads the table's items and reports what nobody will free or tell.
+func (c examination) sweep(ctx context.Context) (list []finding) {
+	if c.NoSweep {
+		return nil
+	}
+	r, err := sweeper(ctx, c.connection)
+	if err != nil {
+		return append(list, bad("stuck locks", "see the error", err))
+	}
+	r.ScansPerAnswer = 1
+	req := redrive.Request{Work: redrive.WorkSweep, Prefix: c.Prefix}
+	var all redrive.Answer
+	for {
+		a, err := r.Do(ctx, req)
+		if fault, ok := errors.AsType[*lock.StoreError](err); ok && strings.Contains(fault.What, "dynamodb:Scan") { // it is an operator's permission
+			return append(list, finding{"stuck locks", true, "not looked for: " + fault.What + " to these credentials", ""})
+		}
+		if err != nil {
+			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))
+		}
+		for _, o := range a.Outcomes {
+			list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %s: %s", printable(o.Lock), o.What, printable(o.Detail)), o.Fix})
+		}
+		all.Items, all.Locks, all.Units = all.Items+a.Items, all.Locks+a.Locks, all.Units+a.Units
+		if req.Cursor = a.Cursor; a.Cursor == "" || c.Limit > 0 && all.Items >= c.Limit {
+			break
+		}
+	}
+	text := fmt.Sprintf("%d of %d locks are stuck; %d items were read for %.1f read units", len(list), all.Locks, all.Items, all.Units)
+	if req.Cursor != "" {
+		text += "; the rest of the table was not read: --limit 0 reads all of it"
+	}
+	if len(list) == 0 {
+		text = strings.Replace(text, "0 of", "none of", 1)
+	}
+	return append(list, finding{"stuck locks", true, text, ""})
+}
+
+// stuck lists the coordinator's locks, and reports those that are free and have waiters: an answer shows neither timers nor callbacks.
+func (c examination) stuck(ctx context.Context, client *lockclient.Client) (list []finding) {
+	if c.NoSweep {
+		return nil
+	}
+	n := 0
+	for status, err := range client.List(ctx, c.Prefix, true) {
+		if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden {
+			return append(list, finding{"stuck locks", true, "not looked for: the credentials may not list locks (execute-api:Invoke on GET /v1/locks)", ""})
+		}
+		if err != nil {
+			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))
+		}
+		if n++; status.Waiting > 0 && status.Available > 0 && c.stays(ctx, client, status) {
+			list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %d wait, and %d permits are free since %v at least", printable(status.Lock), status.Waiting, status.Available, stuckFor),
+				"acquire the lock once, or run holdfast redrive --apply; the first waiter may also want more permits than are free"})
+		}
+		if c.Limit > 0 && n >= c.Limit {
+			break
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return append(list, finding{"stuck locks", true, fmt.Sprintf("none of %d locks is free with waiters; doctor --table sees more", n), ""})
+}
+
+// stuckFor is how long a lock must have free permits and waiters.
+const stuckFor = 3 * time.Second
+
+// stays reports whether a lock is as it was some seconds later.
+func (c examination) stays(ctx context.Context, client *lockclient.Client, before lockclient.Status) bool {
+	select {
+	case <-time.After(stuckFor):
+	case <-ctx.Done():
+		return false
+	}
+	now, err := client.Status(ctx, before.Lock)
+	return err == nil && now.Waiting == before.Waiting && now.Available == before.Available && now.Fence == before.Fence
+}
+
+// queues reports the notify queues that killed processes have left.
+func (c examination) queues(ctx context.Context) finding {
+	cfg, err := c.notifying.config(ctx, c.connection)
+	var found notify.Swept
+	if err == nil {
+		found, err = notify.Find(ctx, cfg)
+	}
+	switch {
+	case err != nil:
+		return bad("queues", "give sqs:ListQueues, and sqs:ListQueueTags on the deployment's notify queues (docs/iam.md), and check --notify-prefix", err)
+	case len(found.Deleted) > 0:
+		return finding{"queues", false, fmt.Sprintf("%d notify queues are left of processes that are gone; the owners of %d live", len(found.Deleted), found.Alive),
+			"holdfast sweep --notify-prefix " + c.NotifyPrefix}
+	}
+	return finding{"queues", true, fmt.Sprintf("no notify queue is left behind; the owners of %d live", found.Alive), ""}
+}
