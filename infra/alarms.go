@@ -2,6 +2,7 @@ package infra
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
@@ -78,6 +79,7 @@ func (c *Coordinator) alarms() {
 
 // alarm adds an alarm that is raised when a metric has reached a threshold in so many of the last five minutes.
 func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric, threshold, minutes float64) {
+	description += "; docs/runbook.md#" + Section(id)
 	alarm := awscloudwatch.NewAlarm(c.Construct, jsii.String(id+"Alarm"), &awscloudwatch.AlarmProps{
 		AlarmDescription: &description, Metric: metric, Threshold: &threshold, EvaluationPeriods: jsii.Number(5), DatapointsToAlarm: &minutes,
 		ComparisonOperator: awscloudwatch.ComparisonOperator_GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
@@ -87,6 +89,17 @@ func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric
 		alarm.AddAlarmAction(awscloudwatchactions.NewSnsAction(c.props.AlarmTopic))
 	}
 	c.Alarms[id] = alarm
+}
+
+// Section is the section of docs/runbook.md about an alarm. The alarms of all functions, such as ErrorsAcquire and ErrorsRenew, have one
+// together.
+func Section(alarm string) string {
+	for _, kind := range []string{"Errors", "Throttles", "Undelivered"} {
+		if strings.HasPrefix(alarm, kind) {
+			return strings.ToLower(kind)
+		}
+	}
+	return strings.ToLower(alarm)
 }
 
 // dashboard adds a dashboard that shows, from the top: requests, locks, the functions, and the stream, the table and

@@ -121,14 +121,14 @@ type Coordinator struct {
 	NotifyPrefix *string
 	Dashboard    awscloudwatch.Dashboard
 	Alarms       map[string]awscloudwatch.Alarm
-	// Functions by name: acquire, renew, release, status, forcerelease, stream, expire.
+	// Functions by name: acquire, renew, release, status, forcerelease, stream, expire, redrive.
 	Functions map[string]awslambda.Function
 
 	props     Props
 	namespace *string     // of the metrics
 	key       awskms.IKey // Props.Key, imported by its ARN; nil without
 	logs      map[string]awslogs.LogGroup
-	names     []string       // of the functions, in the order of alarms and of the dashboard
+	names     []string       // of the functions with alarms, in the order of these and of the dashboard
 	rule      awsevents.Rule // of executions that end; nil without state machines
 }
 

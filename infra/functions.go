@@ -19,6 +19,7 @@ import (
 const (
 	requestTimeout   = 10
 	expireTimeout    = 30
+	redriveTimeout   = 60
 	streamTimeout    = 60
 	timersVisibility = 6 * expireTimeout
 )
@@ -32,6 +33,7 @@ type function struct {
 	timeout               float64 // in seconds
 	concurrency           int     // reserved; 0: none
 	request               bool    // it serves requests
+	operators             bool    // an operator invokes it and waits for its answer, so that it needs no alarm
 	handsOn               bool    // its writes grant locks to waiters, and it sends the callbacks of these grants
 	environment           map[string]*string
 	statements            []awsiam.PolicyStatement
@@ -43,6 +45,7 @@ func (c *Coordinator) functions() {
 	if c.Timers != nil {
 		list = append(list, c.expireFunction())
 	}
+	list = append(list, c.redriveFunction())
 	for _, f := range list {
 		c.tasks(&f)
 		c.function(f)
@@ -116,6 +119,28 @@ func (c *Coordinator) expireFunction() function {
 	}
 }
 
+// redriveFunction is the function that an operator invokes after something was lost. It may do what the stream and expire functions may, read
+// the dead letters and scan the table; but it is invoked with nothing but what to look at.
+func (c *Coordinator) redriveFunction() function {
+	f := function{
+		id: "Redrive", name: "redrive", description: "Handles dead letters again, and mends what nobody will free or tell", timeout: redriveTimeout,
+		handsOn: true, operators: true,
+		environment: map[string]*string{"HOLDFAST_BUS": c.Bus.EventBusName(), "HOLDFAST_DLQ_URL": c.DeadLetters.QueueUrl()},
+		statements: []awsiam.PolicyStatement{
+			allow([]string{"dynamodb:GetRecords", "dynamodb:GetShardIterator"},
+				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
+			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
+			allow(slices.Concat([]string{"dynamodb:ConditionCheckItem", "dynamodb:Scan"}, showingActions), c.Table.TableArn()),
+			allow([]string{"sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage"}, c.DeadLetters.QueueArn()),
+		},
+	}
+	if c.Timers != nil {
+		f.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
+		f.statements = append(f.statements, allow([]string{"sqs:SendMessage"}, c.Timers.QueueArn()))
+	}
+	return f
+}
+
 // tasks gives a function its permissions on the state machines and durable functions of Props, and on the queues of waiters. Those that
 // hand on send callbacks.
 func (c *Coordinator) tasks(f *function) {
@@ -139,7 +164,7 @@ func (c *Coordinator) tasks(f *function) {
 			f.environment["HOLDFAST_STATE_MACHINES"] = jsii.String(strings.Join(c.props.StateMachines, ","))
 		}
 	}
-	if len(c.props.Events) > 0 && (f.name == "stream" || f.name == "expire") {
+	if len(c.props.Events) > 0 && (f.name == "stream" || f.name == "expire" || f.name == "redrive") {
 		f.environment["HOLDFAST_EVENTS"] = jsii.String(strings.Join(c.props.Events, ","))
 	}
 	if f.handsOn {
@@ -151,7 +176,7 @@ func (c *Coordinator) tasks(f *function) {
 			f.statements = append(f.statements, allow([]string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}, durable...))
 		}
 	}
-	if f.name == "expire" && len(executions) > 0 {
+	if (f.name == "expire" || f.name == "redrive") && len(executions) > 0 {
 		f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...))
 	}
 }
@@ -209,5 +234,7 @@ func (c *Coordinator) function(f function) {
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
-	c.names = append(c.names, f.name)
+	if !f.operators {
+		c.names = append(c.names, f.name)
+	}
 }

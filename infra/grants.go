@@ -54,6 +54,13 @@ func (c *Coordinator) GrantSweep(grantee awsiam.IGrantable) {
 	c.grant(grantee, []string{"sqs:ListQueueTags", "sqs:DeleteQueue"}, byQueue, c.notifyQueues())
 }
 
+// GrantRedrive allows a grantee, an operator's role, to handle the dead letters again and to mend what nobody will free (holdfast redrive): to
+// invoke the redrive function, which has one kind of payload. It can publish no other events, and end no other leases, than the dead letters
+// and the table call for; it shows the names of all locks, and what is wrong with them.
+func (c *Coordinator) GrantRedrive(grantee awsiam.IGrantable) {
+	c.grant(grantee, []string{"lambda:InvokeFunction"}, redriven, c.Functions["redrive"].FunctionArn())
+}
+
 func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
 	mustBePattern(pattern)
 	c.mustHaveAPI()
@@ -78,6 +85,7 @@ func (c *Coordinator) mustHaveAPI() {
 const (
 	overHTTP = "the HTTP API has no resource policy, so add a role that the grantee may assume: LockRole"
 	byQueue  = "the queues are of this stack's account, so add a role here that the grantee may assume (LockRole), and grant it to that role; or let the grantee poll"
+	redriven = "add a role of this account that the grantee may assume, and grant it to that role"
 	directly = "allow its account or organisation to invoke the functions: ShareDirectLock; or add a role that the grantee may assume: LockRole"
 )
 

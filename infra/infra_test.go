@@ -31,7 +31,7 @@ import (
 func code(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire"} {
+	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire", "redrive"} {
 		if err := os.WriteFile(filepath.Join(dir, name+".zip"), []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -135,8 +135,8 @@ func TestNoWildcards(t *testing.T) {
 			}
 		}
 	}
-	if n != 23 {
-		t.Errorf("%d statements; docs/iam.md explains 23", n)
+	if n != 29 {
+		t.Errorf("%d statements; docs/iam.md explains 29", n)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("table %+v", table)
 	}
 	functions := tpl.of("AWS::Lambda::Function")
-	if len(functions) != 7 {
+	if len(functions) != 8 {
 		t.Errorf("%d functions", len(functions))
 	}
 	for _, f := range functions {
@@ -178,25 +178,44 @@ func TestContentionNeverAlarms(t *testing.T) {
 	}
 }
 
-// Each fault of the functions has an alarm, and each alarm is in docs/deploy.md.
+// Each fault of the functions has an alarm, each alarm has a section in docs/runbook.md that says five things, and each section there an alarm.
 func TestFaultsAlarm(t *testing.T) {
 	var alarmed []string
 	for _, a := range synth(t, with(infra.Props{})).of("AWS::CloudWatch::Alarm") {
 		alarmed = append(alarmed, fmt.Sprint(a.Properties["MetricName"]))
+		if text := fmt.Sprint(a.Properties["AlarmDescription"]); !strings.Contains(text, "; docs/runbook.md#") {
+			t.Errorf("an alarm's description names no section: %s", text)
+		}
 	}
 	for _, f := range stream.Faults() {
 		if !slices.Contains(alarmed, f.Metric) {
 			t.Errorf("no alarm looks at %s", f.Metric)
 		}
 	}
-	doc, err := os.ReadFile("../docs/deploy.md")
+	doc, err := os.ReadFile("../docs/runbook.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, alarms, _ := strings.Cut(string(doc), "\n## Alarms\n")
+	alarms, _, _ = strings.Cut(alarms, "\n## ")
+	sections := map[string]string{}
+	for _, text := range strings.Split(alarms, "\n### ")[1:] {
+		heading, body, _ := strings.Cut(text, "\n")
+		sections[strings.ToLower(heading)] = body
+	}
+	used := map[string]bool{}
 	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}}).Alarms {
-		id = regexp.MustCompile(`^(Errors|Throttles|Undelivered).*`).ReplaceAllString(id, "$1…")
-		if !strings.Contains(string(doc), id) {
-			t.Errorf("docs/deploy.md says nothing about the alarm %s", id)
+		section := infra.Section(id)
+		used[section] = true
+		for _, part := range []string{"- **Users see**", "- **Look**", "- **Do**", "- **Over when**", "- **If ignored**"} {
+			if !strings.Contains(sections[section], part) {
+				t.Errorf("docs/runbook.md: the section %q, of the alarm %s, has no %s", section, id, part)
+			}
+		}
+	}
+	for section := range sections {
+		if !used[section] {
+			t.Errorf("docs/runbook.md has a section %q, for which there is no alarm", section)
 		}
 	}
 }
@@ -308,7 +327,7 @@ func TestFunctionsAreBuilt(t *testing.T) {
 	for _, f := range tpl.of("AWS::Lambda::Function") {
 		assets[fmt.Sprint(f.Properties["Code"])] = true
 	}
-	if len(assets) != 7 {
+	if len(assets) != 8 {
 		t.Errorf("%d different functions", len(assets))
 	}
 }
