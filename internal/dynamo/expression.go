@@ -218,7 +218,7 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 		if was == h { // most leases of a semaphore: spares making their attributes
 			continue
 		}
-		e.becomeLease(k, leaseAttributes(was), leaseAttributes(h))
+		e.becomeMap(e.holder(k), leaseAttributes(was), leaseAttributes(h))
 	}
 	for k := range from.Holders {
 		if _, stays := to.Holders[k]; !stays {
@@ -227,17 +227,17 @@ func (e *expression) becomeHolders(from, to lock.Record) {
 	}
 }
 
-// becomeLease writes the attributes of a lease that differ. It makes no alias for the others: DynamoDB refuses a request
+// becomeMap writes the attributes of the map at a path, a lease or its terms, that differ. It makes no alias for the others: DynamoDB refuses a request
 // with an alias that no expression uses.
-func (e *expression) becomeLease(k lock.LeaseKey, from, to item) {
+func (e *expression) becomeMap(path string, from, to item) {
 	for attr, v := range to {
 		if !reflect.DeepEqual(from[attr], v) {
-			e.assign(e.holder(k)+"."+e.name(attr), v)
+			e.assign(path+"."+e.name(attr), v)
 		}
 	}
 	for attr := range from {
 		if _, stays := to[attr]; !stays {
-			e.remove = append(e.remove, e.holder(k)+"."+e.name(attr))
+			e.remove = append(e.remove, path+"."+e.name(attr))
 		}
 	}
 }

@@ -204,9 +204,13 @@ func placeKey(name string, key lock.LeaseKey) item {
 
 // wantItem is the lease that a waiter gets: its terms, and whether others may know of it.
 func wantItem(w lock.Waiter) types.AttributeValue {
+	return &types.AttributeValueMemberM{Value: wantAttributes(w)}
+}
+
+func wantAttributes(w lock.Waiter) item {
 	m := termsAttributes(w.Terms)
 	m.numbers(map[string]int64{attrAttempted: delivery(false, w.Known, false)})
-	return &types.AttributeValueMemberM{Value: m}
+	return m
 }
 
 func decodeWaiter(it item) (lock.Waiter, error) {

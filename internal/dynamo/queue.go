@@ -200,13 +200,11 @@ func (s *Store) besideQueue(name string, c lock.Command, from, to lock.Record) (
 		if before == w {
 			continue
 		}
-		put := &types.Put{TableName: aws.String(s.table), Item: waiterItem(name, w)}
 		if read {
-			e := newExpression()
-			put.ConditionExpression = aws.String(e.waiterIs(c.Guard, w.Key))
-			put.ExpressionAttributeNames, put.ExpressionAttributeValues = e.names, e.values
+			writes = append(writes, types.TransactWriteItem{Update: s.changeWaiter(name, c, before, w)})
+		} else {
+			writes = append(writes, types.TransactWriteItem{Put: &types.Put{TableName: aws.String(s.table), Item: waiterItem(name, w)}})
 		}
-		writes = append(writes, types.TransactWriteItem{Put: put})
 		if w == to.Own || !read && to.Waiting > lock.QueueHead {
 			writes = append(writes, types.TransactWriteItem{Put: s.placeOf(name, w)})
 		}
@@ -220,6 +218,23 @@ func (s *Store) besideQueue(name string, c lock.Command, from, to lock.Record) (
 		}})
 	}
 	return writes
+}
+
+// changeWaiter writes what differs of a waiter that was read, so that attributes which this version does not know are kept.
+func (s *Store) changeWaiter(name string, c lock.Command, from, to lock.Waiter) *types.Update {
+	e := newExpression()
+	condition := e.waiterIs(c.Guard, to.Key)
+	e.assignNum(e.name(attrUntil), to.Until)
+	e.assignNum(e.name(attrTTL), waiterTTL(to.Until))
+	e.becomeMap(e.name(attrWant), wantAttributes(from), wantAttributes(to))
+	update := "SET " + strings.Join(e.set, ", ")
+	if len(e.remove) > 0 {
+		update += " REMOVE " + strings.Join(e.remove, ", ")
+	}
+	return &types.Update{
+		TableName: aws.String(s.table), Key: waiterKey(name, to.Ticket), ConditionExpression: aws.String(condition), UpdateExpression: aws.String(update),
+		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	}
 }
 
 // placeOf puts the item that names a waiter's ticket, unless there is one of another ticket.
