@@ -322,7 +322,7 @@ func TestDoctor(t *testing.T) {
 	}))
 	defer plusless.Close()
 	exact := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "+") {
+		if strings.HasSuffix(r.URL.Path, "+") || r.URL.Path == "/v1/locks" {
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = fmt.Fprint(w, `{"message":"Forbidden"}`)
 			return
@@ -359,6 +359,8 @@ func TestDoctor(t *testing.T) {
 		{"doctor --endpoint " + plusless.URL, "FAIL  names        the name holdfast:doctor+, with a +, does not arrive unchanged", exitFailed},
 		{"doctor --endpoint " + plusless.URL, "ok    endpoint", exitFailed},
 		{"doctor --endpoint " + exact.URL + " --lock deploy:x", "ok    names        not checked whether a name with a + arrives unchanged: the credentials may not read deploy:x+", 0},
+		{"doctor --endpoint " + exact.URL + " --lock deploy:x", "ok    stuck locks  not looked for", 0},
+		{"doctor --endpoint " + s.url, "is free with waiters", 0},
 		{"doctor --endpoint " + broken.URL, "fix the coordinator", exitFailed},
 		{"doctor --sign never --endpoint http://nosuch.invalid:1", "fix: the name nosuch.invalid does not resolve", exitFailed},
 		{"doctor --endpoint ftp://x", "fix:", exitFailed},

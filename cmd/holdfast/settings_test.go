@@ -29,6 +29,7 @@ var commandLines = map[string][]string{
 	"dev":           {"dev", "--listen=127.0.0.1:0"},
 	"init":          {"init"},
 	"name":          {"name", "a/b"},
+	"redrive":       {"redrive"},
 	"sweep":         {"sweep"},
 	"repair":        {"repair", "a", "--reason=r"},
 	"version":       {"version"},
