@@ -307,7 +307,7 @@ func (r *Redriver) isDue(ctx context.Context, j stream.Job) (detail string, due 
 	case stream.JobFail:
 		return "tell the tasks that their wait ended: " + j.Code, true, nil
 	case stream.JobSettle:
-		found, _, err := r.examine(ctx, j.Lock)
+		found, err := r.examine(ctx, j.Lock)
 		for _, f := range found {
 			if f.Kind != lock.FindingNoTTL && f.Kind != lock.FindingAhead {
 				return "grant the free permits to the waiters", true, err

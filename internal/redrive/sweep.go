@@ -205,26 +205,26 @@ func (r *Redriver) strays(ctx context.Context, req Request, items []dynamo.Swept
 }
 
 // examine finds what is due on a lock. A queue that could move must be found twice.
-func (r *Redriver) examine(ctx context.Context, name string) ([]lock.Finding, lock.Record, error) {
+func (r *Redriver) examine(ctx context.Context, name string) ([]lock.Finding, error) {
 	list, record, err := r.Coordinator.Examine(ctx, name, r.listens(name))
 	if err != nil || len(list) == 0 || list[0].Kind != lock.FindingUnsettled {
-		return list, record, err
+		return list, err
 	}
 	select {
 	case <-time.After(settleTime):
 	case <-ctx.Done():
-		return nil, record, ctx.Err()
+		return nil, ctx.Err()
 	}
 	again, now, err := r.Coordinator.Examine(ctx, name, r.listens(name))
 	if err != nil || now.Rev != record.Rev {
-		return nil, now, err
+		return nil, err
 	}
-	return again, now, nil
+	return again, nil
 }
 
 // tend mends what is due on one lock, or shows it. An error is that of a read.
 func (r *Redriver) tend(ctx context.Context, name string, apply bool) (list []Outcome, err error) {
-	found, _, err := r.examine(ctx, name)
+	found, err := r.examine(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
