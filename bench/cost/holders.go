@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/holdfast-lock/holdfast/bench/meter"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
@@ -13,10 +14,10 @@ import (
 // Holders is what operations on a semaphore with a number of holders consume.
 type Holders struct {
 	Holders int
-	Acquire Count // that made the last of the holders
-	Renew   Count
-	Refused Count // an acquire when no permit is free
-	Release Count
+	Acquire meter.Count // that made the last of the holders
+	Renew   meter.Count
+	Refused meter.Count // an acquire when no permit is free
+	Release meter.Count
 }
 
 // holderMetadata is what each holder has beside an owner of 40 bytes.
@@ -24,8 +25,8 @@ var holderMetadata = map[string]string{"job": "report:daily", "run": "2026-11-26
 
 // semaphore counts the units of operations on a semaphore whose permits are all taken.
 func semaphore(ctx context.Context, endpoint string, holders int) (h Holders, err error) {
-	m := newMeter()
-	table, err := direct.New(ctx, direct.Config{Table: "bench-" + rand.Text(), Region: region, Endpoint: endpoint, Credentials: keys, HTTPClient: m.client()})
+	m := meter.New(nil)
+	table, err := direct.New(ctx, direct.Config{Table: "bench-" + rand.Text(), Region: region, Endpoint: endpoint, Credentials: keys, HTTPClient: m.Client()})
 	if err != nil {
 		return h, err
 	}
@@ -42,23 +43,23 @@ func semaphore(ctx context.Context, endpoint string, holders int) (h Holders, er
 	h.Holders = holders
 	var last *lockclient.Lease
 	for i := range holders {
-		m.take()
+		m.Take()
 		if last, err = client.TryAcquire(ctx, "semaphore", options(i)); err != nil {
 			return h, err
 		}
 	}
-	h.Acquire = total(m.take())
+	h.Acquire = meter.Total(m.Take())
 	if err := last.Renew(ctx); err != nil {
 		return h, err
 	}
-	h.Renew = total(m.take())
+	h.Renew = meter.Total(m.Take())
 	if _, err := client.TryAcquire(ctx, "semaphore", options(holders)); !errors.Is(err, lockclient.ErrHeld) {
 		return h, fmt.Errorf("an acquire of a full semaphore: %w", err)
 	}
-	h.Refused = total(m.take())
+	h.Refused = meter.Total(m.Take())
 	if err := last.Release(ctx); err != nil {
 		return h, err
 	}
-	h.Release = total(m.take())
+	h.Release = meter.Total(m.Take())
 	return h, nil
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/holdfast-lock/holdfast/bench/meter"
 )
 
 // The marks between which a report's page has the figures.
@@ -101,7 +103,7 @@ const (
 )
 
 // price returns the price of a million times the units, in dollars.
-func price(c Count) float64 { return c.ReadUnits*readPrice + c.WriteUnits*writePrice }
+func price(c meter.Count) float64 { return c.ReadUnits*readPrice + c.WriteUnits*writePrice }
 
 type named struct {
 	name string
@@ -146,7 +148,7 @@ func handoffTable(b *strings.Builder, before, after Run) {
 
 func holdersTable(b *strings.Builder, before, after Run) {
 	b.WriteString("| holders | run | acquire of the last permit | renew | acquire when full | release |\n|---|---|---|---|---|---|\n")
-	units := func(c Count) string {
+	units := func(c meter.Count) string {
 		text := fmt.Sprintf("%g", c.WriteUnits)
 		if c.ReadUnits > 0 {
 			text += fmt.Sprintf(" and %g read", c.ReadUnits)

@@ -3,14 +3,16 @@ package main
 import (
 	"context"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/bench/meter"
 )
 
 // Waiting is what a number of waiters consumed in 10 s, while another process held the lock.
 type Waiting struct {
 	Kind       string
 	Waiters    int
-	Operations map[string]Count
-	Total      Count
+	Operations map[string]meter.Count
+	Total      meter.Count
 }
 
 const waitWindow = 10 * time.Second
@@ -26,8 +28,8 @@ func waiting(ctx context.Context, kind, endpoint string, waiters int) (Waiting, 
 	if err != nil {
 		return Waiting{}, err
 	}
-	m := newMeter()
-	client := m.client()
+	m := meter.New(nil)
+	client := m.Client()
 	lockers := make([]locker, waiters)
 	for i := range lockers {
 		if lockers[i], err = start(client); err != nil {
@@ -49,9 +51,9 @@ func waiting(ctx context.Context, kind, endpoint string, waiters int) (Waiting, 
 		}()
 	}
 	time.Sleep(waitWindow)
-	m.stop()
-	operations := m.take()
+	m.Stop()
+	operations := m.Take()
 	cancel()
-	m.quiet()
-	return Waiting{kind, waiters, operations, total(operations)}, nil
+	m.Quiet()
+	return Waiting{kind, waiters, operations, meter.Total(operations)}, nil
 }

@@ -1,4 +1,5 @@
-package main
+// Package meter counts the requests of DynamoDB clients and the capacity units that they consume.
+package meter
 
 import (
 	"bytes"
@@ -6,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -21,31 +23,40 @@ type Count struct {
 	WriteUnits float64
 }
 
-// A meter is the HTTP transport of a client whose requests are counted. It asks the engine for the units of each request. The request
-// is changed after it was signed, which DynamoDB Local does not check.
+// A Meter counts requests. It asks the engine for the units of each. The request is changed after it was signed, which DynamoDB Local does
+// not check. A request of the coordinator's API is counted by its operation, without units.
 //
-// DynamoDB Local returns no units of a request that was refused; the meter counts them by DynamoDB's rules:
+// DynamoDB Local returns no units of a request that was refused; the Meter counts them by DynamoDB's rules:
 //
 //   - UpdateItem, PutItem and DeleteItem: the size of the stored item, in units of 1 KB. The size is known if the answer has the item;
 //     else the item counts as one of at most 1 KB.
 //   - TransactWriteItems: two write units for each item that the request names, each as one of at most 1 KB.
-type meter struct {
+type Meter struct {
 	mu     sync.Mutex
 	counts map[string]Count
 	paused bool
 	last   time.Time // of an answer
+	wrote  int64     // see Wrote
+	clock  func() int64
 }
 
-func newMeter() *meter { return &meter{counts: map[string]Count{}} }
+// New makes a Meter. clock gives the time that [Meter.Wrote] returns; nil: nothing does.
+func New(clock func() int64) *Meter {
+	if clock == nil {
+		clock = func() int64 { return 0 }
+	}
+	return &Meter{counts: map[string]Count{}, clock: clock}
+}
 
-func (m *meter) client() *http.Client {
+// Client makes an HTTP client whose requests are counted.
+func (m *Meter) Client() *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, 1024
 	return &http.Client{Transport: metered{m, t}}
 }
 
-// take returns what was counted since the last call.
-func (m *meter) take() map[string]Count {
+// Take returns what was counted since the last call.
+func (m *Meter) Take() map[string]Count {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	counts := m.counts
@@ -53,15 +64,15 @@ func (m *meter) take() map[string]Count {
 	return counts
 }
 
-// stop ends the counting.
-func (m *meter) stop() {
+// Stop ends the counting.
+func (m *Meter) Stop() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.paused = true
 }
 
-// quiet waits until no answer has come for a second, for half a minute at most.
-func (m *meter) quiet() {
+// Quiet waits until no answer has come for a second, for half a minute at most.
+func (m *Meter) Quiet() {
 	for limit := time.Now().Add(30 * time.Second); time.Now().Before(limit); time.Sleep(100 * time.Millisecond) {
 		m.mu.Lock()
 		idle := time.Since(m.last)
@@ -72,7 +83,20 @@ func (m *meter) quiet() {
 	}
 }
 
-func (m *meter) add(op string, c Count) {
+// Wrote returns when the last write that succeeded was sent: of the table, or a request of the API other than a read. 0: there was none.
+func (m *Meter) Wrote() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.wrote
+}
+
+func (m *Meter) written(at int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wrote = at
+}
+
+func (m *Meter) add(op string, c Count) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last = time.Now()
@@ -87,7 +111,8 @@ func (c Count) plus(d Count) Count {
 	return Count{c.Requests + d.Requests, c.Refused + d.Refused, c.Unanswered + d.Unanswered, c.ReadUnits + d.ReadUnits, c.WriteUnits + d.WriteUnits}
 }
 
-func total(counts map[string]Count) (sum Count) {
+// Total adds the counts of all operations up.
+func Total(counts map[string]Count) (sum Count) {
 	for _, c := range counts {
 		sum = sum.plus(c)
 	}
@@ -95,7 +120,7 @@ func total(counts map[string]Count) (sum Count) {
 }
 
 type metered struct {
-	meter *meter
+	meter *Meter
 	base  http.RoundTripper
 }
 
@@ -103,7 +128,11 @@ type metered struct {
 var reads = []string{"GetItem", "BatchGetItem", "Query", "Scan"}
 
 func (t metered) RoundTrip(r *http.Request) (*http.Response, error) {
+	began := t.meter.clock()
 	_, op, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	if op == "" {
+		return t.api(r, began)
+	}
 	sent, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
@@ -132,8 +161,27 @@ func (t metered) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = io.NopCloser(bytes.NewReader(received))
 	if slices.Contains(reads, op) || strings.HasSuffix(op, "Item") || op == "TransactWriteItems" { // and no operation on tables
 		t.meter.add(op, units(op, fields, resp.StatusCode, received))
+		if resp.StatusCode == http.StatusOK && !slices.Contains(reads, op) {
+			t.meter.written(began)
+		}
 	}
 	return resp, nil
+}
+
+// api passes a request of the coordinator's API on.
+func (t metered) api(r *http.Request, began int64) (*http.Response, error) {
+	resp, err := t.base.RoundTrip(r)
+	c := Count{Requests: 1}
+	switch {
+	case err != nil:
+		c.Unanswered = 1
+	case resp.StatusCode != http.StatusOK:
+		c.Refused = 1
+	case r.Method == http.MethodPost:
+		t.meter.written(began)
+	}
+	t.meter.add(path.Base(r.URL.Path), c)
+	return resp, err
 }
 
 // units returns the units of a request from its answer.
