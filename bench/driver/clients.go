@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/loopback"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
@@ -80,7 +80,7 @@ func serve(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := loopback.Listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,7 @@
 const readline = require("node:readline");
 const { CreateTableCommand, DynamoDBClient } = require("@aws-sdk/client-dynamodb");
 const { DynamoDBDocument } = require("@aws-sdk/lib-dynamodb");
-const { DataLayer, LockClient, LockTableConfig } = require("@deliveryhero/dynamodb-lock");
+const { dynamoDBLockClientFactory } = require("@deliveryhero/dynamodb-lock");
 
 const settings = JSON.parse(process.env.PEER);
 const group = "race";
@@ -16,8 +16,7 @@ class Slot {
     this.name = `${settings.name}/${number}`;
     this.count = 0;
     this.db = new DynamoDBClient({ region: "us-east-1", endpoint: settings.endpoint, credentials: { accessKeyId: "test", secretAccessKey: "test" } });
-    const config = LockTableConfig.create({ tableName: settings.table });
-    this.client = new LockClient(new DataLayer(DynamoDBDocument.from(this.db, { marshallOptions: { removeUndefinedValues: true } }), config));
+    this.client = dynamoDBLockClientFactory(DynamoDBDocument.from(this.db), { tableName: settings.table });
     // Renewals keep their ratio to the lease: 5 s to 20 s. A waiter that polls trusts the stored times.
     this.options = settings.lease_ms ? { leaseDurationInMs: settings.lease_ms, prolongEveryMs: settings.lease_ms / 4 } : {};
     if (settings.poll_ms) Object.assign(this.options, { trustLocalTime: true, waitDurationInMs: settings.poll_ms });
@@ -86,9 +85,8 @@ class Slot {
   }
 }
 
-// The library renews in timers whose failure nobody handles, which ends a Node.js process unless it says otherwise.
-const handled = process.env.PEER_UNHANDLED !== "exit";
-if (handled) process.on("unhandledRejection", (e) => process.stderr.write(`unhandled rejection: ${e.name}\n`));
+// The library does not handle a renewal that fails in one of its timers. That ends a Node.js process unless it has such a handler.
+process.on("unhandledRejection", (e) => process.stderr.write(`unhandled rejection: ${e.name}\n`));
 
 const slots = Array.from({ length: settings.clients }, (_, n) => new Slot(n));
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
