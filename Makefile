@@ -148,14 +148,20 @@ bench: go-version ## Compare with bare DynamoDB and another library, into docs/b
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 	@go run ./scripts/coldstart
 
+# The race of the peers; PARTS: cost, speed, waiting, handoff, faults, exclusion. A part alone is printed, and not recorded.
+peers: go-version ## Race other lock clients against Holdfast, into docs/benchmarks.md; PARTS=cost,speed prints a part (needs JDK 17, Maven, Node.js, Python 3.12: PYTHON=)
+	@bench/install.sh dist/peers
+	@scripts/with-dynamodb.sh dist/peers/race -drivers dist/peers -commit "$(COMMIT)" $(if $(PARTS),-only $(PARTS) -out dist/peers/part.json,-out docs/benchmarks/peers.json)
+	@dist/peers/race $(if $(PARTS),-report dist/peers/part.json -page -,-report docs/benchmarks/peers.json -page docs/benchmarks.md)
+
 bench-before: go-version ## Measure the commit BENCH_BASE with this tree's benchmark, into docs/benchmarks/before.json
 	@rm -rf dist/before && git worktree prune && git worktree add --detach dist/before $(BENCH_BASE) 2>/dev/null
-	@cp -r bench/cost dist/before/scripts/outside/
+	@cp -r bench dist/before/
 	@for part in $(PARTS); do \
-	  scripts/with-dynamodb.sh go run -C dist/before/scripts/outside ./cost -only $$part -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json; done
+	  scripts/with-dynamodb.sh go run -C dist/before/bench -mod=mod ./cost -only $$part -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json; done
 	@git worktree remove --force dist/before
 
-bench-report: go-version ## Write the tables and the plot of docs/benchmarks.md from docs/benchmarks
+bench-report: go-version ## Write the tables and the plot of what waiting costs in docs/benchmarks.md from docs/benchmarks
 	@go run -C bench ./cost -report $(CURDIR)/docs/benchmarks
 
 stress: go-version ## Let processes race for one lock, kill holders, measure expiries
@@ -198,4 +204,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report stress explore mutants mutants-recent fuzz fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent fuzz fmt generate clean

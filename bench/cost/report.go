@@ -56,13 +56,13 @@ func tables(before, after Run) string {
 	}{{"before", before}, {"after", after}} {
 		fmt.Fprintf(&b, "\n%s: commit %s, %s UTC, %s", strings.ToUpper(r.name[:1])+r.name[1:], r.Commit, r.Date, r.Machine)
 	}
-	b.WriteString(".\n\n## Waiting\n\n")
+	b.WriteString(".\n\n### Waiting\n\n")
 	waitingTable(&b, before, after)
-	b.WriteString("\n## Hand-off\n\n")
+	b.WriteString("\n### Hand-off of lockclient before and after\n\n")
 	handoffTable(&b, before, after)
-	b.WriteString("\n## Semaphores\n\n")
+	b.WriteString("\n### Semaphores\n\n")
 	holdersTable(&b, before, after)
-	b.WriteString("\n## The client's overhead\n\n")
+	b.WriteString("\n### The client's overhead\n\n")
 	overheadTable(&b, before, after)
 	b.WriteString("\n")
 	return b.String()

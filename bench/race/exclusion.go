@@ -147,16 +147,19 @@ func (s *site) contend(f fault, procs []*process, length time.Duration) (Exclusi
 		_, _ = p.do(0, 5*time.Second, "held") // what it wrote before is read then
 		run.hist.Beliefs = append(run.hist.Beliefs, p.history()...)
 	}
-	report := history.Check(&run.hist, history.Holdfast())
-	for _, v := range report.Violations {
-		switch v.Check {
-		case "beliefs":
-			run.result.Overlaps++
-		default:
-			run.result.Fences++
+	run.judge()
+	return run.result, s.keep(f, run)
+}
+
+// judge counts what the checks of internal/history find.
+func (r *contention) judge() {
+	for _, v := range history.Check(&r.hist, history.Holdfast()).Violations {
+		if v.Check == "beliefs" {
+			r.result.Overlaps++
+		} else {
+			r.result.Fences++
 		}
 	}
-	return run.result, s.keep(f, run)
 }
 
 // keep writes the history of a run beside the drivers.

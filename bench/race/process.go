@@ -134,17 +134,20 @@ func start(dir string, s settings) (*process, error) {
 
 func (p *process) read(out io.Reader) {
 	defer close(p.ended)
+	p.lines(out)
+	_ = p.cmd.Wait()
+}
+
+// lines handles the lines that the driver writes.
+func (p *process) lines(out io.Reader) {
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var entry struct {
-			T      string `json:"t"`
-			URL    string `json:"url"`
-			Number int    `json:"-"`
-			At     int64  `json:"at"`
+			T   string `json:"t"`
+			URL string `json:"url"`
+			At  int64  `json:"at"`
 		}
 		line := lines.Bytes()
-		if json.Unmarshal(line, &entry) != nil && !strings.Contains(lines.Text(), `"belief"`) {
-			continue
-		}
+		_ = json.Unmarshal(line, &entry) // the client of a belief is a text, of others a number, and is read below
 		p.mu.Lock()
 		switch {
 		case entry.T == "belief":
@@ -168,7 +171,6 @@ func (p *process) read(out io.Reader) {
 		}
 		p.mu.Unlock()
 	}
-	_ = p.cmd.Wait()
 }
 
 // send sends a command, and returns the channel of its answer.

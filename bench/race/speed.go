@@ -19,10 +19,10 @@ type Speed struct {
 // Timing has the percentiles of all samples, in milliseconds, and their ratios to the bare write of the same run: over all samples, and the
 // smallest and the largest p50 ratio of a round.
 type Timing struct {
-	Samples              int
-	P50ms, P99ms         float64
-	P50Ratio, P99Ratio   float64
-	LeastRatio, MostRate float64
+	Samples               int
+	P50ms, P99ms          float64
+	P50Ratio, P99Ratio    float64
+	LeastRatio, MostRatio float64
 }
 
 // speeds compares the times of all kinds. A number of clients acquire and release free locks; each uses the kinds in turn, in a random
