@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -18,6 +19,8 @@ const (
 	exclusionLease   = 2 * time.Second
 	exclusionPoll    = 100 // ms
 	exclusionClients = 4
+	// patience is how long a client may take to end what it does after a run. A process that takes longer is ended, and another started.
+	patience = 20 * time.Second
 )
 
 // Exclusion is what clients that contend for a lock did under one kind of fault.
@@ -40,7 +43,7 @@ type Exclusion struct {
 type fault struct {
 	name  string
 	rules []wirefault.Rule
-	do    func(s *site, p *process, run *contention)
+	do    func(s *site, p *process)
 }
 
 const faultRate = 0.1
@@ -59,12 +62,12 @@ var exclusionFaults = []fault{
 	{name: "500 after commit", rules: rule(wirefault.Error500, 0, 0)},
 	{name: "throttled", rules: rule(wirefault.Throttle, 0, 0)},
 	{name: "connection reset", rules: rule(wirefault.Reset, 0, 0)},
-	{name: "client cut off", do: func(s *site, p *process, _ *contention) {
+	{name: "client cut off", do: func(s *site, p *process) {
 		_ = s.proxy.Partition(p.Name, wirefault.Both)
 		time.Sleep(exclusionLease + 1500*time.Millisecond)
 		s.proxy.Heal(p.Name)
 	}},
-	{name: "process stopped", do: func(_ *site, p *process, _ *contention) {
+	{name: "process stopped", do: func(_ *site, p *process) {
 		p.signal(syscall.SIGSTOP)
 		time.Sleep(exclusionLease + 1500*time.Millisecond)
 		p.signal(syscall.SIGCONT)
@@ -90,27 +93,39 @@ func (w *world) exclusion(p peer, faults []fault, length time.Duration) ([]Exclu
 	}
 	defer s.proxy.Close() //nolint:errcheck // the race is over
 	var list []Exclusion
-	for n, f := range faults {
-		procs := make([]*process, exclusionClients)
-		for i := range procs {
-			if procs[i], err = s.join(fmt.Sprintf("%s-%d-%d", p.kind, n, i), exclusionLease, exclusionPoll); err != nil {
-				break
-			}
-			defer procs[i].kill()
-		}
-		if err != nil {
-			return list, err
-		}
-		e, err := s.contend(f, procs, length)
+	procs := make([]*process, exclusionClients)
+	defer func() {
 		for _, p := range procs {
 			p.kill()
 		}
+	}()
+	for n, f := range faults {
+		if err := s.crew(procs, n); err != nil {
+			return list, err
+		}
+		e, err := s.contend(f, procs, length)
 		if err != nil {
 			return list, err
 		}
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// crew starts the processes that are missing: at first all, later those that were ended because they did not end an acquire.
+func (s *site) crew(procs []*process, round int) error {
+	errs := make([]error, len(procs))
+	var work sync.WaitGroup
+	for i, p := range procs {
+		if p != nil && p.alive() {
+			continue
+		}
+		work.Go(func() {
+			procs[i], errs[i] = s.join(fmt.Sprintf("%s-%d-%d", s.peer.kind, round, i), exclusionLease, exclusionPoll)
+		})
+	}
+	work.Wait()
+	return errors.Join(errs...)
 }
 
 func (s *site) contend(f fault, procs []*process, length time.Duration) (Exclusion, error) {
@@ -131,7 +146,7 @@ func (s *site) contend(f fault, procs []*process, length time.Duration) (Exclusi
 		work.Go(func() {
 			for time.Now().Add(exclusionLease + 2*time.Second).Before(run.until) {
 				time.Sleep(500 * time.Millisecond)
-				f.do(s, procs[rand.N(len(procs))], run)
+				f.do(s, procs[rand.N(len(procs))])
 				run.result.Faults++
 			}
 		})
@@ -145,7 +160,11 @@ func (s *site) contend(f fault, procs []*process, length time.Duration) (Exclusi
 	}
 	for _, p := range procs {
 		_, _ = p.do(0, 5*time.Second, "held") // what it wrote before is read then
-		run.hist.Beliefs = append(run.hist.Beliefs, p.history()...)
+		for _, b := range p.history() {
+			if b.Lock == name {
+				run.hist.Beliefs = append(run.hist.Beliefs, b)
+			}
+		}
 	}
 	run.judge()
 	return run.result, s.keep(f, run)
@@ -191,7 +210,8 @@ func (r *contention) client(p *process, name string) {
 		case got = <-c:
 		case <-p.ended:
 			return
-		case <-time.After(time.Until(r.until)):
+		case <-time.After(time.Until(r.until) + patience):
+			p.kill()
 			return
 		}
 		if !got.OK {
@@ -199,8 +219,11 @@ func (r *contention) client(p *process, name string) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		r.work(p, name, got)
-		if _, err := p.do(0, 10*time.Second, "release"); err != nil {
+		if time.Now().Before(r.until) {
+			r.work(p, name, got)
+		}
+		if _, err := p.do(0, patience, "release"); err != nil {
+			p.kill()
 			return
 		}
 	}

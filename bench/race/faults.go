@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,12 +38,17 @@ type Outcome struct {
 
 func toMS(nanoseconds int64) float64 { return float64(nanoseconds/1000) / 1000 }
 
-var writes = []string{"UpdateItem", "PutItem", "DeleteItem", "acquire", "renew", "release"}
+// The operations that acquire, renew and release a lock. A release that deletes the item is told from a renewal by that.
+var (
+	acquires = []string{"UpdateItem", "PutItem", "acquire"}
+	renewals = []string{"UpdateItem", "renew"}
+	releases = map[string][]string{"": {"UpdateItem", "release"}, "awslabs": {"DeleteItem"}, "python-dynamodb-lock": {"DeleteItem"}, "deliveryhero": {"DeleteItem"}}
+)
 
-// loseReply loses the reply of a client's next write: it was carried out, and its connection is closed 100 ms later.
-func (s *site) loseReply(client string) error {
+// loseReply loses the reply of a client's next request of some operations: it was carried out, and its connection is closed 100 ms later.
+func (s *site) loseReply(client string, operations []string) error {
 	const silence = wirefault.Duration(100 * time.Millisecond)
-	return s.proxy.AddRules(wirefault.Rule{Kind: wirefault.DropReply, Rate: 1, Limit: 1, Clients: []string{client}, Operations: writes, Min: silence, Max: silence})
+	return s.proxy.AddRules(wirefault.Rule{Kind: wirefault.DropReply, Rate: 1, Limit: 1, Clients: []string{client}, Operations: operations, Min: silence, Max: silence})
 }
 
 // faults tries each fault on a peer.
@@ -115,23 +121,28 @@ func (s *site) takeOver() (float64, error) {
 // pair runs a fault with two fresh processes, a and b; a fault may leave a process in any state. b polls at its fastest.
 func (s *site) pair(do func(a, b *process) (Outcome, error)) (Outcome, error) {
 	s.names++
-	a, err := s.join(fmt.Sprint("a", s.names), faultLease, s.peer.fastest)
-	if err != nil {
-		return Outcome{}, err
+	var procs [2]*process
+	var errs [2]error
+	var work sync.WaitGroup
+	for i := range procs {
+		work.Go(func() {
+			procs[i], errs[i] = s.join(fmt.Sprintf("%c%d", 'a'+rune(i), s.names), faultLease, s.peer.fastest)
+		})
 	}
+	work.Wait()
+	a, b := procs[0], procs[1]
 	defer a.kill()
-	b, err := s.join(fmt.Sprint("b", s.names), faultLease, s.peer.fastest)
-	if err != nil {
+	defer b.kill()
+	if err := errors.Join(errs[:]...); err != nil {
 		return Outcome{}, err
 	}
-	defer b.kill()
 	defer s.proxy.Heal(a.Name)
 	return do(a, b)
 }
 
 func (s *site) acquireLost(a, _ *process) (o Outcome, err error) {
 	name := s.name("acquire")
-	if err := s.loseReply(a.Name); err != nil {
+	if err := s.loseReply(a.Name, acquires); err != nil {
 		return o, err
 	}
 	began := monotonic()
@@ -153,7 +164,11 @@ func (s *site) releaseLost(a, b *process) (o Outcome, err error) {
 		return o, err
 	}
 	time.Sleep(300 * time.Millisecond) // chainsaws renews at once
-	if err := s.loseReply(a.Name); err != nil {
+	operations, ok := releases[s.peer.kind]
+	if !ok {
+		operations = releases[""]
+	}
+	if err := s.loseReply(a.Name, operations); err != nil {
 		return o, err
 	}
 	r, err := a.release(0)
@@ -166,7 +181,7 @@ func (s *site) releaseLost(a, b *process) (o Outcome, err error) {
 func (s *site) renewLost(a, b *process) (o Outcome, err error) {
 	return s.watched(a, b, "renew", func(string) error {
 		time.Sleep(300 * time.Millisecond) // chainsaws renews at once
-		return s.loseReply(a.Name)
+		return s.loseReply(a.Name, renewals)
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -63,7 +64,9 @@ func (r Run) panels() []panel {
 
 // plot draws the panels, one below the other.
 func plot(r Run) string {
-	panels := r.panels()
+	panels := slices.DeleteFunc(r.panels(), func(p panel) bool {
+		return !slices.ContainsFunc(kinds(peers), func(kind string) bool { _, ok := p.value(kind); return ok })
+	})
 	each := plotTop + float64(len(peers))*(barHeight+barGap)
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" role="img" aria-labelledby="title desc">

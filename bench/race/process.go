@@ -87,7 +87,7 @@ type process struct {
 	ready   chan struct{}
 }
 
-const startLimit = time.Minute
+const startLimit = 3 * time.Minute // a machine under load starts many drivers at once
 
 // start starts a driver, and waits until it answers.
 func start(dir string, s settings) (*process, error) {
@@ -237,6 +237,16 @@ func (p *process) history() []history.Belief {
 }
 
 func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// alive says whether the process runs.
+func (p *process) alive() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
 
 // kill ends the process with SIGKILL.
 func (p *process) kill() {

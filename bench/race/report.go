@@ -78,11 +78,17 @@ func (r Run) tables() string {
 	for _, f := range r.Failed {
 		fmt.Fprintf(&b, "\nNot measured: %s.\n", f)
 	}
-	r.costTable(&b)
-	r.speedTable(&b)
-	r.waitTable(&b)
-	r.faultTable(&b)
-	r.exclusionTable(&b)
+	for _, t := range []struct {
+		measured bool
+		write    func(*strings.Builder)
+	}{
+		{len(r.Cycles) > 0, r.costTable}, {len(r.Speeds) > 0, r.speedTable}, {len(r.Handoffs)+len(r.Faults) > 0, r.waitTable},
+		{len(r.Faults) > 0, r.faultTable}, {len(r.Exclusions) > 0, r.exclusionTable},
+	} {
+		if t.measured {
+			t.write(&b)
+		}
+	}
 	b.WriteString("\n")
 	return b.String()
 }
@@ -99,8 +105,11 @@ func per(c meter.Count, n int) string {
 func (r Run) costTable(b *strings.Builder) {
 	heading(b, "Requests and capacity units", "cost,waiting", "client", "a cycle on one name: requests: units", "a cycle on new names", "one waiter in 10 s: requests", "its units: write, read")
 	for _, c := range r.Cycles {
-		w, _ := find(r.Waiters, func(w Waiter) bool { return w.Kind == c.Kind })
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %g, %g |\n", name(c.Kind), per(c.SameKey, c.Cycles), per(c.NewKeys, c.Cycles), w.Total.Requests, w.Total.WriteUnits, w.Total.ReadUnits)
+		waiting := "not measured | not measured"
+		if w, ok := find(r.Waiters, func(w Waiter) bool { return w.Kind == c.Kind }); ok {
+			waiting = fmt.Sprintf("%d | %g, %g", w.Total.Requests, w.Total.WriteUnits, w.Total.ReadUnits)
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", name(c.Kind), per(c.SameKey, c.Cycles), per(c.NewKeys, c.Cycles), waiting)
 	}
 }
 

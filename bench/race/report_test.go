@@ -56,10 +56,13 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// The plot is well-formed XML without a number that is none, also with nothing measured.
+// The plot is well-formed XML with a bar for each figure, and no panel without figures.
 func TestPlot(t *testing.T) {
-	for _, r := range []Run{figures(), {}} {
-		svg := plot(r)
+	for _, test := range []struct {
+		Run
+		panels int
+	}{{figures(), 5}, {Run{Cycles: figures().Cycles}, 1}} {
+		svg := plot(test.Run)
 		for d := xml.NewDecoder(strings.NewReader(svg)); ; {
 			if _, err := d.Token(); errors.Is(err, io.EOF) {
 				break
@@ -67,8 +70,8 @@ func TestPlot(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := strings.Count(svg, "<rect"); n != len(peers)*5 || strings.Contains(svg, "NaN") || strings.Contains(svg, "Inf") {
-			t.Errorf("%d bars, want %d, each with a number: %s", n, len(peers)*5, svg)
+		if n := strings.Count(svg, "<rect"); n != len(peers)*test.panels || strings.Contains(svg, "NaN") || strings.Contains(svg, "Inf") {
+			t.Errorf("%d bars, want %d, each with a number: %s", n, len(peers)*test.panels, svg)
 		}
 	}
 }

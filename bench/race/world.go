@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
+	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -114,7 +117,11 @@ func front(target string) (server *httptest.Server, m *meter.Meter, err error) {
 		return nil, nil, err
 	}
 	m = meter.New(monotonic)
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }, Transport: m.Client().Transport}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }, Transport: m.Client().Transport, ErrorLog: log.New(io.Discard, "", 0),
+		// A server that does not answer is passed on as what it is: a connection that ends.
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+	}
 	return httptest.NewServer(proxy), m, nil
 }
 
