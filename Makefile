@@ -16,6 +16,7 @@ ACTIONLINT := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
+SIMULATION := ^(TestSimulation|TestRepeats|TestClocksBeyondTheAllowance)$$
 
 # Tests that take seconds each, since they wait for real time or build programs. make test runs them, make quick does
 # not.
@@ -34,13 +35,13 @@ run: go-version ## Run the whole coordinator on this machine, in memory; LISTEN=
 	@HOLDFAST_LISTEN_HINT='make run LISTEN=HOST:PORT' exec .bin/run --min-ttl 1s $(if $(LISTEN),--listen '$(LISTEN)') $(RUN_ARGS)
 
 test: go-version ## Run the tests, with DynamoDB Local (needs Java 17; Maven the first time)
-	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' ./...
-	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)' -timeout 10m ./internal/lock ./internal/eventbridge ./lockclient
+	@scripts/with-dynamodb.sh go test -race -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SIMULATION)' ./...
+	@go run ./scripts/figures go test -json -run '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SIMULATION)' -timeout 10m ./internal/lock ./internal/eventbridge ./lockclient ./internal/sim
 	@go test -C bench ./...
 
 quick: go-version ## Run vet and the tests of changed packages without the slow ones, with DynamoDB Local; less than a minute
 	@go vet ./...
-	@scripts/with-dynamodb.sh go test -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SLOW)' ./...
+	@scripts/with-dynamodb.sh go test -skip '$(EXPLORER)|$(OUTBOX)|$(CYCLES)|$(SIMULATION)|$(SLOW)' ./...
 
 lint: go-version ## Check formatting, vet, linters, go fix, modules and the CI workflows
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
@@ -179,6 +180,9 @@ campaign-planted: go-version ## Plant bugs that only processes and the wire show
 
 explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
+
+simulate: go-version ## Simulate clients, coordinators, the stream and their faults on all CPUs: OPS=2000000 operations, seeds from FROM=1 on
+	@go run ./scripts/simulate $(if $(OPS),-ops $(OPS)) $(if $(FROM),-from $(FROM))
 
 mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
 	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(if $(LEAST),-least $(LEAST)) $(PKG)

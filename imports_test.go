@@ -17,9 +17,11 @@ var mayImport = map[string][]string{
 	"internal/wire":      {},
 	"internal/dynamo":    {"internal/lock", "internal/reach"},
 	"internal/history":   {"internal/lock"},
+	"internal/chance":    {},
+	"internal/sim":       {"internal/api", "internal/chance", "internal/history", "internal/lock", "internal/stream", "internal/wire", "lockclient"},
 	"internal/storetest": {"internal/lock", "internal/history"},
 	"internal/api":       {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
-	"internal/stream":    {"internal/lock", "internal/wire", "internal/emf", "events"},
+	"internal/stream":    {"internal/lock", "internal/wire", "internal/emf", "internal/chance", "events"},
 	"internal/duration":  {},
 
 	"internal/eventbridge": {"internal/stream", "events"},
@@ -43,7 +45,7 @@ var mayImport = map[string][]string{
 	"internal/supervise":   {},
 	"internal/wirefault":   {"internal/loopback", "internal/wire"},
 
-	"lockclient":          {"internal/wire", "internal/reach"},
+	"lockclient":          {"internal/wire", "internal/reach", "internal/chance"},
 	"lockclient/invoke":   {"lockclient", "internal/wire", "internal/reach"},
 	"lockclient/notify":   {"lockclient", "internal/reach", "internal/wire"},
 	"lockclient/fencing":  {},
@@ -57,6 +59,10 @@ var onlyStdlib = []string{"internal/lock", "internal/wire", "internal/emf", "int
 // publicLeaf is the one public package that internal packages may import: the schema of the events, which those who send events
 // share with those who receive them. It is a leaf: it imports nothing but the standard library.
 const publicLeaf = "events"
+
+// simulation is the internal package that is above the public client: it runs the client against everything else, and only its own test
+// imports it.
+const simulation = "internal/sim"
 
 func assembles(pkg string) bool {
 	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/") || strings.HasPrefix(pkg, "examples/")
@@ -90,10 +96,13 @@ func TestImportDirections(t *testing.T) {
 		if !known && !assembles(name) {
 			t.Errorf("%s is not in mayImport: say what it may import", name)
 		}
+		if slices.Contains(p.Imports, module+"/"+simulation) {
+			t.Errorf("%s imports %s, which is for its own test", name, simulation)
+		}
 		for _, i := range p.Imports {
 			imported, ours := strings.CutPrefix(i, module+"/")
 			switch {
-			case ours && strings.HasPrefix(name, "internal/") && !strings.HasPrefix(imported, "internal/") && imported != publicLeaf:
+			case ours && strings.HasPrefix(name, "internal/") && name != simulation && !strings.HasPrefix(imported, "internal/") && imported != publicLeaf:
 				t.Errorf("%s imports %s, which points upward: an internal package imports no public one but %s", name, imported, publicLeaf)
 			case ours && !assembles(name) && !slices.Contains(allowed, imported):
 				t.Errorf("%s imports %s", name, imported)

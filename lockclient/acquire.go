@@ -6,11 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -188,7 +188,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			a.opts.OnWait(held)
 		}
 		if held.Position == 0 { // the queue is full
-			return min(c.backoff(tries, 0), held.RetryAfter+mathrand.N(herdSpread)), true
+			return min(c.backoff(tries, 0), held.RetryAfter+chance.N(herdSpread)), true
 		}
 		return a.pace.next(time.Now(), held), true
 	case isDown:

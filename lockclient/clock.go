@@ -2,8 +2,9 @@ package lockclient
 
 import (
 	"context"
-	mathrand "math/rand/v2"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/chance"
 )
 
 // A reading is a time on two clocks: the monotonic clock, as the time since an arbitrary start, and the wall clock.
@@ -49,7 +50,7 @@ func (c *Client) backoff(n int, after time.Duration) time.Duration {
 // maxRetryAfter limits the pause that an answer can ask for.
 const maxRetryAfter = 5 * time.Second
 
-func jitter(d time.Duration) time.Duration { return d/2 + mathrand.N(d/2+1) }
+func jitter(d time.Duration) time.Duration { return d/2 + chance.N(d/2+1) }
 
 // sleep waits for d. It returns ctx's error if ctx has ended.
 func sleep(ctx context.Context, d time.Duration) error {

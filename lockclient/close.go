@@ -1,9 +1,12 @@
 package lockclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -43,8 +46,8 @@ func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.end(ErrClosed)
 	held := make(chan *Lease, len(c.leases))
-	for l := range c.leases {
-		held <- l
+	for _, l := range slices.SortedFunc(maps.Keys(c.leases), func(a, b *Lease) int { return cmp.Compare(a.fence, b.fence) }) {
+		held <- l // oldest grant first
 	}
 	c.mu.Unlock()
 	close(held)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -223,7 +223,7 @@ func (a *acquisition) await(ctx context.Context, held *HeldError) error {
 	due, latest := t.kept.Add(-t.place*48/100), t.kept.Add(-t.place/10)
 	first := due
 	if fence := highestFence(held.Holders); fence > t.awaited {
-		if expiry := now.Add(held.RetryAfter + mathrand.N(herdSpread)); expiry.Before(due) {
+		if expiry := now.Add(held.RetryAfter + chance.N(herdSpread)); expiry.Before(due) {
 			first, t.awaited = expiry, fence
 		}
 	}

@@ -1,8 +1,9 @@
 package lockclient
 
 import (
-	mathrand "math/rand/v2"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/chance"
 )
 
 const (
@@ -55,9 +56,9 @@ func (p *pace) next(now time.Time, held *HeldError) time.Duration {
 		turn := now.Sub(p.since) / time.Duration(moved) * time.Duration(held.Position)
 		pause = min(pause, max(turn/2, p.delay/firstPause))
 	}
-	pause -= mathrand.N(pause/5 + 1)
+	pause -= chance.N(pause/5 + 1)
 	if held.Position == 1 { // a holder that died does not release; the waiters behind the first follow it
-		pause = min(pause, held.RetryAfter+mathrand.N(herdSpread))
+		pause = min(pause, held.RetryAfter+chance.N(herdSpread))
 	}
 	return pause
 }

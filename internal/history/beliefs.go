@@ -7,13 +7,35 @@ import (
 )
 
 // checkBeliefs checks that at no time the clients of a lock believe in more permits than its capacity, which is the smallest that one of
-// them names. A holder whose lease an operator ended learns of it at its next renewal, so a belief counts until the force-release began.
-func checkBeliefs(list []Belief, ops map[string][]Op) (found []Violation) {
+// them names. A holder whose lease an operator ended learns of it at its next renewal, so a belief counts until the force-release began; not
+// at all, if that was before the grant was answered.
+func checkBeliefs(list []Belief, ops map[string][]Op, cfg Config) (found []Violation) {
+	type grant struct {
+		lease string
+		fence int64
+	}
+	asked := map[grant]int64{} // when the request began that was answered with a grant
+	forces := map[string][]Op{}
+	for name, own := range ops {
+		for _, o := range own {
+			g := grant{o.Lease, o.Fence}
+			if at, known := asked[g]; o.Result == Granted && (!known || o.Began < at) {
+				asked[g] = o.Began
+			}
+			if o.Op == Force && o.Result != Lost {
+				forces[name] = append(forces[name], o)
+			}
+		}
+	}
 	byLock := map[string][]Belief{}
 	for _, b := range list {
 		b.Permits, b.Capacity = max(b.Permits, 1), max(b.Capacity, 1)
-		for _, o := range ops[b.Lock] {
-			if o.Op == Force && o.Result != Lost && (o.Fence == 0 || o.Fence == b.Fence) && o.Ended > b.From {
+		from, known := asked[grant{b.Lease, b.Fence}]
+		if !known {
+			from = b.From
+		}
+		for _, o := range forces[b.Lock] {
+			if (o.Fence == 0 || o.Fence == b.Fence) && cfg.until(o) > from {
 				b.Until = min(b.Until, o.Began)
 			}
 		}

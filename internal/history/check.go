@@ -95,7 +95,7 @@ func Check(h *History, cfg Config) Report {
 		r.Violations = append(r.Violations, checkFences(name, ops)...)
 		r.Violations = append(r.Violations, checkQueue(name, ops, cfg)...)
 	}
-	r.Violations = append(r.Violations, checkBeliefs(h.Beliefs, byLock)...)
+	r.Violations = append(r.Violations, checkBeliefs(h.Beliefs, byLock, cfg)...)
 	r.Violations = append(r.Violations, checkGuarded(h.Guarded)...)
 	r.Violations = append(r.Violations, checkRows(h.Rows)...)
 	r.Violations = append(r.Violations, checkEvents(h, cfg)...)

@@ -37,7 +37,8 @@ type known struct {
 type ended struct {
 	lease    string
 	fence    int64
-	released bool // by a release, as far as anyone knows: a repeated release may be answered "ok"
+	released bool  // by a release, as far as anyone knows: a repeated release may be answered "ok"
+	keeps    int64 // until when it may keep others from the lock: it is over for its holder, and stored
 }
 
 type state struct {
@@ -156,7 +157,7 @@ func (m model) makeRoom(s *state, c *call, permits, capacity int64) bool {
 		if m.certain(k, c, 0) || sum+k.permits <= min(limit, k.capacity) {
 			keep = append(keep, k)
 		} else {
-			s.over = append(s.over, ended{k.lease, k.fence, k.byRelease})
+			s.over = append(s.over, ended{k.lease, k.fence, k.byRelease, 0})
 		}
 	}
 	s.live = keep
@@ -179,6 +180,9 @@ func (m model) alive(s *state, i int, c *call) (bool, *state) {
 	return true, next
 }
 
+// keeps is until when a lease may keep others from the lock.
+func (m model) keeps(k known) int64 { return k.latest + int64(m.cfg.Skew) }
+
 // held is an acquire that was refused because others hold the lock or wait for it.
 func (m model) held(s *state, c *call) (bool, *state) {
 	i := s.find(c.Lease)
@@ -187,7 +191,10 @@ func (m model) held(s *state, c *call) (bool, *state) {
 	}
 	explained := c.ghosts
 	for _, k := range s.live {
-		explained = explained || k.lease != c.Lease && c.Began <= k.latest+int64(m.cfg.Skew)
+		explained = explained || k.lease != c.Lease && c.Began <= m.keeps(k)
+	}
+	for _, e := range s.over {
+		explained = explained || c.Began <= e.keeps
 	}
 	if !explained {
 		return false, s
@@ -196,7 +203,7 @@ func (m model) held(s *state, c *call) (bool, *state) {
 		return true, s
 	}
 	next := s.clone(c)
-	next.end(i, false)
+	next.end(i, false, m.keeps(next.live[i]))
 	return true, next
 }
 
@@ -220,7 +227,7 @@ func (m model) released(s *state, c *call) (bool, *state) {
 			return false, s
 		}
 		next := s.clone(c)
-		next.end(i, true)
+		next.end(i, true, 0)
 		return true, next
 	}
 	for _, e := range s.over {
@@ -235,7 +242,7 @@ func (m model) released(s *state, c *call) (bool, *state) {
 		return false, s
 	}
 	next := s.clone(c)
-	next.over = append(next.over, ended{c.Lease, 0, true})
+	next.over = append(next.over, ended{c.Lease, 0, true, 0})
 	return true, next
 }
 
@@ -250,7 +257,7 @@ func (m model) lost(s *state, c *call) (bool, *state) {
 		return false, s
 	}
 	next := s.clone(c)
-	next.end(i, next.live[i].byRelease || c.behind)
+	next.end(i, next.live[i].byRelease || c.behind, m.keeps(next.live[i]))
 	return true, next
 }
 
@@ -261,7 +268,7 @@ func (m model) force(s *state, c *call) *state {
 	}
 	for i := len(next.live) - 1; i >= 0; i-- {
 		if c.Fence == 0 || next.live[i].fence == c.Fence {
-			next.end(i, false)
+			next.end(i, next.live[i].byRelease, 0)
 		}
 	}
 	return next
@@ -307,17 +314,17 @@ func (s *state) isOver(fence int64) bool {
 func (s *state) clone(c *call) *state {
 	next := &state{top: s.top, forced: s.forced, live: slices.Clone(s.live)}
 	for _, e := range s.over {
-		if c.lastUse[e.lease] >= c.Began {
+		if max(c.lastUse[e.lease], e.keeps) >= c.Began {
 			next.over = append(next.over, e)
 		}
 	}
 	return next
 }
 
-func (s *state) end(i int, released bool) {
+func (s *state) end(i int, released bool, keeps int64) {
 	k := s.live[i]
 	s.live = slices.Delete(s.live, i, i+1)
-	s.over = append(s.over, ended{k.lease, k.fence, released})
+	s.over = append(s.over, ended{k.lease, k.fence, released, keeps})
 	slices.SortFunc(s.over, func(a, b ended) int { return compare(a.fence, b.fence) })
 }
 

@@ -84,6 +84,9 @@ var orderCases = []historyCase{
 	{"a repeated acquire that is refused", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Acquire, "a", 3, 4, Held)}},
 	{"refused by nobody", "order", []Op{op(Acquire, "a", 1, 2, Held)}},
 	{"refused after the release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, OK), op(Acquire, "b", 5, 6, Held)}},
+	{"refused just after the expiry that the holder was told of", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "a", 11, 11.1, Lost), op(Acquire, "b", 11.1, 11.2, Held),
+	}},
 	{"refused long after the expiry", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Acquire, "b", 13, 14, Held)}},
 	{"refused by the ghost of an acquire without an answer", "", []Op{op(Acquire, "a", 1, 2, Unknown), op(Acquire, "b", 11, 12, Held), op(Acquire, "c", 13, 14, Granted, fence(3))}},
 	{"refused by a ghost that is over", "order", []Op{op(Acquire, "a", 1, 2, Unknown), op(Acquire, "b", 15, 16, Held)}},
@@ -99,6 +102,10 @@ var orderCases = []historyCase{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Acquire, "b", 3, 4, Held, ticket(1)), op(Release, "a", 5, 6, OK), op(Acquire, "c", 14, 15, Held),
 	}},
 	{"a force-release", "", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 3, 4, OK), op(Acquire, "b", 5, 6, Granted, fence(2)), op(Renew, "a", 7, 8, Lost)}},
+	{"a release without an answer came before the force-release", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, Unknown), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK),
+	}},
+	{"a release after a force-release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK)}},
 	{"a force-release of another fence", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, OK, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(3))}},
 	{"a force-release that finds no fence that is held", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, Lost, fence(2))}},
 	{"a force-release that has no effect", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 3, 4, OK), op(Renew, "a", 5, 6, Granted, fence(1))}},

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
@@ -90,7 +90,7 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution was postponed", attrs...)
 		// Stored, so that an acquire that is refused meanwhile does not ask for the check again.
-		return x.Coordinator.MarkChecked(ctx, t.GrantRef, checkDelay+rand.N(checkDelay))
+		return x.Coordinator.MarkChecked(ctx, t.GrantRef, checkDelay+chance.N(checkDelay))
 	}
 	running, err := x.Executions.Running(ctx, bound.Execution)
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/emf"
 )
 
@@ -97,7 +97,7 @@ func (c *Consumer) publish(ctx context.Context, todo []*offer) (failed []*offer)
 			break
 		}
 		if len(retry) > 0 {
-			sleep(ctx, delay/2+rand.N(delay))
+			sleep(ctx, delay/2+chance.N(delay))
 			delay *= 2
 		}
 	}

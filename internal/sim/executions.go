@@ -1,0 +1,313 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/history"
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+	"github.com/holdfast-lock/holdfast/lockclient"
+)
+
+// executions are a fake of Step Functions: executions, and the tasks in them that wait with a token. All fields are guarded by w.mu.
+type executions struct {
+	w     *world
+	ended map[string]time.Time // by ARN: when an execution ended
+	tasks map[string]*task     // by token
+}
+
+// A task waits for a callback.
+type task struct {
+	waits  bool
+	answer chan callback
+}
+
+// A callback is what a task was told.
+type callback struct {
+	fence int64  // of the lease; 0: the wait failed
+	code  string // of the failure
+}
+
+func newExecutions(w *world) *executions {
+	return &executions{w: w, ended: map[string]time.Time{}, tasks: map[string]*task{}}
+}
+
+// Succeed implements [stream.Callbacks].
+func (e *executions) Succeed(ctx context.Context, token lock.Token, output []byte) error {
+	var granted wire.Granted
+	if err := json.Unmarshal(output, &granted); err != nil {
+		return err
+	}
+	return e.call(ctx, token, callback{fence: granted.Fence})
+}
+
+// Fail implements [stream.Callbacks].
+func (e *executions) Fail(ctx context.Context, token lock.Token, code, _ string) error {
+	return e.call(ctx, token, callback{code: code})
+}
+
+// maxCallback is how long a callback is under way.
+const maxCallback = time.Second
+
+func (e *executions) call(ctx context.Context, token lock.Token, c callback) error {
+	step(ctx)
+	p := processOf(ctx)
+	pause := p.between(time.Millisecond, 30*time.Millisecond)
+	if p.happens(Callback) {
+		pause = p.between(10*time.Millisecond, maxCallback)
+	}
+	if err := sleep(ctx, pause); err != nil {
+		return err
+	}
+	if p.happens(Callback) && p.chance(0.5) {
+		return errSimulated
+	}
+	e.w.mu.Lock()
+	t := e.tasks[token.Text]
+	waits := t != nil && t.waits
+	if waits {
+		t.waits = false
+		t.answer <- c
+	}
+	e.w.mu.Unlock()
+	step(ctx)
+	if p.happens(Callback) { // the reply is lost
+		return errSimulated
+	}
+	if !waits {
+		return stream.ErrTaskGone
+	}
+	return nil
+}
+
+// Running implements [stream.Executions]. Its answer may be a second old.
+func (e *executions) Running(ctx context.Context, arn string) (bool, error) {
+	step(ctx)
+	p := processOf(ctx)
+	if err := sleep(ctx, p.between(time.Millisecond, 30*time.Millisecond)); err != nil {
+		return false, err
+	}
+	if p.happens(EndLost) && p.chance(0.2) {
+		return false, errSimulated
+	}
+	lag := p.between(0, time.Second)
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	at, ended := e.ended[arn]
+	return !ended || time.Since(at) < lag, nil
+}
+
+// wait makes a task wait with a token.
+func (e *executions) wait(token string) *task {
+	t := &task{waits: true, answer: make(chan callback, 1)}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	e.tasks[token] = t
+	return t
+}
+
+// leave ends a task. Its token is then nobody's.
+func (e *executions) leave(t *task) {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	t.waits = false
+}
+
+// end ends an execution, and sends the event of that.
+func (e *executions) end(arn string) {
+	e.w.mu.Lock()
+	e.ended[arn] = time.Now()
+	e.w.mu.Unlock()
+	d := e.w.dice(arn)
+	times := 1
+	if d.happens(EndLost) {
+		times = d.intn(3)
+	}
+	for range times {
+		delay := d.between(10*time.Millisecond, 800*time.Millisecond)
+		if d.happens(EndLost) {
+			delay = d.between(time.Second, time.Minute)
+		}
+		own := d.another()
+		e.w.spawn(func() { e.tellEnd(own, arn, delay) })
+	}
+}
+
+// tellEnd is EventBridge: it invokes the expire function, and again twice if that fails.
+func (e *executions) tellEnd(d *dice, arn string, delay time.Duration) {
+	event, err := json.Marshal(map[string]any{"detail-type": "Step Functions Execution Status Change", "detail": stream.ExecutionEnd{Execution: arn, Status: "SUCCEEDED"}})
+	if err != nil {
+		panic(err) // plain types
+	}
+	for range 3 {
+		time.Sleep(delay)
+		p := newProcess(d.another(), nil, 10)
+		reply := make(chan error, 1)
+		e.w.spawn(func() {
+			defer close(reply)
+			ctx, cancel := p.context(30 * time.Second)
+			defer cancel()
+			_, err := e.w.expirer().Handle(ctx, event)
+			reply <- err
+		})
+		if err, replied := <-reply; replied && err == nil {
+			return
+		}
+		delay = d.between(time.Minute, 2*time.Minute)
+	}
+}
+
+// A machine is a state machine: it runs one execution after another, each of which waits for a lock, works, and ends.
+type machine struct {
+	w *world
+	*dice
+	name string
+	runs int
+}
+
+func (m *machine) run() {
+	for !m.w.over() {
+		m.w.sleepThroughNight(m.dice)
+		time.Sleep(m.between(10*time.Millisecond, 8*time.Second))
+		m.runs++
+		m.execute(m.w.locks[m.intn(len(m.w.locks))])
+	}
+}
+
+// execute is one execution.
+func (m *machine) execute(t *target) {
+	arn := fmt.Sprintf("arn:aws:states:eu-west-1:123456789012:execution:sim:%s-%d", m.name, m.runs)
+	secret := fmt.Sprintf("lease-of-%s-%d------------------", m.name, m.runs)
+	began, told := m.wait(t, arn, secret)
+	if told.fence != 0 {
+		m.work(t, secret, began, told.fence)
+	}
+	m.w.mu.Lock()
+	op := &request{Op: history.Op{
+		Client: m.name, Op: history.Release, Lock: t.name, Lease: m.w.nameOf(m.name, secret), Began: m.w.at(), Ended: m.w.at(), Result: history.Unknown,
+	}, landed: 1 << 62} // the coordinator ends the lease at some time from now on
+	m.w.ops = append(m.w.ops, op)
+	m.w.mu.Unlock()
+	m.w.execs.end(arn)
+}
+
+// maxTaskWait is how long a task waits at most, in the run's virtual time. It is longer than everything else in a run.
+const maxTaskWait = 40 * time.Hour
+
+// wait is the task that waits for the lock. It is retried with another token now and then, or its execution is stopped.
+func (m *machine) wait(t *target, arn, secret string) (began int64, told callback) {
+	began = m.w.at()
+	for try := 1; ; try++ {
+		token := fmt.Sprintf("token-of-%s-%d-%d", m.name, m.runs, try)
+		task := m.w.execs.wait(token)
+		refused := make(chan struct{})
+		d := m.another()
+		m.w.spawn(func() {
+			if !m.ask(d, t, arn, secret, token, task) {
+				close(refused)
+			}
+		})
+		patience := maxTaskWait
+		if m.happens(TaskGone) {
+			patience = m.between(time.Millisecond, 20*time.Second)
+		}
+		select {
+		case told := <-task.answer: // it may come before the acquire is answered
+			return began, told
+		case <-refused:
+			m.w.execs.leave(task)
+			return began, callback{}
+		case <-time.After(patience):
+		}
+		m.w.execs.leave(task)
+		select {
+		case told := <-task.answer: // at the last moment
+			return began, told
+		default:
+		}
+		if patience == maxTaskWait {
+			m.w.problem(fmt.Sprintf("task %s was told nothing within %v", token, patience))
+			return began, callback{}
+		}
+		if m.chance(0.5) { // the execution is stopped
+			return began, callback{}
+		}
+	}
+}
+
+// orphanLife is how long the lease of an execution that is over may last, if a copy of its acquire took the lock after the end. A check finds
+// it, by a timer, or else a refused caller a minute later.
+const orphanLife = 10 * time.Minute
+
+// waits reports whether a task waits.
+func (e *executions) waits(t *task) bool {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	return t.waits
+}
+
+// ask sends the task's acquire until it is answered, or the task waits no more. It returns false if the request is refused, or never answered.
+func (m *machine) ask(d *dice, t *target, arn, secret, token string, task *task) bool {
+	body, err := json.Marshal(wire.AcquireRequest{
+		Lease: secret, Owner: m.name, TTL: t.ttl.Milliseconds(), Capacity: int64(t.capacity), Permits: 1, Execution: arn, TaskToken: token,
+	})
+	if err != nil {
+		panic(err) // plain types
+	}
+	l := &link{w: m.w, client: m.name, life: orphanLife}
+	for range 20 {
+		if !m.w.execs.waits(task) {
+			return true
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second+d.between(0, time.Second))
+		resp, err := l.RoundTrip(ctx, lockclient.Request{Op: "acquire", Lock: t.name, Body: body})
+		cancel()
+		if problem, failed := resp.Answer.(*wire.Problem); err == nil && (!failed || !problem.Outage()) {
+			return !failed
+		}
+		time.Sleep(d.between(200*time.Millisecond, 5*time.Second))
+	}
+	return false
+}
+
+// work holds the lock for a while, and then releases it, or leaves that to the end of the execution.
+func (m *machine) work(t *target, secret string, began, fence int64) {
+	w := m.w
+	from := w.at()
+	w.mu.Lock()
+	lease := w.nameOf(m.name, secret)
+	// The callback was sent while the lease was stored.
+	op := &request{Op: history.Op{
+		Client: m.name, Op: history.Acquire, Lock: t.name, Lease: lease, Permits: 1, Capacity: int64(t.capacity), Began: max(began, from-int64(10*time.Second)), Ended: from,
+		Result: history.Granted, Fence: fence, TTL: int64(lock.ExecutionLife),
+	}}
+	w.ops = append(w.ops, op)
+	w.mu.Unlock()
+	time.Sleep(m.between(time.Millisecond, 3*t.ttl))
+	w.mu.Lock()
+	w.h.Beliefs = append(w.h.Beliefs, history.Belief{
+		Client: m.name, Lock: t.name, Lease: lease, Fence: fence, Permits: 1, Capacity: int64(t.capacity), From: from, Until: w.at(),
+	})
+	w.mu.Unlock()
+	if m.chance(0.3) {
+		return
+	}
+	body, err := json.Marshal(wire.ReleaseRequest{Lease: secret})
+	if err != nil {
+		panic(err) // plain types
+	}
+	l := &link{w: w, client: m.name}
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		resp, err := l.RoundTrip(ctx, lockclient.Request{Op: "release", Lock: t.name, Body: body})
+		cancel()
+		if problem, failed := resp.Answer.(*wire.Problem); err == nil && (!failed || !problem.Outage()) {
+			return
+		}
+		time.Sleep(m.between(200*time.Millisecond, 2*time.Second))
+	}
+}
