@@ -165,7 +165,8 @@ func (m *Memory) Purge(now time.Time) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
-	for name, r := range m.records {
+	for _, name := range slices.Sorted(maps.Keys(m.records)) { // in the same order each time
+		r := m.records[name]
 		if r.TTL == 0 || r.TTL >= now.Unix() {
 			continue
 		}

@@ -81,7 +81,7 @@ func (c *clientProcess) close() {
 	if c.link.isDead() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.between(5*time.Second, 10*time.Second))
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	_ = c.client.Close(ctx) // leases that it cannot release expire
 }
@@ -187,8 +187,9 @@ func (c *caller) hold(t *target, opts lockclient.Options, lease *lockclient.Leas
 	w.h.Beliefs = append(w.h.Beliefs, belief)
 	w.mu.Unlock()
 	switch {
-	case crash: // or the process closes its client, which releases the leases
+	case crash: // or the process closes its client, which releases the leases of all its callers
 		c.end(c.own.chance(0.5))
+		c.close()
 	case c.alive():
 		ctx, cancel := context.WithTimeout(context.Background(), c.own.between(500*time.Millisecond, 8*time.Second))
 		defer cancel()

@@ -152,12 +152,31 @@ func (w *world) expirer() *stream.Expirer {
 }
 
 // A queue is the queue of timers and jobs.
-type queue struct{ w *world }
+type queue struct {
+	w       *world
+	pending int // guarded by w.mu
+}
 
 // send puts a message into the queue, to be delivered at a time.
 func (q *queue) send(d *dice, body []byte, due time.Time) {
 	delay := min(max(time.Until(due), 0), stream.MaxDelay) + d.between(time.Millisecond, 500*time.Millisecond)
-	q.w.spawn(func() { q.deliver(d, string(body), delay) })
+	q.count(1)
+	q.w.spawn(func() {
+		defer q.count(-1)
+		q.deliver(d, string(body), delay)
+	})
+}
+
+// mostTwice is the number of messages in the queue above which none is sent twice: a timer that is set again is sent twice again, and so on
+// for as long as its lease lasts.
+const mostTwice = 20
+
+// count counts the messages in the queue, and returns how many there are.
+func (q *queue) count(more int) int {
+	q.w.mu.Lock()
+	defer q.w.mu.Unlock()
+	q.pending += more
+	return q.pending
 }
 
 // deliver delivers a message until it is handled.
@@ -209,7 +228,7 @@ func (q *queue) Arm(ctx context.Context, timers []stream.Timer) []error {
 		default:
 			q.send(p.another(), body, t.Due)
 		}
-		if p.happens(TimerTwice) {
+		if p.happens(TimerTwice) && q.count(0) < mostTwice {
 			q.send(p.another(), body, t.Due.Add(p.between(-time.Second, 5*time.Second)))
 		}
 		step(ctx)
