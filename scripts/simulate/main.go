@@ -121,8 +121,8 @@ func (s *sum) part(ctx context.Context, binary string, size int) error {
 		"-sim.from", strconv.Itoa(from), "-sim.size", strconv.Itoa(size))
 	out, err := cmd.CombinedOutput()
 	switch {
-	case ctx.Err() != nil: // cut short: it does not count
-		return nil
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // cut short: it does not count
 	case err != nil:
 		return fmt.Errorf("seeds from %d on: %w\n%s", from, err, out)
 	}
