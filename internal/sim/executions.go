@@ -205,7 +205,9 @@ func (m *machine) wait(t *target, arn, secret string) (began int64, told callbac
 		token := fmt.Sprintf("token-of-%s-%d-%d", m.name, m.runs, try)
 		task := m.w.execs.wait(token)
 		refused := make(chan struct{})
-		d := m.another()
+		d, visits, over := m.another(), m.another(), make(chan struct{})
+		m.w.spawn(func() { m.visit(visits, t, over) })
+		defer close(over)
 		m.w.spawn(func() {
 			if !m.ask(d, t, arn, secret, token, task) {
 				close(refused)
@@ -243,6 +245,36 @@ func (m *machine) wait(t *target, arn, secret string) (began int64, told callbac
 // it, by a timer, or else a refused caller a minute later.
 const orphanLife = 10 * time.Minute
 
+// visit asks for the lock every two hours while a task waits for it, as another user of the lock would. If the timer of the lease before a
+// waiting task is lost, only that ends the lease: the queue of timers loses none, but the simulation does.
+func (m *machine) visit(d *dice, t *target, over <-chan struct{}) {
+	for n := 0; ; n++ {
+		select {
+		case <-over:
+			return
+		case <-time.After(2*time.Hour + d.between(0, time.Minute)):
+		}
+		secret := fmt.Sprintf("visitor-of-%s-%d-%d------------------", m.name, m.runs, n)
+		l := &link{w: m.w, client: m.name + "-visitor"}
+		for _, r := range []lockclient.Request{
+			{Op: "acquire", Lock: t.name, Body: encode(wire.AcquireRequest{Lease: secret, TTL: t.ttl.Milliseconds(), Capacity: int64(t.capacity), Permits: 1})},
+			{Op: "release", Lock: t.name, Body: encode(wire.ReleaseRequest{Lease: secret})},
+		} {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			_, _ = l.RoundTrip(ctx, r) // the history has what the coordinator answered
+			cancel()
+		}
+	}
+}
+
+func encode(v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // plain types
+	}
+	return body
+}
+
 // waits reports whether a task waits.
 func (e *executions) waits(t *task) bool {
 	e.w.mu.Lock()
@@ -252,12 +284,9 @@ func (e *executions) waits(t *task) bool {
 
 // ask sends the task's acquire until it is answered, or the task waits no more. It returns false if the request is refused, or never answered.
 func (m *machine) ask(d *dice, t *target, arn, secret, token string, task *task) bool {
-	body, err := json.Marshal(wire.AcquireRequest{
+	body := encode(wire.AcquireRequest{
 		Lease: secret, Owner: m.name, TTL: t.ttl.Milliseconds(), Capacity: int64(t.capacity), Permits: 1, Execution: arn, TaskToken: token,
 	})
-	if err != nil {
-		panic(err) // plain types
-	}
 	l := &link{w: m.w, client: m.name, life: orphanLife}
 	for range 20 {
 		if !m.w.execs.waits(task) {
@@ -296,10 +325,7 @@ func (m *machine) work(t *target, secret string, began, fence int64) {
 	if m.chance(0.3) {
 		return
 	}
-	body, err := json.Marshal(wire.ReleaseRequest{Lease: secret})
-	if err != nil {
-		panic(err) // plain types
-	}
+	body := encode(wire.ReleaseRequest{Lease: secret})
 	l := &link{w: w, client: m.name}
 	for range 3 {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
