@@ -184,6 +184,9 @@ explore: go-version ## Explore the protocol's large state spaces, too; takes ten
 simulate: go-version ## Simulate clients, coordinators, the stream and their faults on all CPUs: OPS=2000000 operations, seeds from FROM=1 on
 	@go run ./scripts/simulate $(if $(OPS),-ops $(OPS)) $(if $(FROM),-from $(FROM))
 
+plants: go-version ## Plant bugs in the protocol, the client and the stream, and see that the simulation notices each; OPS=100000 operations for each
+	@go run ./scripts/plants $(if $(OPS),-ops $(OPS)) $(if $(ONLY),-only '$(ONLY)')
+
 mutants: go-version ## Plant small bugs in the core, one at a time, and report those no test catches; PKG=internal/lock, SINCE=REVISION, MINUTES=N
 	@scripts/with-dynamodb.sh go run ./scripts/mutants $(if $(SINCE),-diff $(SINCE)) $(if $(MINUTES),-minutes $(MINUTES)) $(if $(LEAST),-least $(LEAST)) $(PKG)
 

@@ -24,6 +24,7 @@ var (
 	stepFlag   = flag.Uint64("sim.step", 1, "the difference between two seeds")
 	sizeFlag   = flag.Int("sim.size", 1500, "the number of operations of a run")
 	outFlag    = flag.String("sim.out", "", "write the history of the last run to this file, as JSON lines")
+	shrinkFlag = flag.Bool("sim.shrink", true, "look for a smaller run that fails as well")
 	stopFlag   = flag.Duration("sim.stop", 0, "stop after this time, at the end of a run; 0: never")
 )
 
@@ -93,7 +94,7 @@ func check(t *testing.T, p Params) *Run {
 		return fmt.Sprintf("go test ./internal/sim -run TestSimulation -sim.params '%s'", params)
 	}
 	t.Errorf("%v\n%v\nreplay: %s", p, report.Err(), text(p))
-	if os.Getenv("SIM_SHRINK") == "no" {
+	if !*shrinkFlag {
 		return r
 	}
 	small := Shrink(p, func(q Params) bool { return run(t, q).Check().Err() != nil }, 150)

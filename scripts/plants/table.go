@@ -1,0 +1,51 @@
+package main
+
+const (
+	command   = "internal/lock/command.go"
+	client    = "lockclient/lease.go"
+	acquires  = "lockclient/acquire.go"
+	consumer  = "internal/stream/consumer.go"
+	notifier  = "internal/stream/notifier.go"
+	redundant = "the decision on the record that was read says the same; the clause matters between a read and a write, and for commands that are sent without a read"
+)
+
+// plants is the table of bugs.
+var plants = []plant{
+	// The clauses of the guards. TestMutants in internal/lock removes each of them, too.
+	{"take without FreeBy", command, "{Test: FreeBy, N: 0}, // no holders\n", "", ""},
+	{"take without NobodyWaiting", command, "			{Test: NobodyWaiting},\n			{Test: FenceBelow, N: h.Fence},", "			{Test: FenceBelow, N: h.Fence},", ""},
+	{"take without FenceBelow", command, "			{Test: FenceBelow, N: h.Fence},\n", "", ""},
+	{"take without NotRetired", command, "			{Test: NotRetired, Key: key},\n", "", ""},
+	{"renew without LeaseOutlives", command, "			{Test: LeaseOutlives, Key: key, N: now.UnixMilli()},\n			{Test: LeaseClaimed", "			{Test: LeaseClaimed", ""},
+	{"renew without FreeBy", command, "			{Test: FreeBy, N: expiry},\n", "", ""},
+	{"release without LeaseOutlives", command, "key, by, Clause{Test: LeaseOutlives, Key: key, N: now.UnixMilli()})", "key, by, Clause{Test: LeaseClaimed, Key: key})", ""},
+	{"expire a skew allowance too early", command, "N: now.UnixMilli() - u.skew()})", "N: now.UnixMilli()})", redundant},
+	{"end without OnlyHolder", command, "[]Clause{when, {Test: OnlyHolder}, {Test: NobodyWaiting},", "[]Clause{when, {Test: NobodyWaiting},", ""},
+	{"end without NobodyWaiting", command, "{Test: OnlyHolder}, {Test: NobodyWaiting}, {Test: FenceBelow", "{Test: OnlyHolder}, {Test: FenceBelow", ""},
+	{"swap without RevIs", command, "guard := []Clause{{Test: RevIs, N: from.Rev}, {Test: FenceIs", "guard := []Clause{{Test: FenceIs", ""},
+
+	// Decisions of the coordinator.
+	{"others get a lease at its expiry, without the allowance", "internal/lock/record.go", "return h.ExpiresAt <= now-s })", "return h.ExpiresAt <= now })", ""},
+	{"a repeated acquire is refused", "internal/lock/acquire.go", "if h, mine := r.Holders[o.key]; mine {\n		return o.repeat", "if h, mine := r.Holders[o.key]; mine && h.Unclaimed {\n		return o.repeat", ""},
+	{"a newcomer is granted before those who wait", "internal/lock/acquire.go", "case joins && to.Waiting == 0 && ", "case joins && ", ""},
+	{"an expired lease is renewed", "internal/lock/renew.go", "if !held || h.ExpiresAt <= now.UnixMilli() {", "if !held {", ""},
+	{"the queue is served from any place", "internal/lock/queue.go", "case len(to.Queue) == 0 && to.fits(w.Terms)", "case to.fits(w.Terms)", ""},
+	{"permits are not counted", "internal/lock/queue.go", "return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)", "return permits(r.Holders) < r.limit(want.Capacity)", ""},
+
+	// Rules of the client.
+	{"the deadline is counted from the answer", client, "l.deadline = provedUntil(sent, answer)", "l.deadline = provedUntil(c.now(), answer)", ""},
+	{"a renewal's deadline is counted from the answer", client, "if proved := provedUntil(sent, answer); proved", "if proved := provedUntil(l.client.now(), answer); proved", ""},
+	{"a lease lasts twice as long as was answered", client, "return sent.add(remaining - remaining/rateMargin)", "return sent.add(2 * remaining)", ""},
+	{"a loss is ignored", client, "	if more <= 0 {\n		l.stop(l.ranOut())\n	}\n", "", ""},
+	{"no renewals", client, "	case <-timer.C:\n		}\n		ctx, cancel", "	case <-time.After(1000 * time.Hour):\n		}\n		ctx, cancel", "the checks are of safety: a lease that ends too early is the client's own loss"},
+	{"each poll has another secret", acquires, "	sent, a.sent = a.client.now(), time.Now()\n", "	sent, a.sent = a.client.now(), time.Now()\n	a.request.Lease = rand.Text()\n", "each poll is a waiter of its own, and each answer is right"},
+
+	// Crash points and duties of the consumer.
+	{"timers are not set", consumer, "failures := c.arm(work, derived)", "var failures []failure", "the next caller finds the expired lease"},
+	{"failed work is forgotten", consumer, "for _, i := range c.deferJobs(ctx, failures) {", "for _, i := range c.deferJobs(ctx, nil) {", ""},
+	{"a batch is done although it failed", consumer, "bad[i] = true", "bad[i] = false", ""},
+	{"no retry of a failed callback", notifier, "			failed = err\n			n.failed(ctx, \"callback of a grant was not delivered\"", "			n.failed(ctx, \"callback of a grant was not delivered\"", ""},
+	{"told is stored before the callback is sent", notifier, "	*seen = attempt.Seen\n", "	*seen = attempt.Seen\n	if *seen, err = n.coordinator.MarkTold(ctx, ref, l.Tokens, *seen); err != nil {\n		return err\n	}\n", ""},
+	{"the lease of a live task is ended on a repeated callback", notifier, "if attempt.First && gone {", "if gone {", ""},
+	{"an event per delivery has an id of its own", "internal/stream/write.go", "e := events.Released{Lease: lease, End: ended(w.After.Retired.At)}\n		e.ID = id(e)", "	e := events.Released{Lease: lease, End: ended(w.After.Retired.At)}\n		e.ID = id(e) + fmt.Sprint(&e)", ""},
+}
