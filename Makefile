@@ -18,6 +18,11 @@ OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 SIMULATION := ^(TestSimulation|TestRepeats|TestClocksBeyondTheAllowance)$$
 
+# The fuzz tests: package and name. go test runs their corpora, in testdata/fuzz.
+FUZZ     := ./internal/api:FuzzName ./internal/api:FuzzAcquireBody ./internal/api:FuzzEvent ./internal/api:FuzzNotifyQueue ./internal/scope:FuzzAllows \
+  ./internal/scope:FuzzAlias ./internal/dynamo:FuzzReadRecord ./internal/wire:FuzzText ./internal/wire:FuzzLease ./internal/stream:FuzzJob \
+  ./lockclient:FuzzAnswer ./cmd/holdfast:FuzzPrintable
+
 # Tests that take seconds each, since they wait for real time or build programs. make test runs them, make quick does
 # not.
 SLOW     := ^(TestExec.*|TestMakeRun|TestTransports|TestStreamOfDynamoDBLocal|TestProperty|TestSuite|TestRequestsPerHandOff|TestLostReplyOfEveryOperation|TestSilentEngine|TestUnreachableAsSetUp)$$
@@ -196,9 +201,18 @@ mutants-recent: go-version ## The mutants that CI tests in 6 minutes: of files t
 	@$(MAKE) -s mutants MINUTES=6 LEAST=85 PKG='internal/lock internal/wire internal/scope internal/api' \
 	  SINCE=$(or $(SINCE),$$(git rev-list -1 --before="$$(date -d "$$(git log -1 --format=%cI) - 1 day" --iso-8601=seconds)" HEAD))
 
-fuzz: go-version ## Fuzz request decoding and name validation with ten million inputs
-	@go test -run '^$$' -fuzz FuzzName -fuzztime 5000000x ./internal/api
-	@go test -run '^$$' -fuzz FuzzAcquireBody -fuzztime 5000000x ./internal/api
+# Secrets are searched for by go test ./internal/secrets, and make campaign.
+security: go-version python ## Try the OpenAPI document, look for vulnerabilities, write bills of materials, build a function twice
+	@scripts/security/run.sh
+
+reproducible: go-version build ## Build all functions twice, the second time elsewhere and without a cache, and compare
+	@FUNCTIONS='$(FUNCTIONS)' ARCHES='$(ARCHES)' scripts/security/reproducible.sh
+
+fuzz: go-version ## Fuzz everything that decodes what others send; FUZZTIME=1m for each target
+	@for target in $(FUZZ); do \
+	  echo "fuzzing $$target"; go test -run '^$$' -fuzz "^$${target##*:}\$$" -fuzztime $(or $(FUZZTIME),1m) "$${target%%:*}" >/tmp/holdfast-fuzz.$$$$ || { cat /tmp/holdfast-fuzz.$$$$; exit 1; }; \
+	  grep -v elapsed /tmp/holdfast-fuzz.$$$$ | grep -v '^ok\|^PASS' || true; rm -f /tmp/holdfast-fuzz.$$$$; \
+	done
 
 fmt: go-version ## Format the code, and apply go fix
 	@go fix ./...
@@ -211,4 +225,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent fuzz fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent fuzz security reproducible fmt generate clean
