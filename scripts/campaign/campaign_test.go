@@ -160,6 +160,12 @@ func TestServices(t *testing.T) {
 	if _, err := client.DeleteMessage(t.Context(), &awssqs.DeleteMessageInput{QueueUrl: &url, ReceiptHandle: out.Messages[0].ReceiptHandle}); err != nil || len(s.queues["timers"]) != 0 {
 		t.Errorf("after its deletion: %v, %v", s.queues, err)
 	}
+	timer.Due = time.Now().Add(time.Hour)
+	_ = queue.Arm(t.Context(), []stream.Timer{timer})
+	s.hurry()
+	if out, err := client.ReceiveMessage(t.Context(), &awssqs.ReceiveMessageInput{QueueUrl: &url}); err != nil || len(out.Messages) != 1 {
+		t.Errorf("a message in a hurry is not received: %+v, %v", out, err)
+	}
 	detail, _ := json.Marshal(map[string]any{"version": 1, "id": "a/7/released", "lock": "a", "fence": 7})
 	bus := eventbridge.New(cfg, "campaign")
 	for range 2 {
@@ -181,9 +187,10 @@ func TestServices(t *testing.T) {
 
 // A grant or the end of a wait that a task was not told, and a callback for no grant, are violations.
 func TestTaskViolations(t *testing.T) {
-	r := &round{services: newServices(), truth: &truth{granted: map[string]bool{"told": true, "untold": true}, ended: map[string]bool{"over": true}, gone: map[string]bool{"told": true}}}
-	for token, status := range map[string]string{"told": "succeeded", "invented": "succeeded", "over": "failed"} {
-		_, _ = r.services.finish(token, status, "")
+	r := &round{services: newServices(), truth: &truth{granted: map[string]bool{"told": true, "untold": true}, ended: map[string]bool{"over": true}, gone: map[string]int64{"told": 7, "again": 9}}}
+	r.truth.granted["again"] = true
+	for token, status := range map[string]string{"told": "succeeded", "again": "succeeded", "invented": "succeeded", "over": "failed"} {
+		_, _ = r.services.finish(token, status, `{"fence":7}`)
 	}
 	found := r.taskViolations(&summary{})
 	if len(found) != 3 || !strings.Contains(found[0], "untold") || !strings.Contains(found[1], "invented") || !strings.Contains(found[2], "is gone") {

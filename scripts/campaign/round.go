@@ -340,13 +340,21 @@ func (r *round) finish() error {
 }
 
 // drainTime bounds how long the stream's process may take at the end: timers that are set again, and jobs that were deferred.
-const drainTime = 90 * time.Second
+const (
+	drainTime  = 90 * time.Second
+	hurryEvery = 2 * time.Second
+)
 
 // drain waits until no lock has a holder or a waiter, and all that follows from the writes has been done.
 func (r *round) drain() {
+	hurried := time.Now()
 	for end := time.Now().Add(drainTime); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if len(r.truth.stuck()) == 0 && r.missing() == 0 {
 			return
+		}
+		if time.Since(hurried) > hurryEvery {
+			r.services.hurry()
+			hurried = time.Now()
 		}
 	}
 }

@@ -35,14 +35,14 @@ type services struct {
 type message struct {
 	id, body, handle string
 	visible          time.Time
-	receives         int
+	delayed          bool // it was not received yet
 }
 
 // A task is a task of a state machine that waits with a token.
 type task struct {
 	done   chan struct{}
 	status string // succeeded or failed; empty while it waits
-	output string
+	fence  int64  // of the grant that it was told of
 }
 
 func newServices() *services {
@@ -132,7 +132,7 @@ func (s *services) do(operation string, in input) (out any, fault string) {
 func (s *services) send(queue, body string, delay int) map[string]any {
 	s.sent++
 	sum := md5.Sum([]byte(body)) //nolint:gosec // what SQS answers
-	m := &message{id: fmt.Sprint("m", s.sent), body: body, visible: time.Now().Add(time.Duration(delay) * time.Second)}
+	m := &message{id: fmt.Sprint("m", s.sent), body: body, visible: time.Now().Add(time.Duration(delay) * time.Second), delayed: true}
 	s.queues[queue] = append(s.queues[queue], m)
 	return map[string]any{"MessageId": m.id, "MD5OfMessageBody": hex.EncodeToString(sum[:])}
 }
@@ -144,12 +144,25 @@ func (s *services) receive(queue string) []any {
 			continue
 		}
 		s.handles++
-		m.handle, m.visible = fmt.Sprint("h", s.handles), time.Now().Add(visibility)
-		m.receives++
+		m.handle, m.visible, m.delayed = fmt.Sprint("h", s.handles), time.Now().Add(visibility), false
 		sum := md5.Sum([]byte(m.body)) //nolint:gosec // what SQS answers
 		list = append(list, map[string]any{"MessageId": m.id, "Body": m.body, "ReceiptHandle": m.handle, "MD5OfBody": hex.EncodeToString(sum[:])})
 	}
 	return list
+}
+
+// hurry makes messages that wait for their time visible now, so that the end of a round does not wait for jobs that were deferred for
+// minutes. A timer that comes early is set again.
+func (s *services) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range s.queues {
+		for _, m := range list {
+			if m.delayed {
+				m.visible = time.Now()
+			}
+		}
+	}
 }
 
 // put keeps the events of a PutEvents.
@@ -180,7 +193,11 @@ func (s *services) finish(token, status, output string) (any, string) {
 	if t.status != "" {
 		return nil, "TaskTimedOut"
 	}
-	t.status, t.output = status, output
+	var granted struct {
+		Fence int64 `json:"fence"`
+	}
+	_ = json.Unmarshal([]byte(output), &granted) // a failure has none
+	t.status, t.fence = status, granted.Fence
 	close(t.done)
 	return struct{}{}, ""
 }

@@ -22,13 +22,13 @@ type truth struct {
 	changes map[history.Event]bool // the events that there must be, without ids
 	granted map[string]bool        // tokens of tasks whose leases were granted
 	ended   map[string]bool        // tokens of tasks whose wait ended without a grant
-	gone    map[string]bool        // tokens of tasks whose leases were ended since nobody waited for them
+	gone    map[string]int64       // tokens of tasks whose leases were ended since nobody waited for them, and the fencing tokens of these
 	poison  []string
 }
 
 func readTruth(engine, table string) *truth {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &truth{cancel: cancel, last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}, gone: map[string]bool{}}
+	t := &truth{cancel: cancel, last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}, gone: map[string]int64{}}
 	p := newPoller(awsConfig(engine), table, fromBeginning{}, quiet)
 	p.Consume = func(_ context.Context, batch []stream.Write) []string {
 		for _, w := range batch {
@@ -67,7 +67,7 @@ func (t *truth) take(w stream.Write) {
 	}
 	if w.After.Cause == lock.CauseTaskGone {
 		for _, token := range w.Before.Holders[w.After.Retired.Key].Tokens.List() {
-			t.gone[token.Text] = true
+			t.gone[token.Text] = w.After.Retired.Fence
 		}
 	}
 	for _, c := range lock.CallbacksDue(w.Before, w.After) {
