@@ -30,6 +30,7 @@ type clientConfig struct {
 	Seed     uint64 `json:"seed"`
 	Workers  int    `json:"workers"`
 	Locks    int    `json:"locks"`
+	Long     bool   `json:"long"`  // see [plan.Long]
 	Start    int64  `json:"start"` // of the first epoch, in the history's time
 	Epoch    int64  `json:"epoch"` // nanoseconds
 }

@@ -23,9 +23,14 @@ func brief(p *plan) {
 	p.Seconds, p.Kills, p.StreamKills, p.CLI = 40, 0, 0, 0
 }
 
-func withoutFaults(p *plan, families ...string) {
+func with(p *plan, families ...string) {
 	brief(p)
 	p.Families = families
+}
+
+func onLeases(p *plan, families ...string) {
+	with(p, families...)
+	p.Long, p.Locks = true, 4
 }
 
 func onStream(p *plan) {
@@ -42,27 +47,27 @@ func onCommand(p *plan) {
 // connection, and the stream's process.
 var bugs = []bug{
 	{"the client takes the whole TTL for the remaining time", "lockclient/lease.go", "remaining := time.Duration(answer.Remaining) * time.Millisecond",
-		"remaining := 2 * time.Duration(answer.TTL) * time.Millisecond", func(p *plan) { withoutFaults(p, famAPI, famDynamo) }},
+		"remaining := 2 * time.Duration(answer.TTL) * time.Millisecond", func(p *plan) { onLeases(p, famAPI) }},
 	{"a renewal without an answer extends the lease", "lockclient/lease.go", "\tl.renewErr = err\n\tif err != nil {\n\t\treturn err\n\t}",
-		"\tl.renewErr = err\n\tif err != nil {\n\t\tl.deadline = sent.add(l.ttl)\n\t\treturn err\n\t}", func(p *plan) { withoutFaults(p, famAPI, famDynamo, famPartition) }},
-	{"a holder that is told of a loss goes on", "lockclient/lease.go", "\t\tl.stop(&OpError{ErrRenew, l.name, err})\n", "\t\tl.mu.Lock()\n\t\tl.deadline = l.client.now().add(10 * l.ttl)\n\t\tl.mu.Unlock()\n",
-		func(p *plan) { withoutFaults(p, famAPI, famPause, famPartition) }},
+		"\tl.renewErr = err\n\tif err != nil {\n\t\tl.deadline = sent.add(l.ttl)\n\t\treturn err\n\t}", func(p *plan) { onLeases(p, famPartition) }},
+	{"a lease is over for its client a second late", "lockclient/clock.go", "return deadline.sub(c.now()) }", "return deadline.sub(c.now()) + time.Second }",
+		func(p *plan) { onLeases(p, famPause) }},
 	{"the HTTP transport takes API Gateway's limit for a refusal", "lockclient/gateway.go", "return &unavailable{after: resp.RetryAfter, throttled: true, err: statusError(resp.Status, message)}",
-		"return &RefusedError{Status: resp.Status, Detail: message}", func(p *plan) { withoutFaults(p, famAPI) }},
+		"return &RefusedError{Status: resp.Status, Detail: message}", func(p *plan) { with(p, famAPI) }},
 	{"the HTTP transport takes a status 500 after the commit for a refusal", "lockclient/gateway.go", "if resp.Status >= http.StatusInternalServerError {", "if resp.Status > http.StatusHTTPVersionNotSupported {",
-		func(p *plan) { withoutFaults(p, famAPI) }},
+		func(p *plan) { with(p, famAPI) }},
 	{"Invoke's transport takes Lambda's limit for a refusal", "lockclient/invoke/invoke.go", "func throttled(err error) bool { return httpStatus(err) == http.StatusTooManyRequests }", "func throttled(err error) bool { return false }",
-		func(p *plan) { withoutFaults(p, famAPI) }},
+		func(p *plan) { with(p, famAPI) }},
 	{"Invoke's transport takes a reset connection for a refusal", "lockclient/invoke/invoke.go", "if status/100 != 4 || status == http.StatusConflict", "if status/100 == 5 || status == http.StatusConflict",
-		func(p *plan) { withoutFaults(p, famAPI) }},
+		func(p *plan) { with(p, famAPI) }},
 	{"the direct transport takes a status 500 of DynamoDB for a lasting fault", "internal/dynamo/fault.go", "return &lock.StoreError{Kind: lock.ErrUnavailable, What: \"DynamoDB failed \" + action + \" with \" + code",
-		"return &lock.StoreError{Kind: lock.ErrMisconfigured, What: \"DynamoDB failed \" + action + \" with \" + code", func(p *plan) { withoutFaults(p, famDynamo) }},
+		"return &lock.StoreError{Kind: lock.ErrMisconfigured, What: \"DynamoDB failed \" + action + \" with \" + code", func(p *plan) { with(p, famDynamo) }},
 	{"the direct transport takes an answer that was cut off for another server's", "internal/dynamo/fault.go", "e.HTTPStatusCode() != 0 && !cutOff(err)", "e.HTTPStatusCode() != 0",
-		func(p *plan) { withoutFaults(p, famDynamo) }},
+		func(p *plan) { with(p, famDynamo) }},
 	{"a write whose reply was lost is taken for another caller's", "internal/lock/acquire.go", "if h, mine := r.Holders[o.key]; mine {", "if h, mine := r.Holders[o.key+\"-\"]; mine {",
-		func(p *plan) { withoutFaults(p, famAPI, famDynamo) }},
+		func(p *plan) { with(p, famAPI, famDynamo) }},
 	{"there is no allowance for clocks", "internal/lock/rules.go", "func (u Rules) skew() int64 { return u.Skew.Milliseconds() }", "func (u Rules) skew() int64 { return 0 }",
-		func(p *plan) { withoutFaults(p, famClock) }},
+		func(p *plan) { onLeases(p, famClock) }},
 	{"holdfast exec does not watch the lease's end", "internal/supervise/guard.go", "if !g.ending && g.now() >= g.until-g.grace {", "if !g.ending && g.now() >= g.until+time.Hour {", onCommand},
 	{"the command outlives a holdfast that is killed", "internal/supervise/guard.go", "\t\t\t\tg.over = true\n\t\t\t\tg.end(deserted)\n\t\t\t\tcontinue", "\t\t\t\tg.until += time.Hour\n\t\t\t\tcontinue", onCommand},
 	{"the poller keeps its place before the records are consumed", "internal/poller/poller.go", "\tfailed := p.hand(ctx, out.Records)\n", "\tif n := len(out.Records); n > 0 && p.Places != nil {\n\t\t_ = p.Places.Save(id, aws.ToString(out.Records[n-1].Dynamodb.SequenceNumber))\n\t}\n\tfailed := p.hand(ctx, out.Records)\n", onStream},
@@ -70,7 +75,7 @@ var bugs = []bug{
 	{"an event that the bus did not take counts as published", "internal/stream/publish.go", "\t\tif err != nil {\n\t\t\trequest[i].err = err", "\t\tif err != nil && len(entries) == 0 {\n\t\t\trequest[i].err = err",
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
 	{"a timer that fires before the expiry is not set again", "internal/stream/expirer.go", "\tif again.IsZero() {\n\t\treturn nil\n\t}", "\tif !again.IsZero() {\n\t\treturn nil\n\t}\n\tif again.IsZero() {\n\t\treturn nil\n\t}",
-		func(p *plan) { withoutFaults(p, famKillClient) }},
+		func(p *plan) { with(p, famKillClient) }},
 	{"callbacks are left to the function that made the grant", "internal/stream/callbacks.go", "\t\tlist = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})\n", "",
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
 }

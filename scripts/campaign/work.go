@@ -35,7 +35,7 @@ func (w *worker) cycle(ctx context.Context) {
 	w.hold(ctx, b, opts)
 	switch n := w.random.IntN(100); {
 	case n < 6 && opts.ManualRenew: // it expires by itself
-		b.until(ctx, lease.ExpiresAt())
+		b.untilOver(ctx)
 		return
 	case n < 8:
 		_, _ = w.client.ForceRelease(ctx, name, "campaign", 0)
@@ -54,6 +54,8 @@ func (w *worker) cycle(ctx context.Context) {
 func (w *worker) hold(ctx context.Context, b *belief, opts lockclient.Options) {
 	length := time.Duration(w.random.ExpFloat64() * float64(8*time.Millisecond))
 	switch n := w.random.IntN(100); {
+	case w.cfg.Long && n < 60:
+		length = opts.TTL + time.Duration(w.random.Float64()*float64(opts.TTL))
 	case n < 6:
 		length = time.Duration(w.random.Float64() * float64(opts.TTL))
 	case n < 8:
@@ -109,9 +111,10 @@ func (b *belief) deadline() int64 { return now() + time.Until(b.lease.ExpiresAt(
 
 // update records how long the belief lasts if the client does nothing more.
 func (b *belief) update() {
-	until := b.deadline()
+	at := now()
+	until := max(b.deadline(), at)
 	if b.lease.Err() != nil { // told, or expired by the client's own clock
-		until = min(until, now())
+		until = min(b.deadline(), now())
 	}
 	if until > b.entry.Until {
 		b.entry.Until = until
@@ -119,16 +122,20 @@ func (b *belief) update() {
 	}
 }
 
-// end records that the client ends the belief now.
+// end records that the client ends the belief now, if it did not end before.
 func (b *belief) end() {
-	b.entry.Until = min(b.deadline(), now())
+	at := now()
+	if b.lease.Err() != nil {
+		at = min(b.deadline(), now())
+	}
+	b.entry.Until = at
 	b.write()
 }
 
-// until waits until the client's own clock ends the lease.
-func (b *belief) until(ctx context.Context, expiry time.Time) {
-	for ctx.Err() == nil && b.lease.Err() == nil && time.Until(expiry) > 0 {
-		b.w.rest(ctx, min(time.Until(expiry)+time.Millisecond, 100*time.Millisecond))
+// untilOver waits until the client's own clock ends the lease.
+func (b *belief) untilOver(ctx context.Context) {
+	for ctx.Err() == nil && b.lease.Err() == nil {
+		b.w.rest(ctx, min(max(time.Until(b.lease.ExpiresAt()), 0)+time.Millisecond, 100*time.Millisecond))
 	}
 	b.end()
 }
