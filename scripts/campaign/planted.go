@@ -20,12 +20,17 @@ type bug struct {
 
 // The plans under which bugs are looked for: the faults that bring each out, and enough clients.
 func brief(p *plan) {
-	p.Seconds, p.Kills, p.StreamKills, p.CLI = 40, 0, 0, 0
+	p.Seconds, p.Kills, p.StreamKills, p.CLI = 30, 0, 0, 0
 }
 
 func with(p *plan, families ...string) {
 	brief(p)
 	p.Families = families
+}
+
+func onTransport(p *plan, family string, http, invoke, direct int) {
+	with(p, family)
+	p.HTTP, p.Invoke, p.Direct, p.Rate = http, invoke, direct, 5
 }
 
 func onLeases(p *plan, families ...string) {
@@ -53,19 +58,19 @@ var bugs = []bug{
 	{"a lease is over for its client a second late", "lockclient/clock.go", "return deadline.sub(c.now()) }", "return deadline.sub(c.now()) + time.Second }",
 		func(p *plan) { onLeases(p, famPause) }},
 	{"the HTTP transport takes API Gateway's limit for a refusal", "lockclient/gateway.go", "return &unavailable{after: resp.RetryAfter, throttled: true, err: statusError(resp.Status, message)}",
-		"return &RefusedError{Status: resp.Status, Detail: message}", func(p *plan) { with(p, famAPI) }},
+		"return &RefusedError{Status: resp.Status, Detail: message}", func(p *plan) { onTransport(p, famAPI, 6, 0, 0) }},
 	{"the HTTP transport takes a status 500 after the commit for a refusal", "lockclient/gateway.go", "if resp.Status >= http.StatusInternalServerError {", "if resp.Status > http.StatusHTTPVersionNotSupported {",
-		func(p *plan) { with(p, famAPI) }},
+		func(p *plan) { onTransport(p, famAPI, 6, 0, 0) }},
 	{"Invoke's transport takes Lambda's limit for a refusal", "lockclient/invoke/invoke.go", "func throttled(err error) bool { return httpStatus(err) == http.StatusTooManyRequests }", "func throttled(err error) bool { return false }",
-		func(p *plan) { with(p, famAPI) }},
+		func(p *plan) { onTransport(p, famAPI, 0, 6, 0) }},
 	{"Invoke's transport takes a reset connection for a refusal", "lockclient/invoke/invoke.go", "if status/100 != 4 || status == http.StatusConflict", "if status/100 == 5 || status == http.StatusConflict",
-		func(p *plan) { with(p, famAPI) }},
+		func(p *plan) { onTransport(p, famAPI, 0, 6, 0) }},
 	{"the direct transport takes a status 500 of DynamoDB for a lasting fault", "internal/dynamo/fault.go", "return &lock.StoreError{Kind: lock.ErrUnavailable, What: \"DynamoDB failed \" + action + \" with \" + code",
-		"return &lock.StoreError{Kind: lock.ErrMisconfigured, What: \"DynamoDB failed \" + action + \" with \" + code", func(p *plan) { with(p, famDynamo) }},
+		"return &lock.StoreError{Kind: lock.ErrMisconfigured, What: \"DynamoDB failed \" + action + \" with \" + code", func(p *plan) { onTransport(p, famDynamo, 0, 0, 6) }},
 	{"the direct transport takes an answer that was cut off for another server's", "internal/dynamo/fault.go", "e.HTTPStatusCode() != 0 && !cutOff(err)", "e.HTTPStatusCode() != 0",
-		func(p *plan) { with(p, famDynamo) }},
+		func(p *plan) { onTransport(p, famDynamo, 0, 0, 6) }},
 	{"a write whose reply was lost is taken for another caller's", "internal/lock/acquire.go", "if h, mine := r.Holders[o.key]; mine {", "if h, mine := r.Holders[o.key+\"-\"]; mine {",
-		func(p *plan) { with(p, famAPI, famDynamo) }},
+		func(p *plan) { onTransport(p, famDynamo, 2, 2, 2) }},
 	{"there is no allowance for clocks", "internal/lock/rules.go", "func (u Rules) skew() int64 { return u.Skew.Milliseconds() }", "func (u Rules) skew() int64 { return 0 }",
 		func(p *plan) { onLeases(p, famClock) }},
 	{"holdfast exec does not watch the lease's end", "internal/supervise/guard.go", "if !g.ending && g.now() >= g.until-g.grace {", "if !g.ending && g.now() >= g.until+time.Hour {", onCommand},

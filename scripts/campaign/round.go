@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,7 +170,7 @@ func (r *round) startProxies(secrets string) error {
 	rules := func(family string, rate float64) wirefault.Plan {
 		p := wirefault.Plan{Seed: r.plan.Seed}
 		if r.plan.has(family) {
-			p.Rules = wireRules(rate)
+			p.Rules = wireRules(rate * cmp.Or(r.plan.Rate, 1))
 		}
 		return p
 	}
