@@ -22,7 +22,7 @@ func checkBeliefs(list []Belief, ops map[string][]Op, cfg Config) (found []Viola
 			if at, known := asked[g]; o.Result == Granted && (!known || o.Began < at) {
 				asked[g] = o.Began
 			}
-			if o.Op == Force && o.Result != Lost {
+			if o.Op == Force && (o.Result != Lost || o.Fence > 0) { // "lost" may be the answer to a repetition
 				forces[name] = append(forces[name], o)
 			}
 		}

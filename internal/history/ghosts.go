@@ -19,7 +19,7 @@ func prepare(ops []Op, cfg Config) []*call {
 	for i, o := range ops {
 		first, known := exists[o.Lease]
 		list[i] = &call{Op: o, copies: cfg.until(o), exists: known && first <= o.Ended, lastUse: lastUse}
-		list[i].behind = o.Op == Release && o.Result == Lost && slices.ContainsFunc(ops, func(other Op) bool {
+		list[i].behind = (o.Op == Release || o.Op == Force) && o.Result == Lost && slices.ContainsFunc(ops, func(other Op) bool {
 			return other.Op == Acquire && other.Lease != o.Lease && other.Began <= o.Ended && cfg.until(other)+other.Wait >= o.Began
 		})
 	}

@@ -54,7 +54,7 @@ type call struct {
 	copies  int64 // when the last copy of it may reach the coordinator
 	ghosts  bool  // a ghost of another request may keep the lock from this one
 	exists  bool  // a ghost of an acquire with this lease may hold a lease or a place
-	behind  bool  // another lease may have ended since the first try of this release, so that the lock remembers that one
+	behind  bool  // another lease may have ended since the first try of this release or force-release, so that the lock remembers that one
 	lastUse map[string]int64
 }
 
@@ -72,7 +72,12 @@ func (m model) step(s *state, c *call) (bool, *state) {
 		return m.released(s, c)
 	case c.Result == Lost && c.Op.Op == Force:
 		i := slices.IndexFunc(s.live, func(k known) bool { return k.fence == c.Fence })
-		return i < 0 || !m.certain(s.live[i], c, 0), s
+		if i < 0 || !c.behind {
+			return i < 0 || !m.certain(s.live[i], c, 0), s
+		}
+		next := s.clone(c)
+		next.end(i, false)
+		return true, next
 	case c.Result == Lost:
 		return m.lost(s, c)
 	case c.Op.Op == Force && c.Result == OK:

@@ -69,6 +69,9 @@ var orderCases = []historyCase{
 		op(Acquire, "b", 7, 8, Granted, fence(2)), op(Release, "a", 8, 9, OK),
 	}},
 	{"a lease that is lost for no reason", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "a", 3, 4, Lost)}},
+	{"a force-release that the store's client repeated, after another lease had ended", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 3, 9, Lost, fence(1)), op(Acquire, "b", 4, 5, Granted, fence(2)), op(Release, "b", 6, 7, OK),
+	}},
 	{"refused by a lease that was over before its own answer", "", []Op{
 		op(Acquire, "a", 1, 20, Lost), op(Acquire, "b", 3, 4, Held), op(Acquire, "b", 21, 22, Granted, fence(2)),
 	}},
