@@ -303,7 +303,7 @@ func (c *Coordinator) table() {
 	if c.key != nil {
 		encryption = awsdynamodb.TableEncryption_CUSTOMER_MANAGED
 	}
-	c.Table = awsdynamodb.NewTable(c.Construct, jsii.String("Table"), &awsdynamodb.TableProps{
+	table := awsdynamodb.NewTable(c.Construct, jsii.String("Table"), &awsdynamodb.TableProps{
 		TableName:           optional(c.props.Table),
 		PartitionKey:        &awsdynamodb.Attribute{Name: jsii.String("pk"), Type: awsdynamodb.AttributeType_STRING},
 		SortKey:             &awsdynamodb.Attribute{Name: jsii.String("sk"), Type: awsdynamodb.AttributeType_STRING},
@@ -318,7 +318,17 @@ func (c *Coordinator) table() {
 		Encryption:         encryption,
 		EncryptionKey:      c.key,
 	})
+	table.AddGlobalSecondaryIndex(&awsdynamodb.GlobalSecondaryIndexProps{ // for lists of a prefix: see internal/dynamo/index.go
+		IndexName:      jsii.String(nameIndex),
+		PartitionKey:   &awsdynamodb.Attribute{Name: jsii.String("idx"), Type: awsdynamodb.AttributeType_STRING},
+		SortKey:        &awsdynamodb.Attribute{Name: jsii.String("pk"), Type: awsdynamodb.AttributeType_STRING},
+		ProjectionType: awsdynamodb.ProjectionType_KEYS_ONLY,
+	})
+	c.Table = table
 }
+
+// nameIndex is the table's index of locks' names.
+const nameIndex = "names"
 
 // code is a function's code. The caller calls copied once the CDK has copied it.
 func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {

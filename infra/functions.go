@@ -61,6 +61,7 @@ var showingActions = slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActio
 
 // requestFunctions are the functions that serve requests.
 func (c *Coordinator) requestFunctions() (list []function) {
+	queryIndex := allow([]string{"dynamodb:Query"}, awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/index/" + nameIndex)}))
 	for _, f := range []struct {
 		id, description string
 		actions         []string // on the table
@@ -69,12 +70,16 @@ func (c *Coordinator) requestFunctions() (list []function) {
 		{"Acquire", "Acquires a lock", showingActions, true},
 		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
 		{"Release", "Releases a lease", queueActions, true},
-		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Scan"}, false},
+		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:Scan"}, false},
 		{"ForceRelease", "Ends leases against their holders' will", showingActions, true},
 	} {
+		statements := []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())}
+		if f.id == "Status" {
+			statements = append(statements, queryIndex)
+		}
 		list = append(list, function{
 			id: f.id, name: strings.ToLower(f.id), description: f.description, timeout: requestTimeout, concurrency: c.props.Concurrency,
-			request: true, handsOn: f.handsOn, statements: []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())},
+			request: true, handsOn: f.handsOn, statements: statements,
 		})
 	}
 	return list

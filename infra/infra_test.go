@@ -135,8 +135,8 @@ func TestNoWildcards(t *testing.T) {
 			}
 		}
 	}
-	if n != 29 {
-		t.Errorf("%d statements; docs/iam.md explains 29", n)
+	if n != 30 {
+		t.Errorf("%d statements; docs/iam.md explains 30", n)
 	}
 }
 
@@ -147,6 +147,10 @@ func TestDefaults(t *testing.T) {
 		p["TimeToLiveSpecification"].(map[string]any)["AttributeName"] != "ttl" || p["StreamSpecification"].(map[string]any)["StreamViewType"] != "NEW_AND_OLD_IMAGES" ||
 		p["PointInTimeRecoverySpecification"].(map[string]any)["PointInTimeRecoveryEnabled"] != true {
 		t.Errorf("table %+v", table)
+	}
+	if got, want := fmt.Sprint(table.Properties["GlobalSecondaryIndexes"]),
+		"[map[IndexName:names KeySchema:[map[AttributeName:idx KeyType:HASH] map[AttributeName:pk KeyType:RANGE]] Projection:map[ProjectionType:KEYS_ONLY]]]"; got != want {
+		t.Errorf("indexes %s, want %s as CreateTable of internal/dynamo makes", got, want)
 	}
 	functions := tpl.of("AWS::Lambda::Function")
 	if len(functions) != 8 {

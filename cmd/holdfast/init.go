@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 )
 
-// initCmd creates the lock table. It changes nothing of an existing table.
+// initCmd creates the lock table, or adds what an existing one lacks.
 type initCmd struct{}
 
 // Run creates the table and waits until it is active.
@@ -30,5 +30,5 @@ func (initCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 		return err
 	}
 	return s.result(map[string]any{"table": table, "ready": true},
-		fmt.Sprintf("table %q is ready: pk and sk, pay per request, native TTL on ttl, stream of new and old images", table))
+		fmt.Sprintf("table %q is ready: pk and sk, index names, pay per request, native TTL on ttl, stream of new and old images", table))
 }

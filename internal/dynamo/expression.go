@@ -32,6 +32,10 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 	e := newExpression()
 	condition := e.guard(c)
 	e.effect(c)
+	switch c.Effect.(type) {
+	case lock.Grant, lock.Become: // they may make the row
+		e.assign(e.name(attrIndex), str(indexPart(name)))
+	}
 	e.stamp(c.Stamp)
 	update := "SET " + strings.Join(e.set, ", ")
 	if len(e.remove) > 0 {
@@ -55,7 +59,7 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 var plainNames = map[string]bool{
 	attrPK: true, attrRev: true, attrFence: true, attrHolders: true, attrFreeAt: true, attrWaiting: true, attrCause: true,
 	attrRetired: true, attrRetiredFence: true, attrRetiredAt: true, attrRetiredCause: true,
-	attrLeaseFence: true, attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
+	attrIndex: true, attrLeaseFence: true, attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
 }
 
 // name returns how expressions name an attribute.

@@ -94,11 +94,11 @@ func TestShortExpressions(t *testing.T) {
 	}{
 		"take": {
 			[]lock.Clause{{Test: lock.NobodyWaiting}}, lock.Grant{Key: "k", Lease: lock.Lease{Fence: 5, ExpiresAt: 7}, Capacity: 1},
-			"SET holders = :v1, #capacity = :v2, fence = :v3, free_at = :v4, waiting = :v0, cause = :v5, #ttl = :v4 REMOVE #by, #reason ADD rev :v2",
+			"SET holders = :v1, #capacity = :v2, fence = :v3, free_at = :v4, waiting = :v0, idx = :v5, cause = :v6, #ttl = :v4 REMOVE #by, #reason ADD rev :v2",
 		},
 		"a grant without the guard": {
 			nil, lock.Grant{Key: "k", Lease: lock.Lease{Fence: 5, ExpiresAt: 7}, Capacity: 1},
-			"SET holders = :v0, #capacity = :v1, fence = :v2, free_at = :v3, waiting = if_not_exists(waiting, :v4), cause = :v5, #ttl = :v3 REMOVE #by, #reason ADD rev :v1",
+			"SET holders = :v0, #capacity = :v1, fence = :v2, free_at = :v3, waiting = if_not_exists(waiting, :v4), idx = :v5, cause = :v6, #ttl = :v3 REMOVE #by, #reason ADD rev :v1",
 		},
 	} {
 		u := compile("locks", "a", lock.Command{Guard: test.guard, Effect: test.f, Stamp: lock.Stamp{Cause: lock.CauseAcquire, TTL: 7}})

@@ -33,6 +33,7 @@ const (
 	attrRetiredAt    = "retired_at"
 	attrRetiredCause = "retired_cause"
 	attrTTL          = "ttl"
+	attrIndex        = "idx" // the part of the index of names: see index.go
 
 	// of a lease. Those that every lease has are short: a semaphore's item has up to a hundred leases, and each KB of it costs a write unit.
 	attrOwner         = "owner"

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +46,7 @@ func (r request) at(path ...any) any {
 
 // A script is a fake DynamoDB that gives the scripted responses in turn, then "{}", and records the requests.
 type script struct {
+	mu      sync.Mutex
 	answers []string // a body; after "400 " that of an error
 	asked   []request
 	date    func() time.Time
@@ -56,6 +58,8 @@ func (s *script) Do(req *http.Request) (*http.Response, error) {
 	if err := json.NewDecoder(req.Body).Decode(&r.body); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	status, body := 200, "{}"
 	if n := len(s.asked); n < len(s.answers) {
 		body = s.answers[n]

@@ -14,15 +14,12 @@ package dynamo
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -174,79 +171,4 @@ func (s *Store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	after.Queue = nil
 	s.keepTexts(ctx, name, before, after)
 	return lock.Reply{Before: before, After: after, Offset: seen.offset}, nil
-}
-
-const (
-	maxKey    = 1024 // bytes of a key in a cursor: a scan may end at any item
-	scanLimit = 1000 // items that one Scan reads
-	maxScans  = 10   // Scans for one page
-)
-
-// List implements [lock.Store] with consistent Scans of the table, so it reads every item and orders nothing: it is for people, not
-// for programs. A page reads at most 10,000 items and may be short.
-func (s *Store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {
-	start, err := cursorKey(q.Cursor)
-	if err != nil {
-		return lock.Page{}, err
-	}
-	filter := "#sk = :lock"
-	names := map[string]string{"#sk": attrSK}
-	values := item{":lock": str(skLock)}
-	if q.Prefix != "" {
-		filter += " AND begins_with(#pk, :prefix)"
-		names["#pk"], values[":prefix"] = attrPK, str(q.Prefix)
-	}
-	if q.HeldAfter != 0 {
-		filter += " AND #free_at > :held_after"
-		names["#free_at"], values[":held_after"] = attrFreeAt, num(q.HeldAfter)
-	}
-	var page lock.Page
-	size := 0
-	for range maxScans {
-		out, err := s.client.Scan(ctx, &dynamodb.ScanInput{
-			TableName: aws.String(s.table), FilterExpression: aws.String(filter), ExpressionAttributeNames: names,
-			ExpressionAttributeValues: values, Limit: aws.Int32(scanLimit), ExclusiveStartKey: start,
-			ConsistentRead: aws.Bool(true),
-		})
-		if err != nil {
-			return lock.Page{}, s.fault(ctx, "Scan", err)
-		}
-		for _, it := range out.Items {
-			name := (&decoder{it: it}).str(attrPK)
-			r, err := Decode(it)
-			if err != nil {
-				return lock.Page{}, s.corrupt(name, err)
-			}
-			if len(page.Entries) == q.Limit || size > lock.MaxPageBytes {
-				page.Next = cursor(key(page.Entries[len(page.Entries)-1].Name))
-				return page, nil
-			}
-			page.Entries, size = append(page.Entries, lock.Entry{Name: name, Record: r}), size+r.Size()
-		}
-		start = out.LastEvaluatedKey
-		if page.Next = cursor(start); page.Next == "" || len(page.Entries) == q.Limit {
-			break
-		}
-	}
-	return page, nil
-}
-
-func cursor(k item) string {
-	if len(k) == 0 {
-		return ""
-	}
-	d := decoder{it: k}
-	return base64.RawURLEncoding.EncodeToString([]byte(d.str(attrPK) + "\x00" + d.str(attrSK)))
-}
-
-func cursorKey(cursor string) (item, error) {
-	if cursor == "" {
-		return nil, nil
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
-	pk, sk, ok := strings.Cut(string(raw), "\x00")
-	if err != nil || !ok || pk == "" || sk == "" || len(pk) > maxKey || len(sk) > maxKey || !utf8.Valid(raw) {
-		return nil, lock.ErrBadCursor
-	}
-	return item{attrPK: str(pk), attrSK: str(sk)}, nil
 }

@@ -103,8 +103,8 @@ func TestListAsks(t *testing.T) {
 func TestListCursors(t *testing.T) {
 	longest := strings.Repeat("k", 1024)
 	for cursor, good := range map[string]bool{
-		cursorOf("a", "lock"): true, cursorOf(longest, longest): true,
-		"!": false, cursorOf("", "lock"): false, cursorOf("a", ""): false, cursorOf(longest+"k", "lock"): false, cursorOf("a", longest+"k"): false,
+		cursorOf("a", "lock"): true, cursorOf(longest, longest): true, cursorOf("", "a:b"): true,
+		"!": false, cursorOf("", ""): false, cursorOf("", longest+"k"): false, cursorOf("a", ""): false, cursorOf(longest+"k", "lock"): false, cursorOf("a", longest+"k"): false,
 		cursorOf("\xff", "lock"): false, base64.RawURLEncoding.EncodeToString([]byte("a")): false,
 	} {
 		s, wire := scripted(t)
@@ -169,6 +169,7 @@ func TestRepliesTellTheClock(t *testing.T) {
 const (
 	rightTable = `{"Table":{"TableStatus":"ACTIVE","KeySchema":[{"AttributeName":"pk","KeyType":"HASH"},{"AttributeName":"sk","KeyType":"RANGE"}],` +
 		`"AttributeDefinitions":[{"AttributeName":"pk","AttributeType":"S"},{"AttributeName":"sk","AttributeType":"S"},{"AttributeName":"n","AttributeType":"N"}],` +
+		`"GlobalSecondaryIndexes":[{"IndexName":"names","IndexStatus":"ACTIVE","KeySchema":[{"AttributeName":"idx","KeyType":"HASH"},{"AttributeName":"pk","KeyType":"RANGE"}]}],` +
 		`"StreamSpecification":{"StreamEnabled":true,"StreamViewType":"NEW_AND_OLD_IMAGES"}}}`
 	ttlOn  = `{"TimeToLiveDescription":{"TimeToLiveStatus":"ENABLED","AttributeName":"ttl"}}`
 	ttlOff = `{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLED"}}`
@@ -198,6 +199,9 @@ func TestCreateTableSteps(t *testing.T) {
 		"no stream":                {[]string{exists, change(`"StreamEnabled":true`, `"StreamEnabled":false`), ttlOff}, strings.TrimSpace(made), "it has no stream"},
 		"nothing said of a stream": {[]string{exists, change(`"StreamSpecification"`, `"Other"`), ttlOff}, strings.TrimSpace(made), "it has no stream"},
 		"a stream of keys":         {[]string{exists, change("NEW_AND_OLD_IMAGES", "KEYS_ONLY"), ttlOff}, strings.TrimSpace(made), "its stream is of KEYS_ONLY"},
+		"no index":                 {[]string{exists, change("names", "other"), ttlOn}, made + "UpdateTable UpdateContinuousBackups", ""},
+		"an index is refused":      {[]string{exists, change("names", "other"), ttlOn, `400 {"__type":"AccessDeniedException"}`}, made + "UpdateTable", "dynamodb:UpdateTable"},
+		"another index":            {[]string{exists, change(`"idx","KeyType"`, `"id","KeyType"`), ttlOn}, strings.TrimSpace(made), "its index names has other keys"},
 		"TTL on another":           {[]string{exists, rightTable, strings.Replace(ttlOn, `"ttl"`, `"expires"`, 1)}, strings.TrimSpace(made), `its native TTL is on "expires"`},
 		"TTL being switched on":    {[]string{exists, rightTable, strings.Replace(ttlOn, "ENABLED", "ENABLING", 1)}, made + "UpdateContinuousBackups", ""},
 	} {
@@ -228,6 +232,7 @@ func TestInspect(t *testing.T) {
 	}{
 		"right":      {rightTable, ttlOn, nil},
 		"TTL off":    {rightTable, ttlOff, []string{"native TTL is off"}},
+		"no index":   {strings.Replace(rightTable, "names", "other", 1), ttlOn, []string{"no index names"}},
 		"no stream":  {strings.Replace(rightTable, `"StreamEnabled":true`, `"StreamEnabled":false`, 1), ttlOn, []string{"no stream"}},
 		"everything": {strings.Replace(strings.Replace(rightTable, `"StreamEnabled":true`, `"StreamEnabled":false`, 1), `"sk","KeyType"`, `"id","KeyType"`, 1), ttlOff, []string{"keys", "no stream", "native TTL"}},
 	} {

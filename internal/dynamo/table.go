@@ -29,16 +29,19 @@ func (e *TableShapeError) Error() string {
 	return fmt.Sprintf("table %q is not a lock table: %s; use another name, or change it by hand", e.Table, strings.Join(e.Problems, "; "))
 }
 
-// CreateTable creates the lock table, or completes one that was created in part: keys pk and sk, pay per request, a stream of new and
-// old images, native TTL on ttl, and, where the engine has them, point-in-time recovery and deletion protection. It returns when
-// the table can be used, and may be repeated. A table of another shape is a [*TableShapeError]; nothing of it is changed.
+// CreateTable creates the lock table, or completes one that was created in part: keys pk and sk, the index of names, pay per request, a
+// stream of new and old images, native TTL on ttl, and, where the engine has them, point-in-time recovery and deletion protection. It
+// returns when the table can be used, and may be repeated. DynamoDB fills an index that is added to a table in the background; lists scan
+// the table until then. A table of another shape is a [*TableShapeError]; nothing of it is changed.
 func (s *Store) CreateTable(ctx context.Context) error {
 	_, err := s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
 		TableName: aws.String(s.table),
 		AttributeDefinitions: []types.AttributeDefinition{
 			{AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS},
 			{AttributeName: aws.String(attrSK), AttributeType: types.ScalarAttributeTypeS},
+			{AttributeName: aws.String(attrIndex), AttributeType: types.ScalarAttributeTypeS},
 		},
+		GlobalSecondaryIndexes: []types.GlobalSecondaryIndex{nameIndex()},
 		KeySchema: []types.KeySchemaElement{
 			{AttributeName: aws.String(attrPK), KeyType: types.KeyTypeHash},
 			{AttributeName: aws.String(attrSK), KeyType: types.KeyTypeRange},
@@ -65,7 +68,17 @@ func (s *Store) CreateTable(ctx context.Context) error {
 	if problems := shape(table.Table, ttl.TimeToLiveDescription); len(problems) > 0 {
 		return &TableShapeError{Table: s.table, Problems: problems}
 	}
-	if ttlOff(ttl.TimeToLiveDescription) {
+	return s.completeTable(ctx, table.Table, ttl.TimeToLiveDescription)
+}
+
+// completeTable adds what a lock table lacks.
+func (s *Store) completeTable(ctx context.Context, table *types.TableDescription, ttl *types.TimeToLiveDescription) error {
+	if indexOf(table) == nil {
+		if err := s.addIndex(ctx); err != nil {
+			return err
+		}
+	}
+	if ttlOff(ttl) {
 		if _, err := s.client.UpdateTimeToLive(ctx, &dynamodb.UpdateTimeToLiveInput{
 			TableName:               aws.String(s.table),
 			TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String(attrTTL), Enabled: aws.Bool(true)},
@@ -73,7 +86,7 @@ func (s *Store) CreateTable(ctx context.Context) error {
 			return s.fault(ctx, "UpdateTimeToLive", err)
 		}
 	}
-	_, err = s.client.UpdateContinuousBackups(ctx, &dynamodb.UpdateContinuousBackupsInput{
+	_, err := s.client.UpdateContinuousBackups(ctx, &dynamodb.UpdateContinuousBackupsInput{
 		TableName:                        aws.String(s.table),
 		PointInTimeRecoverySpecification: &types.PointInTimeRecoverySpecification{PointInTimeRecoveryEnabled: aws.Bool(true)},
 	})
@@ -82,6 +95,22 @@ func (s *Store) CreateTable(ctx context.Context) error {
 	}
 	if err != nil {
 		return s.fault(ctx, "UpdateContinuousBackups", err)
+	}
+	return nil
+}
+
+// addIndex adds the index of names to a table that has none.
+func (s *Store) addIndex(ctx context.Context) error {
+	index := nameIndex()
+	_, err := s.client.UpdateTable(ctx, &dynamodb.UpdateTableInput{
+		TableName:            aws.String(s.table),
+		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String(attrIndex), AttributeType: types.ScalarAttributeTypeS}, {AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS}},
+		GlobalSecondaryIndexUpdates: []types.GlobalSecondaryIndexUpdate{{Create: &types.CreateGlobalSecondaryIndexAction{
+			IndexName: index.IndexName, KeySchema: index.KeySchema, Projection: index.Projection,
+		}}},
+	})
+	if err != nil {
+		return s.fault(ctx, "UpdateTable", err)
 	}
 	return nil
 }
@@ -104,6 +133,9 @@ func (s *Store) Inspect(ctx context.Context) (problems []Problem, err error) {
 	}
 	if p := replicated(table.Table); p != "" {
 		problems = append(problems, Problem{p, "remove all replicas but one, and let one region's coordinators write it (docs/deploy.md)"})
+	}
+	if indexOf(table.Table) == nil {
+		problems = append(problems, Problem{"it has no index " + IndexName + ", so a list of a prefix scans the table", "run holdfast init, or add the index as docs/scale.md says"})
 	}
 	if ttlOff(ttl.TimeToLiveDescription) {
 		problems = append(problems, Problem{"native TTL is off, so rows of locks that nobody uses stay for ever", "run holdfast init, or switch TTL on for the attribute " + attrTTL})
@@ -137,7 +169,7 @@ func ttlOff(d *types.TimeToLiveDescription) bool {
 func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problems []string) {
 	keys := []string{}
 	for _, k := range t.KeySchema {
-		keys = append(keys, fmt.Sprintf("%s %s", aws.ToString(k.AttributeName), k.KeyType))
+		keys = append(keys, describeKey(k))
 	}
 	if want := []string{attrPK + " HASH", attrSK + " RANGE"}; !slices.Equal(keys, want) {
 		problems = append(problems, fmt.Sprintf("its keys are %v, not %v", keys, want))
@@ -146,6 +178,9 @@ func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problem
 		if n := aws.ToString(a.AttributeName); (n == attrPK || n == attrSK) && a.AttributeType != types.ScalarAttributeTypeS {
 			problems = append(problems, fmt.Sprintf("its key %s is of type %s, not S", n, a.AttributeType))
 		}
+	}
+	if index := indexOf(t); index != nil && !slices.EqualFunc(index.KeySchema, nameIndex().KeySchema, func(a, b types.KeySchemaElement) bool { return describeKey(a) == describeKey(b) }) {
+		problems = append(problems, fmt.Sprintf("its index %s has other keys than %s and %s", IndexName, attrIndex, attrPK))
 	}
 	if v := t.StreamSpecification; v == nil || !aws.ToBool(v.StreamEnabled) {
 		problems = append(problems, "it has no stream; one of NEW_AND_OLD_IMAGES is needed")
@@ -156,6 +191,10 @@ func shape(t *types.TableDescription, ttl *types.TimeToLiveDescription) (problem
 		problems = append(problems, fmt.Sprintf("its native TTL is on %q, not %q", aws.ToString(ttl.AttributeName), attrTTL))
 	}
 	return problems
+}
+
+func describeKey(k types.KeySchemaElement) string {
+	return fmt.Sprintf("%s %s", aws.ToString(k.AttributeName), k.KeyType)
 }
 
 var _ lock.Store = (*Store)(nil)

@@ -96,7 +96,7 @@ func TestUnitsOfASemaphore(t *testing.T) {
 		}
 		switch n := i + 1; n {
 		case 1:
-			cost("acquire, 1 holder", "UpdateItem", 1, join)
+			cost("acquire, 1 holder, of a lock that has no row", "UpdateItem", 2, join) // one of them in the index of names
 			cost("renew, 1 holder", "UpdateItem", 1, renew)
 		case 10, 50, 100:
 			most := map[int]float64{10: 2, 50: 4, 100: 8}[n]

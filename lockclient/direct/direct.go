@@ -131,8 +131,9 @@ func (t *Table) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient
 	return lockclient.Response{Status: http.StatusOK, Answer: answer}, nil
 }
 
-// CreateTable creates the table and waits until it can be used: the keys pk and sk, on-demand capacity, native TTL, and a stream.
-// If the table exists, CreateTable changes nothing; the error then says how the table differs, if it does.
+// CreateTable creates the table and waits until it can be used: the keys pk and sk, an index of names for lists, on-demand capacity, native
+// TTL, and a stream. If the table exists, CreateTable adds an index or native TTL that it lacks, and changes nothing else; the error then
+// says how the table differs, if it does.
 func (t *Table) CreateTable(ctx context.Context) error { return t.store.CreateTable(ctx) }
 
 // CloseIdleConnections closes the connections to DynamoDB that are not in use. [lockclient.Client.Close] calls it.
