@@ -22,7 +22,7 @@ import (
 
 // commands are the subcommands, by name.
 var commands = map[string]func(ctx context.Context, args []string) error{
-	"list": list,
+	"list": list, "load": load, "model": modelled, "plots": plots,
 }
 
 func main() {
