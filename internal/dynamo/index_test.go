@@ -170,7 +170,10 @@ func TestUnitsOfTheIndex(t *testing.T) {
 		}},
 		{"release", 1, release},
 		{"acquire", 1, func() error { return acquire("r", "a2", 0) }},
-		{"release again", 1, func() error { _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Secret: "a2"}); return err }},
+		{"release again", 1, func() error {
+			_, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "r", Secret: "a2"})
+			return err
+		}},
 		{"acquire for a waiter", 1, func() error { return acquire("r", "b", 0) }},
 		{"join: two items, twice each", 4, func() error { return acquire("r", "c", time.Minute) }},
 	} {

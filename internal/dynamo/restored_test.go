@@ -303,6 +303,7 @@ func TestGlobalTableExcludesNobody(t *testing.T) {
 func TestInspectFindsReplicas(t *testing.T) {
 	table := func(more string) string {
 		return `{"Table":{"KeySchema":[{"AttributeName":"pk","KeyType":"HASH"},{"AttributeName":"sk","KeyType":"RANGE"}],
+			"GlobalSecondaryIndexes":[{"IndexName":"names","KeySchema":[{"AttributeName":"idx","KeyType":"HASH"},{"AttributeName":"pk","KeyType":"RANGE"}]}],
 			"StreamSpecification":{"StreamEnabled":true,"StreamViewType":"NEW_AND_OLD_IMAGES"}` + more + `}}`
 	}
 	ttl := `{"TimeToLiveDescription":{"TimeToLiveStatus":"ENABLED","AttributeName":"ttl"}}`
