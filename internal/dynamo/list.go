@@ -125,3 +125,12 @@ func parseCursor(cursor string) (position, error) {
 	}
 	return position{key: item{attrPK: str(pk), attrSK: str(sk)}}, nil
 }
+
+// cursorKey is the key of a cursor of a scan.
+func cursorKey(cursor string) (item, error) {
+	at, err := parseCursor(cursor)
+	if at.byName {
+		return nil, lock.ErrBadCursor
+	}
+	return at.key, err
+}
