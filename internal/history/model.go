@@ -76,7 +76,7 @@ func (m model) step(s *state, c *call) (bool, *state) {
 			return i < 0 || !m.certain(s.live[i], c, 0), s
 		}
 		next := s.clone(c)
-		next.end(i, false)
+		next.end(i, false, m.keeps(next.live[i]))
 		return true, next
 	case c.Result == Lost:
 		return m.lost(s, c)
