@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -226,7 +227,9 @@ func (s *Store) changeWaiter(name string, c lock.Command, from, to lock.Waiter) 
 	condition := e.waiterIs(c.Guard, to.Key)
 	e.assignNum(e.name(attrUntil), to.Until)
 	e.assignNum(e.name(attrTTL), waiterTTL(to.Until))
-	e.becomeMap(e.name(attrWant), wantAttributes(from), wantAttributes(to))
+	if was, want := wantAttributes(from), wantAttributes(to); !reflect.DeepEqual(was, want) { // DynamoDB refuses an alias that is not used
+		e.becomeMap(e.name(attrWant), was, want)
+	}
 	update := "SET " + strings.Join(e.set, ", ")
 	if len(e.remove) > 0 {
 		update += " REMOVE " + strings.Join(e.remove, ", ")

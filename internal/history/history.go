@@ -106,6 +106,7 @@ type Record struct {
 	Waiting  int64            `json:"waiting,omitempty"`
 	Retired  string           `json:"retired,omitempty"`       // the lease key that ended last
 	Ended    string           `json:"retired_cause,omitempty"` // how it ended
+	EndedAt  int64            `json:"retired_at,omitempty"`    // when
 	Holders  map[string]Lease `json:"holders,omitempty"`       // by lease key
 }
 
@@ -114,6 +115,7 @@ type Lease struct {
 	Fence    int64 `json:"fence"`
 	Permits  int64 `json:"permits"`
 	Capacity int64 `json:"capacity"`
+	Renewed  int64 `json:"renewed,omitempty"` // when it was granted, claimed or renewed last; 0: unknown
 	Expires  int64 `json:"expires"`
 }
 

@@ -103,8 +103,10 @@ func rows() []Row {
 	}
 	free := &Record{}
 	a := &Record{Rev: 1, Fence: 1, Holders: map[string]Lease{"a": lease(1, 10)}}
-	renewed := &Record{Rev: 2, Fence: 1, Holders: map[string]Lease{"a": lease(1, 20)}}
-	over := &Record{Rev: 3, Fence: 1, Retired: "a", Ended: "release"}
+	later := lease(1, 20)
+	later.Renewed = 9
+	renewed := &Record{Rev: 2, Fence: 1, Holders: map[string]Lease{"a": later}}
+	over := &Record{Rev: 3, Fence: 1, Retired: "a", Ended: "release", EndedAt: 19}
 	b := &Record{Rev: 4, Fence: 2, Retired: "a", Ended: "release", Holders: map[string]Lease{"b": lease(2, 30)}}
 	return []Row{
 		{Lock: "l", Cause: "acquire", Before: free, After: a}, {Lock: "l", Cause: "renew", Before: a, After: renewed},
@@ -117,11 +119,15 @@ func TestRows(t *testing.T) {
 		t.Errorf("refused: %v", found)
 	}
 	for name, change := range map[string]func([]Row){
-		"a revision is missing":  func(r []Row) { r[2].After.Rev = 5 },
-		"the expiry moved back":  func(r []Row) { r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 5} },
-		"a fence that falls":     func(r []Row) { r[3].After.Holders["b"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 30} },
-		"too many permits":       func(r []Row) { r[3].After.Holders["c"] = Lease{Fence: 3, Permits: 1, Capacity: 1, Expires: 30} },
-		"a lease that has ended": func(r []Row) { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]} },
+		"a revision is missing": func(r []Row) { r[2].After.Rev = 5 },
+		"the expiry moved back": func(r []Row) { r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 5} },
+		"a fence that falls":    func(r []Row) { r[3].After.Holders["b"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 30} },
+		"too many permits":      func(r []Row) { r[3].After.Holders["c"] = Lease{Fence: 3, Permits: 1, Capacity: 1, Expires: 30} },
+		"a renewal at the expiry": func(r []Row) {
+			r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Renewed: 10, Expires: 20}
+		},
+		"a release at the expiry": func(r []Row) { r[2].After.EndedAt = 20 },
+		"a lease that has ended":  func(r []Row) { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]} },
 	} {
 		list := rows()
 		change(list)

@@ -18,17 +18,18 @@ func recordOf(r lock.Record) *Record {
 		return nil
 	}
 	out := &Record{
-		Rev: r.Rev, Fence: r.Fence, Capacity: r.Capacity, Waiting: r.Waiting, Retired: string(r.Retired.Key), Ended: string(r.Retired.Cause),
+		Rev: r.Rev, Fence: r.Fence, Capacity: r.Capacity, Waiting: r.Waiting, Retired: string(r.Retired.Key), Ended: string(r.Retired.Cause), EndedAt: r.Retired.At,
 		Holders: make(map[string]Lease, len(r.Holders)),
 	}
 	for key, l := range r.Holders {
-		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Expires: l.ExpiresAt}
+		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Renewed: l.RenewedAt, Expires: l.ExpiresAt}
 	}
 	return out
 }
 
 // checkRows checks the writes of each lock's row: revisions count by one, permits fit the capacity, each grant has a fencing token above all
-// before it, no lease is granted again that is remembered as ended, and no lease's expiry moves back.
+// before it, no lease is granted again that is remembered as ended, no lease's expiry moves back, and a lease is renewed, claimed or released
+// before its expiry, by the clock of the coordinator that does it.
 func checkRows(rows []Row) (found []Violation) {
 	top := map[string]int64{}
 	for _, r := range rows {
@@ -52,11 +53,16 @@ func checkRows(rows []Row) (found []Violation) {
 			switch {
 			case was.Fence == l.Fence && l.Expires < was.Expires && !corrects(r.Cause):
 				wrong("the expiry of the lease with fencing token %d moved back from %d to %d", l.Fence, was.Expires, l.Expires)
+			case was.Fence == l.Fence && l.Renewed > was.Renewed && l.Renewed >= was.Expires && was.Expires > 0:
+				wrong("the lease with fencing token %d is renewed at %d, and expired at %d", l.Fence, l.Renewed, was.Expires)
 			case was.Fence != l.Fence && l.Fence <= top[r.Lock] && !corrects(r.Cause):
 				wrong("a grant has the fencing token %d, and an earlier one had %d", l.Fence, top[r.Lock])
 			case was.Fence != l.Fence && key == before.Retired && before.Ended != string(lock.CauseTaskGone) && !corrects(r.Cause):
 				wrong("the lease with fencing token %d is granted, and is remembered as ended", l.Fence)
 			}
+		}
+		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseRelease) && after.EndedAt >= l.Expires {
+			wrong("the lease with fencing token %d is released at %d, and expired at %d", l.Fence, after.EndedAt, l.Expires)
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
 			wrong("%d permits of %d are held", sum, capacity)

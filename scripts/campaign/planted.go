@@ -79,7 +79,7 @@ var bugs = []bug{
 	{"the poller starts at the end of the stream", "internal/poller/poller.go", "latest: first && p.Places == nil}\n\t\t\tif p.Places != nil {", "latest: first}\n\t\t\tif false {", onStream},
 	{"an event that the bus did not take counts as published", "internal/stream/publish.go", "\t\tif err != nil {\n\t\t\trequest[i].err = err", "\t\tif err != nil && len(entries) == 0 {\n\t\t\trequest[i].err = err",
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
-	{"a timer that fires before the expiry is not set again", "internal/stream/expirer.go", "\tif again.IsZero() {\n\t\treturn nil\n\t}", "\tif !again.IsZero() {\n\t\treturn nil\n\t}\n\tif again.IsZero() {\n\t\treturn nil\n\t}",
+	{"a timer that fires before the expiry is not set again", "internal/stream/expirer.go", "\tif again.IsZero() || x.Timers == nil {\n", "\tif !again.IsZero() || x.Timers == nil {\n",
 		func(p *plan) { with(p, famKillClient) }},
 	{"callbacks are left to the function that made the grant", "internal/stream/callbacks.go", "\t\tlist = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})\n", "",
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }},
