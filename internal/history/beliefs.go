@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // checkBeliefs checks that at no time the clients of a lock believe in more permits than its capacity, which is the smallest that one of
@@ -56,13 +57,13 @@ func overlaps(name string, list []Belief) (found []Violation) {
 		now = slices.DeleteFunc(now, func(other Belief) bool { return other.Until <= b.From })
 		now = append(now, b)
 		sum, capacity := int64(0), b.Capacity
-		who := ""
+		var who strings.Builder
 		for _, other := range now {
 			sum, capacity = sum+other.Permits, min(capacity, other.Capacity)
-			who += fmt.Sprintf("; %s believes in lease %s with fencing token %d until %d", other.Client, other.Lease, other.Fence, other.Until)
+			fmt.Fprintf(&who, "; %s believes in lease %s with fencing token %d until %d", other.Client, other.Lease, other.Fence, other.Until)
 		}
 		if sum > capacity {
-			found = append(found, Violation{"beliefs", name, b.From, fmt.Sprintf("%d permits of %d are believed in%s", sum, capacity, who)})
+			found = append(found, Violation{"beliefs", name, b.From, fmt.Sprintf("%d permits of %d are believed in%s", sum, capacity, who.String())})
 		}
 	}
 	return found

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -462,11 +463,12 @@ func (m model) explain(name string, from []*state, calls []*call) Violation {
 		}
 	}
 	last := list[bad-1]
-	what := fmt.Sprintf("no order of the operations explains %s", describe(last.Op))
+	var what strings.Builder
+	fmt.Fprintf(&what, "no order of the operations explains %s", describe(last.Op))
 	for _, c := range list[max(0, bad-9) : bad-1] {
-		what += "\n    after " + describe(c.Op)
+		what.WriteString("\n    after " + describe(c.Op))
 	}
-	return Violation{Check: "order", Lock: name, At: last.Ended, What: what}
+	return Violation{Check: "order", Lock: name, At: last.Ended, What: what.String()}
 }
 
 // hasOrder looks for an order of the operations that ended, with those that began before the last of them ended as operations that may or

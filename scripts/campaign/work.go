@@ -188,7 +188,7 @@ func (w *worker) task(ctx context.Context) {
 			w.rest(ctx, time.Duration(w.random.ExpFloat64()*float64(20*time.Millisecond)))
 		}
 	}
-	for try := 0; try < 3; try++ {
+	for range 3 {
 		resp, err := w.send(context.WithoutCancel(ctx), "release", name, fmt.Sprintf(`{"lease":%q}`, secret))
 		if err == nil && resp.Status < http.StatusInternalServerError && resp.Status != http.StatusTooManyRequests {
 			return

@@ -34,7 +34,7 @@ var plants = []plant{
 
 	// Rules of the client.
 	{"the deadline is counted from the answer", client, "l.deadline = provedUntil(sent, answer)", "l.deadline = provedUntil(c.now(), answer)", ""},
-	{"a renewal's deadline is counted from the answer", client, "if proved := provedUntil(sent, answer); proved", "if proved := provedUntil(l.client.now(), answer); proved", ""},
+	{"a renewal's deadline is counted from the answer", client, "if proved := provedUntil(sent, answer); proved", "if proved := provedUntil(func() reading { _ = sent; return l.client.now() }(), answer); proved", ""},
 	{"a lease lasts twice as long as was answered", client, "return sent.add(remaining - remaining/rateMargin)", "return sent.add(2 * remaining)", ""},
 	{"a loss is ignored", client, "	if more <= 0 {\n		l.stop(l.ranOut())\n	}\n", "", ""},
 	{"no renewals", client, "	case <-timer.C:\n		}\n		ctx, cancel", "	case <-time.After(1000 * time.Hour):\n		}\n		ctx, cancel", "the checks are of safety: a lease that ends too early is the client's own loss"},
@@ -47,5 +47,5 @@ var plants = []plant{
 	{"no retry of a failed callback", notifier, "			failed = err\n			n.failed(ctx, \"callback of a grant was not delivered\"", "			n.failed(ctx, \"callback of a grant was not delivered\"", ""},
 	{"told is stored before the callback is sent", notifier, "	*seen = attempt.Seen\n", "	*seen = attempt.Seen\n	if *seen, err = n.coordinator.MarkTold(ctx, ref, l.Tokens, *seen); err != nil {\n		return err\n	}\n", ""},
 	{"the lease of a live task is ended on a repeated callback", notifier, "if attempt.First && gone {", "if gone {", ""},
-	{"an event per delivery has an id of its own", "internal/stream/write.go", "e := events.Released{Lease: lease, End: ended(w.After.Retired.At)}\n		e.ID = id(e)", "	e := events.Released{Lease: lease, End: ended(w.After.Retired.At)}\n		e.ID = id(e) + fmt.Sprint(&e)", ""},
+	{"all events of a lease have one id", "internal/stream/write.go", "events.ID(w.Lock, c.Lease.Fence, e.DetailType())", "events.ID(w.Lock, c.Lease.Fence, \"\")", ""},
 }
