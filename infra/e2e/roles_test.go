@@ -127,7 +127,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 			return map[string]any{"name": fmt.Sprint("least:", lease), "lease": fmt.Sprintf("least-lease-%08d", lease)}
 		}},
 		{"Renew", "dynamodb:", func() any { return map[string]any{"name": "least:1", "lease": "least-lease-00000001"} }},
-		{"Status", "dynamodb:", func() any { return map[string]any{"name": "least:1", "op": "status"} }},
+		{"Status", "dynamodb:BatchGetItem", func() any { return map[string]any{"name": "least:1", "op": "status"} }},
 		{"ForceRelease", "dynamodb:", func() any { return map[string]any{"name": "least:2", "reason": "x"} }},
 		{"Release", "dynamodb:", func() any { return map[string]any{"name": "least:1", "lease": "least-lease-00000001"} }},
 		{"Expire", "dynamodb:", func() any { return timerEvent }},

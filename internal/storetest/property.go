@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -112,7 +113,8 @@ var (
 	leases = []lock.LeaseKey{"aaaaaaaaaaaaaaaaaaaaaa", "b-_bbbbbbbbbbbbbbbbbbb", "c.c#:cccccccccccccccccc"}
 	causes = lock.Causes()
 	small  = rapid.Int64Range(0, 6)
-	text   = rapid.SampledFrom([]string{"", "x", "ünï ✓", `{"a":[1,2]}`})
+	texts  = []string{"", "x", "ünï ✓", `{"a":[1,2]}`}
+	text   = rapid.SampledFrom(texts)
 	token  = rapid.Custom(func(t *rapid.T) lock.Token {
 		return lock.Token{Kind: rapid.SampledFrom([]lock.TokenKind{lock.TaskToken, lock.CallbackToken}).Draw(t, "kind"), Text: text.Draw(t, "token")}
 	})
@@ -158,7 +160,7 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		case kind == 1 && held:
 			c.Effect = lock.Extend{
 				Key: lease, ExpiresAt: small.Draw(t, "expires_at"), RenewedAt: small.Draw(t, "renewed_at"), TTL: small.Draw(t, "ttl_ms"),
-				Metadata: rapid.Ptr(text, true).Draw(t, "metadata"),
+				Metadata: rapid.Ptr(rapid.SampledFrom(texts[1:]), true).Draw(t, "metadata"), // what a renewal brings is an object
 			}
 		case kind == 2 && held:
 			c.Effect = lock.End{Key: lease, At: small.Draw(t, "at"), Cause: rapid.SampledFrom(causes).Draw(t, "retired cause")}
@@ -206,7 +208,7 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			}
 			if to.Holders[key] = l; held && l.Fence == h.Fence { // a lease that stays keeps what only its grant sets
 				n := to.Holders[key]
-				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, n.Metadata
+				h.ExpiresAt, h.RenewedAt, h.TTL, h.Metadata = n.ExpiresAt, n.RenewedAt, n.TTL, cmp.Or(n.Metadata, h.Metadata)
 				h.Unclaimed, h.Attempted, h.Known, h.CheckAt = n.Unclaimed, n.Attempted, n.Known, n.CheckAt
 				to.Holders[key] = h
 			}
