@@ -38,7 +38,7 @@ type Outcome struct {
 
 func toMS(nanoseconds int64) float64 { return float64(nanoseconds/1000) / 1000 }
 
-// The operations that acquire, renew and release a lock. A release that deletes the item is told from a renewal by that.
+// The operations that acquire, renew and release a lock. A release that deletes the item is a DeleteItem, and so differs from a renewal.
 var (
 	acquires = []string{"UpdateItem", "PutItem", "acquire"}
 	renewals = []string{"UpdateItem", "renew"}

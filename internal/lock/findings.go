@@ -6,7 +6,7 @@ import (
 )
 
 // What the table says that nobody has done in time: a timer died, a record of the stream was lost, a process was killed in the wrong moment.
-// The next acquire of the lock mends most of it; a lock that nobody asks for stays as it is until somebody looks. [Coordinator.Examine]
+// The next acquire of the lock mends most of it; a lock that nobody asks for stays as it is until an operator looks. [Coordinator.Examine]
 // finds it; [Coordinator.Expire], [Coordinator.Settle] and package stream's callbacks mend it.
 
 // A Finding is something that is due on a lock and was not done.
@@ -28,7 +28,7 @@ type FindingKind string
 
 // The kinds of finding.
 const (
-	FindingExpired   FindingKind = "expired"    // a lease is past its expiry, and somebody waits for it or listens for its event: its timer died
+	FindingExpired   FindingKind = "expired"    // a lease is past its expiry, and others wait for it or its events are published: its timer died
 	FindingUnchecked FindingKind = "unchecked"  // the check of a lease's execution is overdue: its timer died
 	FindingUntold    FindingKind = "untold"     // a lease was granted to a task whose callback nobody has answered
 	FindingUnsettled FindingKind = "unsettled"  // permits are free, and the waiter at the head of the queue fits
@@ -41,7 +41,7 @@ const (
 // SQS or the functions are throttled.
 const Patience = time.Minute
 
-// findings are what is due on a record since patience. Waiters are judged as far as the record has them. listened says that somebody listens
+// findings are what is due on a record since patience. Waiters are judged as far as the record has them. listened says that others listen
 // for the events of the lock, so that a lease which nobody waits for must be ended in time all the same.
 func (u Rules) findings(now time.Time, name string, r Record, listened bool) (list []Finding) {
 	if r.Rev == 0 {
