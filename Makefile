@@ -154,11 +154,11 @@ bench: go-version ## Compare with bare DynamoDB and another library, into docs/b
 	@go test -run '^$$' -bench . -benchtime 2s ./internal/api
 	@go run ./scripts/coldstart
 
-# The race of the peers; PARTS: cost, speed, waiting, handoff, faults, exclusion. A part alone is printed, and not recorded.
-peers: go-version ## Race other lock clients against Holdfast, into docs/benchmarks.md; PARTS=cost,speed prints a part (needs JDK 17, Maven, Node.js, Python 3.12: PYTHON=)
+# The race of the peers; ONLY: cost, speed, waiting, handoff, faults, exclusion. A part alone is printed, and not recorded.
+peers: go-version ## Race other lock clients against Holdfast, into docs/benchmarks.md; ONLY=cost,speed prints a part (needs JDK 17, Maven, Node.js, Python 3.12: PYTHON=)
 	@bench/install.sh dist/peers
-	@scripts/with-dynamodb.sh dist/peers/race -drivers dist/peers -commit "$(COMMIT)" $(if $(PARTS),-only $(PARTS) -out dist/peers/part.json,-out docs/benchmarks/peers.json)
-	@dist/peers/race $(if $(PARTS),-report dist/peers/part.json -page -,-report docs/benchmarks/peers.json -page docs/benchmarks.md)
+	@scripts/with-dynamodb.sh dist/peers/race -drivers dist/peers -commit "$(COMMIT)" $(if $(ONLY),-only $(ONLY) -out dist/peers/part.json,-out docs/benchmarks/peers.json)
+	@dist/peers/race $(if $(ONLY),-report dist/peers/part.json -page -,-report docs/benchmarks/peers.json -page docs/benchmarks.md)
 
 bench-before: go-version ## Measure the commit BENCH_BASE with this tree's benchmark, into docs/benchmarks/before.json
 	@rm -rf dist/before && git worktree prune && git worktree add --detach dist/before $(BENCH_BASE) 2>/dev/null

@@ -94,7 +94,7 @@ func (r Run) tables() string {
 }
 
 func heading(b *strings.Builder, title, part string, columns ...string) {
-	fmt.Fprintf(b, "\n### %s\n\nReproduce with `make peers PARTS=%s`.\n\n| %s |\n|%s\n", title, part, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	fmt.Fprintf(b, "\n### %s\n\nReproduce with `make peers ONLY=%s`.\n\n| %s |\n|%s\n", title, part, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 }
 
 func per(c meter.Count, n int) string {

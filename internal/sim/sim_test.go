@@ -30,7 +30,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	debug.SetGCPercent(400) // runs make much garbage and keep little
+	debug.SetGCPercent(1600) // runs make much garbage and keep little
 	os.Exit(m.Run())
 }
 
