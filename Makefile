@@ -162,7 +162,7 @@ peers: go-version ## Race other lock clients against Holdfast, into docs/benchma
 
 bench-before: go-version ## Measure the commit BENCH_BASE with this tree's benchmark, into docs/benchmarks/before.json
 	@rm -rf dist/before && git worktree prune && git worktree add --detach dist/before $(BENCH_BASE) 2>/dev/null
-	@cp -r bench dist/before/
+	@cp -r bench dist/before/ && cp -r internal/meter dist/before/internal/
 	@for part in $(PARTS); do \
 	  scripts/with-dynamodb.sh go run -C dist/before/bench -mod=mod ./cost -only $$part -commit $(BENCH_BASE) -out $(CURDIR)/docs/benchmarks/before.json; done
 	@git worktree remove --force dist/before

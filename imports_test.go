@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/loopback": {},
 	"internal/secrets":  {},
 	"internal/emf":      {},
+	"internal/meter":    {},
 	"internal/scope":    {"internal/wire"},
 	"events":            {},
 

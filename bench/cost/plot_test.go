@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/holdfast-lock/holdfast/bench/meter"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 )
 
 // The plot has a line and a mark for each figure of each kind, and each kind has a line in the legend.

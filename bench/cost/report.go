@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/holdfast-lock/holdfast/bench/meter"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 )
 
 // The marks between which a report's page has the figures.

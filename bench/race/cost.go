@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/holdfast-lock/holdfast/bench/meter"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 )
 
 // Cycle is what one acquire and release of a free lock send to DynamoDB, on average.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/holdfast-lock/holdfast/bench/meter"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 )
 
 // figures is a run in which every part has a figure of every client.

@@ -10,7 +10,7 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/holdfast-lock/holdfast/bench/meter"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 	"github.com/holdfast-lock/holdfast/internal/wirefault"
 )
 

@@ -35,12 +35,8 @@ func (e *TableShapeError) Error() string {
 // the table until then. A table of another shape is a [*TableShapeError]; nothing of it is changed.
 func (s *Store) CreateTable(ctx context.Context) error {
 	_, err := s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
-		TableName: aws.String(s.table),
-		AttributeDefinitions: []types.AttributeDefinition{
-			{AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS},
-			{AttributeName: aws.String(attrSK), AttributeType: types.ScalarAttributeTypeS},
-			{AttributeName: aws.String(attrIndex), AttributeType: types.ScalarAttributeTypeS},
-		},
+		TableName:              aws.String(s.table),
+		AttributeDefinitions:   stringAttributes(attrPK, attrSK, attrIndex),
 		GlobalSecondaryIndexes: []types.GlobalSecondaryIndex{nameIndex()},
 		KeySchema: []types.KeySchemaElement{
 			{AttributeName: aws.String(attrPK), KeyType: types.KeyTypeHash},
@@ -99,12 +95,20 @@ func (s *Store) completeTable(ctx context.Context, table *types.TableDescription
 	return nil
 }
 
+// stringAttributes defines attributes that are keys.
+func stringAttributes(names ...string) (list []types.AttributeDefinition) {
+	for _, name := range names {
+		list = append(list, types.AttributeDefinition{AttributeName: aws.String(name), AttributeType: types.ScalarAttributeTypeS})
+	}
+	return list
+}
+
 // addIndex adds the index of names to a table that has none.
 func (s *Store) addIndex(ctx context.Context) error {
 	index := nameIndex()
 	_, err := s.client.UpdateTable(ctx, &dynamodb.UpdateTableInput{
 		TableName:            aws.String(s.table),
-		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String(attrIndex), AttributeType: types.ScalarAttributeTypeS}, {AttributeName: aws.String(attrPK), AttributeType: types.ScalarAttributeTypeS}},
+		AttributeDefinitions: stringAttributes(attrIndex, attrPK),
 		GlobalSecondaryIndexUpdates: []types.GlobalSecondaryIndexUpdate{{Create: &types.CreateGlobalSecondaryIndexAction{
 			IndexName: index.IndexName, KeySchema: index.KeySchema, Projection: index.Projection,
 		}}},

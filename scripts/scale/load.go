@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/meter"
 	"github.com/holdfast-lock/holdfast/scripts/scale/model"
 )
 
@@ -59,7 +60,7 @@ func load(ctx context.Context, args []string) error {
 	if l.Rate <= 0 || l.Locks < 1 || l.Hold <= 0 || l.Wait < 0 || l.Wait > 1 || l.Poll <= 0 || *seconds <= 0 || *seconds > 600 {
 		return errors.New("load: rate, locks, hold and poll are above 0, wait is 0 to 1, and seconds is 1 to 600")
 	}
-	m := newMeter()
+	m := meter.New(nil)
 	store, err := storeOf(ctx, m, *memory)
 	if err != nil {
 		return err
@@ -73,14 +74,14 @@ func load(ctx context.Context, args []string) error {
 	if err := r.makeRows(ctx); err != nil { // the model counts new rows apart
 		return err
 	}
-	m.take()
+	m.Take()
 	took := r.arrivals(ctx, time.Duration(*seconds*float64(time.Second)))
-	r.report(took, m.take())
+	r.report(took, m.Take())
 	return ctx.Err()
 }
 
 // storeOf is the store of a run: a table of DynamoDB Local, or one in memory.
-func storeOf(ctx context.Context, m *meter, memory bool) (lock.Store, error) {
+func storeOf(ctx context.Context, m *meter.Meter, memory bool) (lock.Store, error) {
 	if memory {
 		return counting{&lock.Memory{}, m}, nil
 	}
@@ -89,7 +90,7 @@ func storeOf(ctx context.Context, m *meter, memory bool) (lock.Store, error) {
 		return nil, err
 	}
 	cfg := awsConfig()
-	cfg.HTTPClient = m
+	cfg.HTTPClient = m.Client()
 	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: "scale-load", Endpoint: endpoint})
 	if err != nil {
 		return nil, err
@@ -100,26 +101,26 @@ func storeOf(ctx context.Context, m *meter, memory bool) (lock.Store, error) {
 // counting counts the calls of a store, each of which is one request of internal/dynamo. Units are not counted.
 type counting struct {
 	*lock.Memory
-	meter *meter
+	meter *meter.Meter
 }
 
 func (s counting) Get(ctx context.Context, name string) (lock.Reply, error) {
-	s.meter.add("Get", count{requests: 1})
+	s.meter.Add("Get", meter.Count{Requests: 1})
 	return s.Memory.Get(ctx, name)
 }
 
 func (s counting) Apply(ctx context.Context, name string, c lock.Command) (lock.Reply, error) {
-	s.meter.add("Apply", count{requests: 1})
+	s.meter.Add("Apply", meter.Count{Requests: 1})
 	return s.Memory.Apply(ctx, name, c)
 }
 
 func (s counting) Waiters(ctx context.Context, name string, limit int) ([]lock.Waiter, error) {
-	s.meter.add("Waiters", count{requests: 1})
+	s.meter.Add("Waiters", meter.Count{Requests: 1})
 	return s.Memory.Waiters(ctx, name, limit)
 }
 
 func (s counting) Poll(ctx context.Context, name string, ticket int64) (lock.Reply, lock.Waiter, error) {
-	s.meter.add("Poll", count{requests: 1})
+	s.meter.Add("Poll", meter.Count{Requests: 1})
 	return s.Memory.Poll(ctx, name, ticket)
 }
 
@@ -222,7 +223,7 @@ func (r *run) note(do func()) {
 }
 
 // report prints what was counted beside what the model says of the arrivals and hold times that were.
-func (r *run) report(took time.Duration, counts map[string]count) {
+func (r *run) report(took time.Duration, counts map[string]meter.Count) {
 	l := r.load
 	arrived := len(r.latencies)
 	l.Rate = float64(arrived) / took.Seconds()
@@ -238,10 +239,10 @@ func (r *run) report(took time.Duration, counts map[string]count) {
 	compare("refused", float64(r.refused), all.Refused)
 	compare("joined the queue", float64(r.joined), all.Joined)
 	compare("polls", float64(r.polls), all.Polls+all.Joined)
-	compare("DynamoDB requests", float64(sum(counts).requests), all.DynamoRequests)
-	if sum(counts).write > 0 {
-		compare("write units", sum(counts).write, all.WriteUnits)
-		compare("read units", sum(counts).read, all.ReadUnits)
+	compare("DynamoDB requests", float64(meter.Total(counts).Requests), all.DynamoRequests)
+	if meter.Total(counts).WriteUnits > 0 {
+		compare("write units", meter.Total(counts).WriteUnits, all.WriteUnits)
+		compare("read units", meter.Total(counts).ReadUnits, all.ReadUnits)
 	}
 	slices.Sort(r.latencies)
 	at := func(q float64) time.Duration {

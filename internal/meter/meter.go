@@ -96,7 +96,8 @@ func (m *Meter) written(at int64) {
 	m.wrote = at
 }
 
-func (m *Meter) add(op string, c Count) {
+// Add counts what was done without a request of [Meter.Client].
+func (m *Meter) Add(op string, c Count) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last = time.Now()
@@ -155,12 +156,12 @@ func (t metered) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 	}
 	if err != nil {
-		t.meter.add(op, Count{Requests: 1, Unanswered: 1})
+		t.meter.Add(op, Count{Requests: 1, Unanswered: 1})
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(received))
 	if slices.Contains(reads, op) || strings.HasSuffix(op, "Item") || op == "TransactWriteItems" { // and no operation on tables
-		t.meter.add(op, units(op, fields, resp.StatusCode, received))
+		t.meter.Add(op, units(op, fields, resp.StatusCode, received))
 		if resp.StatusCode == http.StatusOK && !slices.Contains(reads, op) {
 			t.meter.written(began)
 		}
@@ -180,7 +181,7 @@ func (t metered) api(r *http.Request, began int64) (*http.Response, error) {
 	case r.Method == http.MethodPost:
 		t.meter.written(began)
 	}
-	t.meter.add(path.Base(r.URL.Path), c)
+	t.meter.Add(path.Base(r.URL.Path), c)
 	return resp, err
 }
 
