@@ -20,7 +20,8 @@ func prepare(ops []Op, cfg Config) []*call {
 		first, known := exists[o.Lease]
 		list[i] = &call{Op: o, copies: cfg.until(o), exists: known && first <= o.Ended, lastUse: lastUse}
 		list[i].behind = (o.Op == Release || o.Op == Force) && o.Result == Lost && slices.ContainsFunc(ops, func(other Op) bool {
-			return other.Op == Acquire && other.Lease != o.Lease && other.Began <= o.Ended && cfg.until(other)+other.Wait >= o.Began
+			own := other.Lease == o.Lease || o.Op == Force && other.Fence == o.Fence && other.Fence != 0
+			return other.Op == Acquire && !own && other.Began <= o.Ended && cfg.until(other)+other.Wait >= o.Began
 		})
 	}
 	markGhosts(list, cfg)

@@ -77,7 +77,7 @@ func (m model) step(s *state, c *call) (bool, *state) {
 			return i < 0 || !m.certain(s.live[i], c, 0), s
 		}
 		next := s.clone(c)
-		next.end(i, false, m.keeps(next.live[i]))
+		next.end(i, next.live[i].byRelease, m.keeps(next.live[i]))
 		return true, next
 	case c.Result == Lost:
 		return m.lost(s, c)

@@ -111,6 +111,13 @@ var orderCases = []historyCase{
 	{"a release after a force-release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK)}},
 	{"a force-release of another fence", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, OK, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(3))}},
 	{"a force-release that finds no fence that is held", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, Lost, fence(2))}},
+	{"a force-release that finds no fence that is held, after a wait for it", "order", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(2), waits()), op(Force, "", 3, 4, Lost, fence(2)),
+	}},
+	{"a release without an answer, before a force-release that finds it, and a repeated release", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, Unknown), op(Acquire, "b", 3, 4, Unknown, waits()),
+		op(Force, "", 5, 6, Lost, fence(1)), op(Release, "a", 7, 8, OK),
+	}},
 	{"a force-release that has no effect", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 3, 4, OK), op(Renew, "a", 5, 6, Granted, fence(1))}},
 	{"a force-release without an answer ends a later lease", "", []Op{
 		op(Force, "", 1, 2, Unknown, late(9)), op(Acquire, "a", 3, 4, Granted, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(2)), op(Renew, "a", 7, 8, Lost),
