@@ -237,6 +237,15 @@ func (m model) released(s *state, c *call) (bool, *state) {
 		return true, next
 	}
 	for _, e := range s.over {
+		if e.lease == c.Lease && !e.released && e.keeps != 0 && c.Began <= e.keeps-int64(m.cfg.Skew) { // over by one coordinator's clock, and live by another's
+			next := s.clone(c)
+			for i := range next.over {
+				if o := &next.over[i]; o.lease == c.Lease {
+					o.released, o.keeps = true, 0
+				}
+			}
+			return true, next
+		}
 		if e.lease == c.Lease && !e.released {
 			return c.exists, s // of a ghost
 		}
