@@ -126,6 +126,7 @@ func TestRows(t *testing.T) {
 		"a renewal at the expiry": func(r []Row) {
 			r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Renewed: 10, Expires: 20}
 		},
+		"a waiter is left out":    func(r []Row) { r[2].After.Holders, r[2].Before.Waiting, r[2].After.Waiting = nil, 2, 2 },
 		"a release at the expiry": func(r []Row) { r[2].After.EndedAt = 20 },
 		"a lease that has ended":  func(r []Row) { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]} },
 	} {

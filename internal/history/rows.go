@@ -29,7 +29,7 @@ func recordOf(r lock.Record) *Record {
 
 // checkRows checks the writes of each lock's row: revisions count by one, permits fit the capacity, each grant has a fencing token above all
 // before it, no lease is granted again that is remembered as ended, no lease's expiry moves back, and a lease is renewed, claimed or released
-// before its expiry, by the clock of the coordinator that does it.
+// before its expiry, by the clock of the coordinator that does it. A write that ends the last lease grants the lock to a waiter.
 func checkRows(rows []Row) (found []Violation) {
 	top := map[string]int64{}
 	for _, r := range rows {
@@ -64,6 +64,9 @@ func checkRows(rows []Row) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseRelease) && after.EndedAt >= l.Expires {
 			wrong("the lease with fencing token %d is released at %d, and expired at %d", l.Fence, after.EndedAt, l.Expires)
 		}
+		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) {
+			wrong("it frees the lock, and grants it to none of %d waiters", after.Waiting) // it removes the abandoned among those that it reads
+		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
 			wrong("%d permits of %d are held", sum, capacity)
 		}
@@ -74,6 +77,10 @@ func checkRows(rows []Row) (found []Violation) {
 	}
 	return found
 }
+
+// settles reports whether a write with this cause grants a lock that it frees to those who wait. A force-release may leave that to the next
+// write, and what takes back the write of a wrong clock writes what was there.
+func settles(cause string) bool { return cause != string(lock.CauseForceRelease) && !corrects(cause) }
 
 // corrects reports whether a write with this cause takes back what a wrong clock wrote.
 func corrects(cause string) bool {
