@@ -8,11 +8,18 @@ import (
 // prepare computes what is known of the operations of a lock before the search for an order. ops are sorted by their beginning.
 func prepare(ops []Op, cfg Config) []*call {
 	lastUse := map[string]int64{}
-	exists := map[string]int64{} // by lease: the beginning of the first acquire that may have taken effect without being answered so
+	exists := map[string]int64{} // by lease: from when on an acquire may have taken effect without an answer that says so
 	for _, o := range ops {
 		lastUse[o.Lease] = max(lastUse[o.Lease], o.Ended)
-		if _, known := exists[o.Lease]; !known && o.Op == Acquire && (o.Result == Unknown || o.Result == Held) {
-			exists[o.Lease] = o.Began
+		if o.Op != Acquire {
+			continue
+		}
+		from := o.Began
+		if o.Result == Granted { // only a late copy of it, after its lease was forgotten
+			from = o.Ended
+		}
+		if first, known := exists[o.Lease]; (!known || from < first) && (o.Result == Unknown || o.Result == Held || o.Result == Granted && cfg.until(o) > o.Ended) {
+			exists[o.Lease] = from
 		}
 	}
 	list := make([]*call, len(ops))

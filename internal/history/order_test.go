@@ -114,6 +114,9 @@ var orderCases = []historyCase{
 	{"a release long after a renewal that found the lease over", "order", []Op{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "a", 10.8, 10.9, Lost), op(Release, "a", 14, 15, OK),
 	}},
+	{"a release of the place that a late copy of the acquire took, after a force-release", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1), waits(), late(7)), op(Force, "", 3, 4, OK), op(Acquire, "b", 5, 6, Granted, fence(2)), op(Release, "a", 8, 9, OK),
+	}},
 	{"a release after a force-release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK)}},
 	{"a force-release of another fence", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, OK, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(3))}},
 	{"a force-release that finds no fence that is held", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, Lost, fence(2))}},
