@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"internal/tasks":       {"internal/lock", "internal/stream"},
 	"internal/durable":     {"internal/lock", "internal/stream"},
 	"internal/poller":      {"internal/dynamo", "internal/stream"},
-	"internal/redrive":     {"internal/dynamo", "internal/lock", "internal/poller", "internal/stream"},
+	"internal/redrive":     {"internal/dynamo", "internal/lock", "internal/poller", "internal/stream", "internal/wire"},
 	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},
 

@@ -26,6 +26,7 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 	r.ScansPerAnswer = 1
 	req := redrive.Request{Work: redrive.WorkSweep, Prefix: c.Prefix}
 	var all redrive.Answer
+	stuck := map[string]bool{}
 	for {
 		a, err := r.Do(ctx, req)
 		if fault, ok := errors.AsType[*lock.StoreError](err); ok && strings.Contains(fault.What, "dynamodb:Scan") { // it is an operator's permission
@@ -35,6 +36,7 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))
 		}
 		for _, o := range a.Outcomes {
+			stuck[o.Lock] = true
 			list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %s: %s", printable(o.Lock), o.What, printable(o.Detail)), o.Fix})
 		}
 		all.Items, all.Locks, all.Units = all.Items+a.Items, all.Locks+a.Locks, all.Units+a.Units
@@ -42,14 +44,14 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 			break
 		}
 	}
-	text := fmt.Sprintf("%d of %d locks are stuck; %d items were read for %.1f read units", len(list), all.Locks, all.Items, all.Units)
+	text := fmt.Sprintf("%d of %d locks are stuck; %d items were read for %.1f read units", len(stuck), all.Locks, all.Items, all.Units)
 	if req.Cursor != "" {
 		text += "; the rest of the table was not read: --limit 0 reads all of it"
 	}
-	if len(list) == 0 {
+	if len(stuck) == 0 {
 		text = strings.Replace(text, "0 of", "none of", 1)
 	}
-	return append(list, finding{"stuck locks", true, text, ""})
+	return append(list, finding{"stuck locks", len(stuck) == 0, text, ""})
 }
 
 // stuck lists the coordinator's locks, and reports those that are free and have waiters: an answer shows neither timers nor callbacks.

@@ -142,7 +142,8 @@ func TestStuckLockOnATable(t *testing.T) {
 	acquire(t.Context(), 10*time.Minute, "dead", 0)
 	acquire(t.Context(), 10*time.Minute, "waiter", time.Hour)
 	code, out, _ := call(t.Context(), "doctor")
-	if code != exitFailed || !strings.Contains(out, "FAIL  stuck locks  stuck: expired:") || !strings.Contains(out, "fix: holdfast redrive --apply") {
+	if code != exitFailed || !strings.Contains(out, "FAIL  stuck locks  stuck: expired:") || !strings.Contains(out, "fix: holdfast redrive --apply") ||
+		!strings.Contains(out, "FAIL  stuck locks  1 of 1 locks are stuck") {
 		t.Errorf("doctor: %d: %s", code, out)
 	}
 	if code, out, _ := call(t.Context(), "doctor", "--no-sweep"); code != 0 || strings.Contains(out, "stuck locks") {

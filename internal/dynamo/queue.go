@@ -340,7 +340,7 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		}
 		return lock.Reply{}, &lock.GuardError{Current: current, Offset: seen.offset}
 	}
-	if slices.ContainsFunc(canceled.CancellationReasons, func(r types.CancellationReason) bool { return aws.ToString(r.Code) == "ConditionalCheckFailed" }) {
+	if changed(canceled.CancellationReasons) {
 		// A waiter was kept, or has joined, since it was read: decide on what is stored now.
 		return s.again(ctx, name, true)
 	}
@@ -349,6 +349,11 @@ func (s *Store) transact(ctx context.Context, name string, c lock.Command, besid
 		return s.again(ctx, name, false)
 	}
 	return lock.Reply{}, s.fault(ctx, "TransactWriteItems", err)
+}
+
+// changed reports whether a transaction was cancelled because an item is not as it was read.
+func changed(reasons []types.CancellationReason) bool {
+	return slices.ContainsFunc(reasons, func(r types.CancellationReason) bool { return aws.ToString(r.Code) == "ConditionalCheckFailed" })
 }
 
 // again is the refusal of a command whose record was not returned.

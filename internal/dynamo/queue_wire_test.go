@@ -192,6 +192,17 @@ func canceled(codes ...string) string {
 	return `400 {"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException","CancellationReasons":[` + strings.Join(list, ",") + `]}`
 }
 
+// An orphan that has changed is left alone; a transaction that was cancelled for another reason is an error, and nothing was decided.
+func TestRemoveOrphanCancelled(t *testing.T) {
+	orphan := dynamo.Swept{Kind: dynamo.SweptPlace, Lock: "a", SK: "place#l", Waiter: lock.Waiter{Ticket: 3, Key: "l"}}
+	for codes, want := range map[string]error{"None ConditionalCheckFailed": nil, "ConditionalCheckFailed None": nil, "TransactionConflict None": lock.ErrThrottled, "None ThrottlingError": lock.ErrThrottled} {
+		s, _ := scripted(t, canceled(strings.Fields(codes)...))
+		if removed, err := s.RemoveOrphan(t.Context(), orphan); removed || !errors.Is(err, want) {
+			t.Errorf("%s: removed %t, %v; want %v", codes, removed, err, want)
+		}
+	}
+}
+
 // moves is a command that needs a transaction.
 func moves() lock.Command {
 	from := lock.Record{Rev: 4, Fence: 9, Waiting: 1, Queue: []lock.Waiter{{Ticket: 1, Key: "l", Terms: lock.Terms{Permits: 1}}}}

@@ -133,7 +133,7 @@ func (s *Store) RemoveOrphan(ctx context.Context, o Swept) (bool, error) {
 			ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
 		}},
 	}})
-	if _, canceled := errors.AsType[*types.TransactionCanceledException](err); canceled {
+	if canceled, ok := errors.AsType[*types.TransactionCanceledException](err); ok && changed(canceled.CancellationReasons) {
 		return false, nil
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/poller"
 	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // The kinds of work of a [Request].
@@ -133,6 +134,8 @@ func (r *Redriver) Do(ctx context.Context, req Request) (Answer, error) {
 	switch {
 	case req.Limit < 0:
 		return Answer{}, fmt.Errorf("redrive: limit is %d; give a number of messages, or 0 for %d", req.Limit, defaultLimit)
+	case req.Work == WorkSweep && wire.CheckPrefix(req.Prefix) != "":
+		return Answer{}, fmt.Errorf("redrive: prefix %s", wire.CheckPrefix(req.Prefix))
 	case req.Work == WorkSweep:
 		return r.sweep(ctx, req)
 	case req.Work == WorkLetters && r.Letters == nil:

@@ -171,6 +171,9 @@ func TestSweepInParts(t *testing.T) {
 	if answers < 2 || locks != n/2 || units < bytes/8192*0.8 || units > bytes/8192*1.5 {
 		t.Errorf("%d answers, %d locks, %.1f units; want about %.1f", answers, locks, units, bytes/8192)
 	}
+	if _, err := k.Do(t.Context(), Request{Work: WorkSweep, Prefix: "é"}); err == nil || !strings.Contains(err.Error(), `prefix has the character 'é'`) {
+		t.Errorf("a prefix that no name has: %v", err)
+	}
 	if _, err := k.Do(t.Context(), Request{Work: WorkSweep, Cursor: "!"}); err == nil {
 		t.Error("a broken cursor is taken")
 	}

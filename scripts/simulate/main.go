@@ -90,7 +90,10 @@ func simulate(ctx context.Context, ops, from, size, procs int, most, progress ti
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}
-	fmt.Println("simulation: 0 violations")
+	if s.ops == 0 {
+		return fmt.Errorf("no process of %d operations ended within %v: give -for more time", part, most)
+	}
+	fmt.Printf("simulation: 0 violations in %d operations of %d that were asked for\n", s.ops, ops)
 	return nil
 }
 
