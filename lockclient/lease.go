@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 	"time"
 
@@ -253,7 +252,8 @@ func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata jso
 		err = checkGrant(answer, l.name, l.secret)
 	}
 	if err == nil && answer.Fence != l.fence {
-		err = notCoordinator(http.StatusOK, "an answer with another fence than this lease's")
+		// The lease ended, the lock forgot it, and a copy of its acquire that came late got the lock again. Others may have held it between.
+		err = ErrLost
 	}
 	return sent, answer, err
 }

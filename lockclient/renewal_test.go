@@ -202,6 +202,35 @@ func TestHungRenewal(t *testing.T) {
 	}
 }
 
+// A renewal that finds another grant of its lease tells of the loss at once: the lease ended, others held the lock, the lock forgot the lease,
+// and a late copy of its acquire got the lock again.
+func TestRenewalOfALateCopy(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		l := w.acquire(w.client(), lockclient.Options{TTL: 30 * time.Second})
+		if _, err := w.coordinator.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range []string{"another", l.Secret()} {
+			request := lock.AcquireRequest{Lock: "a", Secret: secret, TTL: 30 * time.Second, Capacity: 1, Permits: 1}
+			if _, err := w.coordinator.Acquire(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+			if secret == "another" {
+				if _, err := w.coordinator.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Secret: secret}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(10*time.Second + time.Millisecond)
+		synctest.Wait()
+		wantIs(t, l.Err(), lockclient.ErrLost, lockclient.ErrRenew)
+		_ = l.Release(t.Context())
+		if n := w.count("renew"); n != 1 || w.locked() {
+			t.Errorf("%d renewals, locked %t", n, w.locked())
+		}
+	})
+}
+
 // The answer to a renewal proves nothing if the process was frozen past the deadline meanwhile, even if no timer has run yet; nor if
 // the lease was released meanwhile.
 func TestRenewalOfALeaseThatEndedMeanwhile(t *testing.T) {

@@ -9,11 +9,13 @@ import (
 func prepare(ops []Op, cfg Config) []*call {
 	lastUse := map[string]int64{}
 	exists := map[string]int64{} // by lease: from when on an acquire may have taken effect without an answer that says so
+	asked := map[string]Op{}     // by lease: an acquire
 	for _, o := range ops {
 		lastUse[o.Lease] = max(lastUse[o.Lease], o.Ended)
 		if o.Op != Acquire {
 			continue
 		}
+		asked[o.Lease] = o
 		from := o.Began
 		if o.Result == Granted { // only a late copy of it, after its lease was forgotten
 			from = o.Ended
@@ -24,6 +26,9 @@ func prepare(ops []Op, cfg Config) []*call {
 	}
 	list := make([]*call, len(ops))
 	for i, o := range ops {
+		if o.Op == Renew { // it does not say how much its lease has
+			o.Permits, o.Capacity = asked[o.Lease].Permits, asked[o.Lease].Capacity
+		}
 		first, known := exists[o.Lease]
 		list[i] = &call{Op: o, copies: cfg.until(o), exists: known && first <= o.Ended, lastUse: lastUse}
 		list[i].behind = (o.Op == Release || o.Op == Force) && o.Result == Lost && slices.ContainsFunc(ops, func(other Op) bool {
