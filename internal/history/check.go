@@ -27,6 +27,13 @@ type Config struct {
 	// Stable says that the events are complete: whatever reads the stream has read and published all of it. Otherwise events may be
 	// missing at the end.
 	Stable bool
+	// Recorded says that the rows have every write of every lock, from the first on. Then each grant must be in them.
+	Recorded bool
+	// Ordered says that nothing delayed single events: those of one lock come in the order of its writes.
+	Ordered bool
+	// Start is the time 0 of the history, in Unix milliseconds, if the rows have the times of their writes; else 0. Refusals are then judged by
+	// the rows.
+	Start int64
 }
 
 // Holdfast is the Config of Holdfast with its default rules.
@@ -97,7 +104,13 @@ func Check(h *History, cfg Config) Report {
 	}
 	r.Violations = append(r.Violations, checkBeliefs(h.Beliefs, byLock, cfg)...)
 	r.Violations = append(r.Violations, checkGuarded(h.Guarded)...)
-	r.Violations = append(r.Violations, checkRows(h.Rows)...)
+	r.Violations = append(r.Violations, checkRows(h.Rows, cfg)...)
+	if cfg.Recorded {
+		r.Violations = append(r.Violations, checkGrants(h)...)
+	}
+	if cfg.Start != 0 {
+		r.Violations = append(r.Violations, checkRefusals(h, cfg)...)
+	}
 	r.Violations = append(r.Violations, checkEvents(h, cfg)...)
 	return r
 }

@@ -17,7 +17,7 @@ type change struct {
 }
 
 // checkEvents compares the events with the rows. There is one event for each lease that a write granted or ended, and none for anything
-// else. Repetitions have the same id, and no other event has it.
+// else. Repetitions have the same id, and no other event has it. The events of a lock are in the order of the writes, if cfg says so.
 func checkEvents(h *History, cfg Config) (found []Violation) {
 	if len(h.Rows) == 0 {
 		return nil // the stream was not recorded
@@ -26,16 +26,28 @@ func checkEvents(h *History, cfg Config) (found []Violation) {
 		found = append(found, Violation{"events", c.lock, 0, fmt.Sprintf("%s of the lease with fencing token %d: ", c.kind, c.fence) + fmt.Sprintf(format, args...)})
 	}
 	expected := map[change]int{}
-	for _, r := range h.Rows {
+	order := map[change]int{}
+	for i, r := range h.Rows {
+		if r.Quiet {
+			continue
+		}
 		for _, c := range changesOf(r) {
+			order[c] = i
 			if expected[c]++; expected[c] > 1 {
 				wrong(c, "the rows show it %d times", expected[c])
 			}
 		}
 	}
 	ids, byID := map[change]string{}, map[string]change{}
+	latest := map[string]int{} // by lock: the row of the last event
 	for _, e := range h.Events {
 		c := change{e.Lock, e.Fence, e.Type}
+		if _, repeated := ids[c]; !repeated && expected[c] > 0 {
+			if cfg.Ordered && order[c] < latest[c.lock] {
+				wrong(c, "its event comes after that of a later write")
+			}
+			latest[c.lock] = max(latest[c.lock], order[c])
+		}
 		if expected[c] == 0 {
 			wrong(c, "an event says so, and no row shows it")
 		}

@@ -93,6 +93,7 @@ type Event struct {
 type Row struct {
 	Lock   string  `json:"lock"`
 	Cause  string  `json:"cause"`
+	Quiet  bool    `json:"quiet,omitempty"`  // no events of the lock are published
 	At     int64   `json:"at,omitempty"`     // when it was written; 0: unknown
 	Before *Record `json:"before,omitempty"` // nil: there was no row
 	After  *Record `json:"after,omitempty"`  // nil: the row was purged

@@ -3,6 +3,7 @@ package history
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,7 +102,6 @@ func rows() []Row {
 	lease := func(fence, expires int64) Lease {
 		return Lease{Fence: fence, Permits: 1, Capacity: 1, Expires: expires}
 	}
-	free := &Record{}
 	a := &Record{Rev: 1, Fence: 1, Holders: map[string]Lease{"a": lease(1, 10)}}
 	later := lease(1, 20)
 	later.Renewed = 9
@@ -109,31 +109,99 @@ func rows() []Row {
 	over := &Record{Rev: 3, Fence: 1, Retired: "a", Ended: "release", EndedAt: 19}
 	b := &Record{Rev: 4, Fence: 2, Retired: "a", Ended: "release", Holders: map[string]Lease{"b": lease(2, 30)}}
 	return []Row{
-		{Lock: "l", Cause: "acquire", Before: free, After: a}, {Lock: "l", Cause: "renew", Before: a, After: renewed},
+		{Lock: "l", Cause: "acquire", After: a}, {Lock: "l", Cause: "renew", Before: a, After: renewed},
 		{Lock: "l", Cause: "release", Before: renewed, After: over}, {Lock: "l", Cause: "acquire", Before: over, After: b}, {Lock: "l", Before: b},
 	}
 }
 
 func TestRows(t *testing.T) {
-	if found := checkRows(rows()); len(found) > 0 {
+	cfg := exact()
+	cfg.Recorded = true
+	if found := checkRows(rows(), cfg); len(found) > 0 {
 		t.Errorf("refused: %v", found)
 	}
-	for name, change := range map[string]func([]Row){
-		"a revision is missing": func(r []Row) { r[2].After.Rev = 5 },
-		"the expiry moved back": func(r []Row) { r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 5} },
-		"a fence that falls":    func(r []Row) { r[3].After.Holders["b"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 30} },
-		"too many permits":      func(r []Row) { r[3].After.Holders["c"] = Lease{Fence: 3, Permits: 1, Capacity: 1, Expires: 30} },
-		"a renewal at the expiry": func(r []Row) {
-			r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Renewed: 10, Expires: 20}
+	for name, change := range map[string]func([]Row) []Row{
+		"a row is left out":     func(r []Row) []Row { return slices.Delete(r, 2, 3) },
+		"the first is left out": func(r []Row) []Row { return r[1:] },
+		"a row is there twice":  func(r []Row) []Row { return slices.Insert(r, 2, r[1]) },
+		"a holder from nowhere": func(r []Row) []Row { r[3].Before = r[1].Before; return r },
+		"a revision is missing": func(r []Row) []Row { r[2].After.Rev = 5; return r },
+		"the expiry moved back": func(r []Row) []Row {
+			r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 5}
+			return r
 		},
-		"a waiter is left out":    func(r []Row) { r[2].After.Holders, r[2].Before.Waiting, r[2].After.Waiting = nil, 2, 2 },
-		"a release at the expiry": func(r []Row) { r[2].After.EndedAt = 20 },
-		"a lease that has ended":  func(r []Row) { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]} },
+		"a fence that falls": func(r []Row) []Row {
+			r[3].After.Holders["b"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Expires: 30}
+			return r
+		},
+		"too many permits": func(r []Row) []Row {
+			r[3].After.Holders["c"] = Lease{Fence: 3, Permits: 1, Capacity: 1, Expires: 30}
+			return r
+		},
+		"a renewal at the expiry": func(r []Row) []Row {
+			r[1].After.Holders["a"] = Lease{Fence: 1, Permits: 1, Capacity: 1, Renewed: 10, Expires: 20}
+			return r
+		},
+		"a waiter is left out":    func(r []Row) []Row { r[2].Before.Waiting, r[2].After.Waiting = 2, 2; return r },
+		"a release at the expiry": func(r []Row) []Row { r[2].After.EndedAt = 20; return r },
+		"an expiry before its time": func(r []Row) []Row {
+			r[2].Cause, r[2].After.Ended, r[2].After.EndedAt = "expire", "expire", 269
+			return r
+		},
+		"a lease that has ended": func(r []Row) []Row { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]}; return r },
 	} {
-		list := rows()
-		change(list)
-		if found := checkRows(list); len(found) == 0 {
+		if found := checkRows(change(rows()), cfg); len(found) == 0 {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// A grant that a client was told of is in the rows.
+func TestGrantsAreInRows(t *testing.T) {
+	h := &History{Rows: rows(), Ops: []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "b", 3, 4, Granted, fence(2))}}
+	if found := checkGrants(h); len(found) > 0 {
+		t.Errorf("refused: %v", found)
+	}
+	h.Ops[1].Fence = 3
+	if found := checkGrants(h); len(found) != 1 {
+		t.Errorf("a grant that is in no row: %v", found)
+	}
+	if report := Check(&History{Ops: h.Ops[:1]}, Config{Skew: exact().Skew, Recorded: true}); len(report.Violations) == 0 {
+		t.Error("no rows at all: accepted")
+	}
+}
+
+// A refusal is explained by the row, at some time between the beginning and the end of the request.
+func TestRefusals(t *testing.T) {
+	cfg := exact()
+	cfg.Start = 1
+	held := func(permits int64, expires int64) *Record {
+		return &Record{Holders: map[string]Lease{"h": {Permits: permits, Capacity: 3, Expires: expires}}}
+	}
+	second := func(n float64) int64 { return int64(n * float64(second)) }
+	h := &History{Rows: []Row{
+		{Lock: "l", At: second(2), After: held(2, 9000)}, {Lock: "l", At: second(5), After: &Record{}}, {Lock: "l", At: second(20), After: held(2, 21000)},
+		{Lock: "l", At: second(30), After: &Record{Waiting: 1}}, {Lock: "l", At: second(31)},
+	}}
+	for name, c := range map[string]struct {
+		refused bool
+		op      Op
+	}{
+		"held":                            {false, op(Acquire, "a", 3, 4, Held, of(2, 3))},
+		"freed while it was under way":    {false, op(Acquire, "a", 4, 6, Held, of(2, 3))},
+		"held while it was under way":     {false, op(Acquire, "a", 19, 20.5, Held, of(2, 3))},
+		"others wait":                     {false, op(Acquire, "a", 30.1, 30.5, Held, of(1, 3))},
+		"just expired":                    {false, op(Acquire, "a", 21.4, 21.45, Held, of(2, 3))},
+		"before all rows":                 {true, op(Acquire, "a", 1, 1.5, Held, of(2, 3))},
+		"it fits beside the holder":       {true, op(Acquire, "a", 3, 4, Held, of(1, 3))},
+		"free":                            {true, op(Acquire, "a", 6, 7, Held, of(2, 3))},
+		"free since long":                 {true, op(Acquire, "a", 18, 19, Held, of(2, 3))},
+		"the holder has expired for long": {true, op(Acquire, "a", 21.6, 22, Held, of(2, 3))},
+		"purged":                          {true, op(Acquire, "a", 32, 33, Held, of(2, 3))},
+	} {
+		h.Ops = []Op{c.op}
+		if found := checkRefusals(h, cfg); (len(found) > 0) != c.refused {
+			t.Errorf("%s: %v", name, found)
 		}
 	}
 }
@@ -157,6 +225,20 @@ func TestEvents(t *testing.T) {
 		if (len(found) > 0) != c.refused {
 			t.Errorf("%s: %v", name, found)
 		}
+	}
+	late := []Event{all[0], all[3], all[1], all[1], all[4]}
+	if found := checkEvents(&History{Rows: rows(), Events: late}, Config{Stable: true}); len(found) > 0 {
+		t.Errorf("an order is asked for where none is promised: %v", found)
+	}
+	if found := checkEvents(&History{Rows: rows(), Events: late}, Config{Stable: true, Ordered: true}); len(found) != 1 {
+		t.Errorf("events in another order than the writes: %v", found)
+	}
+	quiet := rows()
+	for i := range quiet {
+		quiet[i].Quiet = true
+	}
+	if found := checkEvents(&History{Rows: quiet}, Config{Stable: true}); len(found) > 0 {
+		t.Errorf("events of a lock whose events are not published: %v", found)
 	}
 	if found := checkEvents(&History{Rows: rows(), Events: all[:4]}, Config{}); len(found) > 0 {
 		t.Errorf("an event that is still to come is not lost: %v", found)

@@ -121,6 +121,9 @@ var orderCases = []historyCase{
 		op(Acquire, "a", 1, 2, Granted, fence(1), of(1, 3), late(7)), op(Force, "", 3, 4, OK), op(Renew, "a", 8, 9, Granted, fence(3)),
 		op(Acquire, "b", 7, 10, Granted, fence(2), of(1, 3)),
 	}},
+	{"refusals of a free lock, one after another", "order", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, OK), op(Acquire, "b", 5, 6, Held), op(Acquire, "c", 7, 8, Held), op(Acquire, "d", 9, 10, Held),
+	}},
 	{"a release after a force-release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK)}},
 	{"a force-release of another fence", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, OK, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(3))}},
 	{"a force-release that finds no fence that is held", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, Lost, fence(2))}},

@@ -3,7 +3,9 @@ package history
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
+	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
@@ -27,15 +29,21 @@ func recordOf(r lock.Record) *Record {
 	return out
 }
 
-// checkRows checks the writes of each lock's row: revisions count by one, permits fit the capacity, each grant has a fencing token above all
+// checkRows checks the writes of each lock's row: each begins with what the one before left, revisions count by one, permits fit the capacity, each grant has a fencing token above all
 // before it, no lease is granted again that is remembered as ended, no lease's expiry moves back, and a lease is renewed, claimed or released
-// before its expiry, by the clock of the coordinator that does it. A write that ends the last lease grants the lock to a waiter.
-func checkRows(rows []Row) (found []Violation) {
+// before its expiry, by the clock of the coordinator that does it. A lease that ends by expiry has expired by every clock.
+// A write that ends the last lease grants the lock to a waiter.
+func checkRows(rows []Row, cfg Config) (found []Violation) {
 	top := map[string]int64{}
+	last := map[string]*Record{}
 	for _, r := range rows {
 		before, after := orEmpty(r.Before), orEmpty(r.After)
 		wrong := func(format string, args ...any) {
 			found = append(found, Violation{"rows", r.Lock, r.At, fmt.Sprintf("write with cause %q: ", r.Cause) + fmt.Sprintf(format, args...)})
+		}
+		stored, known := last[r.Lock]
+		if last[r.Lock] = r.After; (known || cfg.Recorded) && !reflect.DeepEqual(stored, r.Before) {
+			wrong("it begins with revision %d, and the write before it left revision %d, or another content", before.Rev, orEmpty(stored).Rev)
 		}
 		if r.After == nil {
 			continue // purged
@@ -64,6 +72,9 @@ func checkRows(rows []Row) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseRelease) && after.EndedAt >= l.Expires {
 			wrong("the lease with fencing token %d is released at %d, and expired at %d", l.Fence, after.EndedAt, l.Expires)
 		}
+		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
+			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
+		}
 		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) {
 			wrong("it frees the lock, and grants it to none of %d waiters", after.Waiting) // it removes the abandoned among those that it reads
 		}
@@ -76,6 +87,63 @@ func checkRows(rows []Row) (found []Violation) {
 		}
 	}
 	return found
+}
+
+// checkGrants checks that each grant that a client was told of is in a row.
+func checkGrants(h *History) (found []Violation) {
+	type grant struct {
+		lock  string
+		fence int64
+	}
+	stored := map[grant]bool{}
+	for _, r := range h.Rows {
+		for _, l := range orEmpty(r.After).Holders {
+			stored[grant{r.Lock, l.Fence}] = true
+		}
+	}
+	for _, o := range h.Ops {
+		if o.Result == Granted && !stored[grant{o.Lock, o.Fence}] {
+			found = append(found, Violation{"rows", o.Lock, o.Ended, fmt.Sprintf("%s was told of a grant with the fencing token %d, which is in no row", o.Client, o.Fence)})
+		}
+	}
+	return found
+}
+
+// checkRefusals checks that whenever an acquire was answered "held", the row had, at some time between its beginning and its end, waiters or
+// holders beside which the request did not fit.
+func checkRefusals(h *History, cfg Config) (found []Violation) {
+	rows := map[string][]Row{}
+	for _, r := range h.Rows {
+		rows[r.Lock] = append(rows[r.Lock], r)
+	}
+	for _, o := range h.Ops {
+		if o.Op != Acquire || o.Result != Held {
+			continue
+		}
+		list := rows[o.Lock]
+		from, _ := slices.BinarySearchFunc(list, o.Began, func(r Row, at int64) int { return compare(r.At, at) })
+		var refuses bool
+		for i := max(from-1, 0); i < len(list) && list[i].At <= o.Ended && !refuses; i++ { // the first is what was stored when it began
+			refuses = orEmpty(list[i].After).refuses(o, cfg)
+		}
+		if !refuses {
+			found = append(found, Violation{"refusals", o.Lock, o.Ended, fmt.Sprintf("acquire of %s by %s is answered \"held\", and the lock was free for it from %v to %v",
+				o.Lease, o.Client, time.Duration(o.Began), time.Duration(o.Ended))})
+		}
+	}
+	return found
+}
+
+// refuses reports whether a coordinator may refuse an acquire because of a record. A lease blocks others until a skew allowance after its
+// expiry by a clock that may be as much behind.
+func (r Record) refuses(o Op, cfg Config) bool {
+	held, limit := int64(0), o.capacity()
+	for _, l := range r.Holders {
+		if l.Expires+2*cfg.Skew.Milliseconds() >= cfg.Start+o.Began/int64(time.Millisecond) {
+			held, limit = held+max(l.Permits, 1), min(limit, max(l.Capacity, 1))
+		}
+	}
+	return r.Waiting > 0 || held+o.permits() > limit
 }
 
 // settles reports whether a write with this cause grants a lock that it frees to those who wait. A force-release may leave that to the next

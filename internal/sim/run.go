@@ -20,13 +20,13 @@ import (
 // A Run is what a run of the simulation left.
 type Run struct {
 	Params  Params
-	History history.History // of the locks that somebody listens for; rows of others are in Unheard
-	Unheard []history.Row
+	History history.History
 	// Problems are what only the simulation can see: a task that was told nothing, a lock that stays held, a dead letter.
 	Problems []string
 	Fired    int           // timers and deferred jobs that were delivered
 	Crashes  int           // of coordinators, consumers and expirers
 	Faults   map[Fault]int // how often each happened
+	Start    time.Time     // the time 0 of the history
 	Virtual  time.Duration // how long the run took in virtual time
 }
 
@@ -113,18 +113,16 @@ func (w *world) finish() *Run {
 	})
 	slices.SortStableFunc(w.h.Guarded, func(a, b history.Guarded) int { return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Fence, b.Fence)) })
 	return &Run{
-		Params: w.p, History: w.h, Unheard: w.unheard, Problems: w.problems, Fired: w.fired, Crashes: w.crashes, Faults: w.kinds, Virtual: time.Since(w.start),
+		Params: w.p, History: w.h, Problems: w.problems, Fired: w.fired, Crashes: w.crashes, Faults: w.kinds, Start: w.start, Virtual: time.Since(w.start),
 	}
 }
 
 // Check runs the checks of package history on a run. The problems of the run are violations of the check "simulation".
 func (r *Run) Check() history.Report {
-	cfg := history.Config{Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true}
+	cfg := history.Config{
+		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Start: r.Start.UnixMilli(), Ordered: !r.Params.has(Bus),
+	}
 	report := history.Check(&r.History, cfg)
-	cfg.Stable = false
-	unheard := history.Check(&history.History{Rows: r.Unheard}, cfg)
-	report.Rows += unheard.Rows
-	report.Violations = append(report.Violations, unheard.Violations...)
 	for _, p := range r.Problems {
 		report.Violations = append(report.Violations, history.Violation{Check: "simulation", What: p})
 	}
@@ -149,7 +147,7 @@ func (r *Run) Hash() uint64 {
 	for _, e := range r.History.Events {
 		text(h, e.ID, e.Type)
 	}
-	for _, row := range slices.Concat(r.History.Rows, r.Unheard) {
+	for _, row := range r.History.Rows {
 		text(h, row.Lock, row.Cause)
 		numbers(h, row.At)
 		if row.After != nil {

@@ -30,11 +30,8 @@ func (w *world) changed(name string, before, after lock.Record) {
 	w.mu.Lock()
 	row := history.RowOf(write, w.at())
 	listened := w.listens(name)
-	if listened {
-		w.h.Rows = append(w.h.Rows, row)
-	} else {
-		w.unheard = append(w.unheard, row)
-	}
+	row.Quiet = !listened
+	w.h.Rows = append(w.h.Rows, row)
 	w.mu.Unlock()
 	purged := after.Rev == 0
 	if !purged && after.Cause.Quiet() || !listened && (purged || !write.OfQueue()) {

@@ -32,8 +32,7 @@ type world struct {
 	mu       sync.Mutex
 	ops      []*request
 	h        history.History
-	unheard  []history.Row // of locks that nobody listens for
-	fired    int           // timers and jobs that were delivered
+	fired    int // timers and jobs that were delivered
 	names    map[string]string
 	leases   map[string]int   // by client: how many leases it has named
 	sent     map[string]int64 // by party: how many requests it has sent
