@@ -8,10 +8,14 @@ import (
 // prepare computes what is known of the operations of a lock before the search for an order. ops are sorted by their beginning.
 func prepare(ops []Op, cfg Config) []*call {
 	lastUse := map[string]int64{}
-	exists := map[string]int64{} // by lease: from when on an acquire may have taken effect without an answer that says so
-	asked := map[string]Op{}     // by lease: an acquire
+	exists := map[string]int64{}  // by lease: from when on an acquire may have taken effect without an answer that says so
+	asked := map[string]Op{}      // by lease: an acquire
+	releases := map[string][]Op{} // by lease: those without an answer
 	for _, o := range ops {
 		lastUse[o.Lease] = max(lastUse[o.Lease], o.Ended)
+		if o.Op == Release && o.Result == Unknown {
+			releases[o.Lease] = append(releases[o.Lease], o)
+		}
 		if o.Op != Acquire {
 			continue
 		}
@@ -30,7 +34,13 @@ func prepare(ops []Op, cfg Config) []*call {
 			o.Permits, o.Capacity = asked[o.Lease].Permits, asked[o.Lease].Capacity
 		}
 		first, known := exists[o.Lease]
-		list[i] = &call{Op: o, copies: cfg.until(o), exists: known && first <= o.Ended, lastUse: lastUse}
+		freed := int64(0)
+		for _, r := range releases[o.Lease] {
+			if r.Began <= o.Ended {
+				freed = max(freed, cfg.until(r))
+			}
+		}
+		list[i] = &call{Op: o, copies: cfg.until(o), freed: freed, exists: known && first <= o.Ended, lastUse: lastUse}
 		list[i].behind = (o.Op == Release || o.Op == Force) && o.Result == Lost && slices.ContainsFunc(ops, func(other Op) bool {
 			own := other.Lease == o.Lease || o.Op == Force && other.Fence == o.Fence && other.Fence != 0
 			return other.Op == Acquire && !own && other.Began <= o.Ended && cfg.until(other)+other.Wait >= o.Began

@@ -54,6 +54,7 @@ type call struct {
 	Op
 	copies  int64 // when the last copy of it may reach the coordinator
 	ghosts  bool  // a ghost of another request may keep the lock from this one
+	freed   int64 // until when a release of this acquire's lease may take effect that had no answer and began before this was answered
 	exists  bool  // a ghost of an acquire with this lease may hold a lease or a place
 	behind  bool  // another lease may have ended since the first try of this release or force-release, so that the lock remembers that one
 	lastUse map[string]int64
@@ -119,6 +120,9 @@ func (m model) grant(s *state, c *call) (bool, *state) {
 	k := known{lease: c.Lease, fence: c.Fence, permits: c.permits(), capacity: c.capacity(), until: c.expiry(), latest: m.latest(c)}
 	if next.forced >= c.Began {
 		k.loose, k.looseUntil = true, next.forced
+	}
+	if c.freed >= c.Began {
+		k.loose, k.byRelease, k.looseUntil = true, true, max(k.looseUntil, c.freed)
 	}
 	next.put(k)
 	next.top = max(next.top, c.Fence)

@@ -124,6 +124,13 @@ var orderCases = []historyCase{
 	{"refusals of a free lock, one after another", "order", []Op{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, OK), op(Acquire, "b", 5, 6, Held), op(Acquire, "c", 7, 8, Held), op(Acquire, "d", 9, 10, Held),
 	}},
+	{"a release without an answer that is sent before the acquire is answered, and comes later", "", []Op{
+		op(Acquire, "b", 0, 1, Granted, fence(1)), op(Acquire, "a", 1, 5, Granted, fence(2)), op(Release, "a", 2, 2, Unknown, late(9)),
+		op(Release, "b", 3, 4, OK), op(Acquire, "c", 6, 7, Granted, fence(3)),
+	}},
+	{"a release without an answer that cannot come later", "order", []Op{
+		op(Release, "a", 2, 2, Unknown), op(Acquire, "a", 3, 5, Granted, fence(2)), op(Acquire, "c", 6, 7, Granted, fence(3)),
+	}},
 	{"a release after a force-release", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Force, "", 5, 6, OK), op(Release, "a", 7, 8, OK)}},
 	{"a force-release of another fence", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, OK, fence(1)), op(Acquire, "b", 5, 6, Granted, fence(3))}},
 	{"a force-release that finds no fence that is held", "order", []Op{op(Acquire, "a", 1, 2, Granted, fence(2)), op(Force, "", 3, 4, Lost, fence(2))}},

@@ -19,6 +19,7 @@ type link struct {
 	client string
 	life   time.Duration // how long a lease that nobody uses may last; 0: the TTL that was asked for
 	dead   bool          // the client crashed: it sends and gets nothing more; guarded by w.mu
+	finder bool          // a lock that is held is no answer to judge: the acquire makes a coordinator look for an end that nothing told of
 	cut    time.Time     // until when it is partitioned; guarded by w.mu
 }
 
@@ -221,6 +222,10 @@ func (l *link) end(op *request, resp lockclient.Response, err error) {
 	case wire.Queued:
 		op.Result, op.Ticket = history.Held, answer.Ticket
 	case *wire.Problem:
+		if answer.Code == wire.LockHeld && l.finder {
+			op.Result = history.Refused
+			return
+		}
 		switch answer.Code {
 		case wire.LockHeld:
 			op.Result, op.Ticket = history.Held, answer.Ticket

@@ -79,6 +79,7 @@ func (w *world) settle() {
 		panic(err) // the configuration is valid
 	}
 	for round := range 2 {
+		l.finder = round == 0
 		for _, t := range w.locks {
 			opts := lockclient.Options{TTL: time.Minute, Capacity: t.capacity, Permits: t.capacity, ManualRenew: true}
 			if round == 0 { // this finds what no timer will end

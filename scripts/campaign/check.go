@@ -55,7 +55,7 @@ func (s summary) failed() bool { return len(s.Violations) > 0 || len(s.Undecided
 func checkConfig() history.Config {
 	cfg := history.Holdfast()
 	cfg.Late = maxLate + functionTimeout + maxLate + 2*time.Second
-	cfg.Stable = true
+	cfg.Stable, cfg.Recorded = true, true
 	return cfg
 }
 

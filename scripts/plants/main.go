@@ -95,10 +95,10 @@ func run(ops int, only string, procs int) error {
 	return failed
 }
 
-// tryTimeout limits the simulation with one bug. A bug that makes it hang is caught, too.
+// tryTimeout limits the simulation with one bug.
 const tryTimeout = 10 * time.Minute
 
-var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|rows|events|simulation): .{0,90})`)
+var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|events|simulation): .{0,90})`)
 
 // try runs the simulation with a bug. It returns what noticed the bug, or "" if nothing did.
 func try(p plant, dir string, ops int) (string, error) {
@@ -134,9 +134,9 @@ func try(p plant, dir string, ops int) (string, error) {
 	case err == nil:
 		return "", nil
 	case ctx.Err() != nil:
-		return "the simulation does not end", nil
+		return "", fmt.Errorf("the simulation does not end within %v", tryTimeout)
 	case m != nil:
 		return string(m[1]), nil
 	}
-	return fmt.Sprintf("%.100s", bytes.TrimSpace(out)), nil
+	return "", fmt.Errorf("the simulation fails without a violation: %.300s", bytes.TrimSpace(out))
 }
