@@ -186,13 +186,19 @@ func (m *machine) execute(t *target) {
 	if told.fence != 0 {
 		m.work(t, secret, began, told.fence)
 	}
+	m.mayEnd(t, secret)
+	m.w.execs.end(arn)
+}
+
+// mayEnd records that the coordinator may end the lease at any time from now on, since its execution is over or its task waits no more.
+func (m *machine) mayEnd(t *target, secret string) *request {
 	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
 	op := &request{Op: history.Op{
 		Client: m.name, Op: history.Release, Lock: t.name, Lease: m.w.nameOf(m.name, secret), Began: m.w.at(), Ended: m.w.at(), Result: history.Unknown,
-	}, landed: 1 << 62} // the coordinator ends the lease at some time from now on
+	}, landed: 1 << 62}
 	m.w.ops = append(m.w.ops, op)
-	m.w.mu.Unlock()
-	m.w.execs.end(arn)
+	return op
 }
 
 // maxTaskWait is how long a task waits at most, in the run's virtual time. It is longer than everything else in a run.
@@ -201,6 +207,16 @@ const maxTaskWait = 40 * time.Hour
 // wait is the task that waits for the lock. It is retried with another token now and then, or its execution is stopped.
 func (m *machine) wait(t *target, arn, secret string) (began int64, told callback) {
 	began = m.w.at()
+	var gone []*request
+	defer func() {
+		if told.fence != 0 { // the lease is that of a task that knows of it
+			m.w.mu.Lock()
+			defer m.w.mu.Unlock()
+			for _, op := range gone {
+				op.landed = m.w.at()
+			}
+		}
+	}()
 	for try := 1; ; try++ {
 		token := fmt.Sprintf("token-of-%s-%d-%d", m.name, m.runs, try)
 		task := m.w.execs.wait(token)
@@ -238,6 +254,7 @@ func (m *machine) wait(t *target, arn, secret string) (began int64, told callbac
 		if m.chance(0.5) { // the execution is stopped
 			return began, callback{}
 		}
+		gone = append(gone, m.mayEnd(t, secret))
 	}
 }
 
