@@ -63,7 +63,7 @@ func (e *executions) call(ctx context.Context, token lock.Token, c callback) err
 	if err := sleep(ctx, pause); err != nil {
 		return err
 	}
-	if p.happens(Callback) && p.chance(0.5) {
+	if e.w.isOut(p, Callback) || p.happens(Callback) && p.chance(0.5) {
 		return errSimulated
 	}
 	e.w.mu.Lock()

@@ -252,7 +252,7 @@ func (q *queue) Defer(ctx context.Context, jobs []stream.Job) []error {
 
 func (q *queue) refuses(ctx context.Context) error {
 	step(ctx)
-	if processOf(ctx).happens(Queue) {
+	if p := processOf(ctx); p.happens(Queue) || q.w.isOut(p, Queue) {
 		return errSimulated
 	}
 	return ctx.Err()
@@ -267,6 +267,9 @@ func (b bus) Put(ctx context.Context, entries []stream.Entry) []error {
 	p := processOf(ctx)
 	if err := sleep(ctx, p.between(time.Millisecond, 20*time.Millisecond)); err != nil {
 		return repeat(err, len(entries))
+	}
+	if b.w.isOut(p, Bus) {
+		return repeat(errSimulated, len(entries))
 	}
 	errs := make([]error, len(entries))
 	for i, e := range entries {

@@ -40,10 +40,11 @@ type world struct {
 	tops     map[string]int64 // the highest fencing token that the guarded resource of each lock has seen
 	calm     bool             // no more faults
 	night    time.Time
-	done     chan struct{}  // closed at the end: what runs for ever ends
-	life     sync.WaitGroup // what spawn started
-	idle     []chan func()  // workers of spawn that have nothing to do
-	problems []string       // what only the simulation can see
+	done     chan struct{}       // closed at the end: what runs for ever ends
+	life     sync.WaitGroup      // what spawn started
+	idle     []chan func()       // workers of spawn that have nothing to do
+	problems []string            // what only the simulation can see
+	outages  map[Fault]time.Time // until when a service refuses everything
 	crashes  int
 	kinds    map[Fault]int // how often each fault happened
 }
@@ -74,7 +75,7 @@ type front struct {
 func newWorld(p Params) *world {
 	w := &world{
 		p: p, start: time.Now(), rates: map[Fault]float64{}, names: map[string]string{}, leases: map[string]int{}, sent: map[string]int64{},
-		done: make(chan struct{}), kinds: map[Fault]int{}, tops: map[string]int64{},
+		done: make(chan struct{}), kinds: map[Fault]int{}, outages: map[Fault]time.Time{}, tops: map[string]int64{},
 	}
 	for _, f := range p.Faults {
 		w.rates[f] = min(rates[f]*p.Level, 1)
@@ -156,6 +157,18 @@ func (w *world) problem(text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problems = append(w.problems, text)
+}
+
+// isOut reports whether a service refuses everything for a while: one in ten of its faults begins that.
+func (w *world) isOut(p *process, f Fault) bool {
+	begins := p.happens(f) && p.chance(0.1)
+	length := p.between(time.Second, 30*time.Second)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if begins {
+		w.outages[f] = time.Now().Add(length)
+	}
+	return !w.calm && time.Now().Before(w.outages[f])
 }
 
 // spawn runs f in a goroutine, which is reused afterwards: a new one spends much of its time on growing its stack.
