@@ -78,7 +78,7 @@ func ghosts(calls []*call, cfg Config) (list []ghost) {
 			continue
 		}
 		to := c.copies + c.Wait + max(c.TTL, int64(cfg.Claim)) + 2*int64(cfg.Skew) + grain
-		if c.copies <= c.Ended && (c.Result == Granted || c.Result == Held && c.Wait == 0) {
+		if c.copies <= c.Ended && (c.Result == Granted || c.Result == Held && c.Wait == 0 && c.Ticket == 0) {
 			continue // its lease is in the state, or it can never have one
 		}
 		if to < 0 { // overflow: a wait without end

@@ -121,6 +121,9 @@ var orderCases = []historyCase{
 		op(Acquire, "a", 1, 2, Granted, fence(1), of(1, 3), late(7)), op(Force, "", 3, 4, OK), op(Renew, "a", 8, 9, Granted, fence(3)),
 		op(Acquire, "b", 7, 10, Granted, fence(2), of(1, 3)),
 	}},
+	{"a refusal because of the lease of a task, which has a place without a wait", "", []Op{
+		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Acquire, "t", 3, 4, Held, func(o *Op) { o.Ticket = 1 }), op(Release, "a", 5, 6, OK), op(Acquire, "c", 7, 8, Held),
+	}},
 	{"refusals of a free lock, one after another", "order", []Op{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, OK), op(Acquire, "b", 5, 6, Held), op(Acquire, "c", 7, 8, Held), op(Acquire, "d", 9, 10, Held),
 	}},
