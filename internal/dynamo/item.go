@@ -93,6 +93,11 @@ func termsAttributes(t lock.Terms) item {
 	if !t.Tokens.Empty() {
 		m[attrTokens] = tokensItem(t.Tokens)
 	}
+	for attr, v := range newerAttributes(t.Newer) {
+		if !termsKnown[attr] {
+			m[attr] = v
+		}
+	}
 	return m
 }
 
@@ -162,7 +167,7 @@ func flag(b bool) int64 {
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
-		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution),
+		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Newer: newerText(d.it),
 	}
 }
 

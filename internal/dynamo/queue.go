@@ -207,7 +207,7 @@ func (s *Store) besideQueue(name string, c lock.Command, from, to lock.Record) (
 			writes = append(writes, types.TransactWriteItem{Put: &types.Put{TableName: aws.String(s.table), Item: waiterItem(name, w)}})
 		}
 		if w == to.Own || !read && to.Waiting > lock.QueueHead {
-			writes = append(writes, types.TransactWriteItem{Put: s.placeOf(name, w)})
+			writes = append(writes, types.TransactWriteItem{Update: s.placeOf(name, w)})
 		}
 	}
 	for _, w := range was {
@@ -240,15 +240,15 @@ func (s *Store) changeWaiter(name string, c lock.Command, from, to lock.Waiter) 
 	}
 }
 
-// placeOf puts the item that names a waiter's ticket, unless there is one of another ticket.
-func (s *Store) placeOf(name string, w lock.Waiter) *types.Put {
-	it := placeKey(name, w.Key)
-	it[attrTicket], it[attrTTL] = num(w.Ticket), num(placeTTL(w.Until))
+// placeOf writes the item that names a waiter's ticket, unless there is one of another ticket.
+func (s *Store) placeOf(name string, w lock.Waiter) *types.Update {
 	e := newExpression()
 	condition := fmt.Sprintf("attribute_not_exists(%s) OR %s = %s", e.name(attrPK), e.name(attrTicket), e.num(w.Ticket))
-	return &types.Put{
-		TableName: aws.String(s.table), Item: it, ConditionExpression: aws.String(condition),
-		ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+	e.assignNum(e.name(attrTicket), w.Ticket)
+	e.assignNum(e.name(attrTTL), placeTTL(w.Until))
+	return &types.Update{
+		TableName: aws.String(s.table), Key: placeKey(name, w.Key), ConditionExpression: aws.String(condition),
+		UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
 	}
 }
 
@@ -365,7 +365,7 @@ func (s *Store) again(ctx context.Context, name string, places bool) (lock.Reply
 	return lock.Reply{}, &lock.GuardError{Current: reply.After, Offset: reply.Offset, Places: places}
 }
 
-// Bound implements [lock.Store].
+// Bound implements [lock.Store]. An item of an execution that names no lease is of a newer version: it stays.
 func (s *Store) Bound(ctx context.Context, execution string) (list []lock.Binding, err error) {
 	pages := dynamodb.NewQueryPaginator(s.client, &dynamodb.QueryInput{
 		TableName: aws.String(s.table), ConsistentRead: aws.Bool(true), KeyConditionExpression: aws.String("#pk = :execution"),
@@ -382,7 +382,9 @@ func (s *Store) Bound(ctx context.Context, execution string) (list []lock.Bindin
 			if d.err != nil {
 				return nil, s.corrupt(execution, d.err)
 			}
-			list = append(list, b)
+			if b.Lock != "" && b.Key != "" {
+				list = append(list, b)
+			}
 		}
 	}
 	return list, nil

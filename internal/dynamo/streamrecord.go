@@ -83,8 +83,7 @@ func streamKey(keys item) (name, sk string, err error) {
 
 func isEnded(sk string) bool { return strings.HasPrefix(sk, skEnded) }
 
-// attributes reads DynamoDB's JSON. Values of types that no lock record has are read as null: they belong to attributes that
-// this version does not know.
+// attributes reads DynamoDB's JSON. Values of types that DynamoDB does not have are read as null.
 func attributes(image map[string]json.RawMessage) (item, error) {
 	if image == nil {
 		return nil, nil
@@ -102,10 +101,15 @@ func attributes(image map[string]json.RawMessage) (item, error) {
 
 func attribute(raw json.RawMessage) (types.AttributeValue, error) {
 	var v struct {
-		S *string
-		N *string
-		M map[string]json.RawMessage
-		L []json.RawMessage
+		S    *string
+		N    *string
+		M    map[string]json.RawMessage
+		L    []json.RawMessage
+		B    []byte
+		BOOL *bool
+		SS   []string
+		NS   []string
+		BS   [][]byte
 	}
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return nil, err
@@ -128,6 +132,16 @@ func attribute(raw json.RawMessage) (types.AttributeValue, error) {
 			list.Value = append(list.Value, e)
 		}
 		return list, nil
+	case v.B != nil:
+		return &types.AttributeValueMemberB{Value: v.B}, nil
+	case v.BOOL != nil:
+		return &types.AttributeValueMemberBOOL{Value: *v.BOOL}, nil
+	case v.SS != nil:
+		return &types.AttributeValueMemberSS{Value: v.SS}, nil
+	case v.NS != nil:
+		return &types.AttributeValueMemberNS{Value: v.NS}, nil
+	case v.BS != nil:
+		return &types.AttributeValueMemberBS{Value: v.BS}, nil
 	}
 	return &types.AttributeValueMemberNULL{Value: true}, nil
 }

@@ -55,6 +55,10 @@ type Terms struct {
 	Metadata  string // a JSON object as the caller sent it; empty: none
 	Tokens    Tokens // of the tasks that wait for the grant, or where to send a hint to a caller that polls; empty: it only polls
 	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
+
+	// Newer are the attributes of a newer version, which this one does not know, in a text of the store's own; empty: none. A waiter's go
+	// to its lease with the other terms.
+	Newer string `json:",omitzero"`
 }
 
 // A Waiter is a place in a lock's queue.

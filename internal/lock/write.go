@@ -28,7 +28,7 @@ func Changes(before, after Record) (list []Change) {
 		if after.Holders[key].Fence == h.Fence {
 			continue
 		}
-		list = append(list, Change{endOf(key, after), key, h})
+		list = append(list, Change{endOf(key, h, after), key, h})
 	}
 	granted := byFence(after.Holders)
 	granted = slices.DeleteFunc(granted, func(key LeaseKey) bool {
@@ -41,9 +41,14 @@ func Changes(before, after Record) (list []Change) {
 }
 
 // endOf is how the lease under key ended in the write that made the record after. A force-release ended every lease that is
-// gone. Another write ended the retired lease by its cause; the others had expired.
-func endOf(key LeaseKey, after Record) ChangeKind {
-	kind := causes[after.Cause].ends
+// gone. Another write ended the retired lease by its cause; the others had expired. A write with a cause of a newer version released the
+// lease that it retired before the lease's expiry.
+func endOf(key LeaseKey, l Lease, after Record) ChangeKind {
+	cause, known := causes[after.Cause]
+	kind := cause.ends
+	if !known && after.Retired.Fence == l.Fence && after.Retired.At < l.ExpiresAt {
+		kind = LeaseReleased
+	}
 	if kind == LeaseForceReleased || kind != "" && after.Retired.Key == key {
 		return kind
 	}

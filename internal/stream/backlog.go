@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,10 @@ type Job struct {
 	Code      string        // of JobFail
 	Cause     string        // of JobFail
 	Execution ExecutionEnd  // of JobEnd
+
+	// Newer are the fields of the job's message that this version does not know; they are in the message again when the job is deferred. Of a
+	// kind that this version does not know, they are all fields but those of every job.
+	Newer map[string]json.RawMessage
 }
 
 // A JobKind says what a job does. Its values are in messages on the queue.
@@ -158,6 +163,9 @@ func (c *Consumer) shouldGiveUp(f failure) bool {
 		return false
 	}
 	if _, panicked := errors.AsType[*panicError](f.err); panicked {
+		return true
+	}
+	if c.Backlog == nil && errors.Is(f.err, ErrUnknownKind) { // only another version can do it: the shard does not wait for that
 		return true
 	}
 	return f.job.Kind == JobSettle && !transient(f.err) || !f.job.Since.IsZero() && c.now().Sub(f.job.Since) >= giveUpAfter

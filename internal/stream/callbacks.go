@@ -57,13 +57,19 @@ func withoutToken(err error, token lock.Token) error {
 	return &tokenError{err, strings.ReplaceAll(err.Error(), token.Text, "(the token)")}
 }
 
-func unknownKind(kind lock.TokenKind) error {
-	return fmt.Errorf("%w: this version knows no tokens of the kind %q", ErrUndeliverable, kind)
-}
+func unknownKind(kind lock.TokenKind) error { return fmt.Errorf("%w: %q", ErrUnknownKind, kind) }
 
 // leaves reports whether one of the tokens is that of a task for which there are no callbacks here.
-func (b ByKind) leaves(tokens lock.Tokens) bool {
-	return slices.ContainsFunc(tokens.List(), func(t lock.Token) bool { return t.OfTask() && b[t.Kind] == nil })
+func (b ByKind) leaves(tokens lock.Tokens) bool { return b.unknown(tokens) != nil }
+
+// unknown is [ErrUnknownKind] if one of the tokens is that of a task for which there are no callbacks here.
+func (b ByKind) unknown(tokens lock.Tokens) error {
+	for _, t := range tokens.List() {
+		if t.OfTask() && b[t.Kind] == nil {
+			return unknownKind(t.Kind)
+		}
+	}
+	return nil
 }
 
 // Notifications send hints to waiters that poll.
@@ -78,6 +84,11 @@ var ErrTaskGone = errors.New("no task waits with this token")
 
 // ErrUndeliverable says that a callback can never be sent: the deployment does not allow it, or the token is not valid.
 var ErrUndeliverable = errors.New("callback cannot be sent")
+
+// ErrUnknownKind says that a token is of a kind for which this process has no callbacks: a newer version stored it. The task may wait, or
+// may have got its callback from the newer version, so the grant stays as it is. What failed with this error is deferred, for the newer
+// version's functions.
+var ErrUnknownKind = errors.New("this version knows no tokens of this kind, and leaves their callbacks to a newer one")
 
 // The error codes of a wait that ends without a grant, for a state machine's Catch.
 const (
@@ -110,7 +121,9 @@ func (c *Consumer) callbacks(ctx context.Context, batch []derivation) (failures 
 			}
 			switch {
 			case err != nil:
-				inARow++
+				if !errors.Is(err, ErrUnknownKind) { // no service was asked
+					inARow++
+				}
 				failures = append(failures, failure{j, i, err})
 			case j.Kind != JobSettle:
 				inARow = 0

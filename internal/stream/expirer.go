@@ -118,7 +118,11 @@ func (x *Expirer) deliverMissed(ctx context.Context, t Timer, l lock.Lease) erro
 		return nil
 	}
 	x.reporter().fault(ctx, GrantToldLate, "callback of a grant was missed", slog.String("lock", t.Lock), slog.Int64("fence", t.Fence), slog.String("owner", l.Owner))
-	return x.Consumer.notifier().deliver(ctx, t.Lock, t.Key, l, new(lock.Record))
+	err := x.Consumer.notifier().deliver(ctx, t.Lock, t.Key, l, new(lock.Record))
+	if errors.Is(err, ErrUnknownKind) { // the next check may be a newer version's
+		return nil
+	}
+	return err
 }
 
 // mayCheck reports whether a check is within the rate, and counts it.

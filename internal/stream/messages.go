@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -137,7 +140,38 @@ func EncodeJob(j Job) ([]byte, error) {
 	if kind, known := jobKinds[j.Kind]; known {
 		kind.encode(j, &m)
 	}
-	return json.Marshal(m)
+	body, err := json.Marshal(m)
+	if err != nil || len(j.Newer) == 0 {
+		return body, err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil {
+		return nil, err
+	}
+	maps.Copy(all, j.Newer)
+	return json.Marshal(all)
+}
+
+// The fields of a message that every job has, and those of some kinds.
+var (
+	fieldsOfJobs  = []string{"v", "kind", "lock", "since", "tries"}
+	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution"}
+)
+
+// newerFields are the fields of a message that this version does not know; nil without one.
+func newerFields(body string, known bool) map[string]json.RawMessage {
+	var all map[string]json.RawMessage
+	if json.Unmarshal([]byte(body), &all) != nil { // cannot happen: it was read
+		return nil
+	}
+	maps.DeleteFunc(all, func(field string, _ json.RawMessage) bool {
+		field = strings.ToLower(field) // as package json reads them
+		return slices.Contains(fieldsOfJobs, field) || known && slices.Contains(fieldsOfKinds, field)
+	})
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
 
 // DecodeJob reads the body of a message, of a job or of a timer. It accepts kinds that this version does not know;
@@ -157,8 +191,10 @@ func DecodeJob(body string) (Job, error) {
 	if m.Since != 0 {
 		j.Since = time.UnixMilli(m.Since)
 	}
-	if kind, known := jobKinds[j.Kind]; known && !kind.decode(&m, &j) {
+	kind, known := jobKinds[j.Kind]
+	if known && !kind.decode(&m, &j) {
 		return Job{}, fmt.Errorf("a %s job needs %s", j.Kind, kind.needs)
 	}
+	j.Newer = newerFields(body, known)
 	return j, nil
 }

@@ -59,7 +59,7 @@ func (c *Consumer) notifier() notifier {
 
 // deliver sends the callbacks of a grant, one for each of its tokens, unless that was done before. seen is the lock's record, if
 // it was read or written a moment ago, else the zero Record; deliver sets it to the record as it leaves it. After an error,
-// deliver must be retried.
+// deliver must be retried. A grant with a token of a kind that this version does not know stays as it is, with [ErrUnknownKind].
 //
 // It first stores under the lease and its fence that a callback is about to be attempted. So if a task is gone:
 //
@@ -77,6 +77,12 @@ func (n notifier) deliver(ctx context.Context, name string, key lock.LeaseKey, l
 	ref := lock.GrantRef{Lock: name, Key: key, Fence: l.Fence}
 	if !l.Tokens.OfTask() {
 		return n.hint(ctx, ref, l)
+	}
+	if kinds, ok := n.callbacks.(ByKind); ok {
+		if err := kinds.unknown(l.Tokens); err != nil { // nothing is stored, so that the newer version's attempt is the first
+			n.log.LogAttrs(ctx, slog.LevelWarn, "callback of a grant is left to a newer version", append(attrs, slog.Any("error", err))...)
+			return err
+		}
 	}
 	attempt, err := n.coordinator.MarkAttempt(ctx, ref, l.Tokens, *seen)
 	switch {
@@ -189,6 +195,9 @@ func (n notifier) fail(ctx context.Context, name string, tokens lock.Tokens, cod
 		case err == nil, errors.Is(err, ErrTaskGone):
 		case errors.Is(err, ErrUndeliverable):
 			n.fault(ctx, CallbackUndeliverable, "callback of an ended wait cannot be delivered", slog.String("lock", name), slog.Any("error", err))
+		case errors.Is(err, ErrUnknownKind):
+			failed = err
+			n.log.LogAttrs(ctx, slog.LevelWarn, "callback of an ended wait is left to a newer version", slog.String("lock", name), slog.Any("error", err))
 		default:
 			failed = err
 			n.fault(ctx, CallbackFailed, "callback of an ended wait was not delivered", slog.String("lock", name), slog.Any("error", err))

@@ -373,7 +373,7 @@ func TestOtherKindsAreLeftToTheStream(t *testing.T) {
 	w.want("", "one's token ok")
 	other := lock.Token{Kind: "a later one", Text: "abc"}
 	for _, err := range []error{w.consumer.Callbacks.Succeed(t.Context(), other, nil), w.consumer.Callbacks.Fail(t.Context(), other, "", "")} {
-		if !errors.Is(err, ErrUndeliverable) {
+		if !errors.Is(err, ErrUnknownKind) {
 			t.Errorf("a token of an unknown kind: %v", err)
 		}
 	}
