@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,13 +31,18 @@ func EncodeTimer(t Timer) ([]byte, error) {
 	return json.Marshal(timerMessage{1, t.Lock, t.Key, t.Fence})
 }
 
+// jobHead has the fields that every job has, also one of a newer version.
+type jobHead struct {
+	Version int     `json:"v"`
+	Kind    JobKind `json:"kind"`
+	Lock    string  `json:"lock,omitzero"`
+	Since   int64   `json:"since"` // Unix milliseconds
+	Tries   int     `json:"tries"`
+}
+
 // jobMessage is the message of a job. A message without a kind is a [timerMessage], which has a subset of these fields.
 type jobMessage struct {
-	Version   int           `json:"v"`
-	Kind      JobKind       `json:"kind"`
-	Lock      string        `json:"lock,omitzero"`
-	Since     int64         `json:"since"` // Unix milliseconds
-	Tries     int           `json:"tries"`
+	jobHead
 	Event     *eventMessage `json:"event,omitzero"`
 	Lease     lock.LeaseKey `json:"lease,omitzero"`
 	Fence     int64         `json:"fence,omitzero"`
@@ -133,7 +139,7 @@ var jobKinds = map[JobKind]kindSpec{
 // EncodeJob returns the message of a job, as JSON. It contains the tokens of callbacks, as the table does; it contains no
 // lease's secret.
 func EncodeJob(j Job) ([]byte, error) {
-	m := jobMessage{Version: 1, Kind: j.Kind, Lock: j.Lock, Tries: j.Tries}
+	m := jobMessage{jobHead: jobHead{Version: 1, Kind: j.Kind, Lock: j.Lock, Tries: j.Tries}}
 	if !j.Since.IsZero() {
 		m.Since = j.Since.UnixMilli()
 	}
@@ -174,27 +180,30 @@ func newerFields(body string, known bool) map[string]json.RawMessage {
 	return all
 }
 
-// DecodeJob reads the body of a message, of a job or of a timer. It accepts kinds that this version does not know;
-// [Consumer.Do] refuses them.
+// DecodeJob reads the body of a message, of a job or of a timer. It accepts kinds that this version does not know, of which it reads the head
+// only; [Consumer.Do] refuses them.
 func DecodeJob(body string) (Job, error) {
 	var m jobMessage
-	if err := json.Unmarshal([]byte(body), &m); err != nil {
+	if err := json.Unmarshal([]byte(body), &m.jobHead); err != nil {
 		return Job{}, err
 	}
-	if m.Lock == "" && m.Kind != JobEnd {
-		return Job{}, errors.New("not a timer or a job: it names no lock")
-	}
-	j := Job{Kind: m.Kind, Lock: m.Lock, Tries: m.Tries}
-	if j.Kind == "" {
-		j.Kind = JobTimer
-	}
+	j := Job{Kind: cmp.Or(m.Kind, JobTimer), Lock: m.Lock, Tries: m.Tries}
 	if m.Since != 0 {
 		j.Since = time.UnixMilli(m.Since)
 	}
 	kind, known := jobKinds[j.Kind]
-	if known && !kind.decode(&m, &j) {
+	j.Newer = newerFields(body, known)
+	if !known {
+		return j, nil
+	}
+	if m.Lock == "" && m.Kind != JobEnd {
+		return Job{}, errors.New("not a timer or a job: it names no lock")
+	}
+	if err := json.Unmarshal([]byte(body), &m); err != nil {
+		return Job{}, err
+	}
+	if !kind.decode(&m, &j) {
 		return Job{}, fmt.Errorf("a %s job needs %s", j.Kind, kind.needs)
 	}
-	j.Newer = newerFields(body, known)
 	return j, nil
 }
