@@ -183,6 +183,9 @@ campaign: go-version ## Let many processes use locks through faults, and check w
 campaign-planted: go-version ## Plant bugs that only processes and the wire show, one at a time, and let the campaign look for each
 	@go build -o .bin/campaign ./scripts/campaign && .bin/campaign --holdfast .bin/holdfast --planted $(CAMPAIGN_ARGS)
 
+mixed: go-version ## Let processes of this tree and of another version use one table, and check what they saw: BASE=REVISION
+	@BASE=$(BASE) scripts/mixed.sh --seconds $(or $(SECONDS_A_ROUND),20) $(if $(SEED),--seed $(SEED)) $(CAMPAIGN_ARGS)
+
 explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
 	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
 

@@ -182,6 +182,7 @@ quick tests of each rule.
  11. ErrLockHeld and ErrLeaseLost are normal results, no faults.
  12. A poll extends a place without writing the record, so a write that removes or changes a waiter proves that it is as it was read:
     PlaceUntil in swap and keep. A place is never shortened.
- 13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute.
+ 13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute, and those of a waiter's
+    terms go to its lease.
 */
 package lock

@@ -26,6 +26,7 @@ type campaign struct {
 	Plan        string  `help:"Replay the plan in this file: one round."`
 	Holdfast    string  `required:"" help:"Path of the command holdfast."`
 	Dir         string  `default:"dist/campaign" help:"For what the rounds leave: histories, logs, items, events."`
+	Base        string  `placeholder:"DIR" help:"Directory with the programs campaign and holdfast of another version: half of the processes are of that version."`
 	Engine      string  `default:"scripts/with-dynamodb.sh" help:"Command that runs another one with DynamoDB Local."`
 	Planted     bool    `help:"Plant bugs, one at a time, and look for each; nothing else. Runs in the repository."`
 	Only        string  `placeholder:"TEXT" help:"With --planted: only the bugs whose names have this text."`
@@ -53,7 +54,7 @@ func (c *campaign) run(began time.Time) error {
 			c.Seconds = 150
 		}
 	}
-	c.total = summary{Ops: map[string]int{}, Faults: map[string]int64{}, Clients: map[string]int{}}
+	c.total = summary{Ops: map[string]int{}, Faults: map[string]int64{}, Clients: map[string]int{}, Versions: map[string]int{}}
 	if c.Planted {
 		return c.planted()
 	}
@@ -115,6 +116,8 @@ func (c *campaign) plans() ([]plan, error) {
 			err = json.Unmarshal(text, &p)
 		}
 		return []plan{p}, err
+	case c.Base != "":
+		return []plan{c.mixed()}, nil
 	case c.Kills > 0:
 		return parts(kills, func(p *plan) *int { return &p.Kills }, 250), nil
 	case c.StreamKills > 0:
@@ -209,8 +212,12 @@ func (c *campaign) round(p plan) (s summary, dir string, err error) {
 	return c.roundWith(p, self, c.Holdfast)
 }
 
-// roundWith runs a round with the programs campaign and holdfast.
+// roundWith runs a round with the programs campaign and holdfast, and with those of the other version if there is one.
 func (c *campaign) roundWith(p plan, self, command string) (s summary, dir string, err error) {
+	programs, err := versions(self, command, c.Base)
+	if err != nil {
+		return s, "", err
+	}
 	dir = filepath.Join(c.Dir, fmt.Sprintf("round-%d-%d", os.Getpid(), time.Now().UnixNano()/1e6))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s, dir, err
@@ -219,11 +226,7 @@ func (c *campaign) roundWith(p plan, self, command string) (s summary, dir strin
 	if err := os.WriteFile(filepath.Join(dir, "plan.json"), text, 0o600); err != nil {
 		return s, dir, err
 	}
-	holdfast, err := filepath.Abs(command)
-	if err != nil {
-		return s, dir, err
-	}
-	cfg, _ := json.Marshal(roundConfig{Plan: p, Dir: dir, Secrets: dir + ".secrets", Holdfast: holdfast})
+	cfg, _ := json.Marshal(roundConfig{Plan: p, Dir: dir, Secrets: dir + ".secrets", Versions: programs})
 	var out bytes.Buffer
 	cmd := exec.Command(c.Engine, self, "round", string(cfg)) //nolint:gosec,noctx // this program; the round has limits of its own
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
@@ -239,6 +242,9 @@ func (c *campaign) add(s summary) {
 	}
 	for k, n := range s.Clients {
 		c.total.Clients[k] += n
+	}
+	for k, n := range s.Versions {
+		c.total.Versions[k] += n
 	}
 	for k, n := range s.Faults {
 		c.total.Faults[k] += n
@@ -291,6 +297,9 @@ func (c *campaign) report() {
 	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d secrets searched for; %d violations\n",
 		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Secrets, len(t.Violations))
 	fmt.Printf("campaign: faults: %s; stream's process killed %d times; operations by client: %s\n", counts(t.Faults), t.StreamKill, counts(t.Clients))
+	if c.Base != "" {
+		fmt.Printf("campaign: two versions on one table: %s\n", counts(t.Versions))
+	}
 	if c.past != "" {
 		first, _, _ := strings.Cut(c.past, "\n")
 		fmt.Printf("campaign: a coordinator's clock %v ahead was seen in a round of its own: %.200s\n", pastOffset, first)

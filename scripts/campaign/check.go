@@ -35,7 +35,8 @@ type summary struct {
 	Repeated   int              `json:"repeated_events"`
 	Tasks      int              `json:"tasks"`
 	StreamKill int              `json:"stream_kills"`
-	Secrets    int              `json:"secrets"` // of leases, that were searched for
+	Secrets    int              `json:"secrets"`            // of leases, that were searched for
+	Versions   map[string]int   `json:"versions,omitempty"` // with two versions: processes and operations of each
 	Kills      killResult       `json:"kills"`
 	Violations []string         `json:"violations"`
 	Undecided  []string         `json:"undecided"`
@@ -67,7 +68,7 @@ func (r *round) summarize() (summary, error) {
 	}
 	s := summary{
 		Plan: r.plan, Ops: map[string]int{}, Clients: map[string]int{}, Faults: map[string]int64{}, Beliefs: len(h.Beliefs), Guarded: len(h.Guarded),
-		Rows: len(h.Rows), Events: len(h.Events), StreamKill: r.killCount, Kills: r.kills, Violations: []string{}, Undecided: []string{},
+		Rows: len(h.Rows), Events: len(h.Events), StreamKill: r.killCount, Kills: r.kills, Violations: []string{}, Undecided: []string{}, Versions: map[string]int{},
 	}
 	for _, o := range h.Ops {
 		s.Ops[string(o.Op)+" "+string(o.Result)]++
@@ -95,7 +96,7 @@ func (r *round) summarize() (summary, error) {
 	for _, text := range r.refused {
 		s.Violations = append(s.Violations, "refused: "+text)
 	}
-	for _, list := range [][]string{r.taskViolations(&s), r.truth.poison, r.truth.stuck(), r.kills.violations()} {
+	for _, list := range [][]string{r.taskViolations(&s), r.truth.poison, r.truth.stuck(), r.kills.violations(), r.mixedViolations(h, &s)} {
 		s.Violations = append(s.Violations, list...)
 	}
 	return s, nil

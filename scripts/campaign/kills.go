@@ -156,7 +156,7 @@ func (r *round) killHolder(n int, api string, rec *recorder) (took, control time
 		return 0, 0, err
 	}
 	lockName := fmt.Sprintf("kill:m%d", n)
-	holder, err := startProcess(r.dir, name, "holder", holderConfig{cfg, lockName})
+	holder, err := startProcess(r.versions[0].Program, r.dir, name, "holder", holderConfig{cfg, lockName})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -39,13 +39,9 @@ type process struct {
 
 const startTimeout = 30 * time.Second
 
-// startProcess starts this program in a role, with a configuration, and waits until it is ready. Its log is a file in dir.
-func startProcess(dir, name, role string, cfg any) (*process, error) {
+// startProcess starts a program of the campaign in a role, with a configuration, and waits until it is ready. Its log is a file in dir.
+func startProcess(program, dir, name, role string, cfg any) (*process, error) {
 	text, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +49,8 @@ func startProcess(dir, name, role string, cfg any) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()                                                                                                  //nolint:errcheck // the child has it
-	p := &process{name: name, log: log.Name(), cmd: exec.Command(self, role, string(text)), done: make(chan struct{})} //nolint:gosec,noctx // this program; it ends with its input
+	defer log.Close()                                                                                                     //nolint:errcheck // the child has it
+	p := &process{name: name, log: log.Name(), cmd: exec.Command(program, role, string(text)), done: make(chan struct{})} //nolint:gosec,noctx // a program of the campaign; it ends with its input
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

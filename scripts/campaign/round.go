@@ -31,8 +31,8 @@ const (
 type round struct {
 	plan     plan
 	dir      string
-	engine   string // URL of DynamoDB Local
-	holdfast string // path of the command
+	engine   string    // URL of DynamoDB Local
+	versions []version // of processes: this one, and with --base another
 	start    int64
 
 	dynamo, api, aws *wirefault.Proxy
@@ -48,7 +48,10 @@ type round struct {
 	coordinators []*process
 	clients      []*process
 	consumer     *process
-	died         map[string]int64 // when processes were killed, by name
+	died         map[string]int64  // when processes were killed, by name
+	started      map[string]int    // processes, by what takes turns: see next
+	ofVersion    map[string]int    // processes, by version and kind
+	versionOf    map[string]string // the version of a client's process, by its name
 	guarded      []history.Guarded
 	top          map[string]int64 // the highest fencing token at the guarded resource, by lock
 	injected     map[string]int64 // faults other than those of the wire, by family
@@ -66,8 +69,9 @@ func runRound(text string) error {
 		return err
 	}
 	r := &round{
-		plan: cfg.Plan, dir: cfg.Dir, engine: os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT"), holdfast: cfg.Holdfast,
+		plan: cfg.Plan, dir: cfg.Dir, engine: os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT"), versions: cfg.Versions,
 		services: newServices(), died: map[string]int64{}, top: map[string]int64{}, injected: map[string]int64{},
+		started: map[string]int{}, ofVersion: map[string]int{}, versionOf: map[string]string{},
 	}
 	err := r.run(cfg.Secrets)
 	if err != nil {
@@ -91,10 +95,10 @@ func runRound(text string) error {
 
 // A roundConfig configures the process of a round.
 type roundConfig struct {
-	Plan     plan   `json:"plan"`
-	Dir      string `json:"dir"`      // for everything that the round leaves
-	Secrets  string `json:"secrets"`  // a file outside of it, for the secrets that passed
-	Holdfast string `json:"holdfast"` // path of the command
+	Plan     plan      `json:"plan"`
+	Dir      string    `json:"dir"`      // for everything that the round leaves
+	Secrets  string    `json:"secrets"`  // a file outside of it, for the secrets that passed
+	Versions []version `json:"versions"` // of processes
 }
 
 func (r *round) run(secrets string) error {
@@ -250,7 +254,7 @@ func (r *round) startCoordinator(i int) error {
 	if r.plan.has(famClockPast) && i == 0 {
 		cfg.Offset = pastOffset.Milliseconds()
 	}
-	p, err := startProcess(r.dir, name, "coordinator", cfg)
+	p, err := startProcess(r.next(name, i).Program, r.dir, name, "coordinator", cfg)
 	if err != nil {
 		return err
 	}
@@ -277,7 +281,7 @@ func (r *round) startConsumer() error {
 	if err != nil {
 		return err
 	}
-	p, err := startProcess(r.dir, "stream", "consumer", consumerConfig{DynamoDB: db, Services: services, Table: tableName, Dir: r.dir})
+	p, err := startProcess(r.next("stream", 0).Program, r.dir, "stream", "consumer", consumerConfig{DynamoDB: db, Services: services, Table: tableName, Dir: r.dir})
 	if err != nil {
 		return err
 	}
@@ -296,8 +300,12 @@ func (r *round) startClient(name, kind string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return startProcess(r.dir, name, "client", clientConfig{
-		Name: name, Kind: kind, API: api, DynamoDB: db, Parent: r.parent, Table: tableName, Dir: r.dir, Holdfast: r.holdfast, Seed: r.plan.Seed,
+	v := r.next(kind, 0)
+	r.mu.Lock()
+	r.versionOf[name] = v.Name
+	r.mu.Unlock()
+	return startProcess(v.Program, r.dir, name, "client", clientConfig{
+		Name: name, Kind: kind, API: api, DynamoDB: db, Parent: r.parent, Table: tableName, Dir: r.dir, Holdfast: v.Holdfast, Seed: r.plan.Seed,
 		Workers: r.workers(kind), Long: r.plan.Long, Locks: r.plan.Locks, Start: r.start, Epoch: int64(r.plan.Epoch * float64(time.Second)),
 	})
 }
