@@ -228,4 +228,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
