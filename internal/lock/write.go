@@ -74,6 +74,9 @@ type Write struct {
 	Ended  []Waiter // waiters with tokens whose places ended without a grant
 }
 
+// OfWait reports whether this is a record of the stream that shows only the ends of waits: the lock's row has a record of its own.
+func (w Write) OfWait() bool { return w.Before.Rev == 0 && w.After.Rev == 0 && len(w.Ended) > 0 }
+
 // OfQueue reports whether the stream's consumer must see the write although no events of the lock are published: others waited before
 // it, or its cause says so. All other writes have no [Effects] with listened false. The filters of both templates select these writes.
 func (w Write) OfQueue() bool {

@@ -39,7 +39,20 @@ func (w *world) changed(name string, before, after lock.Record) {
 	}
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
-	w.shards[hash.Sum32()%uint32(len(w.shards))].add(write)
+	shard := w.shards[hash.Sum32()%uint32(len(w.shards))]
+	// The end of a wait is an item of its own. The records of one transaction are in any order.
+	ended := write.Ended
+	write.Ended = nil
+	first := w.draw(2) == 0
+	if first {
+		shard.add(write)
+	}
+	for _, waiter := range ended {
+		shard.add(lock.Write{Lock: name, Ended: []lock.Waiter{waiter}})
+	}
+	if !first {
+		shard.add(write)
+	}
 }
 
 func (w *world) listens(name string) bool {

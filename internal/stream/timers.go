@@ -61,9 +61,9 @@ func (c *Consumer) due(l lock.Lease) time.Time {
 }
 
 // endsWithin reports whether a grant is over by the end of the batch. It spares most timers of locks that are held for less
-// than the stream's polling interval.
+// than the stream's polling interval. The record of a wait's end, which may follow that of the write that ended it, does not show the lock.
 func endsWithin(rest []derivation, ref lock.GrantRef) bool {
 	return slices.ContainsFunc(rest, func(d derivation) bool {
-		return d.Lock == ref.Lock && d.Poison == nil && d.After.Holders[ref.Key].Fence != ref.Fence
+		return d.Lock == ref.Lock && d.Poison == nil && !d.OfWait() && d.After.Holders[ref.Key].Fence != ref.Fence
 	})
 }

@@ -70,6 +70,12 @@ func TestTimers(t *testing.T) {
 	if want := []Timer{{lock.GrantRef{Lock: "long", Key: leaseKey(7), Fence: 7}, due}, {lock.GrantRef{Lock: "again", Key: leaseKey(2), Fence: 2}, due}}; !slices.Equal(r.timers.armed, want) {
 		t.Errorf("armed %v, want %v", r.timers.armed, want)
 	}
+	// The record of a wait's end, which the same write made, says nothing about the grant.
+	r.timers.armed = nil
+	wait := Write{Write: lock.Write{Lock: "handed", Ended: []lock.Waiter{{Ticket: 1, Key: "k"}}}, Sequence: "2"}
+	if failed := r.Consume(t.Context(), []Write{grant(1, "handed", 3), wait}); failed != nil || len(r.timers.armed) != 1 {
+		t.Errorf("a grant before the end of a wait: failed %v, armed %v", failed, r.timers.armed)
+	}
 	r.timers.err = errors.New("queue is gone")
 	if failed := r.Consume(t.Context(), batch); !slices.Equal(failed, []string{"3", "7"}) {
 		t.Errorf("failed %v", failed)
