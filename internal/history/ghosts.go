@@ -68,8 +68,12 @@ func ghosts(calls []*call, cfg Config) (list []ghost) {
 	}
 	for _, c := range calls {
 		if c.Op.Op == Release && (c.Result == OK || c.Result == Lost) && c.Began > copies[c.Lease] {
-			if at, known := ends[c.Lease]; !known || c.Ended < at {
-				ends[c.Lease] = c.Ended
+			end := c.Ended
+			if c.Result == Lost { // it may have expired: then it blocks others for a skew allowance, by a clock that may be as much behind
+				end += 2 * int64(cfg.Skew)
+			}
+			if at, known := ends[c.Lease]; !known || end < at {
+				ends[c.Lease] = end
 			}
 		}
 	}

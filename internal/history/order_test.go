@@ -124,6 +124,10 @@ var orderCases = []historyCase{
 	{"a refusal because of the lease of a task, which has a place without a wait", "", []Op{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Acquire, "t", 3, 4, Held, func(o *Op) { o.Ticket = 1 }), op(Release, "a", 5, 6, OK), op(Acquire, "c", 7, 8, Held),
 	}},
+	{"a refusal because of an expired lease that nobody knew of, just after its release found it over", "", []Op{
+		op(Acquire, "a", 1, 2, Unknown), op(Release, "a", 12, 12.1, Lost), op(Acquire, "b", 12.2, 12.3, Held), op(Acquire, "b", 13, 13.1, Granted, fence(2)),
+	}},
+	{"a refusal long after that", "order", []Op{op(Acquire, "a", 1, 2, Unknown), op(Release, "a", 12, 12.1, Lost), op(Acquire, "b", 13, 13.1, Held)}},
 	{"refusals of a free lock, one after another", "order", []Op{
 		op(Acquire, "a", 1, 2, Granted, fence(1)), op(Release, "a", 3, 4, OK), op(Acquire, "b", 5, 6, Held), op(Acquire, "c", 7, 8, Held), op(Acquire, "d", 9, 10, Held),
 	}},
