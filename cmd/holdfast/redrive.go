@@ -27,6 +27,7 @@ type redriveCmd struct {
 	Sweep    bool   `help:"Sweep the whole table too. It is swept all the same if records of the stream are lost for good."`
 	NoSweep  bool   `help:"Never sweep the table."`
 	Prefix   string `placeholder:"TEXT" help:"Sweep only the locks whose names begin so. The whole table is read all the same."`
+	Timers   bool   `help:"Sweep, and set the timers of all live leases again, as after the loss of the timers' queue. A lease that has its timer gets another, and each costs a message, an invocation and a read for each TTL that the lease lives."`
 	Limit    int    `placeholder:"N" help:"Handle so many dead letters at most; by default all."`
 	Discard  bool   `help:"Delete also the messages that no version can handle: with --apply, and for good."`
 }
@@ -36,7 +37,8 @@ func (*redriveCmd) Help() string {
 	return `Handles the messages of the dead-letter queue by what the table says now: it sends callbacks that are due, ends leases that
 are over, sets timers, settles queues, and publishes the events that a message holds. A message is deleted only after that is done
 or is proved pointless. If the stream has lost records for good, or with --sweep, it then reads the whole table, which costs half a
-read unit for each 4 KB, and does the same for each lock; events that cannot be made from the table are named as lost.
+read unit for each 4 KB, and does the same for each lock. It sets the timers again that may be lost with those records, and names the
+events that cannot be made from the table.
 
 With --function the deployment's redrive function does the work, and you need no permission but to invoke it. With --table the
 command itself sweeps the table, and leaves callbacks, checks of executions and timers. Everything may be repeated.`
@@ -57,6 +59,10 @@ func (c *redriveCmd) check(conn *connection) error {
 		return fmt.Errorf("--limit is %d; give a number of messages above 0, or leave it out for all", c.Limit)
 	case c.Discard && c.Function == "":
 		return errors.New("--discard is for dead letters, which need --function")
+	case c.Timers && c.Function == "":
+		return errors.New("--timers needs --function: only the deployment's function can set timers")
+	case c.Timers && c.NoSweep:
+		return errors.New("--timers and --no-sweep are both given; timers are set by the sweep")
 	}
 	return nil
 }
@@ -73,28 +79,9 @@ func (c *redriveCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	if err != nil {
 		return err
 	}
-	run := &redriving{c, s, do, map[redrive.State]int{}, 0}
-	sweep := c.Sweep || c.Prefix != "" && !c.NoSweep
-	var lost []redrive.Window
-	if c.Function == "" {
-		sweep = true
-	} else {
-		if lost, err = run.letters(ctx, 0); err != nil {
-			return err
-		}
-		sweep = sweep || len(lost) > 0 && !c.NoSweep
-	}
-	if sweep {
-		began := time.Now()
-		if err := run.sweep(ctx, lost); err != nil {
-			return err
-		}
-		// Only a sweep of the whole table without failures has dealt with the lost ranges.
-		if len(lost) > 0 && c.Apply && c.Prefix == "" && run.counts[redrive.Failed] == 0 {
-			if _, err := run.letters(ctx, began.UnixMilli()); err != nil {
-				return err
-			}
-		}
+	run := &redriving{redriveCmd: c, out: s, do: do, counts: map[redrive.State]int{}, shown: map[string]redrive.Outcome{}}
+	if err := run.all(ctx); err != nil {
+		return err
 	}
 	return run.summary()
 }
@@ -105,11 +92,44 @@ type redriving struct {
 	out    *streams
 	do     func(context.Context, redrive.Request) (redrive.Answer, error)
 	counts map[redrive.State]int
-	lost   int // events
+	lost   int                        // events
+	shown  map[string]redrive.Outcome // by message
 }
 
-// letters handles the dead letters, all of them or up to the limit. With swept only the ranges that a sweep made good are of interest.
-func (r *redriving) letters(ctx context.Context, swept int64) (lost []redrive.Window, err error) {
+// all handles the dead letters, then sweeps the table if that is needed. The messages of lost ranges are deleted after a sweep that was given them. They
+// may have hidden further ones, for which the table is swept again.
+func (r *redriving) all(ctx context.Context) error {
+	sweep := r.Sweep || r.Timers || r.Prefix != "" && !r.NoSweep || r.Function == ""
+	var lost []redrive.Window
+	var err error
+	if r.Function != "" {
+		if lost, err = r.letters(ctx, nil); err != nil {
+			return err
+		}
+	}
+	for sweep || len(lost) > 0 && !r.NoSweep {
+		if err := r.sweep(ctx, lost); err != nil {
+			return err
+		}
+		// Only a sweep of the whole table without failures has dealt with the lost ranges.
+		if len(lost) == 0 || !r.Apply || r.Prefix != "" || r.counts[redrive.Failed] > 0 {
+			return nil
+		}
+		var swept []string
+		for _, w := range lost {
+			swept = append(swept, w.Message)
+		}
+		if lost, err = r.letters(ctx, swept); err != nil {
+			return err
+		}
+		sweep = false
+	}
+	return nil
+}
+
+// letters handles the dead letters, all of them or up to the limit. swept are the messages of ranges that a sweep has dealt with, which are deleted. It
+// returns the ranges that it shows for the first time.
+func (r *redriving) letters(ctx context.Context, swept []string) (lost []redrive.Window, err error) {
 	left, seen := r.Limit, map[string]bool{}
 	for {
 		answered := r.out.works("the redrive function")
@@ -118,23 +138,19 @@ func (r *redriving) letters(ctx context.Context, swept int64) (lost []redrive.Wi
 		if err != nil {
 			return lost, err
 		}
-		lost = append(lost, a.Lost...)
+		for _, w := range a.Lost {
+			if _, before := r.shown[w.Message]; !before {
+				lost = append(lost, w)
+			}
+		}
 		deleted, fresh := 0, false
 		for _, o := range a.Outcomes {
 			if o.Deleted {
 				deleted++
 			}
-			again := seen[o.Message] || swept != 0 && !o.Deleted // shown before
 			fresh = fresh || !seen[o.Message]
 			seen[o.Message] = true
-			if again {
-				continue
-			}
-			if swept != 0 { // it was counted as kept
-				r.counts[redrive.Kept]--
-				r.lost -= len(o.Lost)
-			}
-			if err := r.show(o); err != nil {
+			if err := r.showMessage(o); err != nil {
 				return lost, err
 			}
 		}
@@ -147,7 +163,7 @@ func (r *redriving) letters(ctx context.Context, swept int64) (lost []redrive.Wi
 			return lost, nil
 		}
 		if deleted == 0 { // the next request would see the same messages, or some of those behind them
-			r.out.notice("more", fmt.Sprintf("there are more than the %d messages above; those behind them are seen once some of these are deleted", len(seen)))
+			r.out.notice("more", fmt.Sprintf("there are more than the %d messages above; those behind them are seen once some of these are deleted", len(r.shown)))
 			return lost, nil
 		}
 		if !fresh {
@@ -156,9 +172,22 @@ func (r *redriving) letters(ctx context.Context, swept int64) (lost []redrive.Wi
 	}
 }
 
+// showMessage prints the outcome of a message. One that was shown before is shown again only when it is deleted, and counted once.
+func (r *redriving) showMessage(o redrive.Outcome) error {
+	if was, before := r.shown[o.Message]; before {
+		if !o.Deleted {
+			return nil
+		}
+		r.counts[was.State]--
+		r.lost -= len(was.Lost)
+	}
+	r.shown[o.Message] = o
+	return r.show(o)
+}
+
 // sweep reads the whole table.
 func (r *redriving) sweep(ctx context.Context, lost []redrive.Window) error {
-	req := redrive.Request{Work: redrive.WorkSweep, Apply: r.Apply, Prefix: r.Prefix, Lost: lost}
+	req := redrive.Request{Work: redrive.WorkSweep, Apply: r.Apply, Prefix: r.Prefix, Lost: lost, Timers: r.Timers}
 	var all redrive.Answer
 	for {
 		answered := r.out.works("the sweep")

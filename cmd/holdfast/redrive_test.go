@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,7 @@ func fakeFunction(t *testing.T, answers ...any) (asked *[]redrive.Request) {
 // redrive shows first, sweeps if records of the stream are lost, and has the messages of lost ranges deleted only after a sweep of the whole table
 // that nothing failed in.
 func TestRedrive(t *testing.T) {
-	window := redrive.Window{From: time.Now().Add(-time.Hour), To: time.Now()}
+	window := redrive.Window{From: time.Now().Add(-time.Hour), To: time.Now(), Message: "m2"}
 	letters := redrive.Answer{Lost: []redrive.Window{window}, Outcomes: []redrive.Outcome{
 		{Message: "m1", What: "timer", Lock: "a", State: redrive.Done, Detail: "end the lease", Deleted: true},
 		{Message: "m2", What: "range", State: redrive.Kept, Detail: "9 records", Fix: "sweep", Lost: []string{"the events of 9 records"}},
@@ -67,8 +68,8 @@ func TestRedrive(t *testing.T) {
 			t.Errorf("it does not say %q: %s%s", says, out, errs)
 		}
 	}
-	if req := *asked; code != 0 || len(req) != 4 || req[0].Swept != 0 || !req[0].Apply || req[1].Work != redrive.WorkSweep || len(req[1].Lost) != 1 ||
-		req[2].Cursor != "next" || req[3].Work != redrive.WorkLetters || req[3].Swept == 0 {
+	if req := *asked; code != 0 || len(req) != 4 || len(req[0].Swept) != 0 || !req[0].Apply || req[1].Work != redrive.WorkSweep || len(req[1].Lost) != 1 ||
+		req[2].Cursor != "next" || req[3].Work != redrive.WorkLetters || !slices.Equal(req[3].Swept, []string{"m2"}) || req[1].Timers {
 		t.Errorf("exit code %d, requests %+v", code, req)
 	}
 
@@ -78,7 +79,7 @@ func TestRedrive(t *testing.T) {
 	if code, out, _ := call(t.Context(), "redrive", "--apply"); code != exitFailed || len(*asked) != 2 || !strings.Contains(out, "1 failed") {
 		t.Errorf("after a failure: exit code %d, %d requests: %s", code, len(*asked), out)
 	}
-	for args, want := range map[string]int{"redrive": 2, "redrive --no-sweep": 1, "redrive --apply --no-sweep": 1, "redrive --apply --prefix a": 2} {
+	for args, want := range map[string]int{"redrive": 2, "redrive --timers": 2, "redrive --no-sweep": 1, "redrive --apply --no-sweep": 1, "redrive --apply --prefix a": 2} {
 		asked = fakeFunction(t, letters, rest)
 		if call(t.Context(), strings.Fields(args)...); len(*asked) != want {
 			t.Errorf("%s: %d requests, want %d", args, len(*asked), want)
@@ -102,6 +103,7 @@ func TestRedriveRefuses(t *testing.T) {
 	for args, says := range map[string]string{
 		"redrive": "--function", "redrive --function f --sweep --no-sweep": "give one", "redrive --table locks --no-sweep": "leave it out",
 		"redrive --function f --prefix a --no-sweep": "--prefix", "redrive --function f --limit=-1": "--limit", "redrive --table locks --discard": "--function",
+		"redrive --table locks --timers": "--function", "redrive --function f --timers --no-sweep": "--no-sweep",
 		"redrive --endpoint http://127.0.0.1:1": "--dynamodb-endpoint", "doctor --table locks --limit=-1": "--limit",
 	} {
 		if code, _, errs := call(t.Context(), strings.Fields(args)...); code != exitFailed || !strings.Contains(errs, says) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -37,24 +39,32 @@ type Swept struct {
 	SK   string
 	Kind SweptKind
 	// Record is the lock as it is stored, of a lock's item. Waiter is that of a waiter's item; of a ticket it has the ticket and the key.
-	Record lock.Record
-	Waiter lock.Waiter
-	NoTTL  bool  // the item has no native TTL
-	Err    error // the item cannot be read
+	Record  lock.Record
+	Waiter  lock.Waiter
+	NoTTL   bool  // the item has no native TTL
+	NoIndex bool  // the item is a lock's, and is not where the index of names must have it, so that lists of a prefix leave the lock out
+	Err     error // the item cannot be read
 }
+
+// Cursor is the [SweepQuery.Cursor] of a sweep that goes on after the item.
+func (s Swept) Cursor() string { return cursor(item{attrPK: str(s.Lock), attrSK: str(s.SK)}) }
 
 // A SweptKind says what an item is.
 type SweptKind int
 
 // The kinds of item.
 const (
-	SweptOther  SweptKind = iota // an item that is only there for a time: texts, ends, bindings, and those of a newer version
-	SweptLock                    // a lock
-	SweptWaiter                  // a waiter
-	SweptPlace                   // the ticket of a waiter behind the first ten
+	SweptOther   SweptKind = iota // an item of another program, or of a newer version
+	SweptLock                     // a lock
+	SweptWaiter                   // a waiter
+	SweptPlace                    // the ticket of a waiter behind the first ten
+	SweptTexts                    // the texts of a semaphore's lease
+	SweptEnded                    // the end of a wait
+	SweptBinding                  // that a lease or a waiter belongs to an execution
 )
 
-// Sweep reads some of the table's items. It returns locks, waiters and tickets, and other items that have no native TTL.
+// Sweep reads some of the table's items. It returns locks, waiters and tickets, and those of the other items that have no native TTL or cannot be
+// read.
 func (s *Store) Sweep(ctx context.Context, q SweepQuery) (done Sweeping, err error) {
 	start, err := cursorKey(q.Cursor)
 	if err != nil {
@@ -80,7 +90,8 @@ func (s *Store) Sweep(ctx context.Context, q SweepQuery) (done Sweeping, err err
 			done.Units += aws.ToFloat64(out.ConsumedCapacity.CapacityUnits)
 		}
 		for _, it := range out.Items {
-			if swept := sweptOf(it); swept.Kind != SweptOther || swept.NoTTL || swept.Err != nil {
+			swept := sweptOf(it)
+			if queue := swept.Kind == SweptLock || swept.Kind == SweptWaiter || swept.Kind == SweptPlace; queue || swept.NoTTL || swept.Err != nil {
 				done.Items = append(done.Items, swept)
 			}
 		}
@@ -99,8 +110,10 @@ func sweptOf(it item) (s Swept) {
 	s.Err = d.err
 	switch {
 	case strings.HasPrefix(s.Lock, pkExecution):
+		s.Kind = SweptBinding
 	case s.SK == skLock:
 		s.Kind = SweptLock
+		s.NoIndex = d.str(attrIndex) != indexPart(s.Lock)
 		s.Record, s.Err = Decode(it)
 	case strings.HasPrefix(s.SK, skWait):
 		s.Kind = SweptWaiter
@@ -111,6 +124,10 @@ func sweptOf(it item) (s Swept) {
 		s.Kind = SweptPlace
 		s.Waiter = lock.Waiter{Ticket: d.num(attrTicket), Key: lock.LeaseKey(strings.TrimPrefix(s.SK, skPlace))}
 		s.Err = d.err
+	case strings.HasPrefix(s.SK, skTexts):
+		s.Kind = SweptTexts
+	case isEnded(s.SK):
+		s.Kind = SweptEnded
 	}
 	return s
 }
@@ -142,12 +159,17 @@ func (s *Store) RemoveOrphan(ctx context.Context, o Swept) (bool, error) {
 	return true, nil
 }
 
-// Expire gives an item without a native TTL one, in Unix seconds, unless it has one by now or is gone.
-func (s *Store) Expire(ctx context.Context, o Swept, at int64) error {
+// Expire gives an item of this version without a native TTL the one that its writers give it, unless it has one by now or is gone. A lock's item gets
+// its own by [lock.Coordinator.Rewrite]; of an item of another program nobody knows how long it is needed.
+func (s *Store) Expire(ctx context.Context, o Swept, now time.Time) error {
+	at, err := s.neededUntil(ctx, o, now.Unix())
+	if err != nil {
+		return err
+	}
 	e := newExpression()
 	condition := fmt.Sprintf("attribute_exists(%s) AND attribute_not_exists(%s)", e.name(attrPK), e.name(attrTTL))
 	e.assignNum(e.name(attrTTL), at)
-	_, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+	_, err = s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName: aws.String(s.table), Key: item{attrPK: str(o.Lock), attrSK: str(o.SK)}, ConditionExpression: aws.String(condition),
 		UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
 	})
@@ -155,4 +177,32 @@ func (s *Store) Expire(ctx context.Context, o Swept, at int64) error {
 		return s.fault(ctx, "UpdateItem", err)
 	}
 	return nil
+}
+
+// neededUntil is the native TTL of an item of this version, in Unix seconds. A waiter's place tells how long its items are needed, which is more than
+// a year for a task, and a lease how long its texts are. A waiter that keeps its place, or a lease that is renewed, moves the native TTL then. It is
+// never in the past: DynamoDB does not purge what expired more than five years ago.
+func (s *Store) neededUntil(ctx context.Context, o Swept, now int64) (at int64, err error) {
+	switch o.Kind {
+	case SweptWaiter:
+		at = waiterTTL(o.Waiter.Until)
+	case SweptPlace:
+		var it item
+		it, err = s.read(ctx, waiterKey(o.Lock, o.Waiter.Ticket))
+		at = placeTTL((&decoder{it: it}).num(attrUntil))
+	case SweptTexts:
+		var reply lock.Reply
+		reply, err = s.Get(ctx, o.Lock)
+		for _, l := range reply.After.Holders {
+			if o.SK == skTexts+strconv.FormatInt(l.Fence, 10) {
+				at = textsTTL(l)
+			}
+		}
+	case SweptEnded: // only its stream record is needed
+	case SweptBinding:
+		at = now + bindingLife
+	default:
+		return 0, fmt.Errorf("dynamo: the item %s of %s is of an unknown kind", o.SK, o.Lock)
+	}
+	return max(at, now+2*retention), err
 }

@@ -118,18 +118,19 @@ func (c *Coordinator) Examine(ctx context.Context, name string, listened bool) (
 	return c.rules.findings(c.clock(), name, r, listened), r, nil
 }
 
-// KeepForRetention gives a row without a native TTL one, as its next use would. A row that has one is left alone.
-func (c *Coordinator) KeepForRetention(ctx context.Context, name string) error {
-	_, err := c.readFirst(ctx, name, purging{c.rules})
+// Rewrite writes a row again as it is, as its next use would: with its native TTL, and in the store's index. The write is quiet, so that nothing
+// follows from it. A row that is gone is no error.
+func (c *Coordinator) Rewrite(ctx context.Context, name string) error {
+	_, err := c.readFirst(ctx, name, rewriting{c.rules})
 	return err
 }
 
-type purging struct{ rules Rules }
+type rewriting struct{ rules Rules }
 
-func (o purging) waiters(Record) int { return QueueHead }
+func (o rewriting) waiters(Record) int { return QueueHead }
 
-func (o purging) next(now time.Time, r Record) (*Command, error) {
-	if r.Rev == 0 || r.TTL != 0 {
+func (o rewriting) next(now time.Time, r Record) (*Command, error) {
+	if r.Rev == 0 {
 		return nil, nil
 	}
 	c := o.rules.swap(now, r, r, CauseQueue, "", "")

@@ -172,7 +172,7 @@ func (k *kit) Release(_ context.Context, l stream.Letter) error {
 
 // send puts a message into the fake queue.
 func (k *kit) send(id, body string) {
-	k.letters = append(k.letters, stream.Letter{ID: id, Body: body, Sent: k.clock()})
+	k.letters = append(k.letters, stream.Letter{ID: id, Body: body})
 }
 
 // bury puts a write into the fake queue, as the functions do.

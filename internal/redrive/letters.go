@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
@@ -13,8 +14,11 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-// defaultLimit is how many messages one request handles.
-const defaultLimit = 100
+// defaultLimit is how many messages one request handles, if its time suffices: their outcomes fit what a function may return.
+const defaultLimit = 1000
+
+// releaseTime is what it takes to put one message back.
+const releaseTime = 20 * time.Millisecond
 
 // letters handles dead letters. A message is deleted after its work is done or the table has shown that it is pointless; every other one is
 // put back when all have been looked at.
@@ -34,7 +38,7 @@ func (r *Redriver) letters(ctx context.Context, req Request) (a Answer, err erro
 	}()
 	seen := map[string]bool{}
 	for {
-		if late(ctx) || len(seen) >= limit {
+		if late(ctx, margin+time.Duration(len(back))*releaseTime) || len(seen) >= limit {
 			a.More = true
 			return a, nil
 		}
@@ -82,7 +86,7 @@ type foreign struct {
 
 // letter handles one message. A message that is late in a request is only shown.
 func (r *Redriver) letter(ctx context.Context, req Request, l stream.Letter, a *Answer) Outcome {
-	if late(ctx) {
+	if late(ctx, margin) {
 		return Outcome{What: "message", State: Kept, Detail: "the time of the function ended before its turn; ask again"}
 	}
 	var f foreign
@@ -242,13 +246,13 @@ func (r *Redriver) lostRange(ctx context.Context, req Request, l stream.Letter, 
 		return o
 	}
 	o.Lost = []string{"the events of " + about + ", but for those that were published before the batch failed"}
-	if !l.Sent.IsZero() && l.Sent.UnixMilli() < req.Swept {
+	if slices.Contains(req.Swept, l.ID) {
 		if o.State, o.Detail = Due, about+": the stream does not have them any more, and the table was swept since"; req.Apply {
 			o.State = Done
 		}
 		return o
 	}
-	a.Lost = append(a.Lost, Window{f.Batch.First, f.Batch.Last})
+	a.Lost = append(a.Lost, Window{f.Batch.First, f.Batch.Last, l.ID})
 	o.State, o.Detail = Kept, about+": the stream does not have them any more"
 	o.Fix = "sweep the whole table: holdfast redrive does so after the messages, unless --no-sweep or --prefix is given"
 	return o

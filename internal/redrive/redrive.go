@@ -29,22 +29,27 @@ type Request struct {
 	Work  string `json:"work"`
 	Apply bool   `json:"apply,omitzero"`
 
-	// Of letters. Swept is when a sweep began that has mended the whole table, in Unix milliseconds: dead letters of lost ranges of the
-	// stream that are older have been dealt with, and are deleted. Discard deletes messages that can never be handled.
-	Limit   int   `json:"limit,omitzero"` // messages at most; 0: 100
-	Swept   int64 `json:"swept,omitzero"`
-	Discard bool  `json:"discard,omitzero"`
+	// Of letters. Swept are the messages of lost ranges of the stream whose windows were given to a sweep that has mended the whole table since: they
+	// have been dealt with, and are deleted. No others are: the sweep did not name their events, and may have read a lock before its record
+	// was lost. Discard deletes messages that can never be handled.
+	Limit   int      `json:"limit,omitzero"` // messages at most; 0: 1,000
+	Swept   []string `json:"swept,omitzero"`
+	Discard bool     `json:"discard,omitzero"`
 
-	// Of a sweep. Lost are the times in which records of the stream were lost: the sweep names the events that may be missing.
+	// Of a sweep. Lost are the times in which records of the stream were lost: the sweep names the events that may be missing, and sets the timers
+	// again that may be. Timers sets those of all live leases again, which costs each a message, an invocation and a read for each TTL that its lease
+	// lives, also if the lease has another timer.
 	Prefix string   `json:"prefix,omitzero"` // of the locks' names
 	Cursor string   `json:"cursor,omitzero"` // of the answer before
 	Lost   []Window `json:"lost,omitzero"`
+	Timers bool     `json:"timers,omitzero"`
 }
 
 // A Window is a time in which records of the stream were lost.
 type Window struct {
-	From time.Time `json:"from"`
-	To   time.Time `json:"to"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	Message string    `json:"message,omitzero"` // the id of the dead letter that says so
 }
 
 // An Answer says what was done.
@@ -112,8 +117,8 @@ func (r *Redriver) now() time.Time {
 // margin is the part of the time of ctx that is kept for the answer.
 const margin = 15 * time.Second
 
-// late reports whether no further work should begin.
-func late(ctx context.Context) bool {
+// late reports whether the context ends within a margin, so that no further work should begin.
+func late(ctx context.Context, margin time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return ctx.Err() != nil || ok && time.Until(deadline) < margin
 }

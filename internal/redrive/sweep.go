@@ -1,9 +1,10 @@
 package redrive
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
@@ -12,103 +13,238 @@ import (
 )
 
 const (
-	// maxOutcomes is how many outcomes a sweep collects before it answers, so that its answer fits what a function may return.
+	// maxOutcomes is how many outcomes a sweep collects before it answers, so that its answer fits what a function may return: 6 MB.
 	maxOutcomes = 2000
-	// settleTime is how long a queue that could move may stay as it is before that is a finding: the write that settles it may be under way.
-	settleTime = 2 * time.Second
-	// orphanLife is the native TTL that an item without one gets, from now: longer than any such item is needed.
-	orphanLife = 3 * 24 * time.Hour
+	// maxUnsettled is for how many queues that could move a sweep waits at once.
+	maxUnsettled = 100
+	// secondMargin is the part of the time of a context within which no queue is looked at for the second time: they have the time between it and
+	// margin.
+	secondMargin = 5 * time.Second
 )
 
 // sweep reads a part of the table and looks closer at what seems to be left undone: a lease past its expiry whose timer died, a queue that could
-// move, a grant that was not told, an execution whose check is overdue, a waiter whose time is over, items without a row or without native TTL.
-// With Apply it mends them, and sets the timers of live leases again, which costs a message each and does no harm.
+// move, a grant that was not told, an execution whose check is overdue, a waiter whose time is over, items without a row, without native TTL or
+// without their place in the index of names. With Apply it mends them, and sets timers of live leases again where they may be lost.
+//
+// The items are handled in their order. An answer ends after the last item that was handled, so that what it says is never lost: when the time is
+// nearly over, when it is long enough, and when an item failed that is not the first one.
 func (r *Redriver) sweep(ctx context.Context, req Request) (a Answer, err error) {
 	a.Outcomes, a.Cursor = []Outcome{}, req.Cursor
 	for scans := 1; ; scans++ {
-		part, err := r.Store.Sweep(ctx, dynamo.SweepQuery{Prefix: req.Prefix, Cursor: a.Cursor, Scans: 1})
-		if err != nil {
-			return a, err
+		scan, err := r.Store.Sweep(ctx, dynamo.SweepQuery{Prefix: req.Prefix, Cursor: a.Cursor, Scans: 1})
+		if err == nil {
+			a.Items += scan.Read
+			a.Units += scan.Units
+			p := &part{r: r, req: req, items: scan.Items, room: maxOutcomes - len(a.Outcomes), seen: map[string]bool{}, rows: map[string]bool{}}
+			var end int
+			end, err = p.handle(ctx)
+			p.answer(ctx, end, &a)
+			switch {
+			case end == len(scan.Items) && err == nil:
+				a.Cursor = scan.Next
+			case end > 0:
+				a.Cursor = scan.Items[end-1].Cursor()
+				return a, nil
+			}
 		}
-		a.Items += part.Read
-		a.Units += part.Units
-		if err := r.part(ctx, req, part.Items, &a); err != nil {
-			return a, err
-		}
-		a.Cursor = part.Next
-		if a.Cursor == "" || late(ctx) || len(a.Outcomes) >= maxOutcomes || scans == r.ScansPerAnswer {
+		if err != nil && a.Cursor != req.Cursor { // the next request meets it, if it lasts
 			return a, nil
+		}
+		if err != nil || a.Cursor == "" || late(ctx, margin) || len(a.Outcomes) >= maxOutcomes || scans == r.ScansPerAnswer {
+			return a, err
 		}
 	}
 }
 
-// part handles the items of one scan.
-func (r *Redriver) part(ctx context.Context, req Request, items []dynamo.Swept, a *Answer) error {
-	look := []string{} // the locks that need a closer look
-	seen := map[string]bool{}
-	suspect := func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			look = append(look, name)
+// A part of a sweep handles the items of one scan.
+type part struct {
+	r     *Redriver
+	req   Request
+	items []dynamo.Swept
+	room  int // for how many outcomes the answer has room
+
+	found  []found
+	timers []timed
+	seen   map[string]bool // the locks that were looked at closely
+	rows   map[string]bool // whether a lock has a row
+}
+
+// found is an outcome of an item, by the item's index.
+type found struct {
+	at int
+	Outcome
+}
+
+// timed is a timer of a lease in an item.
+type timed struct {
+	at int
+	stream.Timer
+}
+
+// A look is the first of two at a queue that could move.
+type look struct {
+	at  int
+	rev int64 // of the lock's row
+}
+
+func (p *part) add(at int, list ...Outcome) {
+	for _, o := range list {
+		p.found = append(p.found, found{at, o})
+	}
+}
+
+// full reports whether an answer is due before the next item.
+func (p *part) full(ctx context.Context) bool { return late(ctx, margin) || len(p.found) >= p.room }
+
+// handle handles items, one at least. It returns how many of them are handled.
+func (p *part) handle(ctx context.Context) (end int, err error) {
+	for end < len(p.items) && err == nil && (end == 0 || !p.full(ctx)) {
+		next := end
+		if next, err = p.some(ctx, end); next == end {
+			return end, err
+		}
+		end = next
+	}
+	return end, err
+}
+
+// some handles items from start on, until so many queues could move that it waits for them. It returns the index of the first item that is not
+// handled: that of the first queue that could not be looked at again, if there is one.
+func (p *part) some(ctx context.Context, start int) (end int, err error) {
+	var twice []look
+	for end = start; end < len(p.items) && len(twice) < maxUnsettled && (end == start || !p.full(ctx)); end++ {
+		var again *look
+		if again, err = p.item(ctx, end); err != nil {
+			break
+		}
+		if again != nil {
+			twice = append(twice, *again)
 		}
 	}
-	var timers []stream.Timer
-	var strays []dynamo.Swept
-	overdue := r.now().Add(-lock.Patience).UnixMilli()
-	for _, it := range items {
-		switch {
-		case it.Err != nil:
-			a.Outcomes = append(a.Outcomes, Outcome{
-				What: "unreadable", Lock: it.Lock, State: Kept, Detail: fmt.Sprintf("the item %s cannot be read: %v", it.SK, it.Err),
-				Fix: "look at the item, and correct or delete it by hand",
-			})
-			continue
-		case it.Kind == dynamo.SweptLock:
-			a.Locks++
-			if r.Coordinator.Suspect(it.Lock, it.Record, r.listens(it.Lock)) {
-				suspect(it.Lock)
-			}
-			timers = append(timers, r.timersOf(it)...)
-			a.Outcomes = append(a.Outcomes, lostOf(req.Lost, it)...)
-			continue
-		case it.Kind == dynamo.SweptWaiter && it.Waiter.Until <= overdue:
-			suspect(it.Lock)
-			strays = append(strays, it)
-		case it.Kind == dynamo.SweptPlace:
-			strays = append(strays, it)
+	if len(twice) == 0 {
+		return end, err
+	}
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return twice[0].at, ctx.Err()
+	}
+	for i, l := range twice {
+		if i > 0 && late(ctx, secondMargin) {
+			return l.at, nil
 		}
-		if it.NoTTL {
-			a.Outcomes = append(a.Outcomes, r.lasting(ctx, req, it))
+		if err := p.again(ctx, l); err != nil {
+			return l.at, err
 		}
 	}
-	for _, name := range look {
-		list, err := r.tend(ctx, name, req.Apply)
-		if err != nil {
-			return err
+	return end, err
+}
+
+// item handles one item. It returns a look if the item's lock has a queue that could move.
+func (p *part) item(ctx context.Context, at int) (again *look, err error) {
+	it := p.items[at]
+	overdue := p.r.now().Add(-lock.Patience).UnixMilli()
+	switch {
+	case it.Err != nil:
+		p.add(at, Outcome{
+			What: "unreadable", Lock: it.Lock, State: Kept, Detail: fmt.Sprintf("the item %s cannot be read: %v", it.SK, it.Err),
+			Fix: "look at the item, and correct or delete it by hand",
+		})
+		return nil, nil
+	case it.Kind == dynamo.SweptLock:
+		p.timersOf(at)
+		p.add(at, lostOf(p.req.Lost, it)...)
+		if p.r.Coordinator.Suspect(it.Lock, it.Record, p.r.listens(it.Lock)) {
+			again, err = p.look(ctx, at)
 		}
-		a.Outcomes = append(a.Outcomes, list...)
+		if it.NoIndex && err == nil {
+			p.add(at, p.r.unlisted(ctx, p.req, it))
+		}
+		return again, err
+	case it.Kind == dynamo.SweptWaiter && it.Waiter.Until <= overdue:
+		if again, err = p.look(ctx, at); err == nil {
+			err = p.stray(ctx, at)
+		}
+	case it.Kind == dynamo.SweptPlace:
+		err = p.stray(ctx, at)
 	}
-	if err := r.strays(ctx, req, strays, a); err != nil {
-		return err
+	if it.NoTTL && err == nil {
+		p.add(at, p.r.lasting(ctx, p.req, it))
 	}
-	if req.Apply {
-		r.arm(ctx, timers, a)
+	return again, err
+}
+
+// look looks closer at a lock, once for all its items. What is due is mended at once, but for a queue that could move.
+func (p *part) look(ctx context.Context, at int) (*look, error) {
+	name := p.items[at].Lock
+	if p.seen[name] {
+		return nil, nil
+	}
+	p.seen[name] = true
+	list, record, err := p.r.Coordinator.Examine(ctx, name, p.r.listens(name))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	case len(list) > 0 && list[0].Kind == lock.FindingUnsettled:
+		return &look{at, record.Rev}, nil
+	}
+	p.add(at, p.r.treat(ctx, list, p.req.Apply)...)
+	return nil, nil
+}
+
+// again looks at a queue for the second time.
+func (p *part) again(ctx context.Context, l look) error {
+	name := p.items[l.at].Lock
+	list, record, err := p.r.Coordinator.Examine(ctx, name, p.r.listens(name))
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", name, err)
+	}
+	if record.Rev == l.rev {
+		p.add(l.at, p.r.treat(ctx, list, p.req.Apply)...)
 	}
 	return nil
 }
 
-// timersOf are the timers that the leases of a lock need, by the rules of [lock.Write.Effects].
-func (r *Redriver) timersOf(it dynamo.Swept) (list []stream.Timer) {
-	c := r.Expirer.Consumer
-	if c == nil || c.Timers == nil {
-		return nil
-	}
-	for key, l := range it.Record.Holders {
-		if l.Execution != "" || it.Record.Waiting > 0 || r.listens(it.Lock) {
-			list = append(list, c.TimerOf(lock.GrantRef{Lock: it.Lock, Key: key, Fence: l.Fence}, l))
+// answer adds the outcomes of the items before end to an answer, in the order of the items. Of those behind it the next request finds again what
+// was not done.
+func (p *part) answer(ctx context.Context, end int, a *Answer) {
+	slices.SortStableFunc(p.found, func(a, b found) int { return cmp.Compare(a.at, b.at) })
+	for _, f := range p.found {
+		if f.at < end || f.State == Done {
+			a.Outcomes = append(a.Outcomes, f.Outcome)
 		}
 	}
-	return list
+	var timers []stream.Timer
+	for _, t := range p.timers {
+		if t.at < end {
+			timers = append(timers, t.Timer)
+		}
+	}
+	for _, it := range p.items[:end] {
+		if it.Kind == dynamo.SweptLock && it.Err == nil {
+			a.Locks++
+		}
+	}
+	if p.req.Apply {
+		p.r.arm(ctx, timers, a)
+	}
+}
+
+// timersOf notes the timers of a lock's leases that may be lost, among those that its leases need by the rules of [lock.Write.Effects]. That is all of
+// them, if the request says so. Otherwise it is those of grants whose record of the stream may be lost; and all of a lock with waiters, since
+// that of the first waiter's joining may be.
+func (p *part) timersOf(at int) {
+	it, c := p.items[at], p.r.Expirer.Consumer
+	if c == nil || c.Timers == nil {
+		return
+	}
+	for key, l := range it.Record.Holders {
+		needed := l.Execution != "" || it.Record.Waiting > 0 || p.r.listens(it.Lock)
+		lost := p.req.Timers || len(p.req.Lost) > 0 && it.Record.Waiting > 0 || within(p.req.Lost, l.AcquiredAt)
+		if needed && lost {
+			p.timers = append(p.timers, timed{at, c.TimerOf(lock.GrantRef{Lock: it.Lock, Key: key, Fence: l.Fence}, l)})
+		}
+	}
 }
 
 func (r *Redriver) arm(ctx context.Context, timers []stream.Timer, a *Answer) {
@@ -125,18 +261,22 @@ func (r *Redriver) arm(ctx context.Context, timers []stream.Timer, a *Answer) {
 	}
 }
 
+// How far the time of a write, by its coordinator's clock, and the arrival of its record may differ: a coordinator reads its clock before requests
+// that it may repeat for as long as a function runs, and clocks differ by two seconds at most without that anybody notices.
+const (
+	writeTime = 12 * time.Second
+	clockTime = 2 * time.Second
+)
+
+// within reports whether the record of a write at a time in Unix milliseconds may have arrived in one of the windows.
+func within(windows []Window, ms int64) bool {
+	at := time.UnixMilli(ms)
+	return slices.ContainsFunc(windows, func(w Window) bool { return !at.Before(w.From.Add(-writeTime)) && !at.After(w.To.Add(clockTime)) })
+}
+
 // lostOf names the events of a lock that fell into a time in which records of the stream were lost. Only the last grants and the last end are in
 // the table, so that there may be more.
 func lostOf(windows []Window, it dynamo.Swept) (list []Outcome) {
-	within := func(ms int64) bool {
-		at := time.UnixMilli(ms)
-		for _, w := range windows {
-			if !at.Before(w.From.Add(-time.Second)) && !at.After(w.To.Add(time.Second)) {
-				return true
-			}
-		}
-		return false
-	}
 	lost := func(event string, fence int64) {
 		list = append(list, Outcome{
 			What: "event", Lock: it.Lock, State: Kept, Detail: "may not have been published, and cannot be made from the table",
@@ -144,152 +284,43 @@ func lostOf(windows []Window, it dynamo.Swept) (list []Outcome) {
 		})
 	}
 	for _, l := range it.Record.Holders {
-		if within(l.AcquiredAt) {
+		if within(windows, l.AcquiredAt) {
 			lost("Lock Acquired", l.Fence)
 		}
 	}
-	if end := it.Record.Retired; end.Fence != 0 && within(end.At) {
+	if end := it.Record.Retired; end.Fence != 0 && within(windows, end.At) {
 		lost(fmt.Sprintf("the end (%s)", end.Cause), end.Fence)
 	}
 	return list
 }
 
-// lasting handles an item other than a lock's that has no native TTL.
-func (r *Redriver) lasting(ctx context.Context, req Request, it dynamo.Swept) Outcome {
-	o := Outcome{What: string(lock.FindingNoTTL), Lock: it.Lock, State: Due, Detail: fmt.Sprintf("the item %s has no native TTL, so nothing will ever purge it", it.SK)}
-	if it.Kind == dynamo.SweptOther {
-		o.State, o.Fix = Kept, "if no newer version of Holdfast uses this table, set its attribute ttl or delete it by hand"
-		return o
+// stray handles the item of a waiter whose time is over, or of a ticket, if its lock has no row.
+func (p *part) stray(ctx context.Context, at int) error {
+	it := p.items[at]
+	has, known := p.rows[it.Lock]
+	if !known {
+		reply, err := p.r.Store.Get(ctx, it.Lock)
+		if err != nil {
+			return err
+		}
+		has = reply.After.Rev > 0
+		p.rows[it.Lock] = has
 	}
-	if req.Apply {
-		if err := r.Store.Expire(ctx, it, r.now().Add(orphanLife).Unix()); err != nil {
+	if has {
+		return nil
+	}
+	o := Outcome{What: "orphan", Lock: it.Lock, State: Due, Detail: fmt.Sprintf("the item %s belongs to a queue whose lock has no row", it.SK), Fix: "holdfast redrive --apply"}
+	if p.req.Apply {
+		removed, err := p.r.Store.RemoveOrphan(ctx, it)
+		switch {
+		case err != nil:
 			o.State, o.Detail = Failed, o.Detail+": "+err.Error()
-			return o
+		case removed:
+			o.State, o.Fix = Done, ""
+		default:
+			o.State, o.Detail, o.Fix = Pointless, o.Detail+"; it has changed since", ""
 		}
-		o.State = Done
 	}
-	return o
-}
-
-// strays handles waiters whose time is over, and tickets, whose lock has no row.
-func (r *Redriver) strays(ctx context.Context, req Request, items []dynamo.Swept, a *Answer) error {
-	rows := map[string]bool{}
-	for _, it := range items {
-		has, known := rows[it.Lock]
-		if !known {
-			reply, err := r.Store.Get(ctx, it.Lock)
-			if err != nil {
-				return err
-			}
-			has = reply.After.Rev > 0
-			rows[it.Lock] = has
-		}
-		if has {
-			continue
-		}
-		o := Outcome{What: "orphan", Lock: it.Lock, State: Due, Detail: fmt.Sprintf("the item %s belongs to a queue whose lock has no row", it.SK)}
-		if req.Apply {
-			removed, err := r.Store.RemoveOrphan(ctx, it)
-			switch {
-			case err != nil:
-				o.State, o.Detail = Failed, o.Detail+": "+err.Error()
-			case removed:
-				o.State = Done
-			default:
-				o.State, o.Detail = Pointless, o.Detail+"; it has changed since"
-			}
-		}
-		a.Outcomes = append(a.Outcomes, o)
-	}
+	p.add(at, o)
 	return nil
-}
-
-// examine finds what is due on a lock. A queue that could move must be found twice.
-func (r *Redriver) examine(ctx context.Context, name string) ([]lock.Finding, error) {
-	list, record, err := r.Coordinator.Examine(ctx, name, r.listens(name))
-	if err != nil || len(list) == 0 || list[0].Kind != lock.FindingUnsettled {
-		return list, err
-	}
-	select {
-	case <-time.After(settleTime):
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	again, now, err := r.Coordinator.Examine(ctx, name, r.listens(name))
-	if err != nil || now.Rev != record.Rev {
-		return nil, err
-	}
-	return again, nil
-}
-
-// tend mends what is due on one lock, or shows it. An error is that of a read.
-func (r *Redriver) tend(ctx context.Context, name string, apply bool) (list []Outcome, err error) {
-	found, err := r.examine(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	for _, f := range found {
-		o := describe(f)
-		if problem := r.cannot(f); problem != "" {
-			o.State, o.Fix = Kept, problem
-		} else if apply {
-			if err := r.mend(ctx, f); err != nil {
-				o.State, o.Detail = Failed, o.Detail+": "+err.Error()
-			} else {
-				o.State, o.Fix = Done, ""
-			}
-		}
-		list = append(list, o)
-	}
-	return list, nil
-}
-
-// cannot says what to do about a finding that this redriver cannot mend; empty if it can.
-func (r *Redriver) cannot(f lock.Finding) string {
-	c := r.Expirer.Consumer
-	switch {
-	case f.Kind == lock.FindingAhead:
-		return "holdfast repair " + f.Lock + " --reason …"
-	case f.Kind == lock.FindingUnchecked && r.Expirer.Executions == nil, f.Kind == lock.FindingUntold && (c == nil || c.Callbacks == nil):
-		return "holdfast redrive --function NAME --apply: only the deployment's function can reach Step Functions"
-	}
-	return ""
-}
-
-// mend does what a finding calls for.
-func (r *Redriver) mend(ctx context.Context, f lock.Finding) error {
-	switch f.Kind {
-	case lock.FindingExpired, lock.FindingUnchecked:
-		return r.Expirer.Try(ctx, stream.Job{Kind: stream.JobTimer, Lock: f.Lock, Timer: stream.Timer{GrantRef: f.Ref()}})
-	case lock.FindingUntold:
-		return r.Expirer.Try(ctx, stream.Job{Kind: stream.JobDeliver, Lock: f.Lock, Key: f.Key, Lease: f.Lease})
-	case lock.FindingUnsettled, lock.FindingAbandoned:
-		return r.Coordinator.Settle(ctx, f.Lock)
-	case lock.FindingNoTTL:
-		return r.Coordinator.KeepForRetention(ctx, f.Lock)
-	}
-	return errors.New("this version cannot mend it")
-}
-
-// describe is the outcome of a finding that has not been mended.
-func describe(f lock.Finding) Outcome {
-	o := Outcome{What: string(f.Kind), Lock: f.Lock, State: Due, Fix: "holdfast redrive --apply, or the next acquire of the lock"}
-	since := stamp(f.Since)
-	switch f.Kind {
-	case lock.FindingExpired:
-		o.Detail = fmt.Sprintf("the lease of grant %d is over since %s, and nobody has ended it: its timer was lost", f.Lease.Fence, since)
-	case lock.FindingUnchecked:
-		o.Detail = fmt.Sprintf("whether execution %s of grant %d still runs should have been checked at %s: its timer was lost", f.Execution, f.Lease.Fence, since)
-	case lock.FindingUntold:
-		o.Detail, o.Fix = fmt.Sprintf("the lease of grant %d was granted to a task at %s, and its callback was never answered", f.Lease.Fence, since), "holdfast redrive --apply"
-	case lock.FindingUnsettled:
-		o.Detail = "permits are free, and the waiter at the head of the queue does not get them"
-	case lock.FindingAbandoned:
-		o.Detail = fmt.Sprintf("the time of waiter %d is over since %s, and its place is still there", f.Ticket, since)
-	case lock.FindingNoTTL:
-		o.Detail = "the row has no native TTL, so nothing will ever purge it"
-	case lock.FindingAhead:
-		o.Detail, o.Fix = "its fencing token is ahead of time, so that nothing can be granted: a coordinator with a wrong clock wrote it", "holdfast repair"
-	}
-	return o
 }

@@ -2,12 +2,9 @@ package sqs
 
 import (
 	"context"
-	"strconv"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
@@ -23,18 +20,13 @@ const (
 func (q *Queue) Receive(ctx context.Context, n int) ([]stream.Letter, error) {
 	out, err := q.client.ReceiveMessage(ctx, &awssqs.ReceiveMessageInput{
 		QueueUrl: aws.String(q.url), MaxNumberOfMessages: int32(min(n, maxMessages)), VisibilityTimeout: hidden, WaitTimeSeconds: receiveWait,
-		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameSentTimestamp},
 	})
 	if err != nil {
 		return nil, err
 	}
 	var list []stream.Letter
 	for _, m := range out.Messages {
-		l := stream.Letter{ID: aws.ToString(m.MessageId), Body: aws.ToString(m.Body), Receipt: aws.ToString(m.ReceiptHandle)}
-		if ms, err := strconv.ParseInt(m.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
-			l.Sent = time.UnixMilli(ms)
-		}
-		list = append(list, l)
+		list = append(list, stream.Letter{ID: aws.ToString(m.MessageId), Body: aws.ToString(m.Body), Receipt: aws.ToString(m.ReceiptHandle)})
 	}
 	return list, nil
 }

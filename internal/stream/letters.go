@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
@@ -14,8 +13,7 @@ import (
 type Letter struct {
 	ID      string // the queue's name for the message
 	Body    string
-	Sent    time.Time // when it was sent to its first queue
-	Receipt string    // names this receipt of the message, for the queue
+	Receipt string // names this receipt of the message, for the queue
 }
 
 // Letters read a dead-letter queue.
