@@ -36,7 +36,7 @@ type Exclusion struct {
 	Told       int // checks before an increment that said that the lock is lost
 	Errors     int // acquires and releases that failed
 	Overlaps   int // times at which two clients believed that they hold the lock
-	Fences     int // violations of the order of fencing tokens at the counter
+	Fences     int // grants whose fencing token is not above that of every grant that was told before they were asked for; of clients with tokens
 }
 
 // A fault of the contention: rules at the wire, or something done to one client every few seconds.
@@ -81,6 +81,7 @@ type contention struct {
 	plain  int
 	fenced int
 	top    int64 // the highest fencing token that the fenced counter has seen
+	told   int64 // the highest fencing token of a grant that a client was told
 	hist   history.History
 	until  time.Time
 }
@@ -170,15 +171,23 @@ func (s *site) contend(f fault, procs []*process, length time.Duration) (Exclusi
 	return run.result, s.keep(f, run)
 }
 
-// judge counts what the checks of internal/history find.
+// judge counts the times at which two clients believed that they hold the lock.
 func (r *contention) judge() {
 	for _, v := range history.Check(&r.hist, history.Holdfast()).Violations {
 		if v.Check == "beliefs" {
 			r.result.Overlaps++
-		} else {
-			r.result.Fences++
 		}
 	}
+}
+
+// granted compares the fencing token of a grant with those that were told before it was asked for.
+func (r *contention) granted(fence, before int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.result.FencedLost >= 0 && fence <= before {
+		r.result.Fences++
+	}
+	r.told = max(r.told, fence)
 }
 
 // keep writes the history of a run beside the drivers.
@@ -200,6 +209,9 @@ func injected(s wirefault.Stats) (n int64) {
 // client is one client's loop: acquire, read the counters, work, check, write the counters, release.
 func (r *contention) client(p *process, name string) {
 	for time.Now().Before(r.until) {
+		r.mu.Lock()
+		before := r.told
+		r.mu.Unlock()
 		// A wait that ends with the run: the library may not give up earlier.
 		c, err := p.send(0, "acquire", name, fmt.Sprint((5 * time.Second).Milliseconds()))
 		if err != nil {
@@ -219,8 +231,9 @@ func (r *contention) client(p *process, name string) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
+		r.granted(got.Fence, before)
 		if time.Now().Before(r.until) {
-			r.work(p, name, got)
+			r.work(p, got)
 		}
 		if _, err := p.do(0, patience, "release"); err != nil {
 			p.kill()
@@ -235,7 +248,7 @@ func (r *contention) count(f func(*Exclusion)) {
 	f(&r.result)
 }
 
-func (r *contention) work(p *process, name string, got answer) {
+func (r *contention) work(p *process, got answer) {
 	r.mu.Lock()
 	r.result.Acquired++
 	plain, fenced := r.plain, r.fenced
@@ -263,9 +276,7 @@ func (r *contention) work(p *process, name string, got answer) {
 	if r.result.FencedLost < 0 {
 		return
 	}
-	ok := !refused && got.Fence >= r.top
-	r.hist.Guarded = append(r.hist.Guarded, history.Guarded{Client: p.Name, Lock: name, Fence: got.Fence, At: monotonic(), OK: got.Fence >= r.top})
-	if !ok {
+	if refused || got.Fence < r.top {
 		r.result.Refused++
 		return
 	}

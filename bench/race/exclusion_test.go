@@ -86,3 +86,25 @@ func TestContention(t *testing.T) {
 		}
 	}
 }
+
+// A write that is refused because a later holder has read is no violation of the tokens' order; a grant is, that was asked for after another was told and
+// has no higher token.
+func TestOrderOfTokens(t *testing.T) {
+	run := &contention{top: 5}
+	run.work((&fakeLocks{}).driver(t, "c"), answer{Fence: 4})
+	run.judge()
+	if e := run.result; e.Refused != 1 || e.Fences != 0 {
+		t.Errorf("a write that was rightly refused: %+v", e)
+	}
+	for _, grant := range []struct {
+		fence, before int64
+		want          int
+	}{{1, 0, 0}, {3, 1, 0}, {2, 1, 0}, {3, 3, 1}, {2, 3, 2}, {4, 3, 2}} {
+		if run.granted(grant.fence, grant.before); run.result.Fences != grant.want {
+			t.Errorf("%+v: %d violations", grant, run.result.Fences)
+		}
+	}
+	if run.told != 4 {
+		t.Errorf("the highest token that was told is %d", run.told)
+	}
+}

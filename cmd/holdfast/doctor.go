@@ -39,8 +39,8 @@ func (*doctorCmd) Help() string {
 
 Of a table it also reads the items, up to --limit, and reports what nobody will free or tell: a lease that is over and on which
 somebody waits, a queue that could move, a task that was never told of its grant, an execution whose check is overdue, a waiter whose
-time is over, an item without native TTL, or without its lock's row. holdfast redrive mends that. Of an endpoint it lists the locks,
-which shows stuck queues only. With --notify-prefix it reports the notify queues that killed processes have left.`
+time is over, an item without native TTL, or without its lock's row; and it counts the rows that are not in the index of names.
+holdfast redrive mends that. Of an endpoint it lists the locks, which shows stuck queues only. With --notify-prefix it reports the notify queues that killed processes have left.`
 }
 
 // A finding is the outcome of one check.

@@ -26,7 +26,7 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 	r.ScansPerAnswer = 1
 	req := redrive.Request{Work: redrive.WorkSweep, Prefix: c.Prefix}
 	var all redrive.Answer
-	stuck := map[string]bool{}
+	stuck, unlisted := map[string]bool{}, []string{}
 	for {
 		a, err := r.Do(ctx, req)
 		if fault, ok := errors.AsType[*lock.StoreError](err); ok && strings.Contains(fault.What, "dynamodb:Scan") { // it is an operator's permission
@@ -36,6 +36,10 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))
 		}
 		for _, o := range a.Outcomes {
+			if o.What == redrive.NoIndex { // of a table that was imported, or filled by an older version, each lock is
+				unlisted = append(unlisted, o.Lock)
+				continue
+			}
 			stuck[o.Lock] = true
 			list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %s: %s", printable(o.Lock), o.What, printable(o.Detail)), o.Fix})
 		}
@@ -44,14 +48,18 @@ func (c examination) sweep(ctx context.Context) (list []finding) {
 			break
 		}
 	}
-	text := fmt.Sprintf("%d of %d locks are stuck; %d items were read for %.1f read units", len(stuck), all.Locks, all.Items, all.Units)
+	if n := len(unlisted); n > 0 {
+		list = append(list, finding{"index", false, fmt.Sprintf("%d of %d locks are not in the index of names, so that lists of a prefix may leave them out: %s, …", n, all.Locks, printable(unlisted[0])),
+			"holdfast redrive --apply, or the next acquire of each lock"})
+	}
+	text, fix := fmt.Sprintf("%d of %d locks are stuck; %d items were read for %.1f read units", len(stuck), all.Locks, all.Items, all.Units), "holdfast redrive shows what it would do, and --apply does it"
 	if req.Cursor != "" {
 		text += "; the rest of the table was not read: --limit 0 reads all of it"
 	}
 	if len(stuck) == 0 {
-		text = strings.Replace(text, "0 of", "none of", 1)
+		text, fix = strings.Replace(text, "0 of", "none of", 1), ""
 	}
-	return append(list, finding{"stuck locks", len(stuck) == 0, text, ""})
+	return append(list, finding{"stuck locks", len(stuck) == 0, text, fix})
 }
 
 // stuck lists the coordinator's locks, and reports those that are free and have waiters: an answer shows neither timers nor callbacks.
@@ -59,7 +67,7 @@ func (c examination) stuck(ctx context.Context, client *lockclient.Client) (list
 	if c.NoSweep {
 		return nil
 	}
-	n := 0
+	n, seem := 0, []lockclient.Status{}
 	for status, err := range client.List(ctx, c.Prefix, true) {
 		if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden {
 			return append(list, finding{"stuck locks", true, "not looked for: the credentials may not list locks (execute-api:Invoke on GET /v1/locks)", ""})
@@ -67,13 +75,16 @@ func (c examination) stuck(ctx context.Context, client *lockclient.Client) (list
 		if err != nil {
 			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))
 		}
-		if n++; status.Waiting > 0 && status.Available > 0 && c.stays(ctx, client, status) {
-			list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %d wait, and %d permits are free since %v at least", printable(status.Lock), status.Waiting, status.Available, stuckFor),
-				"acquire the lock once, or run holdfast redrive --apply; the first waiter may also want more permits than are free"})
+		if n++; status.Waiting > 0 && status.Available > 0 {
+			seem = append(seem, status)
 		}
 		if c.Limit > 0 && n >= c.Limit {
 			break
 		}
+	}
+	for _, status := range c.stay(ctx, client, seem) {
+		list = append(list, finding{"stuck locks", false, fmt.Sprintf("%s: %d wait, and %d permits are free since %v at least", printable(status.Lock), status.Waiting, status.Available, stuckFor),
+			"acquire the lock once, or run holdfast redrive --apply; the first waiter may also want more permits than are free"})
 	}
 	if len(list) > 0 {
 		return list
@@ -84,15 +95,23 @@ func (c examination) stuck(ctx context.Context, client *lockclient.Client) (list
 // stuckFor is how long a lock must have free permits and waiters.
 const stuckFor = 3 * time.Second
 
-// stays reports whether a lock is as it was some seconds later.
-func (c examination) stays(ctx context.Context, client *lockclient.Client, before lockclient.Status) bool {
+// stay returns those of some locks that are as they were some seconds later. It waits once for all of them.
+func (c examination) stay(ctx context.Context, client *lockclient.Client, before []lockclient.Status) (list []lockclient.Status) {
+	if len(before) == 0 {
+		return nil
+	}
 	select {
 	case <-time.After(stuckFor):
 	case <-ctx.Done():
-		return false
+		return nil
 	}
-	now, err := client.Status(ctx, before.Lock)
-	return err == nil && now.Waiting == before.Waiting && now.Available == before.Available && now.Fence == before.Fence
+	for _, was := range before {
+		now, err := client.Status(ctx, was.Lock)
+		if err == nil && now.Waiting == was.Waiting && now.Available == was.Available && now.Fence == was.Fence {
+			list = append(list, was)
+		}
+	}
+	return list
 }
 
 // queues reports the notify queues that killed processes have left.

@@ -26,8 +26,12 @@ func (initCmd) Run(ctx context.Context, s *streams, conn *connection) error {
 	if err != nil {
 		return err
 	}
-	if err := store.CreateTable(ctx); err != nil {
+	added, err := store.EnsureTable(ctx)
+	if err != nil {
 		return err
+	}
+	if added {
+		s.notice("index", fmt.Sprintf("table %q had no index of names; locks that it has by now may be missing from lists of a prefix until their next acquire, or until: holdfast redrive --table %[1]s --apply", table))
 	}
 	return s.result(map[string]any{"table": table, "ready": true},
 		fmt.Sprintf("table %q is ready: pk and sk, index names, pay per request, native TTL on ttl, stream of new and old images", table))

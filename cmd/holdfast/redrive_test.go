@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -160,10 +160,22 @@ func TestStuckLockOnATable(t *testing.T) {
 	if code, out, _ := call(t.Context(), "doctor"); code != 0 || !strings.Contains(out, "none of 1 locks are stuck") {
 		t.Errorf("doctor after it: %d: %s", code, out)
 	}
-	got, err := db.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &table, Key: map[string]types.AttributeValue{
-		"pk": &types.AttributeValueMemberS{Value: "stuck"}, "sk": &types.AttributeValueMemberS{Value: "lock"},
-	}})
-	if err != nil || !strings.Contains(fmt.Sprint(got.Item["cause"]), "expire") {
+	row := map[string]types.AttributeValue{"pk": &types.AttributeValueMemberS{Value: "stuck"}, "sk": &types.AttributeValueMemberS{Value: "lock"}}
+	if _, err := db.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: &table, UpdateExpression: aws.String("REMOVE idx"), Key: row}); err != nil { // as a version without the index wrote it
+		t.Fatal(err)
+	}
+	if code, out, _ := call(t.Context(), "doctor"); code != exitFailed || !strings.Contains(out, "FAIL  index        1 of 1 locks are not in the index of names") ||
+		!strings.Contains(out, "none of 1 locks are stuck") || strings.Count(out, "FAIL") != 1 {
+		t.Errorf("doctor with rows that are not in the index: %d: %s", code, out)
+	}
+	if code, out, _ := call(t.Context(), "redrive", "--apply"); code != 0 || !strings.Contains(out, "1 done") {
+		t.Errorf("redrive --apply with rows that are not in the index: %d: %s", code, out)
+	}
+	if code, out, _ := call(t.Context(), "doctor"); code != 0 || strings.Contains(out, "not in the index") {
+		t.Errorf("doctor after the rows were put into the index: %d: %s", code, out)
+	}
+	got, err := db.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: &table, Key: row})
+	if err != nil || got.Item["retired_cause"].(*types.AttributeValueMemberS).Value != "expire" {
 		t.Errorf("%v, %v", got, err)
 	}
 }

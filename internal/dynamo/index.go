@@ -27,7 +27,7 @@ const (
 	// IndexName is the index's name. Its ARN is the table's and "/index/names".
 	IndexName = "names"
 
-	indexParts = 16 // changing it hides rows from lists until they are written again
+	indexParts = 16 // changing it hides rows from lists until they are written again, which `holdfast redrive --apply` does
 )
 
 // indexPart is the value of attrIndex for a lock.

@@ -220,11 +220,47 @@ func TestIndexIsAddedToATable(t *testing.T) {
 	if problems, err := s.Inspect(t.Context()); err != nil || len(problems) != 1 || !strings.Contains(problems[0].What, "no index") {
 		t.Errorf("Inspect: %v, %v", problems, err)
 	}
-	if err := s.CreateTable(t.Context()); err != nil {
-		t.Fatal(err)
+	if added, err := s.EnsureTable(t.Context()); err != nil || !added {
+		t.Fatal(added, err)
 	}
 	settle(t, table, 1)
+	if added, err := s.EnsureTable(t.Context()); err != nil || added {
+		t.Errorf("with an index: %t, %v", added, err)
+	}
 	list(true)
+}
+
+// A row that a version without the index has made is missing from lists of a prefix, also while its lease is renewed, until it is written again: by
+// the next grant, or by a sweep.
+func TestRowThatIsNotInTheIndex(t *testing.T) {
+	wire, table := &large{}, ""
+	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient, table = wire, c.Table })
+	c, _ := lock.New(lock.Config{Store: s})
+	for i := range 3 {
+		if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: fmt.Sprint("l", i), Secret: "x", TTL: time.Hour, Capacity: 1, Permits: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := engine(t).UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: &table, UpdateExpression: aws.String("REMOVE idx"), Key: map[string]types.AttributeValue{
+		"pk": &types.AttributeValueMemberS{Value: "l1"}, "sk": &types.AttributeValueMemberS{Value: "lock"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: "l1", Secret: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := listNames(t, s, lock.ListQuery{Prefix: "l", Limit: 10, HeldAfter: 1}); !slices.Equal(got, []string{"l0", "l2"}) {
+		t.Errorf("listed %v", got)
+	}
+	if err := c.Rewrite(t.Context(), "l1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := listNames(t, s, lock.ListQuery{Prefix: "l", Limit: 10, HeldAfter: 1}); !slices.Equal(got, []string{"l0", "l1", "l2"}) {
+		t.Errorf("listed %v after the row was written again", got)
+	}
+	if err := c.Rewrite(t.Context(), "gone"); err != nil {
+		t.Errorf("a row that is gone: %v", err)
+	}
 }
 
 // settle waits until a table has so many indexes, all active.

@@ -110,7 +110,9 @@ func sweptOf(it item) (s Swept) {
 	s.Err = d.err
 	switch {
 	case strings.HasPrefix(s.Lock, pkExecution):
-		s.Kind = SweptBinding
+		if d.str(attrLock) != "" && d.str(attrLease) != "" { // a newer version may have other items here
+			s.Kind = SweptBinding
+		}
 	case s.SK == skLock:
 		s.Kind = SweptLock
 		s.NoIndex = d.str(attrIndex) != indexPart(s.Lock)

@@ -34,7 +34,14 @@ func (e *TableShapeError) Error() string {
 // returns when the table can be used, and may be repeated. DynamoDB fills an index that is added to a table in the background; lists scan
 // the table until then. A table of another shape is a [*TableShapeError]; nothing of it is changed.
 func (s *Store) CreateTable(ctx context.Context) error {
-	_, err := s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
+	_, err := s.EnsureTable(ctx)
+	return err
+}
+
+// EnsureTable is [Store.CreateTable], and reports whether it added the index of names to a table that had none. Rows which that table has may be missing
+// from the index.
+func (s *Store) EnsureTable(ctx context.Context) (indexAdded bool, err error) {
+	_, err = s.client.CreateTable(ctx, &dynamodb.CreateTableInput{
 		TableName:              aws.String(s.table),
 		AttributeDefinitions:   stringAttributes(attrPK, attrSK, attrIndex),
 		GlobalSecondaryIndexes: []types.GlobalSecondaryIndex{nameIndex()},
@@ -49,22 +56,22 @@ func (s *Store) CreateTable(ctx context.Context) error {
 		DeletionProtectionEnabled: aws.Bool(true),
 	})
 	if _, exists := errors.AsType[*types.ResourceInUseException](err); err != nil && !exists {
-		return s.fault(ctx, "CreateTable", err)
+		return false, s.fault(ctx, "CreateTable", err)
 	}
 	table, err := dynamodb.NewTableExistsWaiter(s.client, func(o *dynamodb.TableExistsWaiterOptions) {
 		o.MinDelay = 100 * time.Millisecond
 	}).WaitForOutput(ctx, &dynamodb.DescribeTableInput{TableName: aws.String(s.table)}, tableTimeout)
 	if err != nil {
-		return s.fault(ctx, "DescribeTable", err)
+		return false, s.fault(ctx, "DescribeTable", err)
 	}
 	ttl, err := s.client.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: aws.String(s.table)})
 	if err != nil {
-		return s.fault(ctx, "DescribeTimeToLive", err)
+		return false, s.fault(ctx, "DescribeTimeToLive", err)
 	}
 	if problems := shape(table.Table, ttl.TimeToLiveDescription); len(problems) > 0 {
-		return &TableShapeError{Table: s.table, Problems: problems}
+		return false, &TableShapeError{Table: s.table, Problems: problems}
 	}
-	return s.completeTable(ctx, table.Table, ttl.TimeToLiveDescription)
+	return indexOf(table.Table) == nil, s.completeTable(ctx, table.Table, ttl.TimeToLiveDescription)
 }
 
 // completeTable adds what a lock table lacks.

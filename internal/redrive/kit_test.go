@@ -1,12 +1,15 @@
 package redrive
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -40,6 +43,29 @@ type kit struct {
 	told    []string // token, and the lock or the error's code
 	over    map[string]bool
 	down    bool // the fake services fail
+	pauses  int  // how often the redriver waited, which takes no time
+
+	requests int                     // that were sent to the table
+	fails    func(body string) error // of a request; nil: none fails
+}
+
+// A tableClient is the HTTP client of a kit's store: it counts requests, and fails those that a test wants to fail.
+type tableClient struct{ k *kit }
+
+// Do implements the SDK's HTTP client.
+func (c tableClient) Do(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	c.k.requests++
+	if c.k.fails != nil {
+		if err := c.k.fails(r.Header.Get("X-Amz-Target") + string(body)); err != nil {
+			return nil, err
+		}
+	}
+	return http.DefaultClient.Do(r)
 }
 
 func newKit(t *testing.T) *kit {
@@ -51,6 +77,7 @@ func newKit(t *testing.T) *kit {
 	k := &kit{t: t, began: time.Now(), table: "redrive-" + rand.Text(), over: map[string]bool{}}
 	sdk := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 	k.db = dynamodb.NewFromConfig(sdk, func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint) })
+	sdk.HTTPClient = tableClient{k}
 	store, err := dynamo.New(dynamo.Config{AWS: sdk, Table: k.table, Endpoint: endpoint})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +100,10 @@ func newKit(t *testing.T) *kit {
 		Bus: k, Timers: k, DeadLetter: Refuse, Callbacks: k, Coordinator: coordinator, Skew: lock.DefaultSkew, Log: log, Clock: k.clock,
 	}
 	x := &stream.Expirer{Coordinator: coordinator, Timers: k, Executions: k, Consumer: c, Log: log, Clock: k.clock}
-	k.Redriver = &Redriver{Store: store, Coordinator: coordinator, Expirer: x, Letters: k, Clock: k.clock}
+	k.Redriver = &Redriver{Store: store, Coordinator: coordinator, Expirer: x, Letters: k, Clock: k.clock, pause: func(context.Context, time.Duration) error {
+		k.pauses++
+		return nil
+	}}
 	return k
 }
 

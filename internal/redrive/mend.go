@@ -14,8 +14,8 @@ import (
 // settleTime is how long a queue that could move may stay as it is before that is a finding: the write that settles it may be under way.
 const settleTime = 2 * time.Second
 
-// findingNoIndex is of a lock whose row is not in the index of names.
-const findingNoIndex = "no-index"
+// NoIndex is the [Outcome.What] of a lock whose row is not in the index of names.
+const NoIndex = "no-index"
 
 // examine finds what is due on a lock. A queue that could move must be found twice.
 func (r *Redriver) examine(ctx context.Context, name string) ([]lock.Finding, error) {
@@ -23,10 +23,8 @@ func (r *Redriver) examine(ctx context.Context, name string) ([]lock.Finding, er
 	if err != nil || len(list) == 0 || list[0].Kind != lock.FindingUnsettled {
 		return list, err
 	}
-	select {
-	case <-time.After(settleTime):
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := r.wait(ctx, settleTime); err != nil {
+		return nil, err
 	}
 	again, now, err := r.Coordinator.Examine(ctx, name, r.listens(name))
 	if err != nil || now.Rev != record.Rev {
@@ -133,7 +131,7 @@ func (r *Redriver) lasting(ctx context.Context, req Request, it dynamo.Swept) Ou
 // another program made the row. A grant puts it there, and a renewal does not.
 func (r *Redriver) unlisted(ctx context.Context, req Request, it dynamo.Swept) Outcome {
 	o := Outcome{
-		What: findingNoIndex, Lock: it.Lock, State: Due, Detail: "its row is not in the index of names, so that a list of a prefix may leave it out",
+		What: NoIndex, Lock: it.Lock, State: Due, Detail: "its row is not in the index of names, so that a list of a prefix may leave it out",
 		Fix: "holdfast redrive --apply, or the next acquire of the lock",
 	}
 	if req.Apply {

@@ -102,6 +102,8 @@ type Redriver struct {
 	// ScansPerAnswer is after how many Scan requests, of up to a thousand items each, a sweep answers with a cursor; 0: only when its time is
 	// over.
 	ScansPerAnswer int
+
+	pause func(context.Context, time.Duration) error // nil: wait; tests do not
 }
 
 // A RangeReader reads the records of a range of the stream; [poller.ErrTrimmed] says that they are gone.
@@ -112,6 +114,19 @@ func (r *Redriver) now() time.Time {
 		return r.Clock()
 	}
 	return time.Now()
+}
+
+// wait waits, or returns the context's error.
+func (r *Redriver) wait(ctx context.Context, d time.Duration) error {
+	if r.pause != nil {
+		return r.pause(ctx, d)
+	}
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // margin is the part of the time of ctx that is kept for the answer.

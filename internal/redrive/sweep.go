@@ -124,10 +124,8 @@ func (p *part) some(ctx context.Context, start int) (end int, err error) {
 	if len(twice) == 0 {
 		return end, err
 	}
-	select {
-	case <-time.After(settleTime):
-	case <-ctx.Done():
-		return twice[0].at, ctx.Err()
+	if err := p.r.wait(ctx, settleTime); err != nil {
+		return twice[0].at, err
 	}
 	for i, l := range twice {
 		if i > 0 && late(ctx, secondMargin) {

@@ -41,6 +41,7 @@ func neglect(t *testing.T, k *kit) {
 	k.change("ahead", "lock", "SET fence = :f", map[string]types.AttributeValue{":f": &types.AttributeValueMemberN{Value: fmt.Sprint(time.Now().Add(24 * time.Hour).UnixMicro())}})
 	k.change("broken", "lock", "SET rev = :r", map[string]types.AttributeValue{":r": &types.AttributeValueMemberS{Value: "x"}})
 	k.change("newer", "future#1", "SET x = :x", map[string]types.AttributeValue{":x": &types.AttributeValueMemberS{Value: "x"}})
+	k.change("exec#"+execution, "future", "SET x = :x", map[string]types.AttributeValue{":x": &types.AttributeValueMemberS{Value: "x"}})
 	k.acquire("fine", "a")
 	k.acquire("fine", "b", waits)
 	k.ahead = 5 * time.Minute
@@ -63,6 +64,8 @@ func TestSweep(t *testing.T) {
 		"ahead fence-lead":      "kept kept",
 		"broken unreadable":     "kept kept",
 		"newer no-ttl":          "kept kept",
+
+		"exec#" + execution + " no-ttl": "kept kept",
 	}
 	check := func(a Answer, which int) {
 		t.Helper()
@@ -109,7 +112,7 @@ func TestSweep(t *testing.T) {
 			t.Errorf("left: %+v", o)
 		}
 	}
-	if len(left.Outcomes) != 3 {
+	if len(left.Outcomes) != 4 {
 		t.Errorf("left: %s", short(left))
 	}
 }

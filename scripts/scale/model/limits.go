@@ -96,7 +96,7 @@ var Limits = []Limit{
 		"as above", "raise the quota of concurrency", "https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html",
 	},
 	{
-		"PutEvents", 10000, "requests a second in us-east-1 and the like; 400 to 2,400 in other regions",
+		"PutEvents", 10000, "requests a second in us-east-1, us-west-2 and eu-west-1; 400 to 2,400 in other regions",
 		func(_ Load, all, h Flow, _ Durations) float64 { return h.Events + (all.Events-h.Events)/10 },
 		"nothing fails; events wait up to a day, EventPutOff fires", "raise the quota; `Events`", "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-quota.html",
 	},
