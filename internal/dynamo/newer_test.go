@@ -268,7 +268,7 @@ func TestNewerAttributesOfLeases(t *testing.T) {
 	n.clock.Advance(72 * time.Hour)
 	ref, _ = n.grant("s", "q")
 	n.step("expire", func() error { _, err := n.c.Expire(t.Context(), ref); return err })
-	n.step("keep for a retention", func() error { return n.c.KeepForRetention(t.Context(), "s") })
+	n.step("keep for a retention", func() error { return n.c.Rewrite(t.Context(), "s") })
 	n.step("sweep", func() error {
 		out, err := n.store.Sweep(t.Context(), dynamo.SweepQuery{})
 		for _, it := range out.Items {

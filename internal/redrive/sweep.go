@@ -99,7 +99,7 @@ func (p *part) full(ctx context.Context) bool { return late(ctx, margin) || len(
 // handle handles items, one at least. It returns how many of them are handled.
 func (p *part) handle(ctx context.Context) (end int, err error) {
 	for end < len(p.items) && err == nil && (end == 0 || !p.full(ctx)) {
-		next := end
+		var next int
 		if next, err = p.some(ctx, end); next == end {
 			return end, err
 		}
@@ -144,11 +144,7 @@ func (p *part) item(ctx context.Context, at int) (again *look, err error) {
 	overdue := p.r.now().Add(-lock.Patience).UnixMilli()
 	switch {
 	case it.Err != nil:
-		p.add(at, Outcome{
-			What: "unreadable", Lock: it.Lock, State: Kept, Detail: fmt.Sprintf("the item %s cannot be read: %v", it.SK, it.Err),
-			Fix: "look at the item, and correct or delete it by hand",
-		})
-		return nil, nil
+		p.add(at, unreadable(it))
 	case it.Kind == dynamo.SweptLock:
 		p.timersOf(at)
 		p.add(at, lostOf(p.req.Lost, it)...)
@@ -166,10 +162,17 @@ func (p *part) item(ctx context.Context, at int) (again *look, err error) {
 	case it.Kind == dynamo.SweptPlace:
 		err = p.stray(ctx, at)
 	}
-	if it.NoTTL && err == nil {
+	if it.NoTTL && it.Err == nil && err == nil {
 		p.add(at, p.r.lasting(ctx, p.req, it))
 	}
 	return again, err
+}
+
+func unreadable(it dynamo.Swept) Outcome {
+	return Outcome{
+		What: "unreadable", Lock: it.Lock, State: Kept, Detail: fmt.Sprintf("the item %s cannot be read: %v", it.SK, it.Err),
+		Fix: "look at the item, and correct or delete it by hand",
+	}
 }
 
 // look looks closer at a lock, once for all its items. What is due is mended at once, but for a queue that could move.
