@@ -43,8 +43,8 @@ func TestInitAddsTheIndex(t *testing.T) {
 				t.Fatal(err)
 			}
 			for try := 0; indexes() > 0; try++ {
-				if try == 300 {
-					t.Fatal("the index is still there after 30 s")
+				if try == 1200 {
+					t.Fatal("the index is still there after two minutes")
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
