@@ -1,6 +1,7 @@
 // Package events defines the events that Holdfast puts on its EventBridge bus, and decodes them for subscribers.
 //
-// Every change of a lease is one event: [Acquired], [Released], [Expired] or [ForceReleased]. Renewals are no events. An event is
+// Every change of a lease is one event: [Acquired], [Released], [Expired] or [ForceReleased]. Renewals are no events. Every change of a prefix
+// rule is a [RuleChanged]. An event is
 // delivered at least once; further deliveries have the same [Lease.ID]. Holdfast sends the events of a lock in order, but
 // EventBridge does not guarantee the order of delivery: compare [Lease.Fence], which grows with every grant of the lock.
 //
@@ -28,6 +29,7 @@ const (
 	TypeReleased      = "Lock Released"
 	TypeExpired       = "Lock Expired"
 	TypeForceReleased = "Lock Force Released"
+	TypeRuleChanged   = "Rule Changed"
 )
 
 // decoders is the table of event types: each detail-type and the decoder of its details.
@@ -36,16 +38,17 @@ var decoders = map[string]func(detail []byte) (Event, error){
 	TypeReleased:      decode[Released],
 	TypeExpired:       decode[Expired],
 	TypeForceReleased: decode[ForceReleased],
+	TypeRuleChanged:   decodeRule,
 }
 
 // Version is the version of the details that this package writes. A higher version only adds fields.
 const Version = 1
 
-// An Event is an [Acquired], [Released], [Expired] or [ForceReleased].
+// An Event is an [Acquired], [Released], [Expired], [ForceReleased] or [RuleChanged].
 type Event interface {
 	// DetailType returns the event's detail-type, such as [TypeAcquired].
 	DetailType() string
-	// Subject returns the lease that the event is about.
+	// Subject returns the lease that the event is about; the zero Lease of a [RuleChanged].
 	Subject() Lease
 }
 
@@ -120,6 +123,55 @@ type ForceReleased struct {
 	Reason string `json:"reason"`
 }
 
+// RuleChanged is the event of a change of a rule for all locks whose names begin with a prefix.
+type RuleChanged struct {
+	// Version is the version of the schema. See the constant [Version].
+	Version int `json:"version"`
+	// ID identifies the event: rules, prefix and revision, and the time of the change in Unix milliseconds, such as
+	// rules/deploy:/3/1772366400123. All deliveries of one event have the same ID.
+	ID string `json:"id"`
+	// Prefix is how the names begin; "*" for all locks.
+	Prefix string `json:"prefix"`
+	// Rev counts the changes of the rule. Of two events of one prefix, the one with the higher Rev is the later change; after a rule was
+	// removed for a week it counts from 1 again.
+	Rev int64 `json:"rev"`
+	// ChangedAt is the time of the change. By is the principal that made it, the caller's ARN; it is empty where the caller was not authenticated.
+	ChangedAt Time   `json:"changed_at"`
+	By        string `json:"by,omitempty"`
+	// Freeze is the freeze that the locks are under from now on; nil if there is none, or none any more.
+	Freeze *Freeze `json:"freeze,omitempty"`
+}
+
+// A Freeze is a time in which locks are granted to nobody.
+type Freeze struct {
+	Until  Time   `json:"until"`
+	Since  Time   `json:"since"`
+	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"` // the principal that froze the locks
+}
+
+// DetailType returns [TypeRuleChanged].
+func (RuleChanged) DetailType() string { return TypeRuleChanged }
+
+// Subject returns the zero Lease.
+func (RuleChanged) Subject() Lease { return Lease{} }
+
+// RuleID returns the ID of a [RuleChanged].
+func RuleID(prefix string, rev, changedAt int64) string {
+	return fmt.Sprintf("rules/%s/%d/%d", prefix, rev, changedAt)
+}
+
+func decodeRule(detail []byte) (Event, error) {
+	var e RuleChanged
+	if err := json.Unmarshal(detail, &e); err != nil {
+		return nil, fmt.Errorf("events: %s: %w", TypeRuleChanged, err)
+	}
+	if e.Version < 1 || e.Prefix == "" || e.Rev < 1 {
+		return nil, fmt.Errorf("events: %s: the detail has no version, prefix or rev: it is not Holdfast's", TypeRuleChanged)
+	}
+	return e, nil
+}
+
 // DetailType returns [TypeAcquired].
 func (Acquired) DetailType() string { return TypeAcquired }
 
@@ -133,7 +185,7 @@ func (Expired) DetailType() string { return TypeExpired }
 func (ForceReleased) DetailType() string { return TypeForceReleased }
 
 // Decode decodes an event from the detail-type and the detail of an EventBridge event. The result is an [Acquired], [Released],
-// [Expired] or [ForceReleased], not a pointer to one. Decode ignores fields that this version of the package does not know. It
+// [Expired], [ForceReleased] or [RuleChanged], not a pointer to one. Decode ignores fields that this version of the package does not know. It
 // returns an [*UnknownTypeError] for a detail-type that this version does not know, and another error for a detail that is not
 // Holdfast's.
 func Decode(detailType string, detail []byte) (Event, error) {

@@ -36,7 +36,14 @@ func all() map[string]events.Event {
 	released.ID = events.ID(lease.Lock, lease.Fence, released.DetailType())
 	expired.ID = events.ID(lease.Lock, lease.Fence, expired.DetailType())
 	forced.ID = events.ID(lease.Lock, lease.Fence, forced.DetailType())
-	return map[string]events.Event{"acquired": acquired, "released": released, "expired": expired, "force-released": forced}
+	by := "arn:aws:iam::123456789012:user/alice"
+	rule := events.RuleChanged{
+		Version: events.Version, ID: events.RuleID("deploy:", 3, 1772366400123), Prefix: "deploy:", Rev: 3, ChangedAt: events.At(1772366400123), By: by,
+		Freeze: &events.Freeze{Until: events.At(1772388000000), Since: events.At(1772366400123), Reason: "no deployments during the audit", By: by},
+	}
+	return map[string]events.Event{
+		"acquired": acquired, "released": released, "expired": expired, "force-released": forced, "rule-changed": rule,
+	}
 }
 
 // Every type of event equals its golden file, conforms to its schema, and decodes to itself.

@@ -14,6 +14,9 @@ import (
 var (
 	// ErrHeld means that others hold the lock and the time to wait is over. The error is or wraps a [*HeldError].
 	ErrHeld = errors.New("lock is held")
+	// ErrFrozen means that an operator has frozen the lock, and that the time to wait ended before the freeze. The error is or wraps a [*HeldError]
+	// with a Frozen, and matches ErrHeld, too.
+	ErrFrozen = errors.New("lock is frozen")
 	// ErrLost means that the lease has ended: it expired, was forced out, or was not proved to be held in time.
 	ErrLost = errors.New("lease is lost")
 	// ErrReleased is the cause of a lease's context after Release.
@@ -46,12 +49,16 @@ var (
 	ErrWatch = errors.New("watch")
 	// ErrList matches the errors of List.
 	ErrList = errors.New("list")
+	// ErrFreeze, ErrUnfreeze and ErrRules match the errors of Freeze, Unfreeze and Rules.
+	ErrFreeze   = errors.New("freeze")
+	ErrUnfreeze = errors.New("unfreeze")
+	ErrRules    = errors.New("rules")
 )
 
 // An OpError is the error of an operation on a lock.
 type OpError struct {
-	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch or ErrList
-	Lock string // the lock's name; for List, the prefix
+	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch, ErrList, ErrFreeze, ErrUnfreeze or ErrRules
+	Lock string // the lock's name; for List, Freeze and Unfreeze, the prefix
 	Err  error  // the kind of failure
 }
 
@@ -83,11 +90,35 @@ type HeldError struct {
 	RetryAfter time.Duration // the time until the first of the leases expires, unless it is renewed; or a hint, if the queue is full
 	Position   int           // the caller's place in the lock's queue, from 1; 0 if it is not in the queue
 	Waiting    int           // the number of waiters in the queue
+	Frozen     *Freeze       // not nil: nobody is granted the lock before this ends, whether or not it has holders
 
 	ticket int64 // for the next poll
 }
 
+// A Freeze is a time in which nobody is granted a lock, as an operator has set it for all locks whose names begin with a prefix.
+type Freeze struct {
+	Prefix string    // "*" for all locks
+	Until  time.Time // by the coordinator's clock
+	Since  time.Time
+	Reason string
+	By     string // the ARN of the operator; empty if API Gateway did not authenticate the request
+}
+
+func newFreeze(f *wire.Freeze) *Freeze {
+	if f == nil {
+		return nil
+	}
+	return &Freeze{Prefix: f.Prefix, Until: f.Until.Time, Since: f.Since.Time, Reason: f.Reason, By: f.By}
+}
+
 func (e *HeldError) Error() string {
+	if f := e.Frozen; f != nil {
+		text := fmt.Sprintf("%v until %s", ErrFrozen, f.Until.Format(time.RFC3339))
+		if f.By != "" {
+			text += " by " + f.By
+		}
+		return text + ": " + f.Reason
+	}
 	if len(e.Holders) == 0 {
 		return ErrHeld.Error()
 	}
@@ -95,8 +126,10 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("%v by %q until %s", ErrHeld, h.Owner, h.ExpiresAt.Format(time.RFC3339))
 }
 
-// Is reports whether target is [ErrHeld].
-func (e *HeldError) Is(target error) bool { return target == ErrHeld }
+// Is reports whether target is [ErrHeld], or [ErrFrozen] if the lock is frozen.
+func (e *HeldError) Is(target error) bool {
+	return target == ErrHeld || target == ErrFrozen && e.Frozen != nil
+}
 
 // A RefusedError matches [ErrRefused] and says what is wrong.
 type RefusedError struct {
@@ -150,8 +183,11 @@ func milliseconds(n int64) time.Duration {
 func problemError(p *wire.Problem) error {
 	after := milliseconds(p.RetryAfter)
 	switch p.Code {
-	case wire.LockHeld:
-		e := &HeldError{RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), ticket: p.Ticket}
+	case wire.LockHeld, wire.Frozen:
+		e := &HeldError{RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), ticket: p.Ticket}
+		if p.Code == wire.Frozen && e.Frozen == nil { // not a coordinator's
+			e.Frozen = &Freeze{Until: time.Now().Add(after)}
+		}
 		for _, h := range p.Holders {
 			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, milliseconds(h.Remaining)})
 		}

@@ -21,6 +21,7 @@ type Status struct {
 	Fence     int64  // the highest fencing token ever granted; 0 if there was no grant
 	Holders   []StatusHolder
 	Waiting   int       // the number of waiters in the queue
+	Frozen    *Freeze   // nil if the lock is not frozen; List leaves it out
 	At        time.Time // when the coordinator answered, by its clock
 }
 
@@ -65,7 +66,7 @@ func checkLock(answered, name string) error {
 func newStatus(s wire.Status) Status {
 	out := Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int(s.Capacity), Available: int(s.Available), Fence: s.Fence,
-		Waiting: int(s.Waiting), At: s.ServerTime.Time,
+		Waiting: int(s.Waiting), Frozen: newFreeze(s.Freeze), At: s.ServerTime.Time,
 	}
 	for _, h := range s.Holders {
 		out.Holders = append(out.Holders, StatusHolder{
@@ -114,8 +115,8 @@ type listRequest struct {
 	Cursor string `json:"cursor,omitzero"`
 }
 
-// Watch returns an iterator that gives a lock's status, and again each time that it has changed: its holders, their metadata, or
-// the number of waiters. A renewal is no change. Watch polls: every Config.RetryDelay at most, and while nothing changes less and
+// Watch returns an iterator that gives a lock's status, and again each time that it has changed: its holders, their metadata, the
+// number of waiters, or a freeze. A renewal is no change. Watch polls: every Config.RetryDelay at most, and while nothing changes less and
 // less often, down to a tenth of that rate, but always soon after a lease's expiry. It does not see changes between two polls;
 // subscribe to events for those (see docs/events.md).
 //
@@ -162,7 +163,8 @@ func (c *Client) watchPause(s Status, quiet int) time.Duration {
 
 // same reports whether s and o differ in renewals only.
 func (s Status) same(o Status) bool {
-	return s.Locked == o.Locked && s.Capacity == o.Capacity && s.Fence == o.Fence && s.Waiting == o.Waiting &&
+	frozen := (s.Frozen == nil) == (o.Frozen == nil) && (s.Frozen == nil || *s.Frozen == *o.Frozen)
+	return frozen && s.Locked == o.Locked && s.Capacity == o.Capacity && s.Fence == o.Fence && s.Waiting == o.Waiting &&
 		slices.EqualFunc(s.Holders, o.Holders, func(a, b StatusHolder) bool {
 			return a.Fence == b.Fence && string(a.Metadata) == string(b.Metadata)
 		})

@@ -24,11 +24,11 @@ type Transport interface {
 
 // A Request is a request to a coordinator.
 type Request struct {
-	// Op is the operation: "acquire", "renew", "release", "force-release", "status" or "list".
+	// Op is the operation: "acquire", "renew", "release", "force-release", "status", "list", "rules", "put-rule" or "delete-rule".
 	Op string
-	// Lock is the lock's name; empty for "list".
+	// Lock is the lock's name, or the prefix of a rule; empty for "list" and "rules".
 	Lock string
-	// Body is a JSON object with the operation's fields; nil for "status".
+	// Body is a JSON object with the operation's fields; nil for "status", "rules" and "delete-rule".
 	Body []byte
 }
 

@@ -45,7 +45,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
-		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket}, 0, nil
+		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket, Freeze: freezeAnswer(held.Freeze)}, 0, nil
 	}
 	if err != nil {
 		return nil, 0, err

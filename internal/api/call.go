@@ -15,7 +15,7 @@ import (
 // A call is one request, in the form that the adapters and [API.Call] bring it into.
 type call struct {
 	op        wire.Op
-	lock      string  // the lock's name; empty for list
+	lock      string  // the lock's name, or the prefix of a rule; empty for list and rules
 	fields    *object // of the body, of the direct invocation's payload, or of the query; nil if they are malformed
 	malformed error   // why the request could not be read, if it could not
 	requestID string
@@ -30,6 +30,7 @@ type operation func(a *API, ctx context.Context, c *call) (answer any, fence int
 var operations = map[wire.Op]operation{
 	wire.OpAcquire: (*API).acquire, wire.OpRenew: (*API).renew, wire.OpRelease: (*API).release,
 	wire.OpForceRelease: (*API).forceRelease, wire.OpStatus: (*API).status, wire.OpList: (*API).list,
+	wire.OpRules: (*API).rules, wire.OpRule: (*API).rule, wire.OpPutRule: (*API).putRule, wire.OpDeleteRule: (*API).deleteRule,
 }
 
 // answerMargin is how long before the context's deadline an operation is given up, so that there is time for an answer.
@@ -67,10 +68,14 @@ func (c *call) admit() error {
 	if c.malformed != nil {
 		return c.malformed
 	}
+	qualified := c.http && scope.Qualified(c.function)
 	wrong, listing := wire.CheckName(c.lock), c.op == wire.OpList
 	switch {
 	case operations[c.op] == nil:
 		return invalid("op", `op is %q; there is no such operation`, brief([]byte(c.op)))
+	case c.op.OfRules() && !qualified:
+		return c.admitRules()
+	case c.op.OfRules():
 	case wrong != "" && !listing && c.http:
 		return invalid("name", "name %s%s", wrong, spelling(c.lock))
 	case wrong != "" && !listing:
@@ -79,7 +84,8 @@ func (c *call) admit() error {
 		return invalid("op", `op is "list"; this alias of the function serves single locks only`)
 	case !scope.Allows(c.function, c.lock):
 		return invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
-	case c.http && scope.Qualified(c.function):
+	}
+	if qualified {
 		return invalid("requestContext", "the payload is an API Gateway event, and an alias or version was invoked, which API Gateway does not do; "+
 			"send the request as a plain object with the lock's name, such as {\"name\": \"deploy:prod\"}")
 	}

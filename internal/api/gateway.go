@@ -25,7 +25,8 @@ type httpEvent struct {
 	} `json:"headers"`
 	QueryStringParameters map[string]string `json:"queryStringParameters"`
 	PathParameters        struct {
-		Name *string `json:"name"`
+		Name   *string `json:"name"`
+		Prefix *string `json:"prefix"`
 	} `json:"pathParameters"`
 	RequestContext struct {
 		RequestID  string `json:"requestId"`
@@ -64,12 +65,18 @@ func (c *call) readHTTP(event *httpEvent) {
 	if event.PathParameters.Name != nil {
 		c.lock = *event.PathParameters.Name
 	}
-	if c.op != wire.OpStatus {
+	if c.op.OfRules() {
+		if prefix := event.PathParameters.Prefix; prefix != nil {
+			c.lock = *prefix
+		}
+		c.op = ruleOp(event.RequestContext.HTTP.Method, event.PathParameters.Prefix != nil)
+	}
+	if c.op != wire.OpStatus && (!c.op.OfRules() || c.op == wire.OpPutRule) {
 		c.fields, c.malformed = bodyObject(event)
 		return
 	}
 	c.fields = queryObject(event.QueryStringParameters)
-	if event.PathParameters.Name == nil {
+	if c.op == wire.OpStatus && event.PathParameters.Name == nil {
 		c.op = wire.OpList
 	}
 }

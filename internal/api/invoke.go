@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambda/messages"
@@ -12,9 +15,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Handler returns the Lambda function that serves op. That of status serves list too. Its payload is an event of API Gateway's
-// HTTP API (payload format 2.0), or else a direct invocation: the operation's fields, the lock's name in the field name and,
-// for status and list, the operation in the field op.
+// Handler returns the Lambda function that serves op. That of status serves list too, and that of rules all operations on rules. Its payload is an event of API Gateway's
+// HTTP API (payload format 2.0), or else a direct invocation: the operation's fields, the lock's name in the field name, or the rule's
+// prefix in the field prefix, and, if the function serves several operations, the operation in the field op.
 func (a *API) Handler(op wire.Op) lambda.Handler { return &handler{api: a, function: op.Function()} }
 
 // A handler is one Lambda function.
@@ -49,19 +52,35 @@ func (c *call) readDirect(payload []byte) {
 	if c.malformed != nil {
 		return
 	}
-	if c.op == wire.OpStatus {
-		switch op, _ := c.fields.str("op"); wire.Op(op) {
-		case wire.OpStatus, wire.OpList:
+	if all := c.op.Together(); len(all) > 1 {
+		op, _ := c.fields.str("op")
+		if slices.Contains(all, wire.Op(op)) {
 			c.op = wire.Op(op)
-		default:
-			c.fields.fail("op", `op is %q; it must be "status" or "list"`, brief([]byte(op)))
+		} else {
+			c.fields.fail("op", `op is %q; it must be %s`, brief([]byte(op)), oneOf(all))
 		}
 	}
-	if c.op != wire.OpList {
-		var given bool
+	var given bool
+	switch {
+	case !c.op.Named():
+	case c.op.OfRules():
+		if c.lock, given = c.fields.str("prefix"); !given {
+			c.fields.fail("prefix", `prefix is missing; give the beginning of locks' names, or "*" for all locks`)
+		}
+	default:
 		if c.lock, given = c.fields.str("name"); !given {
 			c.fields.fail("name", "name is missing; give the lock's")
 		}
 	}
 	c.malformed = c.fields.err
+}
+
+// oneOf lists operations for an error text: "a" or "b".
+func oneOf(ops []wire.Op) string {
+	text := make([]string, len(ops))
+	for i, op := range ops {
+		text[i] = fmt.Sprintf("%q", op)
+	}
+	last := len(text) - 1
+	return strings.Join(text[:last], ", ") + " or " + text[last]
 }

@@ -27,6 +27,8 @@ var problems = []struct {
 	detail func(error) string
 }{
 	{lock.ErrLeaseLost, wire.LeaseLost, 0, always("the lease has expired, was released or forced out, or never was; acquire with a new one")},
+	{lock.ErrRuleChanged, wire.RuleChanged, 0, always("the rule has another revision than rev says; read it again, and decide whether to change it")},
+	{lock.ErrTooManyRules, wire.TooManyRules, 0, always(fmt.Sprintf("the table has %d rules, which is the most; delete one (one that was removed counts for %d days)", lock.MaxPrefixRules, lock.RuleMemory/(24*time.Hour)))},
 	{lock.ErrCapacityMismatch, wire.CapacityMismatch, 0, func(err error) string { return err.Error() + "; use that, or wait until it is free" }},
 	{lock.ErrQueueFull, wire.QueueFull, retryFull, always(fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue))},
 	{lock.ErrLockFull, wire.LockFull, retryFull, full},
@@ -43,7 +45,7 @@ func always(text string) func(error) string { return func(error) string { return
 // newProblem returns the problem that a caller gets for the error of a call.
 func newProblem(c *call, err error) *wire.Problem {
 	p := problemOf(err, c.requestID)
-	if wire.CheckName(c.lock) == "" {
+	if wire.CheckName(c.lock) == "" && !c.op.OfRules() {
 		p.Lock = c.lock
 	}
 	return p
@@ -76,8 +78,14 @@ func problemOf(err error, requestID string) *wire.Problem {
 // heldProblem says who holds the lock, and where in its queue the caller is.
 func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 	p := wire.NewProblem(wire.LockHeld, requestID)
+	if held.Freeze != nil {
+		p = wire.NewProblem(wire.Frozen, requestID)
+		p.Freeze = freezeAnswer(held.Freeze)
+	}
 	p.RetryAfter, p.Position, p.Waiting, p.Ticket = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting, held.Ticket
 	switch {
+	case held.Freeze != nil:
+		p.Detail = frozen(held)
 	case held.Position > 0:
 		p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
 	case held.Waiting > 0:
@@ -91,6 +99,23 @@ func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 		})
 	}
 	return p
+}
+
+// frozen is the detail of a request for a lock that is frozen.
+func frozen(held *lock.HeldError) string {
+	f := held.Freeze
+	text := "the lock is frozen until " + wire.At(f.Until).Format(time.RFC3339)
+	if f.By != "" {
+		text += " by " + f.By
+	}
+	text += ", as are all below " + lock.RuleSubject(f.Prefix) + ": " + f.Reason
+	switch {
+	case held.Position > 0:
+		return text + fmt.Sprintf("; place %d of %d in its queue is yours: send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
+	case held.Waiting >= lock.MaxQueue:
+		return text + fmt.Sprintf("; %d wait for it already", held.Waiting)
+	}
+	return text + "; send wait_ms to wait for its end"
 }
 
 // full is the detail of a request that does not fit into the lock's record.

@@ -200,7 +200,10 @@ func (f failing) Texts(context.Context, string, []int64) (map[int64]lock.Texts, 
 	return nil, f.err
 }
 
-// fixed is a store with one record.
+func (f failing) PrefixRules(context.Context) ([]lock.PrefixRule, error) { return nil, nil }
+
+func (f failing) PutPrefixRule(context.Context, lock.PrefixRule) error { return f.err }
+
 func (f failing) Place(context.Context, string, lock.LeaseKey) (lock.Waiter, error) {
 	return lock.Waiter{}, f.err
 }
@@ -209,6 +212,7 @@ func (f failing) Poll(context.Context, string, int64) (lock.Reply, lock.Waiter, 
 	return lock.Reply{}, lock.Waiter{}, f.err
 }
 
+// fixed is a store with one record.
 type fixed struct {
 	failing
 	r lock.Record

@@ -42,6 +42,9 @@ func newSetup(t *testing.T, change ...func(*dynamo.Config)) *setup {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := c.PrefixRules(t.Context()); err != nil { // so that no request reads them
+		t.Fatal(err)
+	}
 	w.reset()
 	return &setup{c, w, s, t}
 }
@@ -297,6 +300,9 @@ func TestClockFarAheadClosesNoLock(t *testing.T) {
 		const ahead = 365 * 24 * time.Hour
 		wrong, err := lock.New(lock.Config{Store: s.store, Clock: func() time.Time { return time.Now().Add(ahead) }})
 		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := wrong.PrefixRules(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		first, err := s.acquire(t.Context(), "a")

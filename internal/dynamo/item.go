@@ -60,13 +60,19 @@ const (
 	attrUntil  = "until"
 	attrLock   = "lock"
 
+	// of a prefix rule
+	attrFreeze = "freeze" // a map of until, reason, by and at
+	attrAt     = "at"
+
 	skLock  = "lock"
 	skWait  = "wait#"   // and a ticket: a waiter
 	skEnded = "ended#"  // and a ticket: a waiter with a token whose place ended without a grant
 	skPlace = "place#"  // and a lease key: the ticket of a waiter that was not among the first when it joined
 	skTexts = "holder#" // and a fencing token: the texts of a lease that is split
 
-	pkExecution = "exec#" // and an execution: its bindings. No lock's name contains "#"
+	pkExecution = "exec#"  // and an execution: its bindings. No lock's name contains "#"
+	pkRules     = "rules#" // the prefix rules
+	skRule      = "rule#"  // and a prefix: a prefix rule
 )
 
 type item map[string]types.AttributeValue

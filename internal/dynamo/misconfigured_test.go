@@ -57,6 +57,8 @@ func calls(s *dynamo.Store) map[string]func(context.Context) error {
 		},
 		"Query":         func(ctx context.Context) error { _, err := s.Waiters(ctx, "a", 10); return err },
 		"Query ":        func(ctx context.Context) error { _, err := s.Bound(ctx, "e"); return err },
+		"Query  ":       func(ctx context.Context) error { _, err := s.PrefixRules(ctx); return err },
+		"UpdateItem ":   func(ctx context.Context) error { return s.PutPrefixRule(ctx, lock.PrefixRule{Rev: 1}) },
 		"Scan":          func(ctx context.Context) error { _, err := s.List(ctx, lock.ListQuery{Limit: 1}); return err },
 		"DeleteItem":    func(ctx context.Context) error { return s.Unbind(ctx, "e", []lock.Binding{{Lock: "a", Key: "l"}}) },
 		"CreateTable":   s.CreateTable,

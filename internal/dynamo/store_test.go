@@ -57,9 +57,15 @@ func TestRequestsPerOperation(t *testing.T) {
 			return err
 		}},
 		{"acquire of a lock that was held before", 1, func() error { return acquire("c") }},
-		{"take-over of an expired lease", 2, func() error { clock.Advance(2 * time.Minute); return acquire("d") }},
+		{"take-over of an expired lease", 2, func() error { return acquire("d") }},
 		{"status", 1, func() error { _, err := c.Status(t.Context(), "r"); return err }},
 	} {
+		if strings.Contains(step.name, "expired") {
+			clock.Advance(2 * time.Minute)
+		}
+		if _, err := c.PrefixRules(t.Context()); err != nil { // an acquire reads them only if they are older than their period
+			t.Fatal(err)
+		}
 		w.reset()
 		if err := step.do(); err != nil {
 			t.Errorf("%s: %v", step.name, err)

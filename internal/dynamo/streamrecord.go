@@ -13,7 +13,7 @@ import (
 )
 
 // DecodeWrite reads a record of the table's stream: the keys and images of one item. ok is false if the item is neither a
-// lock's record nor the end of a wait. If err is not nil, w has the lock's name where the keys have one.
+// lock's record, nor the end of a wait, nor a prefix rule. If err is not nil, w has the lock's name where the keys have one.
 func DecodeWrite(keys, before, after map[string]types.AttributeValue) (w lock.Write, ok bool, err error) {
 	var sk string
 	if w.Lock, sk, err = streamKey(keys); err != nil {
@@ -24,6 +24,8 @@ func DecodeWrite(keys, before, after map[string]types.AttributeValue) (w lock.Wr
 		ended, err := decodeWaiter(after)
 		w.Ended = []lock.Waiter{ended}
 		return w, true, err
+	case isRule(w.Lock) && after != nil: // the removal by native TTL changes nothing
+		return decodeRuleWrite(sk, before, after)
 	case sk != skLock:
 		return w, false, nil
 	}
@@ -56,7 +58,7 @@ func ReadRecord(raw json.RawMessage) (w lock.Write, sequence string, ok bool, er
 		return w, change.SequenceNumber, true, fmt.Errorf("keys: %w", err)
 	}
 	name, sk, err := streamKey(keys)
-	if err != nil || sk != skLock && !isEnded(sk) {
+	if err != nil || sk != skLock && !isEnded(sk) && !isRule(name) {
 		return lock.Write{Lock: name}, change.SequenceNumber, err != nil, err
 	}
 	w.Lock = name
@@ -80,6 +82,19 @@ func streamKey(keys item) (name, sk string, err error) {
 	}
 	return p.Value, s.Value, nil
 }
+
+func decodeRuleWrite(sk string, before, after item) (w lock.Write, ok bool, err error) {
+	w.Lock, w.Rule = lock.RuleSubject(strings.TrimPrefix(sk, skRule)), new(lock.RuleWrite)
+	if w.Rule.Before, err = decodeRule(before); err != nil {
+		return w, true, fmt.Errorf("old image: %w", err)
+	}
+	if w.Rule.After, err = decodeRule(after); err != nil {
+		return w, true, fmt.Errorf("new image: %w", err)
+	}
+	return w, true, nil
+}
+
+func isRule(pk string) bool { return pk == pkRules }
 
 func isEnded(sk string) bool { return strings.HasPrefix(sk, skEnded) }
 

@@ -113,6 +113,8 @@ func sweptOf(it item) (s Swept) {
 		if d.str(attrLock) != "" && d.str(attrLease) != "" { // a newer version may have other items here
 			s.Kind = SweptBinding
 		}
+	case s.Lock == pkRules: // it may be kept for ever, and its prefix is not a lock's name
+		s.NoTTL = false
 	case s.SK == skLock:
 		s.Kind = SweptLock
 		s.NoIndex = d.str(attrIndex) != indexPart(s.Lock)

@@ -77,6 +77,9 @@ func TestUnitsOfASemaphore(t *testing.T) {
 	}
 	cost := func(what, actions string, most float64, do func() error) {
 		t.Helper()
+		if _, err := c.PrefixRules(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		m.reset()
 		m.units = 0
 		if err := do(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -107,9 +108,9 @@ func invoke(ctx context.Context, h lambda.Handler, event events.APIGatewayV2HTTP
 
 // noRoute answers a request whose path matches no route, or whose method is not the path's.
 func (g *Gateway) noRoute(w http.ResponseWriter, r *http.Request, pattern, id string) {
-	if method := g.method(pattern); method != "" {
-		w.Header().Set("Allow", method)
-		problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+method, id)
+	if methods := strings.Join(g.methods(pattern), ", "); methods != "" {
+		w.Header().Set("Allow", methods)
+		problem(w, wire.MethodNotAllowed, r.Method+" is not what this route takes; use "+methods, id)
 		return
 	}
 	problem(w, wire.NotFound, "there is no "+r.URL.EscapedPath()+"; routes are "+g.list(), id)
@@ -119,36 +120,39 @@ const eventsRoute = "GET /v1/events"
 
 // list returns the routes, for an error text.
 func (g *Gateway) list() string {
-	text := "/v1/locks, /v1/locks/{name} and /v1/locks/{name}/acquire, renew, release, force-release"
+	text := "/v1/locks, /v1/locks/{name}, /v1/locks/{name}/acquire, renew, release, force-release, /v1/rules and /v1/rules/{prefix}"
 	if g.live != nil {
 		text = "/v1/events, " + text
 	}
 	return text
 }
 
-// method returns the method of the route with a pattern, or "".
-func (g *Gateway) method(pattern string) string {
+// methods returns the methods of the routes with a pattern.
+func (g *Gateway) methods(pattern string) (list []string) {
 	if g.live != nil && "GET "+pattern == eventsRoute {
-		return http.MethodGet
+		return []string{http.MethodGet}
 	}
 	for route := range g.routes {
 		if method, p, _ := strings.Cut(route, " "); p == pattern {
-			return method
+			list = append(list, method)
 		}
 	}
-	return ""
+	slices.Sort(list)
+	return list
 }
 
 // parsePath returns the pattern of the route that a path matches, with the lock's name decoded once.
 func parsePath(escaped string) (pattern string, params map[string]string, err error) {
-	parts := strings.Split(escaped, "/") // "", "v1", "locks", name, operation
-	if len(parts) >= 4 && parts[1] == "v1" && parts[2] == "locks" && parts[3] != "" {
-		name, err := url.PathUnescape(parts[3])
+	parts := strings.Split(escaped, "/") // "", "v1", "locks", name, operation; or "", "v1", "rules", prefix
+	variables := map[string]string{"locks": "name", "rules": "prefix"}
+	if len(parts) >= 4 && parts[1] == "v1" && variables[parts[2]] != "" && parts[3] != "" {
+		value, err := url.PathUnescape(parts[3])
 		if err != nil {
 			return "", nil, err
 		}
-		params = map[string]string{"name": name}
-		parts[3] = "{name}"
+		variable := variables[parts[2]]
+		params = map[string]string{variable: value}
+		parts[3] = "{" + variable + "}"
 	}
 	return strings.Join(parts, "/"), params, nil
 }

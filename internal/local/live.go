@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -49,6 +50,11 @@ func (h *hub) Put(ctx context.Context, entries []stream.Entry) []error {
 			errs[i] = err
 			continue
 		}
+		if rule, ok := decoded.(events.RuleChanged); ok {
+			h.log.InfoContext(ctx, "event", "type", e.DetailType, "prefix", rule.Prefix, "by", rule.By, "id", rule.ID)
+			h.send(lock.RulePrefix(rule.Prefix), rule.ID, e)
+			continue
+		}
 		l := decoded.Subject()
 		h.log.InfoContext(ctx, "event", "type", e.DetailType, "lock", l.Lock, "fence", l.Fence, "owner", l.Owner, "id", l.ID)
 		h.send(l.Lock, l.ID, e)
@@ -56,7 +62,7 @@ func (h *hub) Put(ctx context.Context, entries []stream.Entry) []error {
 	return errs
 }
 
-func (h *hub) send(lock, id string, e stream.Entry) {
+func (h *hub) send(name, id string, e stream.Entry) {
 	envelope, err := json.Marshal(map[string]any{ // the form in which EventBridge delivers an event
 		"version": "0", "id": rand.Text(), "source": events.Source, "detail-type": e.DetailType, "account": "000000000000",
 		"region": "local", "time": e.Time.UTC().Format(time.RFC3339), "resources": []string{}, "detail": json.RawMessage(e.Detail),
@@ -69,7 +75,8 @@ func (h *hub) send(lock, id string, e stream.Entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for r, prefix := range h.readers {
-		if !strings.HasPrefix(lock, prefix) {
+		isRule := e.DetailType == events.TypeRuleChanged // which concerns all locks below it
+		if !strings.HasPrefix(name, prefix) && !(isRule && strings.HasPrefix(prefix, name)) {
 			continue
 		}
 		select {

@@ -17,7 +17,7 @@ const purgeEvery = time.Minute
 // Memory returns a backend whose locks last as long as the process.
 func Memory() Backend {
 	feed := newChanges()
-	memory := &lock.Memory{Changed: feed.add}
+	memory := &lock.Memory{Changed: feed.add, RuleChanged: feed.addRule}
 	return Backend{
 		Store: memory, Name: "in memory: stopping forgets all locks",
 		Follow: func(ctx context.Context, consume func(context.Context, []stream.Write) []string, _ *slog.Logger) {
@@ -52,11 +52,18 @@ func newChanges() *changes { return &changes{wake: make(chan struct{}, 1)} }
 
 // add is the Changed function of the [lock.Memory].
 func (c *changes) add(name string, before, after lock.Record) {
+	c.append(lock.Write{Lock: name, Before: before, After: after})
+}
+
+// addRule is its RuleChanged function.
+func (c *changes) addRule(before, after lock.PrefixRule) {
+	c.append(lock.Write{Lock: lock.RuleSubject(after.Prefix), Rule: &lock.RuleWrite{Before: before, After: after}})
+}
+
+func (c *changes) append(w lock.Write) {
 	c.mu.Lock()
 	c.next++
-	c.pending = append(c.pending, stream.Write{
-		Write: lock.Write{Lock: name, Before: before, After: after}, Sequence: strconv.Itoa(c.next),
-	})
+	c.pending = append(c.pending, stream.Write{Write: w, Sequence: strconv.Itoa(c.next)})
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:

@@ -60,16 +60,7 @@ func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 	}
 	key := KeyOf(req.Lock, req.Secret)
 	op := acquiring{c.rules, key, req}
-	var out outcome
-	var err error
-	switch {
-	case op.hasTicket():
-		out, err = c.poll(ctx, req.Lock, op)
-	case op.blind():
-		out, err = c.writeFirst(ctx, req.Lock, op)
-	default:
-		out, err = c.readFirst(ctx, req.Lock, op)
-	}
+	out, err := c.tryAcquire(ctx, op)
 	if err != nil {
 		return LeaseStatus{}, err
 	}
@@ -87,6 +78,22 @@ func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 		out.After = out.After.withHolder(key, l.With(texts[l.Fence]))
 	}
 	return c.lease(req.Lock, key, out.After)
+}
+
+// tryAcquire carries out an acquire by the first request that can do it: a poll, a blind write, or a read of the record. Nothing is written
+// blindly while the prefix rules keep the lock from being granted, or cannot be read.
+func (c *Coordinator) tryAcquire(ctx context.Context, op acquiring) (outcome, error) {
+	if op.hasTicket() {
+		return c.poll(ctx, op.req.Lock, op)
+	}
+	hold := c.holdOn(ctx, op.req.Lock)
+	switch {
+	case hold.failed() != nil:
+		return outcome{}, hold.failed()
+	case hold == nil && op.blind():
+		return c.writeFirst(ctx, op.req.Lock, op)
+	}
+	return c.readFirst(ctx, op.req.Lock, op)
 }
 
 // lease is the answer about a lease that the record shows.
@@ -150,6 +157,9 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.polls()) {
 		return nil, ErrLeaseLost
 	}
+	if err := r.hold.failed(); err != nil {
+		return nil, err
+	}
 	to, kept := o.keepPlace(now, r)
 	to, overdue := o.rules.recheck(now, o.rules.settle(now, to))
 	h, turn := to.Holders[o.key] // it was a waiter, and settling granted it
@@ -163,7 +173,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 		if h.Unclaimed {
 			to = to.withHolder(o.key, claimed(h, now))
 		}
-	case joins && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.terms()):
+	case joins && r.hold.at(now) == nil && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.terms()):
 		h := o.lease(now, to.nextFence(now))
 		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() {
 			c := o.rules.take(now, o.key, h, o.req.Capacity)
@@ -293,7 +303,10 @@ func (o acquiring) mismatches(r Record) bool {
 // refusal is the error of a request that was not granted.
 func (o acquiring) refusal(now time.Time, r Record) error {
 	_, waits := r.place(o.key)
+	hold := r.hold.at(now)
 	switch {
+	case hold != nil && hold.freeze != nil:
+		return o.rules.frozen(now, r, o.key, hold.freeze)
 	case o.mismatches(r):
 		return &CapacityError{Capacity: r.capacity()}
 	case o.req.Wait > 0 && !waits && r.Waiting >= MaxQueue:
@@ -340,6 +353,13 @@ func (u Rules) held(now time.Time, r Record, key LeaseKey) *HeldError {
 			e.RetryAfter = wait
 		}
 	}
+	return e
+}
+
+// frozen is the error of a request that must wait for the end of a freeze, and then for the waiters before it.
+func (u Rules) frozen(now time.Time, r Record, key LeaseKey, f *Freeze) *HeldError {
+	e := u.held(now, r, key)
+	e.Freeze, e.RetryAfter = f, time.UnixMilli(f.Until).Sub(now)
 	return e
 }
 

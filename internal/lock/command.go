@@ -166,7 +166,7 @@ func (e End) apply(r Record) Record {
 
 func (e Become) apply(r Record) Record {
 	to := e.To
-	to.Queue, to.Own = mergeQueue(r.Queue, e.From.Places(), e.To.Places()), Waiter{}
+	to.Queue, to.Own, to.hold = mergeQueue(r.Queue, e.From.Places(), e.To.Places()), Waiter{}, nil
 	return to
 }
 

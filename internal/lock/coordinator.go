@@ -20,14 +20,15 @@ type Config struct {
 	Granted func(ctx context.Context, c *Coordinator, writes []Write)
 }
 
-// A Coordinator answers requests for locks over a store. Its only state is whether its clock was found wrong, so any number
-// of coordinators can serve one table. It is safe for concurrent use and starts no goroutine.
+// A Coordinator answers requests for locks over a store. Its only state is whether its clock was found wrong, and the prefix rules as it
+// last read them, so any number of coordinators can serve one table. It is safe for concurrent use and starts no goroutine.
 type Coordinator struct {
 	store   Store
 	clock   func() time.Time
 	rules   Rules
 	granted func(context.Context, *Coordinator, []Write)
 	suspect atomic.Bool // the last reply proved the clock wrong
+	cache   ruleCache
 }
 
 // maxTries is how often an operation is tried while other writes come first. Each failed try means that another caller's
@@ -131,7 +132,7 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 		return out, err
 	}
 	due := c.due(nil, name, out.Reply)
-	for last := out; last.wrote && Unsettled(last.After); {
+	for last := out; last.wrote && last.After.hold == nil && Unsettled(last.After); {
 		now, err := c.store.Get(ctx, name)
 		if err != nil {
 			break
@@ -178,7 +179,8 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		if err != nil {
 			return outcome{}, c.noteClock(err)
 		}
-		read.After = r
+		read.After = c.withHold(ctx, name, r, op)
+		r = read.After
 		cmd, err := op.next(c.clock(), r)
 		if err != nil {
 			return outcome{}, err
@@ -189,7 +191,7 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		reply, err := c.store.Apply(ctx, name, *cmd)
 		if err == nil {
 			if become, ok := cmd.Effect.(Become); ok {
-				reply.After.Queue, reply.After.Own = become.To.Queue, become.To.Own
+				reply.After.Queue, reply.After.Own, reply.After.hold = become.To.Queue, become.To.Own, become.To.hold
 			}
 			return outcome{reply, true}, nil
 		}

@@ -50,12 +50,16 @@ type HeldError struct {
 	Holders    []Lease // oldest grant first
 	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
-	Position   int64 // in the queue, from 1; 0: not in it
-	Ticket     int64 // of the place, for the next poll; 0: none
-	Waiting    int64 // how many are in the queue
+	Position   int64   // in the queue, from 1; 0: not in it
+	Ticket     int64   // of the place, for the next poll; 0: none
+	Waiting    int64   // how many are in the queue
+	Freeze     *Freeze // not nil: nobody is granted the lock until the freeze ends, whether or not it has holders
 }
 
 func (e *HeldError) Error() string {
+	if e.Freeze != nil {
+		return fmt.Sprintf("lock is frozen until %v: %s", time.UnixMilli(e.Freeze.Until).UTC().Format(time.RFC3339), e.Freeze.Reason)
+	}
 	return fmt.Sprintf("%v by %d lease(s); retry after %v", ErrLockHeld, len(e.Holders), e.RetryAfter)
 }
 

@@ -31,7 +31,7 @@ const (
 	FindingExpired   FindingKind = "expired"    // a lease is past its expiry, and others wait for it or its events are published: its timer died
 	FindingUnchecked FindingKind = "unchecked"  // the check of a lease's execution is overdue: its timer died
 	FindingUntold    FindingKind = "untold"     // a lease was granted to a task whose callback nobody has answered
-	FindingUnsettled FindingKind = "unsettled"  // permits are free, and the waiter at the head of the queue fits
+	FindingUnsettled FindingKind = "unsettled"  // permits are free, the waiter at the head of the queue fits, and no freeze is in force
 	FindingAbandoned FindingKind = "abandoned"  // a waiter's time is over, and its place is still there
 	FindingNoTTL     FindingKind = "no-ttl"     // the row has no native TTL: nothing will ever purge it
 	FindingAhead     FindingKind = "fence-lead" // the fencing token is ahead of time, so that nothing can be granted: see [Coordinator.Repair]
@@ -73,7 +73,7 @@ func (u Rules) findings(now time.Time, name string, r Record, listened bool) (li
 	}
 	if ahead := fenceError(now, r.nextFence(now)); ahead != nil {
 		list = append(list, Finding{Kind: FindingAhead, Lock: name})
-	} else if len(list) == 0 && u.fitsBy(due, r) {
+	} else if len(list) == 0 && r.hold.at(now) == nil && u.fitsBy(due, r) {
 		list = append(list, Finding{Kind: FindingUnsettled, Lock: name})
 	}
 	if r.TTL == 0 {
@@ -113,6 +113,9 @@ func (c *Coordinator) Examine(ctx context.Context, name string, listened bool) (
 	if r.Waiting > 0 {
 		if r.Queue, err = c.store.Waiters(ctx, name, maxMoves+1); err != nil {
 			return nil, Record{}, err
+		}
+		if r.hold = c.holdOn(ctx, name); r.hold.failed() != nil {
+			return nil, Record{}, r.hold.failed()
 		}
 	}
 	return c.rules.findings(c.clock(), name, r, listened), r, nil

@@ -15,9 +15,12 @@ type Memory struct {
 	// Changed, if set, is called after every write and purge, in their order, in place of a table's stream. For a purge,
 	// after is the zero Record. The mutex is held: Changed must not call the Memory.
 	Changed func(name string, before, after Record)
+	// RuleChanged, if set, is the same for every write of a prefix rule.
+	RuleChanged func(before, after PrefixRule)
 
 	mu      sync.Mutex
 	records map[string]Record
+	rules   map[string]PrefixRule
 }
 
 // Get reads a record.
@@ -104,6 +107,41 @@ func (m *Memory) Texts(context.Context, string, []int64) (map[int64]Texts, error
 	return nil, nil
 }
 
+// PrefixRules reads all prefix rules.
+func (m *Memory) PrefixRules(ctx context.Context) ([]PrefixRule, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []PrefixRule
+	for _, prefix := range slices.Sorted(maps.Keys(m.rules)) {
+		list = append(list, m.rules[prefix])
+	}
+	return list, nil
+}
+
+// PutPrefixRule stores a prefix rule.
+func (m *Memory) PutPrefixRule(ctx context.Context, rule PrefixRule) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.rules[rule.Prefix]
+	if before.Rev != rule.Rev-1 {
+		return ErrRuleChanged
+	}
+	if m.rules == nil {
+		m.rules = map[string]PrefixRule{}
+	}
+	m.rules[rule.Prefix] = rule
+	if m.RuleChanged != nil {
+		m.RuleChanged(before, rule)
+	}
+	return nil
+}
+
 // Bound lists the leases and places that belong to an execution.
 func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, err error) {
 	if err := ctx.Err(); err != nil {
@@ -165,6 +203,11 @@ func (m *Memory) Purge(now time.Time) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
+	for prefix, rule := range m.rules {
+		if rule.TTL != 0 && rule.TTL < now.Unix() {
+			delete(m.rules, prefix)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(m.records)) { // in the same order each time
 		r := m.records[name]
 		if r.TTL == 0 || r.TTL >= now.Unix() {

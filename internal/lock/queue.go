@@ -36,7 +36,7 @@ func (u Rules) settle(now time.Time, r Record) Record {
 	return u.advance(now, r)
 }
 
-// advance is the part of settle that changes the queue.
+// advance is the part of settle that changes the queue. While a hold keeps the lock from being granted, it removes abandoned waiters only.
 func (u Rules) advance(now time.Time, r Record) Record {
 	ms := now.UnixMilli()
 	to := r
@@ -51,7 +51,7 @@ func (u Rules) advance(now time.Time, r Record) Record {
 		switch {
 		case w.Until <= ms: // abandoned
 			moves++
-		case len(to.Queue) == 0 && to.fits(w.Terms) && fenceError(now, fence) == nil:
+		case len(to.Queue) == 0 && r.hold.at(now) == nil && to.fits(w.Terms) && fenceError(now, fence) == nil:
 			moves++
 			h := grant(w.Terms, now, fence)
 			h.Known = w.Known

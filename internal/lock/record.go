@@ -43,6 +43,9 @@ type Record struct {
 	Queue []Waiter
 	// Own is the place of the operation's caller, if it was read and Queue does not reach so far; else the zero Waiter.
 	Own Waiter
+
+	// hold is what keeps the lock from being granted, as far as the operation needs to know. It is not stored.
+	hold *hold
 }
 
 // Terms are what an acquire asks for.

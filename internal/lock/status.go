@@ -10,7 +10,8 @@ type Status struct {
 	Fence     int64 // the highest fencing token ever granted
 	Holders   []Lease
 	Waiting   int64
-	Now       int64 // the coordinator's clock, Unix milliseconds
+	Freeze    *Freeze // of [Coordinator.Status]: nil if the lock is not frozen. A list leaves it out
+	Now       int64   // the coordinator's clock, Unix milliseconds
 }
 
 // Status reads a lock. It lists a lease as long as it keeps others out: until its expiry plus the skew allowance.
@@ -19,7 +20,13 @@ func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	return c.status(ctx, name, reply.After)
+	rules, err := c.freshRules(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s, err := c.status(ctx, name, reply.After)
+	s.Freeze = freezeOf(rules, name, c.clock())
+	return s, err
 }
 
 func (c *Coordinator) status(ctx context.Context, name string, r Record) (Status, error) {

@@ -31,6 +31,12 @@ type Store interface {
 	// Texts reads the texts of leases that are [Split], by their fencing tokens. A lease whose texts are not there is left out.
 	Texts(ctx context.Context, name string, fences []int64) (map[int64]Texts, error)
 
+	// PrefixRules reads all prefix rules with a consistent read, also the empty ones that are still kept.
+	PrefixRules(ctx context.Context) ([]PrefixRule, error)
+	// PutPrefixRule stores a prefix rule if the stored one has the revision before; without a stored one that is 0. Otherwise the error is
+	// [ErrRuleChanged].
+	PutPrefixRule(ctx context.Context, rule PrefixRule) error
+
 	// Bound lists the leases and places in queues that were bound to an execution and are not unbound. Apply binds them.
 	Bound(ctx context.Context, execution string) ([]Binding, error)
 	// Unbind removes bindings.

@@ -1,6 +1,9 @@
 package lock
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // A Change is what one write did to one lease.
 type Change struct {
@@ -72,6 +75,25 @@ type Write struct {
 	Before Record   // zero for a new row
 	After  Record   // zero for a row that was removed
 	Ended  []Waiter // waiters with tokens whose places ended without a grant
+
+	Rule *RuleWrite // not nil: the write is of a prefix rule. Lock is then [RuleSubject] of its prefix, and the records are empty
+}
+
+// A RuleWrite is one write of a prefix rule. Before is the zero PrefixRule if there was none.
+type RuleWrite struct{ Before, After PrefixRule }
+
+// AllLocks stands for the empty prefix of a rule for all locks, where a text must not be empty. No lock's name contains it.
+const AllLocks = "*"
+
+// RuleSubject is the prefix of a rule, or [AllLocks].
+func RuleSubject(prefix string) string { return cmp.Or(prefix, AllLocks) }
+
+// RulePrefix is the prefix of a [RuleSubject].
+func RulePrefix(subject string) string {
+	if subject == AllLocks {
+		return ""
+	}
+	return subject
 }
 
 // OfWait reports whether this is a record of the stream that shows only the ends of waits: the lock's row has a record of its own.

@@ -318,6 +318,8 @@ func (r *Redriver) isDue(ctx context.Context, j stream.Job) (detail string, due 
 			}
 		}
 		return "the queue is settled", false, err
+	case stream.JobThaw:
+		return "look through the locks below " + j.Lock + " for waiters, if its freeze is over", true, nil
 	case stream.JobPublish:
 		return "publish " + j.Event.DetailType + "; its id is as it was, so that a subscriber can tell a repetition", true, nil
 	case stream.JobEnd:

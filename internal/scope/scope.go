@@ -52,6 +52,17 @@ func qualifier(functionARN string) string {
 	return parts[7]
 }
 
+// AllowsBelow reports whether a function that was invoked by an ARN may serve every lock whose name begins with a prefix; the empty one stands for
+// all locks.
+func AllowsBelow(functionARN, prefix string) bool {
+	encoded, scoped := strings.CutPrefix(qualifier(functionARN), aliasPrefix)
+	if !scoped {
+		return true
+	}
+	pattern, err := base64.RawURLEncoding.DecodeString(encoded)
+	return err == nil && strings.HasSuffix(string(pattern), "*") && Allows(functionARN, prefix)
+}
+
 // Allows reports whether a function that was invoked by an ARN may serve a lock. An ARN without an alias, or with an alias without a
 // pattern, allows every lock: IAM's permission on the function decides. An empty name stands for all locks.
 func Allows(functionARN, name string) bool {

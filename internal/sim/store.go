@@ -129,3 +129,12 @@ func (s *store) Bound(ctx context.Context, execution string) ([]lock.Binding, er
 func (s *store) Unbind(ctx context.Context, execution string, list []lock.Binding) error {
 	return s.w.memory.Unbind(ctx, execution, list)
 }
+
+func (s *store) PrefixRules(ctx context.Context) ([]lock.PrefixRule, error) {
+	return read(ctx, s, s.w.memory.PrefixRules)
+}
+
+func (s *store) PutPrefixRule(ctx context.Context, rule lock.PrefixRule) error {
+	_, err := read(ctx, s, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.w.memory.PutPrefixRule(ctx, rule) })
+	return err
+}

@@ -114,6 +114,7 @@ func Run(t *testing.T, store lock.Store) {
 	all := maps.Clone(suite)
 	maps.Copy(all, queueSuite)
 	maps.Copy(all, pollSuite)
+	maps.Copy(all, ruleSuite)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}

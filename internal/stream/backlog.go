@@ -16,7 +16,7 @@ import (
 // records behind its write do not wait for it.
 type Job struct {
 	Kind  JobKind
-	Lock  string    // empty for JobEnd
+	Lock  string    // empty for JobEnd; of JobThaw, the rule's prefix, or [lock.AllLocks]
 	Since time.Time // when the job was first deferred
 	Tries int       // how often the job was deferred before
 	Due   time.Time // when to do the job
@@ -29,6 +29,7 @@ type Job struct {
 	Code      string        // of JobFail
 	Cause     string        // of JobFail
 	Execution ExecutionEnd  // of JobEnd
+	Cursor    string        // of JobThaw: where to go on; empty: from the beginning
 
 	// Newer are the fields of the job's message that this version does not know; they are in the message again when the job is deferred. Of a
 	// kind that this version does not know, they are all fields but those of every job.
@@ -44,6 +45,7 @@ const (
 	JobDeliver JobKind = "tell"    // deliver the callbacks of a grant
 	JobFail    JobKind = "fail"    // deliver the callbacks of a wait that ended without a grant
 	JobSettle  JobKind = "settle"  // grant the free permits of a lock to its waiters
+	JobThaw    JobKind = "thaw"    // settle the locks below a prefix whose freeze is over
 	JobTimer   JobKind = "timer"   // do what a timer does
 	JobEnd     JobKind = "end"     // end the leases of an execution that is over
 )

@@ -67,6 +67,7 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	}
 	failures := c.arm(work, derived)
 	failures = append(failures, c.callbacks(work, derived)...)
+	failures = append(failures, c.thaws(work, derived)...)
 	for _, o := range c.publish(work, offers) {
 		failures = append(failures, failure{Job{Kind: JobPublish, Lock: o.entry.Lock, Event: o.entry}, o.write, o.err})
 	}
@@ -92,6 +93,10 @@ type derivation struct {
 func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 	d := derivation{Write: w}
 	if w.Poison != nil {
+		return d
+	}
+	if w.Rule != nil {
+		d.events = []Entry{ruleEntry(w.Write)}
 		return d
 	}
 	d.Poison = catchPanic(func() error {
@@ -122,8 +127,11 @@ func (c *Consumer) withTexts(ctx context.Context, name string, changes []lock.Ch
 	return list
 }
 
-// audit logs a repair by an operator. A repair changes no lease, so it makes no event.
+// audit logs what an operator did: a change of a rule, or a repair, which changes no lease, so that it makes no event.
 func (c *Consumer) audit(ctx context.Context, w Write) {
+	if w.Rule != nil {
+		c.Log.LogAttrs(ctx, slog.LevelInfo, "rule changed", slog.String("prefix", w.Lock), slog.String("by", w.Rule.After.By), slog.Any("freeze", w.Rule.After.Freeze))
+	}
 	if w.After.Cause == lock.CauseRepair {
 		c.Log.LogAttrs(ctx, slog.LevelWarn, "lock repaired", slog.String("lock", w.Lock), slog.String("by", w.After.By), slog.String("reason", w.After.Reason),
 			slog.Int64("fence_before", w.Before.Fence), slog.Int64("fence_after", w.After.Fence))

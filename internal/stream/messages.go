@@ -51,6 +51,7 @@ type jobMessage struct {
 	Code      string        `json:"code,omitzero"`
 	Cause     string        `json:"cause,omitzero"`
 	Execution *ExecutionEnd `json:"execution,omitzero"`
+	Cursor    string        `json:"cursor,omitzero"`
 }
 
 type eventMessage struct {
@@ -112,6 +113,11 @@ var jobKinds = map[JobKind]kindSpec{
 		encode: func(Job, *jobMessage) {},
 		decode: func(*jobMessage, *Job) bool { return true },
 		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.settle(ctx, j.Lock) },
+	},
+	JobThaw: {
+		encode: func(j Job, m *jobMessage) { m.Cursor = j.Cursor },
+		decode: func(m *jobMessage, j *Job) bool { j.Cursor = m.Cursor; return true },
+		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.thaw(ctx, j) },
 	},
 	JobTimer: {
 		endless: true,

@@ -190,7 +190,7 @@ func (c *Consumer) measureExpiry(ctx context.Context, e events.Event) {
 			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
 }
 
-// entry is the entry of an event. One that would be too large for the bus has no metadata, and says so.
+// entry is the entry of an event of a lease. One that would be too large for the bus has no metadata, and says so.
 func entry(e events.Event) Entry {
 	out := Entry{DetailType: e.DetailType(), Detail: encode(e), Time: eventTime(e), Lock: e.Subject().Lock}
 	if out.size() > MaxBytes {

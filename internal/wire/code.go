@@ -10,6 +10,9 @@ const (
 	NotFound         Code = "not_found"
 	MethodNotAllowed Code = "method_not_allowed"
 	LockHeld         Code = "lock_held"
+	Frozen           Code = "frozen"
+	RuleChanged      Code = "rule_changed"
+	TooManyRules     Code = "too_many_rules"
 	CapacityMismatch Code = "capacity_mismatch"
 	LockChanged      Code = "lock_changed"
 	LeaseLost        Code = "lease_lost"
@@ -35,6 +38,9 @@ var codes = []struct {
 	{NotFound, 404, "InvalidRequest", false, "There is no such route"},
 	{MethodNotAllowed, 405, "InvalidRequest", false, "The route does not take this method"},
 	{LockHeld, 409, "LockHeld", false, "The lock is held"},
+	{Frozen, 409, "Frozen", false, "The lock is frozen"},
+	{RuleChanged, 409, "RuleChanged", false, "The rule has changed"},
+	{TooManyRules, 409, "TooManyRules", false, "There are too many rules"},
 	{CapacityMismatch, 409, "CapacityMismatch", false, "The lock is in use with another capacity"},
 	{LockChanged, 409, "LockChanged", false, "The lock has changed hands"},
 	{LeaseLost, 410, "LeaseLost", false, "The lease is over"},

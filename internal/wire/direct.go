@@ -6,7 +6,7 @@ import (
 )
 
 // DirectRequest returns the payload of a direct invocation of the function that serves op: the fields of body, a JSON object or
-// nil, and beside them name, the lock's name, and op where the function serves several operations.
+// nil, and beside them name, the lock's name, or prefix, that of a rule, and op where the function serves several operations.
 func DirectRequest(op Op, name string, body []byte) ([]byte, error) {
 	fields := map[string]json.RawMessage{}
 	if body != nil {
@@ -18,10 +18,14 @@ func DirectRequest(op Op, name string, body []byte) ([]byte, error) {
 		encoded, _ := json.Marshal(value) // a string always encodes
 		fields[field] = encoded
 	}
-	if op.Function() == OpStatus {
+	if len(op.Together()) > 1 {
 		set("op", string(op))
 	}
-	if op != OpList {
+	switch {
+	case !op.Named():
+	case op.OfRules():
+		set("prefix", name)
+	default:
 		set("name", name)
 	}
 	return json.Marshal(fields)

@@ -11,12 +11,16 @@ const (
 	OpForceRelease Op = "force-release"
 	OpStatus       Op = "status"
 	OpList         Op = "list"
+	OpRules        Op = "rules"
+	OpRule         Op = "rule"
+	OpPutRule      Op = "put-rule"
+	OpDeleteRule   Op = "delete-rule"
 )
 
 // ops is the table of operations.
 var ops = []struct {
 	op           Op
-	method, path string // of the HTTP route; {name} stands for the lock's name
+	method, path string // of the HTTP route; {name} stands for the lock's name, {prefix} for the prefix of a rule
 	function     Op     // the operation whose Lambda function also serves this one
 }{
 	{OpAcquire, "POST", "/v1/locks/{name}/acquire", OpAcquire},
@@ -25,6 +29,10 @@ var ops = []struct {
 	{OpForceRelease, "POST", "/v1/locks/{name}/force-release", OpForceRelease},
 	{OpStatus, "GET", "/v1/locks/{name}", OpStatus},
 	{OpList, "GET", "/v1/locks", OpStatus},
+	{OpRules, "GET", "/v1/rules", OpRules},
+	{OpRule, "GET", "/v1/rules/{prefix}", OpRules},
+	{OpPutRule, "PUT", "/v1/rules/{prefix}", OpRules},
+	{OpDeleteRule, "DELETE", "/v1/rules/{prefix}", OpRules},
 }
 
 // Ops lists every operation.
@@ -36,8 +44,8 @@ func Ops() []Op {
 	return list
 }
 
-// Route returns the operation's HTTP method and path. The path has {name} in place of the lock's name. Both are empty if there
-// is no such operation.
+// Route returns the operation's HTTP method and path. The path has {name} in place of the lock's name, or {prefix} in place of that of a
+// rule. Both are empty if there is no such operation.
 func (o Op) Route() (method, path string) {
 	for _, row := range ops {
 		if row.op == o {
@@ -47,8 +55,14 @@ func (o Op) Route() (method, path string) {
 	return "", ""
 }
 
-// Function returns the operation after which the Lambda function that serves o is named: status for list, o for the others. It
-// is empty if there is no such operation.
+// OfRules reports whether the operation is about prefix rules, and names a prefix instead of a lock.
+func (o Op) OfRules() bool { return o.Function() == OpRules }
+
+// Named reports whether a request names a lock or a prefix: those for lists do not.
+func (o Op) Named() bool { return o != OpList && o != OpRules }
+
+// Function returns the operation after which the Lambda function that serves o is named: status for list, rules for all operations on
+// prefix rules, o for the others. It is empty if there is no such operation.
 func (o Op) Function() Op {
 	for _, row := range ops {
 		if row.op == o {
@@ -56,4 +70,14 @@ func (o Op) Function() Op {
 		}
 	}
 	return ""
+}
+
+// Together lists the operations that the Lambda function of o serves.
+func (o Op) Together() (list []Op) {
+	for _, row := range ops {
+		if row.function == o.Function() {
+			list = append(list, row.op)
+		}
+	}
+	return list
 }

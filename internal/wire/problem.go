@@ -9,11 +9,12 @@ type Problem struct {
 	Code       Code            `json:"code"`
 	Lock       string          `json:"lock,omitempty"`           // the lock's name, if the request had a valid one
 	Field      string          `json:"field,omitempty"`          // the field of the request that is wrong
-	Holders    []ProblemHolder `json:"holders,omitempty"`        // with lock_held: the live leases
+	Holders    []ProblemHolder `json:"holders,omitempty"`        // with lock_held and frozen: the live leases
 	RetryAfter int64           `json:"retry_after_ms,omitempty"` // a hint when to send the request again
 	Position   int64           `json:"position,omitempty"`       // the caller's place in the lock's queue, from 1
 	Waiting    int64           `json:"waiting,omitempty"`        // the length of the queue
 	Ticket     int64           `json:"ticket,omitempty"`         // of the place in the queue, to send with the next poll
+	Freeze     *Freeze         `json:"freeze,omitempty"`         // with frozen: the freeze
 	RequestID  string          `json:"request_id"`               // also in the log record of the request
 }
 
@@ -31,7 +32,7 @@ func (p *Problem) Outage() bool {
 	return p.Status >= 500 || p.Status == 429
 }
 
-// ProblemHolder is a live lease in a problem with the code lock_held.
+// ProblemHolder is a live lease in a problem with the code lock_held or frozen.
 type ProblemHolder struct {
 	Owner     string `json:"owner"`
 	Fence     int64  `json:"fence"`

@@ -110,6 +110,8 @@ type Queued struct {
 	Position int64  `json:"position"`
 	Waiting  int64  `json:"waiting"`
 	Ticket   int64  `json:"ticket"`
+
+	Freeze *Freeze `json:"freeze,omitempty"` // nobody is granted the lock before it ends
 }
 
 // Granted is the output of a callback: the lease without its secret, which the caller chose.
@@ -193,6 +195,7 @@ type Status struct {
 	Fence      int64    `json:"fence"`
 	Holders    []Holder `json:"holders"`
 	Waiting    int64    `json:"waiting"`
+	Freeze     *Freeze  `json:"freeze,omitempty"` // not in lists
 	ServerTime Time     `json:"server_time"`
 }
 

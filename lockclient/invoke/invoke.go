@@ -33,6 +33,7 @@ type Functions struct {
 	Release      string
 	ForceRelease string
 	Status       string // serves Status, List and Watch
+	Rules        string // serves Freeze, Unfreeze and Rules
 }
 
 // Config configures a [Transport].
@@ -76,7 +77,7 @@ func New(cfg Config) (*Transport, error) {
 		}),
 		functions: map[wire.Op]string{
 			wire.OpAcquire: f.Acquire, wire.OpRenew: f.Renew, wire.OpRelease: f.Release,
-			wire.OpForceRelease: f.ForceRelease, wire.OpStatus: f.Status,
+			wire.OpForceRelease: f.ForceRelease, wire.OpStatus: f.Status, wire.OpRules: f.Rules,
 		},
 	}, nil
 }

@@ -177,6 +177,9 @@ func (s *services) put(entries json.RawMessage) any {
 			continue
 		}
 		l := event.Subject()
+		if l.ID == "" { // of a rule
+			continue
+		}
 		kind := l.ID[strings.LastIndexByte(l.ID, '/')+1:]
 		got := history.Event{Lock: l.Lock, Type: kind, Fence: l.Fence, ID: l.ID}
 		if s.seen[got]++; s.seen[got] == 1 {

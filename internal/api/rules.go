@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/scope"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// ruleOp is the operation on rules that an HTTP request asks for.
+func ruleOp(method string, named bool) wire.Op {
+	switch {
+	case !named:
+		return wire.OpRules
+	case method == http.MethodPut:
+		return wire.OpPutRule
+	case method == http.MethodDelete:
+		return wire.OpDeleteRule
+	}
+	return wire.OpRule
+}
+
+// admitRules is admit for the operations on rules. Through an alias with a pattern, only rules whose locks are all of the pattern are served.
+func (c *call) admitRules() error {
+	if c.op == wire.OpRules {
+		if !scope.AllowsBelow(c.function, "") {
+			return invalid("op", `op is "rules"; this alias of the function serves the rules of some locks only`)
+		}
+		return nil
+	}
+	if wrong := wire.CheckRulePrefix(c.lock); wrong != "" {
+		if c.http {
+			wrong += spelling(c.lock)
+		}
+		return invalid("prefix", "prefix %s", wrong)
+	}
+	if !scope.AllowsBelow(c.function, lock.RulePrefix(c.lock)) {
+		return invalid("prefix", "prefix is %q; this alias of the function serves the rules of other locks only", c.lock)
+	}
+	return nil
+}
+
+func (a *API) rules(ctx context.Context, c *call) (any, int64, error) {
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	list, err := a.coordinator.PrefixRules(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	answer := wire.Rules{Rules: []wire.Rule{}}
+	for _, p := range list {
+		answer.Rules = append(answer.Rules, ruleAnswer(p))
+	}
+	return answer, 0, nil
+}
+
+func (a *API) rule(ctx context.Context, c *call) (any, int64, error) {
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	p, err := a.coordinator.Rule(ctx, lock.RulePrefix(c.lock))
+	if err != nil {
+		return nil, 0, err
+	}
+	return ruleAnswer(p), 0, nil
+}
+
+func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
+	req := lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal}
+	if c.fields.raw("freeze") == nil {
+		c.fields.fail("freeze", `freeze is missing; send {"until": TIME, "reason": TEXT}, or delete the rule to end its freeze`)
+	}
+	c.readFreeze(&req)
+	if rev, given := c.fields.integer("rev", 0, wire.MaxTicket, ""); given {
+		req.Rev = &rev
+	}
+	return a.setRule(ctx, c, req)
+}
+
+func (a *API) deleteRule(ctx context.Context, c *call) (any, int64, error) {
+	return a.setRule(ctx, c, lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal})
+}
+
+func (a *API) setRule(ctx context.Context, c *call, req lock.RuleRequest) (any, int64, error) {
+	if err := c.fields.done(); err != nil {
+		return nil, 0, err
+	}
+	s, err := a.coordinator.SetRule(ctx, req)
+	if err != nil {
+		return nil, 0, err
+	}
+	answer := ruleAnswer(s.PrefixRule)
+	if s.InForceAt != 0 {
+		answer.InForceAt = new(wire.At(s.InForceAt))
+	}
+	return answer, 0, nil
+}
+
+// readFreeze reads the freeze of a rule.
+func (c *call) readFreeze(req *lock.RuleRequest) {
+	raw := c.fields.raw("freeze")
+	if raw == nil {
+		return
+	}
+	if raw[0] != '{' {
+		c.fields.fail("freeze", `freeze is %s; it must be an object, like {"until": "2026-12-01T18:00:00Z", "reason": "…"}`, kind(raw))
+		return
+	}
+	o, err := parseObject(raw)
+	if err != nil {
+		c.fields.fail("freeze", "freeze: %v", err)
+		return
+	}
+	until, hasUntil := o.str("until")
+	req.Reason, _ = o.str("reason")
+	at, wrong := time.Parse(time.RFC3339, until)
+	now := time.Now()
+	problem := wire.CheckText(req.Reason, wire.MaxReason, true)
+	switch err := o.done(); {
+	case err != nil:
+		c.fields.fail("freeze", "freeze: %v", err)
+	case !hasUntil || wrong != nil:
+		c.fields.fail("freeze", "until of freeze is %q; give a time in RFC 3339, like 2026-12-01T18:00:00Z", brief([]byte(until)))
+	case !at.After(now):
+		c.fields.fail("freeze", "until of freeze is %q, which is over; it is now %s", brief([]byte(until)), now.UTC().Format(time.RFC3339))
+	case at.After(now.Add(wire.MaxFreeze)):
+		c.fields.fail("freeze", "until of freeze is %q; it may be %d days ahead at most", brief([]byte(until)), wire.MaxFreeze/(24*time.Hour))
+	case wire.Blank(req.Reason):
+		c.fields.fail("freeze", "reason of freeze is missing; say why, in 1 to %d bytes: everybody who asks for a lock gets it", wire.MaxReason)
+	case problem != "":
+		c.fields.fail("freeze", "reason of freeze %s", problem)
+	default:
+		req.Until = at
+	}
+}
+
+func ruleAnswer(p lock.PrefixRule) wire.Rule {
+	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), By: p.By}
+	if p.At != 0 {
+		r.ChangedAt = new(wire.At(p.At))
+	}
+	return r
+}
+
+func freezeAnswer(f *lock.Freeze) *wire.Freeze {
+	if f == nil {
+		return nil
+	}
+	return &wire.Freeze{Prefix: lock.RuleSubject(f.Prefix), Until: wire.At(f.Until), Reason: f.Reason, By: f.By, Since: wire.At(f.At)}
+}

@@ -1,0 +1,56 @@
+package wire
+
+import "time"
+
+// AllLocks is the prefix of a rule for all locks, in place of the empty text, which a URL cannot carry.
+const AllLocks = "*"
+
+// MaxFreeze is how far ahead the end of a freeze may be.
+const MaxFreeze = 366 * 24 * time.Hour
+
+// Freeze is a time in which nobody is granted the locks whose names begin with Prefix.
+type Freeze struct {
+	Prefix string `json:"prefix"`
+	Until  Time   `json:"until"`
+	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"` // the principal that froze the locks
+	Since  Time   `json:"since"`
+}
+
+// RuleRequest is what a prefix rule is to become. Without a Freeze, it is removed.
+type RuleRequest struct {
+	Freeze *FreezeRequest `json:"freeze,omitempty"`
+	Rev    *int64         `json:"rev,omitempty"` // the revision that the rule must have, 0 for none; nil: any
+}
+
+// FreezeRequest asks that the locks below a prefix are frozen.
+type FreezeRequest struct {
+	Until  Time   `json:"until"`
+	Reason string `json:"reason"`
+}
+
+// Rule is a prefix rule.
+type Rule struct {
+	Prefix    string  `json:"prefix"`
+	Rev       int64   `json:"rev"` // number of changes so far; 0: it was never set
+	Freeze    *Freeze `json:"freeze,omitempty"`
+	By        string  `json:"by,omitempty"`          // the principal that made the last change
+	ChangedAt *Time   `json:"changed_at,omitempty"`  // of the last change
+	InForceAt *Time   `json:"in_force_at,omitempty"` // in the answer to a change: from then on every coordinator goes by it
+}
+
+// Rules is the answer to a request for all rules.
+type Rules struct {
+	Rules []Rule `json:"rules"`
+}
+
+// CheckRulePrefix returns what is wrong with the prefix of a rule, or "". The text follows the word "prefix".
+func CheckRulePrefix(prefix string) string {
+	if prefix == AllLocks {
+		return ""
+	}
+	if prefix == "" {
+		return `is empty; give the beginning of locks' names, or "*" for all locks`
+	}
+	return CheckName(prefix)
+}

@@ -1,0 +1,81 @@
+package lockclient
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// A Rule is what an operator has set for all locks whose names begin with a prefix.
+type Rule struct {
+	Prefix    string // "*" for all locks
+	Frozen    *Freeze
+	By        string    // the ARN of the operator who made the last change; empty if it is not known
+	ChangedAt time.Time // of the last change
+	// InForceAt, in the answer to a change, is the time from which every coordinator goes by the rule. A request that is under way then may still be
+	// carried out by the rules as they were before.
+	InForceAt time.Time
+}
+
+// Freeze freezes all locks whose names begin with prefix, or "*" for all locks, until a time, in place of an earlier freeze of the same prefix. Until
+// then they are granted to nobody; holders renew and release as always, and waiters keep their places. All callers get the reason, 1 to 512 bytes.
+// The freeze is in force from [Rule.InForceAt] on: about a second after the change, or ten seconds if the table had no rules. The
+// caller needs a permission of its own (see docs/iam.md).
+func (c *Client) Freeze(ctx context.Context, prefix string, until time.Time, reason string) (Rule, error) {
+	r, err := c.changeRule(ctx, wire.OpPutRule, prefix, wire.RuleRequest{Freeze: &wire.FreezeRequest{Until: wire.At(until.UnixMilli()), Reason: reason}})
+	if err != nil {
+		return Rule{}, &OpError{ErrFreeze, prefix, err}
+	}
+	return r, nil
+}
+
+// Unfreeze ends the freeze of a prefix. Waiters are granted their locks at their next poll, or some seconds later. A prefix without a freeze is
+// no error. Locks that other prefixes freeze stay frozen.
+func (c *Client) Unfreeze(ctx context.Context, prefix string) (Rule, error) {
+	r, err := c.changeRule(ctx, wire.OpDeleteRule, prefix, nil)
+	if err != nil {
+		return Rule{}, &OpError{ErrUnfreeze, prefix, err}
+	}
+	return r, nil
+}
+
+func (c *Client) changeRule(ctx context.Context, op wire.Op, prefix string, request any) (Rule, error) {
+	if problem := wire.CheckRulePrefix(prefix); problem != "" {
+		return Rule{}, refused("prefix", "prefix %s", problem)
+	}
+	var answer wire.Rule
+	if err := c.retry(ctx, func() error { return c.send(ctx, op, prefix, request, &answer) }); err != nil {
+		return Rule{}, err
+	}
+	return newRule(answer), checkLock(answer.Prefix, prefix)
+}
+
+// Rules reads all rules, in the order of their prefixes.
+func (c *Client) Rules(ctx context.Context) ([]Rule, error) {
+	var answer wire.Rules
+	err := c.retry(ctx, func() error { return c.send(ctx, wire.OpRules, "", nil, &answer) })
+	if err == nil && answer.Rules == nil {
+		err = notCoordinator(http.StatusOK, "an answer that is no list of rules")
+	}
+	if err != nil {
+		return nil, &OpError{ErrRules, "", err}
+	}
+	var list []Rule
+	for _, r := range answer.Rules {
+		list = append(list, newRule(r))
+	}
+	return list, nil
+}
+
+func newRule(r wire.Rule) Rule {
+	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), By: r.By}
+	if r.ChangedAt != nil {
+		out.ChangedAt = r.ChangedAt.Time
+	}
+	if r.InForceAt != nil {
+		out.InForceAt = r.InForceAt.Time
+	}
+	return out
+}
