@@ -121,7 +121,7 @@ type Coordinator struct {
 	NotifyPrefix *string
 	Dashboard    awscloudwatch.Dashboard
 	Alarms       map[string]awscloudwatch.Alarm
-	// Functions by name: acquire, renew, release, status, forcerelease, stream, expire, redrive.
+	// Functions by name: acquire, renew, release, status, forcerelease, rules, stream, expire, redrive.
 	Functions map[string]awslambda.Function
 
 	props     Props

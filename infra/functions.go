@@ -61,7 +61,6 @@ var showingActions = slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActio
 
 // requestFunctions are the functions that serve requests.
 func (c *Coordinator) requestFunctions() (list []function) {
-	queryIndex := allow([]string{"dynamodb:Query"}, awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/index/" + nameIndex)}))
 	for _, f := range []struct {
 		id, description string
 		actions         []string // on the table
@@ -70,12 +69,18 @@ func (c *Coordinator) requestFunctions() (list []function) {
 		{"Acquire", "Acquires a lock", showingActions, true},
 		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
 		{"Release", "Releases a lease", queueActions, true},
-		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:Scan"}, false},
+		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:Scan"}, false},
 		{"ForceRelease", "Ends leases against their holders' will", showingActions, true},
+		{"Rules", "Reads and sets the rules of all locks below a prefix", nil, false},
 	} {
-		statements := []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())}
-		if f.id == "Status" {
-			statements = append(statements, queryIndex)
+		var statements []awsiam.PolicyStatement
+		switch f.id {
+		case "Status":
+			statements = []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn()), c.queryIndex()}
+		case "Rules":
+			statements = []awsiam.PolicyStatement{c.onlyRules()}
+		default:
+			statements = []awsiam.PolicyStatement{allow(f.actions, c.Table.TableArn())}
 		}
 		list = append(list, function{
 			id: f.id, name: strings.ToLower(f.id), description: f.description, timeout: requestTimeout, concurrency: c.props.Concurrency,
@@ -84,6 +89,25 @@ func (c *Coordinator) requestFunctions() (list []function) {
 	}
 	return list
 }
+
+// queryIndex allows to list the locks of a prefix by the index.
+func (c *Coordinator) queryIndex() awsiam.PolicyStatement {
+	return allow([]string{"dynamodb:Query"}, awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/index/" + nameIndex)}))
+}
+
+// rulesPartition is the partition key of the items of prefix rules.
+const rulesPartition = "rules#"
+
+// onlyRules allows to read and write the prefix rules, and no lock.
+func (c *Coordinator) onlyRules() awsiam.PolicyStatement {
+	return awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{
+		Actions: jsii.Strings("dynamodb:Query", "dynamodb:UpdateItem"), Resources: &[]*string{c.Table.TableArn()},
+		Conditions: &map[string]any{"ForAllValues:StringEquals": map[string]any{"dynamodb:LeadingKeys": []string{rulesPartition}}},
+	})
+}
+
+// listActions are the table's actions of a function that looks for the waiters of all locks below a prefix, when a freeze ends.
+var listActions = []string{"dynamodb:DescribeTable", "dynamodb:Scan"}
 
 // streamFunction is the function that consumes the table's stream.
 func (c *Coordinator) streamFunction() function {
@@ -99,6 +123,9 @@ func (c *Coordinator) streamFunction() function {
 		},
 	}
 	queues := []*string{c.DeadLetters.QueueArn()}
+	if c.Timers == nil { // the end of a freeze is handled at once, without a job
+		f.statements = append(f.statements, allow(listActions, c.Table.TableArn()), c.queryIndex())
+	}
 	if c.Timers != nil {
 		f.environment["HOLDFAST_TIMER_QUEUE_URL"] = c.Timers.QueueUrl()
 		queues = append(queues, c.Timers.QueueArn())
@@ -117,7 +144,7 @@ func (c *Coordinator) expireFunction() function {
 		},
 		statements: []awsiam.PolicyStatement{
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()), // the events that the stream function deferred
-			allow(queueActions, c.Table.TableArn()),
+			allow(sorted(queueActions, listActions), c.Table.TableArn()), c.queryIndex(),
 			allow([]string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"}, c.Timers.QueueArn()),
 			allow([]string{"sqs:SendMessage"}, c.DeadLetters.QueueArn()),
 		},
@@ -135,7 +162,7 @@ func (c *Coordinator) redriveFunction() function {
 			allow([]string{"dynamodb:GetRecords", "dynamodb:GetShardIterator"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
-			allow(slices.Concat([]string{"dynamodb:ConditionCheckItem", "dynamodb:Scan"}, showingActions), c.Table.TableArn()),
+			allow(sorted([]string{"dynamodb:ConditionCheckItem"}, showingActions, listActions), c.Table.TableArn()), c.queryIndex(),
 			allow([]string{"sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage"}, c.DeadLetters.QueueArn()),
 		},
 	}
@@ -184,6 +211,12 @@ func (c *Coordinator) tasks(f *function) {
 	if (f.name == "expire" || f.name == "redrive") && len(executions) > 0 {
 		f.statements = append(f.statements, allow([]string{"states:DescribeExecution"}, executions...))
 	}
+}
+
+func sorted(lists ...[]string) []string {
+	all := slices.Concat(lists...)
+	slices.Sort(all)
+	return all
 }
 
 // allow is a statement that allows actions on resources.

@@ -40,6 +40,15 @@ func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, c.route("GET", "/v1/locks"))
 }
 
+// GrantRules allows a grantee, an operator's role, to freeze the locks of a pattern, and to unfreeze them, over HTTP. It may also read
+// all rules. "*" is the pattern for all locks.
+func (c *Coordinator) GrantRules(grantee awsiam.IGrantable, pattern string) {
+	mustBePattern(pattern)
+	c.mustHaveAPI()
+	path := "/v1/rules/" + pattern
+	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, c.route("GET", "/v1/rules"), c.route("GET", path), c.route("PUT", path), c.route("DELETE", path))
+}
+
 // GrantNotify allows a grantee to wait by a queue, which the functions notify of its grants (package lockclient/notify, and the command
 // with --notify-prefix): to make, read and delete queues whose names are NotifyName-notify-… in this stack's account and region.
 func (c *Coordinator) GrantNotify(grantee awsiam.IGrantable) {
@@ -77,7 +86,7 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 
 func (c *Coordinator) mustHaveAPI() {
 	if c.API == nil {
-		panic(errors.New("infra: a grant over HTTP needs the API, and Props.NoAPI is set; use GrantDirectLock, GrantDirectRead or GrantDirectForceRelease"))
+		panic(errors.New("infra: a grant over HTTP needs the API, and Props.NoAPI is set; use GrantDirectLock, GrantDirectRead, GrantDirectForceRelease or GrantDirectRules"))
 	}
 }
 
@@ -149,6 +158,11 @@ func (c *Coordinator) GrantDirectRead(grantee awsiam.IGrantable, pattern string)
 // GrantDirectForceRelease is like GrantDirectLock, for the force-release function.
 func (c *Coordinator) GrantDirectForceRelease(grantee awsiam.IGrantable, pattern string) map[string]*string {
 	return c.grantDirect(grantee, pattern, "forcerelease")
+}
+
+// GrantDirectRules is like GrantDirectLock, for the rules function. Who invokes it is not recorded: Lambda does not say.
+func (c *Coordinator) GrantDirectRules(grantee awsiam.IGrantable, pattern string) map[string]*string {
+	return c.grantDirect(grantee, pattern, "rules")
 }
 
 func (c *Coordinator) grantDirect(grantee awsiam.IGrantable, pattern string, functions ...string) map[string]*string {

@@ -19,13 +19,17 @@ var tableActions = []string{
 // alone. IAM compares the pattern with the items' partition keys, which are the locks' names.
 //
 // It gives up what the functions keep apart: the grantee may also force-release these locks, is recorded as no principal, and is trusted to
-// write what the client writes. It cannot list locks, nor bind a lease to an execution, whose items have other keys. See docs/iam.md.
+// write what the client writes. It reads the prefix rules, which bind it as they bind the functions, and cannot change them. It cannot list locks, nor bind a lease to an execution, whose items have other keys. See docs/iam.md.
 func (c *Coordinator) GrantTable(grantee awsiam.IGrantable, pattern string) {
 	mustBePattern(pattern)
 	c.addToPrincipal(awsiam.GrantOnPrincipalOptions{
 		Grantee: grantee, Actions: jsii.Strings(tableActions...), ResourceArns: &[]*string{c.Table.TableArn()},
 		Conditions: &map[string]*map[string]any{"ForAllValues:StringLike": {"dynamodb:LeadingKeys": []string{pattern}}},
 	}, "the table", throughFunctions)
+	c.addToPrincipal(awsiam.GrantOnPrincipalOptions{
+		Grantee: grantee, Actions: jsii.Strings("dynamodb:Query"), ResourceArns: &[]*string{c.Table.TableArn()},
+		Conditions: &map[string]*map[string]any{"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": []string{rulesPartition}}},
+	}, "the table's rules", throughFunctions)
 	if c.key != nil { // DynamoDB uses the key in the caller's name
 		service := "dynamodb." + *awscdk.Stack_Of(c.Construct).Region() + "." + *awscdk.Aws_URL_SUFFIX()
 		c.addToPrincipal(awsiam.GrantOnPrincipalOptions{

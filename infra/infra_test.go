@@ -31,7 +31,7 @@ import (
 func code(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "stream", "expire", "redrive"} {
+	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "rules", "stream", "expire", "redrive"} {
 		if err := os.WriteFile(filepath.Join(dir, name+".zip"), []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,8 @@ const maxPattern = 4096
 // StreamFilters select the stream records that invoke the stream function. events are Props.Events.
 //
 // For the events of locks that have listeners: writes of a lock's record except the quiet ones of [lock.QuietCauses], and the
-// removal of a held lock by native TTL. For queues and executions, whoever listens: see [lock.Write.OfQueue], and rows that report the
-// end of a task's wait. So a renewal, or the removal of a free lock, invokes nothing; with [NoEvents] neither does an acquire or
+// removal of a held lock by native TTL. For queues and executions, whoever listens: see [lock.Write.OfQueue], rows that report the
+// end of a task's wait, and writes of prefix rules. So a renewal, or the removal of a free lock, invokes nothing; with [NoEvents] neither does an acquire or
 // a release of a lock that nobody waits for.
 //
 // The filters compare strings only: numbers of DynamoDB are strings in a stream record, so that Lambda's numeric operators do not match
@@ -33,10 +33,13 @@ func StreamFilters(events []string) []map[string]any {
 	loud := map[string]any{"anything-but": lock.QuietCauses()}
 	notZero := map[string]any{"anything-but": []any{"0"}}
 	ofLock := func() map[string]any { return image("sk", "S", "lock") }
-	ended := map[string]any{"eventName": []any{"INSERT"}, "dynamodb": map[string]any{"Keys": image("sk", "S", map[string]any{"prefix": "ended#"})}}
+	prefix := func(s string) map[string]any { return map[string]any{"prefix": s} }
+	always := map[string]any{"eventName": []any{"INSERT", "MODIFY"}, "dynamodb": map[string]any{"Keys": map[string]any{
+		"sk": map[string]any{"S": []any{prefix("ended#"), prefix("rule#")}},
+	}}}
 
 	all, none := len(events) == 0, len(events) == 1 && events[0] == NoEvents
-	filters := []map[string]any{ended}
+	filters := []map[string]any{always}
 	if !none {
 		listened := ofLock()
 		if !all {

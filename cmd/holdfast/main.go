@@ -66,6 +66,9 @@ type cli struct {
 	Ls           lsCmd           `cmd:"" help:"List locks."`
 	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
+	Freeze       freezeCmd       `cmd:"" help:"Freeze all locks whose names begin with a prefix: nobody is granted them until a time."`
+	Unfreeze     unfreezeCmd     `cmd:"" help:"End a freeze."`
+	Rules        rulesCmd        `cmd:"" help:"Show the rules for locks by prefix."`
 	Repair       repairCmd       `cmd:"" help:"Repair a lock whose fencing token is ahead of the clock."`
 	Redrive      redriveCmd      `cmd:"" help:"Handle dead letters again, and mend what nobody will free or tell."`
 	Sweep        sweepCmd        `cmd:"" help:"Delete the notify queues that killed processes have left."`

@@ -202,7 +202,7 @@ func who(owner string) string {
 func wireStatus(s lockclient.Status) wire.Status {
 	return wire.Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int64(s.Capacity), Available: int64(s.Available), Fence: s.Fence,
-		Holders: wireHolders(s.Holders), Waiting: int64(s.Waiting), ServerTime: wire.Time{Time: s.At},
+		Holders: wireHolders(s.Holders), Waiting: int64(s.Waiting), Freeze: wireFreeze(s.Frozen), ServerTime: wire.Time{Time: s.At},
 	}
 }
 

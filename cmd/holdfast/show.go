@@ -49,6 +49,9 @@ func (s *streams) describe(status lockclient.Status) string {
 	if status.Waiting > 0 {
 		fmt.Fprintf(&b, ", %d wait", status.Waiting)
 	}
+	if status.Frozen != nil {
+		fmt.Fprintf(&b, "\n  %s", s.paint(frozen(status.Frozen), color.FgCyan))
+	}
 	for _, h := range status.Holders {
 		fmt.Fprintf(&b, "\n  %s", who(h.Owner))
 		if h.Principal != "" {

@@ -69,12 +69,13 @@ type wait struct {
 	began time.Time
 
 	mu      sync.Mutex
-	heard   time.Time // of the last answer; zero: none yet
-	reason  string    // why the last attempt had no answer
-	told    string    // the reason in the last notice
-	holder  int64     // the holder's fence in the last notice
-	waiting bool      // a notice that others hold the lock was written
-	polls   string    // why the wait polls, to be said in a notice when it begins
+	heard   time.Time         // of the last answer; zero: none yet
+	reason  string            // why the last attempt had no answer
+	told    string            // the reason in the last notice
+	holder  int64             // the holder's fence in the last notice
+	waiting bool              // a notice that others hold the lock was written
+	frozen  lockclient.Freeze // in the last notice; the zero Freeze: the lock was not frozen
+	polls   string            // why the wait polls, to be said in a notice when it begins
 }
 
 // held is [lockclient.Options].OnWait.
@@ -91,17 +92,32 @@ func (w *wait) held(held *lockclient.HeldError) {
 		if held.Position > 0 {
 			place = fmt.Sprintf(", place %d of %d", held.Position, held.Waiting)
 		}
-		w.live(fmt.Sprintf("waiting for %s (%v%s): held by %s", w.name, w.age(), place, holders(held.Holders)))
+		w.live(fmt.Sprintf("waiting for %s (%v%s): %s", w.name, w.age(), place, reasonOf(held)))
+		return
+	}
+	if f := held.Frozen; f != nil {
+		if !w.waiting || w.told != "" || w.frozen != *f {
+			w.waiting, w.frozen, w.told = true, *f, ""
+			w.notice("waiting", fmt.Sprintf("waiting for %s: %s", w.name, frozen(f)), "lock", w.name, "holders", held.Holders, "freeze", wireFreeze(f))
+		}
 		return
 	}
 	fence := int64(0)
 	if len(held.Holders) > 0 {
 		fence = held.Holders[0].Fence
 	}
-	if !w.waiting || fence != w.holder || w.told != "" {
-		w.waiting, w.holder, w.told = true, fence, ""
+	if !w.waiting || fence != w.holder || w.told != "" || w.frozen != (lockclient.Freeze{}) {
+		w.waiting, w.holder, w.told, w.frozen = true, fence, "", lockclient.Freeze{}
 		w.notice("waiting", fmt.Sprintf("waiting for %s: held by %s", w.name, holders(held.Holders)), "lock", w.name, "holders", held.Holders)
 	}
+}
+
+// reasonOf says for what a waiter waits.
+func reasonOf(held *lockclient.HeldError) string {
+	if held.Frozen != nil {
+		return frozen(held.Frozen)
+	}
+	return "held by " + holders(held.Holders)
 }
 
 // polling says why the wait polls.

@@ -36,15 +36,9 @@ func document(t *testing.T) *openapi3.T {
 func conforms(t *testing.T, op, body string, resp events.APIGatewayV2HTTPResponse) {
 	t.Helper()
 	doc := document(t)
-	paths := map[string]string{"status": "/v1/locks/{name}", "list": "/v1/locks"}
-	path := paths[op]
-	if path == "" {
-		path = "/v1/locks/{name}/" + op
-	}
-	item := doc.Paths.Find(path)
-	operation := item.Get
-	if operation == nil {
-		operation = item.Post
+	method, path := wire.Op(op).Route()
+	operation := doc.Paths.Find(path).GetOperation(method)
+	if operation.RequestBody != nil {
 		schema := operation.RequestBody.Value.Content.Get("application/json").Schema.Value
 		err := schema.VisitJSON(decoded(t, body))
 		if (err == nil) != (resp.StatusCode != 400) {
@@ -80,6 +74,12 @@ type (
 	}
 )
 
+// ruleRequest is the request to set a rule; that to delete one has no freeze and no body.
+type ruleRequest struct {
+	Freeze wire.FreezeRequest `json:"freeze"`
+	Rev    *int64             `json:"rev,omitempty"`
+}
+
 // overHTTPOnly reports whether a field of an acquire is left out of its schema for HTTP: a task waits with a token in direct invocations only.
 func overHTTPOnly(v any, field string) bool {
 	_, overHTTP := v.(httpAcquire)
@@ -94,6 +94,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
+		"RuleRequest": ruleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
 	} {
 		schema := doc.Components.Schemas[name].Value
 		var fields, required []string
@@ -146,6 +147,8 @@ func TestDocumentHasTheWiresLimits(t *testing.T) {
 	length("LeaseSecret", wire.MinLease, wire.MaxLease)
 	length("AcquireRequest.owner", 0, wire.MaxOwner)
 	length("ForceReleaseRequest.reason", 1, wire.MaxReason)
+	length("FreezeRequest.reason", 1, wire.MaxReason)
+	length("RulePrefix", 1, wire.MaxName)
 	length("Notify.queue", 1, wire.MaxQueueURL)
 	length("Notify.id", 1, wire.MaxNotifyID)
 	value("TTL", float64(wire.MinTTL.Milliseconds()), float64(wire.MaxTTL.Milliseconds()))

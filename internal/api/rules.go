@@ -74,7 +74,7 @@ func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
 	if c.fields.raw("freeze") == nil {
 		c.fields.fail("freeze", `freeze is missing; send {"until": TIME, "reason": TEXT}, or delete the rule to end its freeze`)
 	}
-	c.readFreeze(&req)
+	c.readFreeze(&req, a.coordinator.Now())
 	if rev, given := c.fields.integer("rev", 0, wire.MaxTicket, ""); given {
 		req.Rev = &rev
 	}
@@ -101,7 +101,7 @@ func (a *API) setRule(ctx context.Context, c *call, req lock.RuleRequest) (any, 
 }
 
 // readFreeze reads the freeze of a rule.
-func (c *call) readFreeze(req *lock.RuleRequest) {
+func (c *call) readFreeze(req *lock.RuleRequest, now time.Time) {
 	raw := c.fields.raw("freeze")
 	if raw == nil {
 		return
@@ -118,7 +118,6 @@ func (c *call) readFreeze(req *lock.RuleRequest) {
 	until, hasUntil := o.str("until")
 	req.Reason, _ = o.str("reason")
 	at, wrong := time.Parse(time.RFC3339, until)
-	now := time.Now()
 	problem := wire.CheckText(req.Reason, wire.MaxReason, true)
 	switch err := o.done(); {
 	case err != nil:

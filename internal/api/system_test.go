@@ -71,7 +71,10 @@ func (s *system) call(op, name, body string, changes ...change) events.APIGatewa
 	switch op {
 	case "status":
 		e.RequestContext.HTTP.Method, e.Headers = "GET", nil
-	case "list":
+	case "rule", "put-rule", "delete-rule":
+		e.RequestContext.HTTP.Method, _ = wire.Op(op).Route()
+		e.PathParameters = map[string]string{"prefix": name}
+	case "list", "rules":
 		e.RequestContext.HTTP.Method, e.Headers, e.PathParameters = "GET", nil, nil
 	}
 	for _, c := range changes {

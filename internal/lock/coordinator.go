@@ -49,6 +49,9 @@ func New(cfg Config) (*Coordinator, error) {
 	return &Coordinator{store: cfg.Store, clock: cfg.Clock, rules: cfg.Rules.withDefaults(), granted: cfg.Granted}, nil
 }
 
+// Now is the time by the coordinator's clock.
+func (c *Coordinator) Now() time.Time { return c.clock() }
+
 // outcome is the reply on which an operation ended. wrote reports whether this operation made the last write, or found the
 // record as it wants it.
 type outcome struct {

@@ -32,6 +32,11 @@ type faultyStore struct {
 	unbound map[string][]Binding                    // what was forgotten
 	list    func(q ListQuery) (Page, error)         // nil: the reference store's
 	queue   func(list []Waiter, limit int) []Waiter // nil: what is stored
+
+	ruleReads int                // how often the prefix rules were read; requests does not count them
+	noRules   error              // they cannot be read
+	ruleRead  func()             // called while they are read
+	put       func() (lost bool) // called after a rule was stored; true: the reply is lost
 }
 
 func (s *faultyStore) Get(ctx context.Context, name string) (Reply, error) {
@@ -83,6 +88,26 @@ func (s *faultyStore) Poll(ctx context.Context, name string, ticket int64) (Repl
 		s.polled()
 	}
 	return reply, w, err
+}
+
+func (s *faultyStore) PrefixRules(ctx context.Context) ([]PrefixRule, error) {
+	s.ruleReads++
+	list, err := s.Memory.PrefixRules(ctx)
+	if s.ruleRead != nil {
+		s.ruleRead()
+	}
+	if s.noRules != nil {
+		return nil, s.noRules
+	}
+	return list, err
+}
+
+func (s *faultyStore) PutPrefixRule(ctx context.Context, rule PrefixRule) error {
+	err := s.Memory.PutPrefixRule(ctx, rule)
+	if err == nil && s.put != nil && s.put() {
+		return &StoreError{Kind: ErrUnavailable, What: "the reply is lost"}
+	}
+	return err
 }
 
 // reset forgets what was counted, and counts the requests to the store.

@@ -148,7 +148,7 @@ func TestCodes(t *testing.T) {
 		errorType string
 	}{
 		wire.InvalidRequest: {400, "InvalidRequest"}, wire.NotFound: {404, "InvalidRequest"}, wire.MethodNotAllowed: {405, "InvalidRequest"},
-		wire.LockHeld: {409, "LockHeld"}, wire.CapacityMismatch: {409, "CapacityMismatch"}, wire.LockChanged: {409, "LockChanged"},
+		wire.LockHeld: {409, "LockHeld"}, wire.Frozen: {409, "Frozen"}, wire.RuleChanged: {409, "RuleChanged"}, wire.TooManyRules: {409, "TooManyRules"}, wire.CapacityMismatch: {409, "CapacityMismatch"}, wire.LockChanged: {409, "LockChanged"},
 		wire.LeaseLost: {410, "LeaseLost"}, wire.PayloadTooLarge: {413, "InvalidRequest"}, wire.QueueFull: {429, "QueueFull"},
 		wire.LockFull: {429, "LockFull"}, wire.NotifyRefused: {422, "NotifyRefused"}, wire.Throttled: {503, "Throttled"}, wire.StoreUnavailable: {503, "StoreUnavailable"},
 		wire.Misconfigured: {500, "Misconfigured"}, wire.Internal: {500, "Internal"},
@@ -249,7 +249,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Each operation has its own route and function, except that list shares the function of status.
+// Each operation has its own route and function, except that list shares the function of status, and the operations on rules share one.
 func TestOps(t *testing.T) {
 	want := map[wire.Op]struct {
 		method, path string
@@ -258,6 +258,8 @@ func TestOps(t *testing.T) {
 		"acquire": {"POST", "/v1/locks/{name}/acquire", "acquire"}, "renew": {"POST", "/v1/locks/{name}/renew", "renew"},
 		"release": {"POST", "/v1/locks/{name}/release", "release"}, "force-release": {"POST", "/v1/locks/{name}/force-release", "force-release"},
 		"status": {"GET", "/v1/locks/{name}", "status"}, "list": {"GET", "/v1/locks", "status"},
+		"rules": {"GET", "/v1/rules", "rules"}, "rule": {"GET", "/v1/rules/{prefix}", "rules"},
+		"put-rule": {"PUT", "/v1/rules/{prefix}", "rules"}, "delete-rule": {"DELETE", "/v1/rules/{prefix}", "rules"},
 	}
 	for _, op := range wire.Ops() {
 		if method, path := op.Route(); method != want[op].method || path != want[op].path || op.Function() != want[op].function {

@@ -1,0 +1,11 @@
+// Command rules is the function behind GET, PUT and DELETE /v1/rules/{prefix}, and GET /v1/rules.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+func main() { lambda.Start(boot.API().Handler(wire.OpRules)) }

@@ -1,0 +1,315 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// freeze stores a freeze as another coordinator does, and returns its rule.
+func (k *kit) freeze(prefix string, d time.Duration) PrefixRule {
+	k.t.Helper()
+	other := k.another()
+	s, err := other.SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op", Until: k.time.Add(d), Reason: "audit"})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return s.PrefixRule
+}
+
+func (k *kit) unfreeze(prefix string) {
+	k.t.Helper()
+	if _, err := k.another().SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op"}); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// another is a coordinator on the same store and clock.
+func (k *kit) another() *Coordinator {
+	k.t.Helper()
+	c, err := New(Config{Store: k.store, Clock: func() time.Time { return k.time }})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return c
+}
+
+func (k *kit) frozen(err error) *HeldError {
+	k.t.Helper()
+	held, ok := errors.AsType[*HeldError](err)
+	if !ok || held.Freeze == nil {
+		k.t.Fatalf("error %v, want a freeze", err)
+	}
+	return held
+}
+
+// While a freeze is in force, no write grants the lock: not an acquire, nor a write that frees it, of whatever kind. Holders go on. When the freeze ends,
+// the waiters are granted in their order.
+func TestRuleFrozenLockIsGrantedToNobody(t *testing.T) {
+	for name, free := range map[string]func(k *kit) error{
+		"release": func(k *kit) error { return k.release("a") },
+		"force-release": func(k *kit) error {
+			_, err := k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: lockName})
+			return err
+		},
+		"timer": func(k *kit) error { k.pass(ttl + skew); _, err := k.fire("a", k.holder("a").Fence); return err },
+		"task gone": func(k *kit) error {
+			h := k.holder("a")
+			return k.EndTask(t.Context(), GrantRef{lockName, KeyOf(lockName, "a"), h.Fence}, h.Tokens, "test")
+		},
+		"end of an execution": func(k *kit) error { return k.EndPlace(t.Context(), lockName, KeyOf(lockName, "a"), "e") },
+		"another acquire":     func(k *kit) error { k.pass(ttl + skew); _, err := k.acquire("c"); k.frozen(err); return nil },
+		"a waiter's poll": func(k *kit) error {
+			k.pass(ttl + skew)
+			_, err := k.acquire("b", placeFor(time.Hour))
+			k.frozen(err)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKit(t)
+			if name == "end of an execution" {
+				k.must("a", boundTo("e"))
+			} else {
+				k.must("a")
+			}
+			k.waits("b")
+			k.freeze("a", time.Hour/2)
+			k.pass(NoRulesPeriod)
+			if err := free(k); err != nil {
+				t.Fatal(err)
+			}
+			k.want(k.Settle(t.Context(), lockName), nil)
+			k.holds(nil, []string{"b"})
+			_, err := k.acquire("d")
+			k.frozen(err)
+			_, err = k.acquire("e", withToken("t"))
+			if held := k.frozen(err); held.Position != 2 {
+				t.Errorf("a task that comes during the freeze: %+v", held)
+			}
+			k.holds(nil, []string{"b", "e"})
+			k.pass(time.Hour / 2)
+			k.must("b", placeFor(time.Hour))
+			k.holds([]string{"b"}, []string{"e"})
+		})
+	}
+}
+
+// The answer names the freeze, and the holders and the place beside it.
+func TestAnswerOfAFrozenLock(t *testing.T) {
+	k := newKit(t)
+	k.freeze("", time.Hour)
+	k.freeze("a", 2*time.Hour)
+	k.freeze("ab", 3*time.Hour)
+	_, err := k.acquire("x")
+	held := k.frozen(err)
+	want := Freeze{Prefix: "a", Until: k.time.Add(2 * time.Hour).UnixMilli(), Reason: "audit", By: "arn:op", At: k.time.UnixMilli()}
+	if *held.Freeze != want || held.RetryAfter != 2*time.Hour || held.Position != 0 || len(held.Holders) != 0 {
+		t.Errorf("%+v, freeze %+v", held, held.Freeze)
+	}
+	s, err := k.Status(t.Context(), lockName)
+	if err != nil || s.Freeze == nil || *s.Freeze != want {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if k.waits("x") != 1 {
+		t.Error("a waiter found no place")
+	}
+	k.unfreeze("a")
+	k.pass(NoRulesPeriod)
+	_, err = k.acquire("x", placeFor(time.Hour))
+	if f := k.frozen(err).Freeze; f.Prefix != "" {
+		t.Errorf("after one freeze ended: %+v", f)
+	}
+	k.unfreeze("")
+	k.pass(NoRulesPeriod)
+	k.must("x", placeFor(time.Hour))
+}
+
+// Holders of a frozen lock renew, release and ask for their lease again, and a waiter that was granted before claims its grant.
+func TestRuleHoldersOfAFrozenLockGoOn(t *testing.T) {
+	k := newKit(t)
+	k.freeze("other", time.Hour)
+	k.must("a")
+	k.waits("b")
+	k.want(k.release("a"), nil)
+	k.freeze("a", time.Hour)
+	k.pass(RulePeriod)
+	b := k.must("b", placeFor(time.Hour))
+	if k.holder("b").Unclaimed || b.Lease.ExpiresAt != k.time.Add(ttl).UnixMilli() {
+		t.Errorf("claim %+v", k.holder("b"))
+	}
+	_, err := k.renew("b", ttl)
+	k.want(err, nil)
+	k.must("b")
+	k.want(k.release("b"), nil)
+	k.holds(nil, nil)
+}
+
+// A poll of a frozen lock is one read, keeps the place, and settles nothing. The first poll after the end grants the lock to the waiter at the head.
+func TestPollsOfAFrozenLock(t *testing.T) {
+	k := newKit(t)
+	k.must("a")
+	_, err := k.acquire("b", placeFor(time.Minute))
+	ticket := k.frozenOr(err).Ticket
+	k.freeze("a", 100*time.Second)
+	k.pass(NoRulesPeriod)
+	k.want(k.release("a"), nil)
+	poll := func(r *AcquireRequest) { r.Wait, r.Ticket = time.Minute, ticket }
+	writes := 0
+	for range 8 {
+		k.pass(10 * time.Second)
+		k.store.reset()
+		_, err := k.acquire("b", poll)
+		if held := k.frozen(err); held.Position != 1 || held.Ticket != ticket {
+			t.Fatalf("%+v", held)
+		}
+		if k.store.polls != 1 || k.store.requests() > 2 {
+			t.Errorf("%d requests", k.store.requests())
+		}
+		writes += len(k.store.applied)
+	}
+	if writes < 2 || writes > 4 {
+		t.Errorf("%d writes kept the place", writes)
+	}
+	k.holds(nil, []string{"b"})
+	k.pass(10 * time.Second)
+	k.must("b", poll)
+}
+
+func (k *kit) frozenOr(err error) *HeldError {
+	k.t.Helper()
+	held, ok := errors.AsType[*HeldError](err)
+	if !ok {
+		k.t.Fatal(err)
+	}
+	return held
+}
+
+// No coordinator grants a lock one period after a freeze of it was stored, whatever it had read before; the period of a table without rules is
+// longer. Within the period, an acquire is one request.
+func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
+	for _, period := range []time.Duration{NoRulesPeriod, RulePeriod} {
+		k := newKit(t)
+		if period == RulePeriod {
+			k.freeze("other", time.Hour)
+		}
+		k.must("a", func(r *AcquireRequest) { r.Lock = "warm" }) // reads the rules
+		rule := k.freeze("a", time.Hour)
+		status, err := k.another().SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: "arn:op", Until: k.time.Add(time.Hour), Reason: "audit"})
+		if err != nil || status.Rev != rule.Rev || status.InForceAt-rule.At > period.Milliseconds() {
+			t.Errorf("repetition: %+v, %v", status, err)
+		}
+		k.pass(period - ms)
+		k.store.reset()
+		k.must("a")
+		if k.store.requests() != 1 {
+			t.Errorf("%d requests", k.store.requests())
+		}
+		k.want(k.release("a"), nil)
+		k.pass(ms)
+		_, err = k.acquire("b")
+		k.frozen(err)
+	}
+}
+
+// The answer to a change says when it is in force everywhere: a period after it.
+func TestInForceAt(t *testing.T) {
+	k := newKit(t)
+	for i, period := range []time.Duration{NoRulesPeriod, RulePeriod, RulePeriod} {
+		s, err := k.SetRule(t.Context(), RuleRequest{Prefix: fmt.Sprint(i), Until: k.time.Add(time.Hour), Reason: "r"})
+		if err != nil || s.InForceAt != k.time.Add(period).UnixMilli() {
+			t.Errorf("%d: %+v, %v", i, s, err)
+		}
+	}
+	k.unfreeze("0")
+	k.unfreeze("1")
+	k.unfreeze("2")
+	if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "0", Until: k.time.Add(time.Hour), Reason: "r"}); err != nil || s.InForceAt != k.time.Add(RulePeriod).UnixMilli() {
+		t.Errorf("after all rules were removed: %+v, %v", s, err)
+	}
+}
+
+// Rules are read again if either clock says that they are old, or that they are of the future.
+func TestClockStepsDoNotKeepRules(t *testing.T) {
+	var k ruleCache
+	real := time.Now()
+	k.put([]PrefixRule{{Prefix: "a"}}, real, 0)
+	fresh := func(now time.Time) bool { _, ok := k.get(now); return ok }
+	if !fresh(real) || !fresh(real.Add(RulePeriod-ms)) || fresh(real.Add(RulePeriod)) || fresh(real.Add(-ms)) {
+		t.Error("without a step")
+	}
+	stepped := real.Round(0) // without the monotonic clock, the wall clock alone counts
+	if !fresh(stepped.Add(RulePeriod/2)) || fresh(stepped.Add(2*time.Hour)) || fresh(stepped.Add(-time.Hour)) {
+		t.Error("after a step")
+	}
+}
+
+// While the rules cannot be read, nothing is granted, and everything else goes on.
+func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
+	k := newKit(t)
+	k.must("a")
+	_, err := k.acquire("b", placeFor(time.Hour))
+	ticket := k.frozenOr(err).Ticket
+	down := &StoreError{Kind: ErrThrottled, What: "test"}
+	k.store.noRules = down
+	k.pass(NoRulesPeriod)
+	_, err = k.acquire("c")
+	k.want(err, ErrThrottled)
+	_, err = k.renew("a", ttl)
+	k.want(err, nil)
+	k.want(k.release("a"), nil)
+	k.holds(nil, []string{"b"})
+	_, err = k.acquire("b", func(r *AcquireRequest) { r.Wait, r.Ticket = time.Hour, ticket })
+	if held := k.frozenOr(err); held.Position != 1 || held.Freeze != nil {
+		t.Errorf("poll: %+v", held)
+	}
+	if !Unsettled(k.record()) {
+		t.Error("the stream's consumer would not settle the lock")
+	}
+	k.store.noRules = nil
+	k.want(k.Settle(t.Context(), lockName), nil)
+	k.holds([]string{"b"}, nil)
+}
+
+// One request reads the rules for all that need them at the same time. One that waits for it gives up with its context.
+func TestOneRequestReadsTheRules(t *testing.T) {
+	k := newKit(t)
+	started, finish := make(chan struct{}), make(chan struct{})
+	k.store.ruleRead = func() { close(started); <-finish }
+	var group sync.WaitGroup
+	read := func() {
+		if _, err := k.freshRules(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	group.Go(read)
+	<-started
+	for range 9 {
+		group.Go(read)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := k.freshRules(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(finish)
+	group.Wait()
+	if k.store.ruleReads != 1 {
+		t.Errorf("%d reads", k.store.ruleReads)
+	}
+}
+
+// Rules that were read before the cache was dropped are not kept.
+func TestDroppedRulesAreReadAgain(t *testing.T) {
+	k := newKit(t)
+	k.store.ruleRead = func() { k.store.ruleRead = nil; k.cache.drop() }
+	if _, err := k.freshRules(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, fresh := k.cache.get(k.time); fresh {
+		t.Error("they were kept")
+	}
+}
