@@ -95,8 +95,8 @@ func (c *Coordinator) queryIndex() awsiam.PolicyStatement {
 	return allow([]string{"dynamodb:Query"}, awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/index/" + nameIndex)}))
 }
 
-// rulesPartition is the partition key of the items of prefix rules.
-const rulesPartition = "rules#"
+// rulesPartition is the partition key of the items of prefix rules. No pattern of locks but "*" matches it.
+const rulesPartition = "#rules"
 
 // onlyRules allows to read and write the prefix rules, and no lock.
 func (c *Coordinator) onlyRules() awsiam.PolicyStatement {

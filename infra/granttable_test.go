@@ -44,6 +44,7 @@ func TestGrantTable(t *testing.T) {
 	for _, want := range []string{
 		`"Action":["dynamodb:BatchGetItem","dynamodb:DeleteItem","dynamodb:GetItem","dynamodb:PutItem","dynamodb:Query","dynamodb:UpdateItem"]`,
 		`"Condition":{"ForAllValues:StringLike":{"dynamodb:LeadingKeys":["deploy:*"]}}`,
+		`"Condition":{"ForAllValues:StringEquals":{"dynamodb:LeadingKeys":["#rules"]}}`,
 		`"Action":["kms:Decrypt","kms:GenerateDataKey"]`, `"kms:ViaService"`,
 	} {
 		if !strings.Contains(text.String(), want) {

@@ -331,7 +331,7 @@ func TestFunctionsAreBuilt(t *testing.T) {
 	for _, f := range tpl.of("AWS::Lambda::Function") {
 		assets[fmt.Sprint(f.Properties["Code"])] = true
 	}
-	if len(assets) != 8 {
+	if len(assets) != 9 {
 		t.Errorf("%d different functions", len(assets))
 	}
 }
@@ -383,6 +383,7 @@ func TestGrants(t *testing.T) {
 		locks.GrantRead(role("Reader"), "deploy:prod")
 		locks.GrantForceRelease(role("Operator"), "*")
 		locks.GrantList(role("Lister"))
+		locks.GrantRules(role("Freezer"), "deploy:*")
 		locks.GrantNotify(role("Waiter"))
 		locks.GrantSweep(role("Sweeper"))
 		direct := role("Direct")
@@ -407,6 +408,7 @@ func TestGrants(t *testing.T) {
 		"Reader":   {"/$default/GET/v1/locks/deploy:prod"},
 		"Operator": {"/$default/POST/v1/locks/*/force-release"},
 		"Lister":   {"/$default/GET/v1/locks"},
+		"Freezer":  {"/$default/DELETE/v1/rules/deploy:*", "/$default/GET/v1/rules", "/$default/GET/v1/rules/deploy:*", "/$default/PUT/v1/rules/deploy:*"},
 	} {
 		paths := regexp.MustCompile(`/\$default/[^"]*`).FindAllString(granted[who], -1)
 		slices.Sort(paths)

@@ -71,7 +71,7 @@ const (
 	skTexts = "holder#" // and a fencing token: the texts of a lease that is split
 
 	pkExecution = "exec#"  // and an execution: its bindings. No lock's name contains "#"
-	pkRules     = "rules#" // the prefix rules
+	pkRules     = "#rules" // the prefix rules. It begins so that no pattern of locks but * matches it in IAM
 	skRule      = "rule#"  // and a prefix: a prefix rule
 )
 

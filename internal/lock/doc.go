@@ -73,6 +73,14 @@ only what fits both that and its own. So the capacity of a lock can be changed w
 queued and granted as always, and while leases with both capacities exist, no more permits are held than the smaller one
 allows. A request that does not wait and names another capacity than the present one gets [ErrCapacityMismatch].
 
+# Prefix rules
+
+An operator may freeze all locks whose names begin with a prefix until a time; see [PrefixRule]. A frozen lock is granted to nobody: not by an acquire, and not by a write that
+frees it. Its holders go on, and its waiters keep their places. A coordinator reads all rules in one request and goes by them for a period, [RulePeriod]; see rulecache.go.
+The record that an operation decides on has what keeps the lock back (Record.hold), so that the part of every write that grants waiters, advance, grants none. When the freeze is over, the
+next write of the lock grants them: of a poll, or of the stream's consumer, which looks for them at its end ([Coordinator.Thaw]). While the rules cannot be
+read, nothing is granted.
+
 # Failures
 
 What each party sees, and why that is safe:
@@ -140,6 +148,12 @@ What each party sees, and why that is safe:
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | the same request may be sent again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's own clock ends its
 	                        |                                   |                                   | lease before anyone else gets the lock
+	rules cannot be read    | throttled or store_unavailable;   | as it was; a release hands it on  | what may be frozen is not granted. The
+	                        | holders and polls: as always      | to nobody                         | stream's consumer hands it on later
+	freeze set while an     | a lease, or a place               | granted, if the write was decided | the rules that a coordinator goes by are a
+	  acquire is under way  |                                   | on before                         | period old at most
+	end of a freeze not     | polls, and is granted             | granted by the next poll or other | a place is kept by polls; a task's wait is a
+	  noticed: the job lost |                                   | write, or by a sweep              | finding of a sweep
 	row purged              | nothing                           | free; late duplicates are not     | only a day after its last use
 	                        |                                   | recognised                        |
 	coordinator dies        | no answer; sends it again         | changed or not                    | coordinators keep no state
@@ -153,6 +167,8 @@ What each party sees, and why that is safe:
     A waiter for many permits holds up the waiters behind it, also those that would fit.
   - That metadata is the newest: a renewal that is delivered late stores the metadata that it carries.
   - That a late duplicate is recognised for ever: a record remembers the one lease that ended last.
+  - That nothing is granted from the moment that a freeze was stored: coordinators go by rules that are up to a period old, and a write that was decided on
+    before may land later, for as long as its request takes or its process is suspended.
   - Reentrancy. A second lease of the same owner is another lease.
 
 # Rules
@@ -184,5 +200,6 @@ quick tests of each rule.
     PlaceUntil in swap and keep. A place is never shortened.
  13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute, and those of a waiter's
     terms go to its lease.
+ 14. While a freeze is in force, or the rules cannot be read, no write grants the lock: advance, acquiring.next, tryAcquire. Holders' requests do not depend on rules.
 */
 package lock

@@ -167,7 +167,7 @@ func EncodeJob(j Job) ([]byte, error) {
 // The fields of a message that every job has, and those of some kinds.
 var (
 	fieldsOfJobs  = []string{"v", "kind", "lock", "since", "tries"}
-	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution"}
+	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution", "cursor"}
 )
 
 // newerFields are the fields of a message that this version does not know; nil without one.

@@ -62,7 +62,7 @@ const maxThawPages = 20
 
 // thaw settles the locks below a prefix whose freeze is over, from a cursor on. Locks that cannot be settled become jobs of their own.
 func (c *Consumer) thaw(ctx context.Context, j Job) error {
-	next := Job{Kind: JobThaw, Lock: j.Lock, Cursor: j.Cursor, Due: c.now()}
+	next := Job{Kind: JobThaw, Lock: j.Lock, Cursor: j.Cursor, Due: c.now(), Newer: j.Newer}
 	for range maxThawPages {
 		done, err := c.Coordinator.Thaw(ctx, lock.RulePrefix(j.Lock), next.Cursor)
 		switch {
@@ -72,7 +72,7 @@ func (c *Consumer) thaw(ctx context.Context, j Job) error {
 		case !done.Again.IsZero() && c.Backlog == nil:
 			return nil
 		case !done.Again.IsZero():
-			return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again})
+			return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again, Newer: j.Newer})
 		}
 		for _, name := range done.Waiting {
 			if err := c.settle(ctx, name); err == nil {
