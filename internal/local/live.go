@@ -76,7 +76,7 @@ func (h *hub) send(name, id string, e stream.Entry) {
 	defer h.mu.Unlock()
 	for r, prefix := range h.readers {
 		isRule := e.DetailType == events.TypeRuleChanged // which concerns all locks below it
-		if !strings.HasPrefix(name, prefix) && !(isRule && strings.HasPrefix(prefix, name)) {
+		if !strings.HasPrefix(name, prefix) && (!isRule || !strings.HasPrefix(prefix, name)) {
 			continue
 		}
 		select {

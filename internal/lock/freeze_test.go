@@ -37,6 +37,11 @@ func (k *kit) another() *Coordinator {
 	return c
 }
 
+func (k *kit) mustBeFrozen(err error) {
+	k.t.Helper()
+	_ = k.frozen(err)
+}
+
 func (k *kit) frozen(err error) *HeldError {
 	k.t.Helper()
 	held, ok := errors.AsType[*HeldError](err)
@@ -61,11 +66,11 @@ func TestRuleFrozenLockIsGrantedToNobody(t *testing.T) {
 			return k.EndTask(t.Context(), GrantRef{lockName, KeyOf(lockName, "a"), h.Fence}, h.Tokens, "test")
 		},
 		"end of an execution": func(k *kit) error { return k.EndPlace(t.Context(), lockName, KeyOf(lockName, "a"), "e") },
-		"another acquire":     func(k *kit) error { k.pass(ttl + skew); _, err := k.acquire("c"); k.frozen(err); return nil },
+		"another acquire":     func(k *kit) error { k.pass(ttl + skew); _, err := k.acquire("c"); k.mustBeFrozen(err); return nil },
 		"a waiter's poll": func(k *kit) error {
 			k.pass(ttl + skew)
 			_, err := k.acquire("b", placeFor(time.Hour))
-			k.frozen(err)
+			k.mustBeFrozen(err)
 			return nil
 		},
 	} {
@@ -85,7 +90,7 @@ func TestRuleFrozenLockIsGrantedToNobody(t *testing.T) {
 			k.want(k.Settle(t.Context(), lockName), nil)
 			k.holds(nil, []string{"b"})
 			_, err := k.acquire("d")
-			k.frozen(err)
+			k.mustBeFrozen(err)
 			_, err = k.acquire("e", withToken("t"))
 			if held := k.frozen(err); held.Position != 2 {
 				t.Errorf("a task that comes during the freeze: %+v", held)
@@ -211,7 +216,7 @@ func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
 		k.want(k.release("a"), nil)
 		k.pass(ms)
 		_, err = k.acquire("b")
-		k.frozen(err)
+		k.mustBeFrozen(err)
 	}
 }
 

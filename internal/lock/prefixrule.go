@@ -67,11 +67,13 @@ func (p PrefixRule) purgeAt() int64 {
 	return at/1000 + int64(RuleMemory/time.Second)
 }
 
-// ErrRuleChanged: the rule has another revision than the one that a change of it names.
-var ErrRuleChanged = errors.New("the rule was changed by another request")
-
-// ErrTooManyRules: the table has [MaxPrefixRules] prefix rules.
-var ErrTooManyRules = errors.New("too many rules")
+// The kinds of error of a change of a prefix rule.
+var (
+	// ErrRuleChanged: the rule has another revision than the one that a change of it names.
+	ErrRuleChanged = errors.New("the rule was changed by another request")
+	// ErrTooManyRules: the table has [MaxPrefixRules] prefix rules.
+	ErrTooManyRules = errors.New("too many rules")
+)
 
 // A RuleRequest asks that a prefix rule becomes what it says.
 type RuleRequest struct {

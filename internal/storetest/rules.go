@@ -74,7 +74,7 @@ var ruleSuite = map[string]func(*fixture){
 			f.t.Fatal(err)
 		}
 		_, err = f.acquire("c")
-		f.frozen(err)
+		_ = f.frozen(err)
 		if r := f.record(); len(r.Holders) != 0 || r.Waiting != 1 {
 			f.t.Fatalf("frozen: %+v", r)
 		}
