@@ -38,7 +38,7 @@ quiet "${sam[@]}" build --build-dir "$build" --parameter-overrides "$overrides"
 quiet go run ./cmd/holdfast init --dynamodb-endpoint "$HOLDFAST_DYNAMODB_ENDPOINT" --table Table # as sam local resolves !Ref Table
 
 echo 'sam-local: invoking the functions'
-for function in Acquire Renew Release Status ForceRelease Expire Stream; do
+for function in Acquire Renew Release Status ForceRelease Rules Expire Stream; do
   answer=$("${sam[@]}" local invoke "$function" --event "functions/${function,,}/event.json" "${local_flags[@]}" 2>"$log") ||
     { cat "$log" >&2; fail "$function cannot be invoked"; }
   case $function:$answer in

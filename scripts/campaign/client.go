@@ -95,7 +95,7 @@ func newWorker(cfg clientConfig, rec *recorder, i int) (*worker, error) {
 		aws := awsConfig("")
 		aws.HTTPClient = named(nil)
 		t, err := invoke.New(invoke.Config{AWS: aws, Endpoint: cfg.API, Functions: invoke.Functions{
-			Acquire: "acquire", Renew: "renew", Release: "release", ForceRelease: "force-release", Status: "status",
+			Acquire: "acquire", Renew: "renew", Release: "release", ForceRelease: "force-release", Status: "status", Rules: "rules",
 		}})
 		if err != nil {
 			return nil, err

@@ -13,11 +13,11 @@ from samtranslator.yaml_helper import yaml_parse
 ALLOWED = {
     r"^Dashboard$": "SAM has no short form of a dashboard; the CDK draws it",
     r"^Bus: Name$": "names the bus: CDK by the construct's path, SAM by the stack",
-    r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream|Redrive): Code: ": "assets against sam build's output; the same sources",
+    r"^(Acquire|Renew|Release|Status|ForceRelease|Rules|Expire|Stream|Redrive): Code: ": "assets against sam build's output; the same sources",
     r": HOLDFAST_DYNAMODB_ENDPOINT$": "for sam local; empty in AWS",
     r"^.*: Architectures$": "the local cloud runs this machine's; both default to arm64",
     r"^ExecutionsEnd: EventPattern: detail: stateMachineArn$": "a template cannot take the * off a name, so SAM's rule has wildcards",
-    r"^(Acquire|Renew|Release|Status|ForceRelease|Expire|Stream|Redrive): Tags$": "SAM marks what it made",
+    r"^(Acquire|Renew|Release|Status|ForceRelease|Rules|Expire|Stream|Redrive): Tags$": "SAM marks what it made",
 }
 
 
