@@ -261,8 +261,12 @@ func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
 	down := &StoreError{Kind: ErrThrottled, What: "test"}
 	k.store.noRules = down
 	k.pass(NoRulesPeriod)
+	k.store.reset()
 	_, err = k.acquire("c")
 	k.want(err, ErrThrottled)
+	if k.store.requests() > 0 {
+		t.Errorf("%d requests", k.store.requests())
+	}
 	_, err = k.renew("a", ttl)
 	k.want(err, nil)
 	k.want(k.release("a"), nil)
