@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -285,29 +286,38 @@ func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
 
 // One request reads the rules for all that need them at the same time. One that waits for it gives up with its context.
 func TestOneRequestReadsTheRules(t *testing.T) {
-	k := newKit(t)
-	started, finish := make(chan struct{}), make(chan struct{})
-	k.store.ruleRead = func() { close(started); <-finish }
-	var group sync.WaitGroup
-	read := func() {
-		if _, err := k.freshRules(t.Context()); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		finish := make(chan struct{})
+		k.store.ruleRead = func() { <-finish }
+		var group sync.WaitGroup
+		for range 10 {
+			group.Go(func() {
+				if _, err := k.freshRules(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait() // one reads, nine wait
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := k.freshRules(ctx); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-	}
-	group.Go(read)
-	<-started
-	for range 9 {
-		group.Go(read)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := k.freshRules(ctx); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	close(finish)
-	group.Wait()
-	if k.store.ruleReads != 1 {
-		t.Errorf("%d reads", k.store.ruleReads)
+		close(finish)
+		group.Wait()
+		if k.store.ruleReads != 1 {
+			t.Errorf("%d reads", k.store.ruleReads)
+		}
+	})
+}
+
+// A hold ends with its freeze, also between the read of the rules and the decision; that of rules that cannot be read does not end by itself.
+func TestHoldEndsWithItsFreeze(t *testing.T) {
+	now := time.UnixMilli(1_800_000_000_000)
+	frozen, unreadable := &hold{freeze: &Freeze{Until: now.UnixMilli()}}, &hold{err: ErrThrottled}
+	if frozen.at(now.Add(-ms)) == nil || frozen.at(now) != nil || unreadable.at(now) == nil {
+		t.Error("a hold of the wrong length")
 	}
 }
 
