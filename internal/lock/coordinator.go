@@ -182,8 +182,10 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		if err != nil {
 			return outcome{}, c.noteClock(err)
 		}
-		read.After = c.withHold(ctx, name, r, op)
-		r = read.After
+		if r, err = c.withHold(ctx, name, r, op); err != nil {
+			return outcome{}, err
+		}
+		read.After = r
 		cmd, err := op.next(c.clock(), r)
 		if err != nil {
 			return outcome{}, err

@@ -79,7 +79,7 @@ An operator may freeze all locks whose names begin with a prefix until a time; s
 frees it. Its holders go on, and its waiters keep their places. A coordinator reads all rules in one request and goes by them for a period, [RulePeriod]; see rulecache.go.
 The record that an operation decides on has what keeps the lock back (Record.hold), so that the part of every write that grants waiters, advance, grants none. When the freeze is over, the
 next write of the lock grants them: of a poll, or of the stream's consumer, which looks for them at its end ([Coordinator.Thaw]). While the rules cannot be
-read, nothing is granted.
+read, nothing is granted; see withHold.
 
 # Failures
 
@@ -148,8 +148,9 @@ What each party sees, and why that is safe:
 	store throttled or slow | throttled, or a slow answer       | changed or not                    | the same request may be sent again
 	store down              | store_unavailable                 | changed or not                    | likewise; a holder's own clock ends its
 	                        |                                   |                                   | lease before anyone else gets the lock
-	rules cannot be read    | throttled or store_unavailable;   | as it was; a release hands it on  | what may be frozen is not granted. The
-	                        | holders and polls: as always      | to nobody                         | stream's consumer hands it on later
+	rules cannot be read    | throttled or store_unavailable,   | as it was                         | what may be frozen is not granted
+	                        | also a release to a waiter        |                                   |
+	rules can never be read | misconfigured; a release succeeds | a release hands it on to nobody   | the stream's consumer hands it on later
 	freeze set while an     | a lease, or a place               | granted, if the write was decided | the rules that a coordinator goes by are a
 	  acquire is under way  |                                   | on before                         | period old at most
 	end of a freeze not     | polls, and is granted             | granted by the next poll or other | a place is kept by polls; a task's wait is a

@@ -259,9 +259,10 @@ func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
 	k.must("a")
 	_, err := k.acquire("b", placeFor(time.Hour))
 	ticket := k.frozenOr(err).Ticket
-	down := &StoreError{Kind: ErrThrottled, What: "test"}
-	k.store.noRules = down
+	k.store.noRules = &StoreError{Kind: ErrThrottled, What: "test"}
 	k.pass(NoRulesPeriod)
+	k.want(k.release("a"), ErrThrottled) // to be repeated
+	k.want(k.Settle(t.Context(), lockName), ErrThrottled)
 	k.store.reset()
 	_, err = k.acquire("c")
 	k.want(err, ErrThrottled)
@@ -270,6 +271,7 @@ func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
 	}
 	_, err = k.renew("a", ttl)
 	k.want(err, nil)
+	k.store.noRules = &StoreError{Kind: ErrMisconfigured, What: "test"}
 	k.want(k.release("a"), nil)
 	k.holds(nil, []string{"b"})
 	_, err = k.acquire("b", func(r *AcquireRequest) { r.Wait, r.Ticket = time.Hour, ticket })

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -152,11 +153,17 @@ type taker interface{ takes() }
 
 func (acquiring) takes() {}
 
-// withHold adds to a record what keeps the lock from being granted, if the operation may grant it.
-func (c *Coordinator) withHold(ctx context.Context, name string, r Record, op decider) Record {
+// withHold adds to a record what keeps the lock from being granted, if the operation may grant it. While the rules cannot be read for a fault that
+// passes, the operation fails, as it does if the queue cannot be read. While they can never be read as the table is set up, the operation goes on, and
+// grants nothing.
+func (c *Coordinator) withHold(ctx context.Context, name string, r Record, op decider) (Record, error) {
 	_, takes := op.(taker)
-	if op.waiters(r) > 0 && (takes || r.Waiting > 0) {
-		r.hold = c.holdOn(ctx, name)
+	if op.waiters(r) == 0 || !takes && r.Waiting == 0 {
+		return r, nil
 	}
-	return r
+	r.hold = c.holdOn(ctx, name)
+	if err := r.hold.failed(); err != nil && !errors.Is(err, ErrMisconfigured) {
+		return r, err
+	}
+	return r, nil
 }
