@@ -124,10 +124,11 @@ func TestSweepSetsTimersThatMayBeLost(t *testing.T) {
 	from := k.clock()
 	k.acquire("during", "h")
 	k.acquire("joined", "w", waits)
+	k.acquire("silent", "h") // nobody listens or waits for it
 	to := k.clock()
 	k.ahead = 2 * time.Minute
 	k.acquire("after", "h")
-	k.Expirer.Consumer.Listens = func(name string) bool { return name != "joined" }
+	k.Expirer.Consumer.Listens = func(name string) bool { return name != "joined" && name != "silent" }
 	armed := func(req Request) string {
 		k.t.Helper()
 		k.timers = nil
