@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"time"
 
@@ -251,9 +252,13 @@ func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata jso
 	if err = l.client.send(ctx, wire.OpRenew, l.name, request, &answer); err == nil {
 		err = checkGrant(answer, l.name, l.secret)
 	}
-	if err == nil && answer.Fence != l.fence {
+	switch {
+	case err != nil:
+	case answer.Fence > l.fence:
 		// The lease ended, the lock forgot it, and a copy of its acquire that came late got the lock again. Others may have held it between.
 		err = ErrLost
+	case answer.Fence < l.fence:
+		err = notCoordinator(http.StatusOK, "an answer with a lower fence than this lease's")
 	}
 	return sent, answer, err
 }

@@ -28,9 +28,9 @@ var plants = []plant{
 	// Decisions of the coordinator.
 	{"others get a lease at its expiry, without the allowance", "internal/lock/record.go", "return h.ExpiresAt <= now-s })", "return h.ExpiresAt <= now })", ""},
 	{"a repeated acquire is refused", "internal/lock/acquire.go", "if h, mine := r.Holders[o.key]; mine {\n		return o.repeat", "if h, mine := r.Holders[o.key]; mine && h.Unclaimed {\n		return o.repeat", ""},
-	{"a newcomer is granted before those who wait", "internal/lock/acquire.go", "case joins && to.Waiting == 0 && ", "case joins && ", ""},
+	{"a newcomer is granted before those who wait", "internal/lock/acquire.go", "case joins && r.hold.at(now) == nil && to.Waiting == 0 && ", "case joins && ", ""},
 	{"an expired lease is renewed", "internal/lock/renew.go", "if !held || h.ExpiresAt <= now.UnixMilli() {", "if !held {", ""},
-	{"the queue is served from any place", "internal/lock/queue.go", "case len(to.Queue) == 0 && to.fits(w.Terms)", "case to.fits(w.Terms)", ""},
+	{"the queue is served from any place", "internal/lock/queue.go", "case len(to.Queue) == 0 && r.hold.at(now) == nil && to.fits(w.Terms)", "case to.fits(w.Terms)", ""},
 	{"permits are not counted", "internal/lock/queue.go", "return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)", "return permits(r.Holders) < r.limit(want.Capacity)", ""},
 
 	// Rules of the client.
