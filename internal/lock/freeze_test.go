@@ -132,6 +132,10 @@ func TestAnswerOfAFrozenLock(t *testing.T) {
 	k.unfreeze("")
 	k.pass(NoRulesPeriod)
 	k.must("x", placeFor(time.Hour))
+	k.pass(4 * time.Hour) // the rule of ab has no end by hand
+	if s, err := k.Status(t.Context(), "abc"); err != nil || s.Freeze != nil {
+		t.Errorf("status after the end of a freeze: %+v, %v", s.Freeze, err)
+	}
 }
 
 // Holders of a frozen lock renew, release and ask for their lease again, and a waiter that was granted before claims its grant.
