@@ -70,9 +70,8 @@ func (c *freezeCmd) settle(ctx context.Context, s *streams, rule lockclient.Rule
 	}
 }
 
-// parseUntil reads the end of a freeze. Times without a zone are local.
+// parseUntil reads the end of a freeze. Times without a zone are in that of now.
 func parseUntil(text string, now time.Time) (time.Time, error) {
-	now = now.Local()
 	at, err := untilOf(text, now)
 	switch {
 	case err != nil:

@@ -43,9 +43,6 @@ func TestFreezeCommands(t *testing.T) {
 // The end of a freeze is a time of day, a weekday, a day, a time or a duration; those without a zone are local.
 func TestParseUntil(t *testing.T) {
 	zone := time.FixedZone("here", 3600)
-	local := time.Local
-	time.Local = zone
-	defer func() { time.Local = local }()
 	now := time.Date(2026, 11, 26, 16, 30, 0, 0, zone) // a Thursday
 	for text, want := range map[string]string{
 		"18:00": "2026-11-26T18:00:00+01:00", "16:30": "2026-11-27T16:30:00+01:00", "09:15": "2026-11-27T09:15:00+01:00",
