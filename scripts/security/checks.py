@@ -1,5 +1,6 @@
 """The check of Schemathesis that knows what the OpenAPI document cannot say: which fields of a request go together, and limits in bytes."""
 
+import datetime
 import json
 
 import schemathesis
@@ -24,6 +25,25 @@ def lone_surrogate(value):
     return any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def printable(text):
+    return any(c.isprintable() and not c.isspace() for c in text)
+
+
+def reasons_of_freeze(freeze):
+    if not isinstance(freeze, dict):
+        return
+    if size(freeze.get("reason", "")) > 512:
+        yield "a text is too long in bytes"
+    try:
+        until = datetime.datetime.fromisoformat(freeze.get("until", ""))
+    except ValueError:
+        yield "until is no time"
+        return
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if until.tzinfo is None or not now < until <= now + datetime.timedelta(days=366):
+        yield "until is over, or too far away"
+
+
 def reasons(body):
     """Why a body that matches its schema must be refused all the same, or nothing."""
     capacity = body.get("capacity", 1)
@@ -40,6 +60,7 @@ def reasons(body):
         yield "this coordinator sends no notifications, and knows no executions"
     if size(body.get("owner", "")) > 256 or size(body.get("reason", "")) > 512:
         yield "a text is too long in bytes"
+    yield from reasons_of_freeze(body.get("freeze"))
     metadata = body.get("metadata", {})
     if size(json.dumps(metadata)) > 2048 or depth(metadata) > 8:
         yield "metadata is too large or too deep"
@@ -57,7 +78,8 @@ def cross_field_rules(ctx, response, case):
     status = response.status_code
     body = case.body if isinstance(case.body, dict) else {}
     why = list(reasons(body))
-    blank = not any(c.isprintable() and not c.isspace() for c in body.get("reason", "x"))
+    freeze = body.get("freeze") if isinstance(body.get("freeze"), dict) else {}
+    blank = not printable(body.get("reason", "x")) or not printable(freeze.get("reason", "x"))
     if case.operation.label == "GET /v1/locks" and (case.query or {}).get("cursor"):
         assert status in (200, 400), f"{status} for a page"
         return
