@@ -135,8 +135,8 @@ func TestNoWildcards(t *testing.T) {
 			}
 		}
 	}
-	if n != 30 {
-		t.Errorf("%d statements; docs/iam.md explains 30", n)
+	if n != 34 {
+		t.Errorf("%d statements; docs/iam.md explains 34", n)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("indexes %s, want %s as CreateTable of internal/dynamo makes", got, want)
 	}
 	functions := tpl.of("AWS::Lambda::Function")
-	if len(functions) != 8 {
+	if len(functions) != 9 {
 		t.Errorf("%d functions", len(functions))
 	}
 	for _, f := range functions {
@@ -248,7 +248,7 @@ func TestProps(t *testing.T) {
 			ttls++
 		}
 	}
-	if reserved != 5 || ttls != 5 {
+	if reserved != 6 || ttls != 6 {
 		t.Errorf("%d functions have reserved concurrency, %d the longest TTL", reserved, ttls)
 	}
 	tpl = synth(t, func(stack awscdk.Stack, code string) {
