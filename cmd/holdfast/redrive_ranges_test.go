@@ -55,7 +55,8 @@ func (q *lettersQueue) lose(id string, at time.Time) {
 		at.UTC().Format(time.RFC3339))})
 }
 
-// realFunction is Lambda's API with the redriver of a queue behind it, but for its sweeps.
+// realFunction starts a fake of Lambda's API. It passes requests for dead letters to a real redriver of the queue, and those for a sweep to the
+// function sweep.
 func realFunction(t *testing.T, q *lettersQueue, sweep func(redrive.Request)) {
 	t.Helper()
 	r := &redrive.Redriver{Letters: q, Expirer: &stream.Expirer{}}

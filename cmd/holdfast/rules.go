@@ -36,13 +36,9 @@ func (c *freezeCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	if err != nil {
 		return err
 	}
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("freeze")
-	rule, err := client.Freeze(ctx, c.Prefix, until, c.Reason)
-	answered()
+	rule, err := ask(ctx, s, conn, "freeze", func(client *lockclient.Client) (lockclient.Rule, error) {
+		return client.Freeze(ctx, c.Prefix, until, c.Reason)
+	})
 	if err != nil {
 		return err
 	}
@@ -116,13 +112,7 @@ type unfreezeCmd struct {
 
 // Run ends a freeze.
 func (c *unfreezeCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("unfreeze")
-	rule, err := client.Unfreeze(ctx, c.Prefix)
-	answered()
+	rule, err := ask(ctx, s, conn, "unfreeze", func(client *lockclient.Client) (lockclient.Rule, error) { return client.Unfreeze(ctx, c.Prefix) })
 	if err != nil {
 		return err
 	}
@@ -133,13 +123,7 @@ type rulesCmd struct{}
 
 // Run shows all rules.
 func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("rules")
-	list, err := client.Rules(ctx)
-	answered()
+	list, err := ask(ctx, s, conn, "rules", func(client *lockclient.Client) ([]lockclient.Rule, error) { return client.Rules(ctx) })
 	if err != nil {
 		return err
 	}
@@ -183,7 +167,7 @@ func below(prefix string) string {
 
 // frozen describes a freeze for those who wait for its end.
 func frozen(f *lockclient.Freeze) string {
-	text := "frozen until " + f.Until.Local().Format("2006-01-02 15:04:05")
+	text := "frozen until " + stamp(f.Until)
 	if f.By != "" {
 		text += " by " + printable(f.By)
 	}

@@ -19,13 +19,7 @@ type statusCmd struct {
 
 // Run shows a lock.
 func (c *statusCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("status")
-	status, err := client.Status(ctx, c.Name)
-	answered()
+	status, err := ask(ctx, s, conn, "status", func(client *lockclient.Client) (lockclient.Status, error) { return client.Status(ctx, c.Name) })
 	if err != nil {
 		return err
 	}
@@ -195,13 +189,9 @@ func (c *forceReleaseCmd) Run(ctx context.Context, s *streams, conn *connection)
 	case c.Fence != nil:
 		fence = *c.Fence
 	}
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("force-release")
-	ended, err := client.ForceRelease(ctx, c.Name, c.Reason, fence)
-	answered()
+	ended, err := ask(ctx, s, conn, "force-release", func(client *lockclient.Client) ([]lockclient.StatusHolder, error) {
+		return client.ForceRelease(ctx, c.Name, c.Reason, fence)
+	})
 	if err != nil {
 		return err
 	}

@@ -161,6 +161,16 @@ func (w *wait) tell() {
 
 func (w *wait) age() time.Duration { return time.Since(w.began).Round(time.Second) }
 
+// ask sends a command's only request, and reports a coordinator that does not answer it soon.
+func ask[T any](ctx context.Context, s *streams, conn *connection, what string, send func(*lockclient.Client) (T, error)) (answer T, err error) {
+	client, err := conn.client(ctx)
+	if err != nil {
+		return answer, err
+	}
+	defer s.slow(what)()
+	return send(client)
+}
+
 // slow reports, once, a coordinator that does not answer a command for [patience], until answered is called.
 func (s *streams) slow(what string) (answered func()) {
 	var once sync.Once

@@ -15,9 +15,9 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// Handler returns the Lambda function that serves op. That of status serves list too, and that of rules all operations on rules. Its payload is an event of API Gateway's
-// HTTP API (payload format 2.0), or else a direct invocation: the operation's fields, the lock's name in the field name, or the rule's
-// prefix in the field prefix, and, if the function serves several operations, the operation in the field op.
+// Handler returns the Lambda function that serves op. That of status serves list too, and that of rules all operations on rules. Its
+// payload is an event of API Gateway's HTTP API (payload format 2.0), or else a direct invocation: the operation's fields, the lock's name
+// in the field name, or the rule's prefix in the field prefix, and, if the function serves several operations, the operation in the field op.
 func (a *API) Handler(op wire.Op) lambda.Handler { return &handler{api: a, function: op.Function()} }
 
 // A handler is one Lambda function.

@@ -20,11 +20,14 @@ func prepare(ops []Op, cfg Config) []*call {
 			continue
 		}
 		asked[o.Lease] = o
-		from := o.Began
-		if o.Result == Granted { // only a late copy of it, after its lease was forgotten
+		from := int64(math.MaxInt64) // never
+		switch {
+		case o.Result == Unknown, o.Result == Held:
+			from = o.Began
+		case o.Result == Granted && cfg.until(o) > o.Ended: // a late copy of it, after its lease was forgotten
 			from = o.Ended
 		}
-		if first, known := exists[o.Lease]; (!known || from < first) && (o.Result == Unknown || o.Result == Held || o.Result == Granted && cfg.until(o) > o.Ended) {
+		if first, known := exists[o.Lease]; !known || from < first {
 			exists[o.Lease] = from
 		}
 	}

@@ -241,7 +241,11 @@ func (m model) released(s *state, c *call) (bool, *state) {
 		return true, next
 	}
 	for _, e := range s.over {
-		if e.lease == c.Lease && !e.released && e.keeps != 0 && c.Began <= e.keeps-int64(m.cfg.Skew) { // over by one coordinator's clock, and live by another's
+		switch {
+		case e.lease != c.Lease:
+		case e.released:
+			return true, s
+		case e.keeps != 0 && c.Began <= e.keeps-int64(m.cfg.Skew): // over by one coordinator's clock, and live by another's
 			next := s.clone(c)
 			for i := range next.over {
 				if o := &next.over[i]; o.lease == c.Lease {
@@ -249,12 +253,8 @@ func (m model) released(s *state, c *call) (bool, *state) {
 				}
 			}
 			return true, next
-		}
-		if e.lease == c.Lease && !e.released {
+		default:
 			return c.exists, s // of a ghost
-		}
-		if e.lease == c.Lease {
-			return true, s
 		}
 	}
 	if !c.exists {

@@ -29,9 +29,10 @@ func recordOf(r lock.Record) *Record {
 	return out
 }
 
-// checkRows checks the writes of each lock's row: each begins with what the one before left, revisions count by one, permits fit the capacity, each grant has a fencing token above all
-// before it, no lease is granted again that is remembered as ended, no lease's expiry moves back, and a lease is renewed, claimed or released
-// before its expiry, by the clock of the coordinator that does it. A lease that ends by expiry has expired by every clock.
+// checkRows checks the writes of each lock's row: each begins with what the one before left, revisions count by one, permits fit the
+// capacity, each grant has a fencing token above all before it, no lease is granted again that is remembered as ended, no lease's expiry
+// moves back, and a lease is renewed, claimed or released before its expiry, by the clock of the coordinator that does it. A lease that
+// ends by expiry has expired by every clock.
 // A write that ends the last lease grants the lock to a waiter.
 func checkRows(rows []Row, cfg Config) (found []Violation) {
 	top := map[string]int64{}

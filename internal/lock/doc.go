@@ -75,11 +75,13 @@ allows. A request that does not wait and names another capacity than the present
 
 # Prefix rules
 
-An operator may freeze all locks whose names begin with a prefix until a time; see [PrefixRule]. A frozen lock is granted to nobody: not by an acquire, and not by a write that
-frees it. Its holders go on, and its waiters keep their places. A coordinator reads all rules in one request and goes by them for a period, [RulePeriod]; see rulecache.go.
-The record that an operation decides on has what keeps the lock back (Record.hold), so that the part of every write that grants waiters, advance, grants none. When the freeze is over, the
-next write of the lock grants them: of a poll, or of the stream's consumer, which looks for them at its end ([Coordinator.Thaw]). While the rules cannot be
-read, nothing is granted; see withHold.
+An operator may freeze all locks whose names begin with a prefix until a time; see [PrefixRule]. A frozen lock is granted to
+nobody: not by an acquire, and not by a write that frees it. Its holders go on, and its waiters keep their places. A
+coordinator reads all rules in one request and goes by them for a period, [RulePeriod]; see rulecache.go. The record that an
+operation decides on has what keeps the lock back (Record.hold), so that the part of every write that grants waiters,
+advance, grants none. When the freeze is over, the next write of the lock grants them: of a poll, or of the stream's
+consumer, which looks for them at its end ([Coordinator.Thaw]). While the rules cannot be read, nothing is granted; see
+withHold.
 
 # Failures
 

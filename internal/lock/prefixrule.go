@@ -18,8 +18,6 @@ const (
 	// RuleMemory is how long the item of a prefix rule is kept that has been removed, or whose freeze has ended. While any is kept, coordinators read
 	// the rules every [RulePeriod].
 	RuleMemory = 7 * 24 * time.Hour
-	// MaxFreeze is how far ahead the end of a freeze may be.
-	MaxFreeze = 366 * 24 * time.Hour
 )
 
 // A PrefixRule is what an operator has set for every lock whose name begins with Prefix. Times are Unix milliseconds.
@@ -191,8 +189,7 @@ type Thawed struct {
 // Thaw finds the locks whose waiters may be granted after a freeze of a prefix has ended, a page at a time. It reads the rules anew, so that the caller,
 // who settles the locks next, does not go by a freeze that this process still remembers.
 func (c *Coordinator) Thaw(ctx context.Context, prefix, cursor string) (Thawed, error) {
-	c.cache.drop()
-	rules, err := c.freshRules(ctx)
+	rules, err := c.readRules(ctx)
 	if err != nil {
 		return Thawed{}, err
 	}
