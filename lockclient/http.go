@@ -96,7 +96,7 @@ func (t *httpTransport) sign(ctx context.Context, req *http.Request, body []byte
 	if err != nil {
 		return fmt.Errorf("credentials: %w", err)
 	}
-	if req.Method != http.MethodPost {
+	if req.Body == nil { // the fields are in the query
 		body = nil
 	}
 	hash := sha256.Sum256(body)
@@ -106,7 +106,7 @@ func (t *httpTransport) sign(ctx context.Context, req *http.Request, body []byte
 	return nil
 }
 
-// request makes the HTTP request of an operation: the fields are the body of a POST, and the query of a GET.
+// request makes the HTTP request of an operation: the fields are the body of a POST or PUT, and the query of a GET or DELETE.
 func (t *httpTransport) request(ctx context.Context, r Request) (*http.Request, error) {
 	method, path := wire.Op(r.Op).Route()
 	name := strings.ReplaceAll(url.PathEscape(r.Lock), "+", "%2B") // some gateways decode a literal + as a space
