@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
 	"github.com/holdfast-lock/holdfast/lockclient/invoke"
@@ -222,7 +223,7 @@ func TestUnreachableAsSetUp(t *testing.T) {
 		"direct, no host":          {tables(nowhere, keys, ""), "there is no host nosuch.test"},
 		"direct, no authority":     {tables(nil, keys, server.URL), "authority"},
 		"direct, provider fails":   {tables(nowhere, none, ""), "aws sso login"},
-		"direct, no table":         {tables(nil, keys, dynamodbEndpoint(t)), "holdfast init"},
+		"direct, no table":         {tables(nil, keys, awstest.Endpoint(t)), "holdfast init"},
 		"direct, not DynamoDB":     {tables(server.Client(), keys, server.URL), "not as DynamoDB does"},
 		"http, no host":            {lockclient.Config{Endpoint: "http://nosuch.test", HTTPClient: nowhere}, "there is no host nosuch.test"},
 		"http, unknown authority":  {lockclient.Config{Endpoint: server.URL}, "authority"},

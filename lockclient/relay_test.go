@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/reach/relay"
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -53,13 +54,13 @@ func TestDeadConnections(t *testing.T) {
 			return r, lockclient.Config{Transport: transport, RequestTimeout: time.Second}
 		},
 		"direct": func(t *testing.T) (*relay.Relay, lockclient.Config) {
-			u, err := url.Parse(dynamodbEndpoint(t))
+			u, err := url.Parse(awstest.Endpoint(t))
 			if err != nil {
 				t.Fatal(err)
 			}
 			r := relay.New(t, u.Host)
 			table, err := direct.New(t.Context(), direct.Config{
-				Table: "direct-" + rand.Text(), Region: "us-east-1", Endpoint: "http://" + r.Addr().String(),
+				Table: awstest.TableName(t, "direct"), Region: "us-east-1", Endpoint: "http://" + r.Addr().String(),
 				Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 			})
 			if err != nil {

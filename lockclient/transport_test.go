@@ -3,7 +3,6 @@ package lockclient_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -147,20 +146,10 @@ func overLambda(t *testing.T) reached {
 	}
 }
 
-// dynamodbEndpoint returns the endpoint of DynamoDB Local. Without one the test fails, so that no test is skipped unnoticed.
-func dynamodbEndpoint(t *testing.T) string {
-	t.Helper()
-	e := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if e == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
-	return e
-}
-
 func overDynamoDB(t *testing.T) reached {
 	h := newHarm(t)
 	table, err := direct.New(t.Context(), direct.Config{
-		Table: "direct-" + rand.Text(), Region: "us-east-1", Endpoint: dynamodbEndpoint(t),
+		Table: awstest.TableName(t, "direct"), Region: "us-east-1", Endpoint: awstest.Endpoint(t),
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: &http.Client{Transport: h},
 	})
 	if err != nil {

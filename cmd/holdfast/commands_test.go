@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -284,11 +285,8 @@ func TestConnectionErrors(t *testing.T) {
 // The same commands work on a table directly.
 func TestCommandsOnATable(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", "")
-	t.Setenv("HOLDFAST_TABLE", "cli-"+rand.Text())
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	t.Setenv("HOLDFAST_TABLE", awstest.TableName(t, "cli"))
+	endpoint := awstest.Endpoint(t)
 	if code, out, errs := call(t.Context(), "doctor"); code != exitFailed || !strings.Contains(out, "does not exist") || strings.Count(out, "run holdfast init") != 1 {
 		t.Errorf("doctor without a table: %d: %s%s", code, out, errs)
 	}

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -104,12 +104,9 @@ func TestDevPrintsLinesThatWork(t *testing.T) {
 
 // dev works on DynamoDB, and creates its table there.
 func TestDevOnDynamoDB(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint, table := awstest.Endpoint(t), awstest.TableName(t, "dev")
 	for range 2 { // the second finds the table and the first one's fence
-		url, _ := startDev(t, devCmd{}, connection{DynamodbEndpoint: endpoint, Table: "dev-test"})
+		url, _ := startDev(t, devCmd{}, connection{DynamodbEndpoint: endpoint, Table: table})
 		client, err := lockclient.New(lockclient.Config{Endpoint: url})
 		if err != nil {
 			t.Fatal(err)
@@ -161,13 +158,10 @@ func TestDevSaysWhatIsWrong(t *testing.T) {
 
 // init may be repeated, and creates a table that dev can use.
 func TestInit(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint, table := awstest.Endpoint(t), awstest.TableName(t, "init")
 	for range 2 {
 		out := newOutput()
-		if err := (initCmd{}).Run(t.Context(), &streams{out: out}, &connection{DynamodbEndpoint: endpoint, Table: "init-test"}); err != nil || !strings.Contains(out.String(), `"init-test" is ready`) {
+		if err := (initCmd{}).Run(t.Context(), &streams{out: out}, &connection{DynamodbEndpoint: endpoint, Table: table}); err != nil || !strings.Contains(out.String(), fmt.Sprintf("%q is ready", table)) {
 			t.Errorf("%q, %v", out, err)
 		}
 	}

@@ -1,22 +1,19 @@
 package main
 
 import (
-	"crypto/rand"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 )
 
 // init adds the index of names to a table that has none, and says then, and only then, that rows which are there may be missing from it.
 func TestInitAddsTheIndex(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint := awstest.Endpoint(t)
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	cfg, err := awsConfig(t.Context(), "", endpoint)
 	if err != nil {
@@ -24,7 +21,7 @@ func TestInitAddsTheIndex(t *testing.T) {
 	}
 	db := dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) { o.BaseEndpoint = &endpoint })
 	for _, old := range []bool{false, true} {
-		table := "init-" + rand.Text()
+		table := awstest.TableName(t, "init")
 		t.Setenv("HOLDFAST_TABLE", table)
 		if old {
 			createWithoutIndex(t, db, table)

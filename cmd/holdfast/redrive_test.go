@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/redrive"
 )
@@ -114,13 +113,10 @@ func TestRedriveRefuses(t *testing.T) {
 
 // On a table alone, doctor reports a lock that nobody will free, with its fix, and redrive mends it.
 func TestStuckLockOnATable(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint := awstest.Endpoint(t)
 	t.Setenv("HOLDFAST_ENDPOINT", "")
 	t.Setenv("HOLDFAST_REDRIVE_FUNCTION", "")
-	table := "stuck-" + rand.Text()
+	table := awstest.TableName(t, "stuck")
 	t.Setenv("HOLDFAST_TABLE", table)
 	if code, out, errs := call(t.Context(), "init"); code != 0 {
 		t.Fatalf("init: %d: %s%s", code, out, errs)

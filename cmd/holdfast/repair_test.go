@@ -1,11 +1,11 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
@@ -13,11 +13,8 @@ import (
 // A lock that a coordinator with a clock a year ahead has written cannot be acquired until it is repaired; repair
 // reports what it refuses.
 func TestRepair(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
-	conn := &connection{DynamodbEndpoint: endpoint, Table: "repair-test", Timeout: 5 * time.Second, Owner: "me"}
+	endpoint := awstest.Endpoint(t)
+	conn := &connection{DynamodbEndpoint: endpoint, Table: awstest.TableName(t, "repair"), Timeout: 5 * time.Second, Owner: "me"}
 	if err := (initCmd{}).Run(t.Context(), &streams{out: newOutput()}, conn); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,7 @@
 package dynamo_test
 
 import (
-	"crypto/rand"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -13,18 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
-
-// endpoint is DynamoDB Local's. `make test` starts one; a run without it fails, so that no test is skipped unseen.
-func endpoint(t testing.TB) string {
-	t.Helper()
-	e := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if e == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
-	return e
-}
 
 func awsConfig() aws.Config {
 	return aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
@@ -32,13 +21,13 @@ func awsConfig() aws.Config {
 
 // engine is a plain client of DynamoDB Local.
 func engine(t testing.TB) *dynamodb.Client {
-	return dynamodb.NewFromConfig(awsConfig(), func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint(t)) })
+	return dynamodb.NewFromConfig(awsConfig(), func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(awstest.Endpoint(t)) })
 }
 
 // newStore returns a store with its own table.
 func newStore(t testing.TB, change ...func(*dynamo.Config)) *dynamo.Store {
 	t.Helper()
-	cfg := dynamo.Config{AWS: awsConfig(), Table: "locks-" + rand.Text(), Endpoint: endpoint(t)}
+	cfg := dynamo.Config{AWS: awsConfig(), Table: awstest.TableName(t, "locks"), Endpoint: awstest.Endpoint(t)}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -92,7 +81,7 @@ func (w *wire) count() int {
 // otherKeys returns a store on a table with another key schema.
 func otherKeys(t testing.TB) *dynamo.Store {
 	t.Helper()
-	table := "other-" + rand.Text()
+	table := awstest.TableName(t, "other")
 	if _, err := engine(t).CreateTable(t.Context(), &dynamodb.CreateTableInput{
 		TableName: &table, BillingMode: types.BillingModePayPerRequest,
 		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
@@ -100,7 +89,7 @@ func otherKeys(t testing.TB) *dynamo.Store {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: table, Endpoint: endpoint(t)})
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: table, Endpoint: awstest.Endpoint(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -413,7 +413,7 @@ func TestConfig(t *testing.T) {
 
 // A missing table, and one with other keys, on the engine itself.
 func TestMissingTableAndWrongKeys(t *testing.T) {
-	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: "nowhere", Endpoint: endpoint(t)})
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: "nowhere", Endpoint: awstest.Endpoint(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package dynamo_test
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/storetest"
@@ -27,7 +27,7 @@ type region struct {
 
 func newRegion(t *testing.T, clock *storetest.Clock) *region {
 	t.Helper()
-	r := &region{t: t, wire: &wire{}, table: "region-" + rand.Text()}
+	r := &region{t: t, wire: &wire{}, table: awstest.TableName(t, "region")}
 	s := newStore(t, func(c *dynamo.Config) { c.Table, c.AWS.HTTPClient = r.table, r.wire })
 	var err error
 	if r.Coordinator, err = lock.New(lock.Config{Store: s, Clock: clock.Now}); err != nil {

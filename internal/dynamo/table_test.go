@@ -1,7 +1,6 @@
 package dynamo_test
 
 import (
-	"crypto/rand"
 	"errors"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
 
@@ -37,7 +37,7 @@ func TestCreateTable(t *testing.T) {
 
 // A table of another shape is refused with all its differences, and not changed.
 func TestCreateTableRefusesAnotherShape(t *testing.T) {
-	table := "other-" + rand.Text()
+	table := awstest.TableName(t, "other")
 	db := engine(t)
 	if _, err := db.CreateTable(t.Context(), &dynamodb.CreateTableInput{
 		TableName: &table, BillingMode: types.BillingModePayPerRequest,
@@ -46,7 +46,7 @@ func TestCreateTableRefusesAnotherShape(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: table, Endpoint: endpoint(t)})
+	s, err := dynamo.New(dynamo.Config{AWS: awsConfig(), Table: table, Endpoint: awstest.Endpoint(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

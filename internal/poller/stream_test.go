@@ -2,13 +2,11 @@ package poller
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -21,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 
 	"github.com/holdfast-lock/holdfast/events"
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -98,13 +97,10 @@ type cloud struct {
 }
 
 func newCloud(t *testing.T) *cloud {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint := awstest.Endpoint(t)
 	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
 	cfg := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: client}
-	c := &cloud{table: "stream-" + rand.Text(), log: newEventLog()}
+	c := &cloud{table: awstest.TableName(t, "stream"), log: newEventLog()}
 	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: c.table, Endpoint: endpoint})
 	if err != nil {
 		t.Fatal(err)

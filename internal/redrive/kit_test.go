@@ -3,14 +3,12 @@ package redrive
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
@@ -70,11 +69,8 @@ func (c tableClient) Do(r *http.Request) (*http.Response, error) {
 
 func newKit(t *testing.T) *kit {
 	t.Helper()
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
-	k := &kit{t: t, began: time.Now(), table: "redrive-" + rand.Text(), over: map[string]bool{}}
+	endpoint := awstest.Endpoint(t)
+	k := &kit{t: t, began: time.Now(), table: awstest.TableName(t, "redrive"), over: map[string]bool{}}
 	sdk := aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 	k.db = dynamodb.NewFromConfig(sdk, func(o *dynamodb.Options) { o.BaseEndpoint = aws.String(endpoint) })
 	sdk.HTTPClient = tableClient{k}

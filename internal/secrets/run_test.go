@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/api"
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/local"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -316,12 +316,9 @@ func TestOutputsHaveNoSecrets(t *testing.T) {
 
 // The table's items have no lease's secret, but its hash with the lock's name; and the callback tokens, which the functions need.
 func TestItemsHaveNoSecrets(t *testing.T) {
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint := awstest.Endpoint(t)
 	cfg := aws.Config{Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), BaseEndpoint: &endpoint}
-	table := "secrets-" + rand.Text()
+	table := awstest.TableName(t, "secrets")
 	store, err := dynamo.New(dynamo.Config{AWS: cfg, Table: table, Endpoint: endpoint})
 	if err != nil {
 		t.Fatal(err)

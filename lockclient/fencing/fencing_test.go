@@ -1,9 +1,7 @@
 package fencing_test
 
 import (
-	"crypto/rand"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
@@ -12,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/holdfast-lock/holdfast/internal/awstest"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/fencing"
 	"github.com/holdfast-lock/holdfast/lockclient/locktest"
@@ -25,14 +24,11 @@ type table struct {
 
 func newTable(t *testing.T) *table {
 	t.Helper()
-	endpoint := os.Getenv("HOLDFAST_DYNAMODB_ENDPOINT")
-	if endpoint == "" {
-		t.Fatal("HOLDFAST_DYNAMODB_ENDPOINT is not set: run `make test`, or `scripts/with-dynamodb.sh go test ./...`")
-	}
+	endpoint := awstest.Endpoint(t)
 	d := &table{dynamodb.New(dynamodb.Options{
 		Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 		DisableValidateResponseChecksum: true,
-	}), "reports-" + rand.Text(), t}
+	}), awstest.TableName(t, "reports"), t}
 	_, err := d.CreateTable(t.Context(), &dynamodb.CreateTableInput{
 		TableName:            &d.name,
 		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
