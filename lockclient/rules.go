@@ -12,6 +12,7 @@ import (
 type Rule struct {
 	Prefix    string // "*" for all locks
 	Frozen    *Freeze
+	Unknown   []string  // the parts that a newer version has set and the coordinator does not know, and does not go by
 	By        string    // the ARN of the operator who made the last change; empty if it is not known
 	ChangedAt time.Time // of the last change
 	// InForceAt, in the answer to a change, is the time from which every coordinator goes by the rule. A request that is under way then may still be
@@ -31,10 +32,10 @@ func (c *Client) Freeze(ctx context.Context, prefix string, until time.Time, rea
 	return r, nil
 }
 
-// Unfreeze ends the freeze of a prefix. Waiters are granted their locks at their next poll, or some seconds later. A prefix without a freeze is
+// Unfreeze ends the freeze of a prefix. Other parts of its rule stay. Waiters are granted their locks at their next poll, or some seconds later. A prefix without a freeze is
 // no error. Locks that other prefixes freeze stay frozen.
 func (c *Client) Unfreeze(ctx context.Context, prefix string) (Rule, error) {
-	r, err := c.changeRule(ctx, wire.OpDeleteRule, prefix, nil)
+	r, err := c.changeRule(ctx, wire.OpDeleteRule, prefix, wire.RuleRemoval{Part: "freeze"})
 	if err != nil {
 		return Rule{}, &OpError{ErrUnfreeze, prefix, err}
 	}
@@ -70,7 +71,7 @@ func (c *Client) Rules(ctx context.Context) ([]Rule, error) {
 }
 
 func newRule(r wire.Rule) Rule {
-	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), By: r.By}
+	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), Unknown: r.Unknown, By: r.By}
 	if r.ChangedAt != nil {
 		out.ChangedAt = r.ChangedAt.Time
 	}

@@ -153,6 +153,10 @@ func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 			}
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(r.Prefix), until, by, reason)
+		if len(r.Unknown) > 0 {
+			s.notice("unknown", fmt.Sprintf("%s has parts that this coordinator does not know, and does not go by: %s; a newer version has set them",
+				printable(r.Prefix), printable(strings.Join(r.Unknown, ", "))))
+		}
 	}
 	return table.Flush()
 }
@@ -185,6 +189,9 @@ func wireRule(r lockclient.Rule) map[string]any {
 	}
 	if r.Frozen != nil {
 		out["freeze"] = wireFreeze(r.Frozen)
+	}
+	if len(r.Unknown) > 0 {
+		out["unknown"] = r.Unknown
 	}
 	return out
 }

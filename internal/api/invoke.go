@@ -75,12 +75,15 @@ func (c *call) readDirect(payload []byte) {
 	c.malformed = c.fields.err
 }
 
-// oneOf lists operations for an error text: "a" or "b".
-func oneOf(ops []wire.Op) string {
-	text := make([]string, len(ops))
-	for i, op := range ops {
-		text[i] = fmt.Sprintf("%q", op)
+// oneOf lists what a text may be, for an error text: "a" or "b".
+func oneOf[T ~string](all []T) string {
+	text := make([]string, len(all))
+	for i, one := range all {
+		text[i] = fmt.Sprintf("%q", one)
 	}
 	last := len(text) - 1
+	if last == 0 {
+		return text[0]
+	}
 	return strings.Join(text[:last], ", ") + " or " + text[last]
 }

@@ -74,12 +74,6 @@ type (
 	}
 )
 
-// ruleRequest is the request to set a rule; that to delete one has no freeze and no body.
-type ruleRequest struct {
-	Freeze wire.FreezeRequest `json:"freeze"`
-	Rev    *int64             `json:"rev,omitempty"`
-}
-
 // overHTTPOnly reports whether a field of an acquire is left out of its schema for HTTP: a task waits with a token in direct invocations only.
 func overHTTPOnly(v any, field string) bool {
 	_, overHTTP := v.(httpAcquire)
@@ -94,7 +88,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
-		"RuleRequest": ruleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
+		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
 	} {
 		schema := doc.Components.Schemas[name].Value
 		var fields, required []string

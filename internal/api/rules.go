@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -71,10 +73,10 @@ func (a *API) rule(ctx context.Context, c *call) (any, int64, error) {
 
 func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal}
-	if c.fields.raw("freeze") == nil {
-		c.fields.fail("freeze", `freeze is missing; send {"until": TIME, "reason": TEXT}, or delete the rule to end its freeze`)
+	req.Set.Freeze = c.readFreeze(a.coordinator.Now())
+	if req.Set == (lock.RuleParts{}) {
+		c.fields.fail("freeze", `the request has no part of a rule; send freeze, {"until": TIME, "reason": TEXT}, or delete the rule to end its freeze`)
 	}
-	c.readFreeze(&req, a.coordinator.Now())
 	if rev, given := c.fields.integer("rev", 0, wire.MaxTicket, ""); given {
 		req.Rev = &rev
 	}
@@ -82,7 +84,14 @@ func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
 }
 
 func (a *API) deleteRule(ctx context.Context, c *call) (any, int64, error) {
-	return a.setRule(ctx, c, lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal})
+	req := lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal, Remove: lock.AllParts()}
+	if part, given := c.fields.str("part"); given {
+		if !slices.Contains(req.Remove, lock.RulePart(part)) {
+			c.fields.fail("part", "part is %q; it must be %s; leave it out to remove the whole rule", brief([]byte(part)), oneOf(lock.AllParts()))
+		}
+		req.Remove = []lock.RulePart{lock.RulePart(part)}
+	}
+	return a.setRule(ctx, c, req)
 }
 
 func (a *API) setRule(ctx context.Context, c *call, req lock.RuleRequest) (any, int64, error) {
@@ -100,25 +109,34 @@ func (a *API) setRule(ctx context.Context, c *call, req lock.RuleRequest) (any, 
 	return answer, 0, nil
 }
 
-// readFreeze reads the freeze of a rule.
-func (c *call) readFreeze(req *lock.RuleRequest, now time.Time) {
-	raw := c.fields.raw("freeze")
+// part reads the field of a part of a rule, an object such as example; nil if it is absent or wrong.
+func (c *call) part(field, example string) *object {
+	raw := c.fields.raw(field)
 	if raw == nil {
-		return
+		return nil
 	}
 	if raw[0] != '{' {
-		c.fields.fail("freeze", `freeze is %s; it must be an object, like {"until": "2026-12-01T18:00:00Z", "reason": "…"}`, kind(raw))
-		return
+		c.fields.fail(field, `%s is %s; it must be an object, like %s`, field, kind(raw), example)
+		return nil
 	}
 	o, err := parseObject(raw)
 	if err != nil {
-		c.fields.fail("freeze", "freeze: %v", err)
-		return
+		c.fields.fail(field, "%s: %v", field, err)
+		return nil
+	}
+	return o
+}
+
+// readFreeze reads the freeze of a rule; nil if it is absent or wrong.
+func (c *call) readFreeze(now time.Time) *lock.Freeze {
+	o := c.part("freeze", `{"until": "2026-12-01T18:00:00Z", "reason": "…"}`)
+	if o == nil {
+		return nil
 	}
 	until, hasUntil := o.str("until")
-	req.Reason, _ = o.str("reason")
+	reason, _ := o.str("reason")
 	at, wrong := time.Parse(time.RFC3339, until)
-	problem := wire.CheckText(req.Reason, wire.MaxReason, true)
+	problem := wire.CheckText(reason, wire.MaxReason, true)
 	switch err := o.done(); {
 	case err != nil:
 		c.fields.fail("freeze", "freeze: %v", err)
@@ -128,17 +146,16 @@ func (c *call) readFreeze(req *lock.RuleRequest, now time.Time) {
 		c.fields.fail("freeze", "until of freeze is %q, which is over; it is now %s", brief([]byte(until)), now.UTC().Format(time.RFC3339))
 	case at.After(now.Add(wire.MaxFreeze)):
 		c.fields.fail("freeze", "until of freeze is %q; it may be %d days ahead at most", brief([]byte(until)), wire.MaxFreeze/(24*time.Hour))
-	case wire.Blank(req.Reason):
+	case wire.Blank(reason):
 		c.fields.fail("freeze", "reason of freeze is missing; say why, in 1 to %d bytes: everybody who asks for a lock gets it", wire.MaxReason)
 	case problem != "":
 		c.fields.fail("freeze", "reason of freeze %s", problem)
-	default:
-		req.Until = at
 	}
+	return &lock.Freeze{Until: at.UnixMilli(), Reason: reason}
 }
 
 func ruleAnswer(p lock.PrefixRule) wire.Rule {
-	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), By: p.By}
+	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), Unknown: strings.Fields(p.Unknown), By: p.By}
 	if p.At != 0 {
 		r.ChangedAt = new(wire.At(p.At))
 	}

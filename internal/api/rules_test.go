@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-lambda-go/events"
+
 	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -56,6 +58,16 @@ func TestRules(t *testing.T) {
 	if r := s.rule("rule", "deploy:", ""); r.Rev != 2 || r.Freeze != nil {
 		t.Errorf("%+v", r)
 	}
+	s.rule("put-rule", "deploy:", body)
+	part := func(name string) change {
+		return func(e *events.APIGatewayV2HTTPRequest) { e.QueryStringParameters = map[string]string{"part": name} }
+	}
+	if resp := s.call("delete-rule", "deploy:", "", part("freeze")); !strings.Contains(resp.Body, `"rev":4,"by"`) {
+		t.Errorf("%s", resp.Body)
+	}
+	if p := s.problem(s.call("delete-rule", "deploy:", "", part("thaw"))); p.Field != "part" || !strings.Contains(p.Detail, `it must be "freeze"`) {
+		t.Errorf("%+v", p)
+	}
 	if r := s.rule("rule", "never", ""); r.Rev != 0 || r.Freeze != nil || r.ChangedAt != nil {
 		t.Errorf("%+v", r)
 	}
@@ -102,7 +114,7 @@ func TestBadRules(t *testing.T) {
 		{"", `{}`, "prefix", `"*" for all`},
 		{"..", `{}`, "prefix", "URLs"},
 		{"a*", `{}`, "prefix", "only A-Z"},
-		{"a", `{}`, "freeze", "freeze is missing"},
+		{"a", `{}`, "freeze", "no part of a rule"},
 		{"a", `{"freeze":7}`, "freeze", "must be an object"},
 		{"a", `{"freeze":null}`, "freeze", "must be an object"},
 		{"a", freeze(`"reason":"r"`), "freeze", `until of freeze is ""`},

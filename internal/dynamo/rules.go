@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -98,7 +99,7 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 	}
 	d := decoder{it: it}
 	prefix, ok := strings.CutPrefix(d.str(attrSK), skRule)
-	p = lock.PrefixRule{Prefix: prefix, Rev: d.num(attrRev), By: d.str(attrBy), At: d.num(attrAt), TTL: d.num(attrTTL)}
+	p = lock.PrefixRule{Prefix: prefix, Rev: d.num(attrRev), By: d.str(attrBy), At: d.num(attrAt), TTL: d.num(attrTTL), Unknown: unknownParts(it)}
 	if m := d.m(attrFreeze); m != nil {
 		of := decoder{it: m}
 		p.Freeze = &lock.Freeze{Prefix: prefix, Until: of.num(attrUntil), Reason: of.str(attrReason), By: of.str(attrBy), At: of.num(attrAt)}
@@ -110,4 +111,21 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 		d.err = fmt.Errorf("attribute %q is %d; a rule's is 1 or more", attrRev, p.Rev)
 	}
 	return p, d.err
+}
+
+// ruleKnown are the attributes of a prefix rule that this version knows.
+var ruleKnown = map[string]bool{
+	attrPK: true, attrSK: true, attrRev: true, attrAt: true, attrTTL: true, attrBy: true, attrFreeze: true,
+}
+
+// unknownParts names the attributes of a rule that this version does not know: parts that a newer version has set.
+func unknownParts(it item) string {
+	var names []string
+	for attr := range it {
+		if !ruleKnown[attr] {
+			names = append(names, attr)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
 }

@@ -43,7 +43,7 @@ func TestUnitsOfPrefixRules(t *testing.T) {
 		t.Helper()
 		_, err := c.SetRule(t.Context(), lock.RuleRequest{
 			Prefix: fmt.Sprintf("deploy:team-%03d:", i), Principal: "arn:aws:sts::123456789012:assumed-role/operator/a-session",
-			Until: clock.Now().Add(time.Hour), Reason: "the audit of the second half of the year",
+			Set: lock.RuleParts{Freeze: &lock.Freeze{Until: clock.Now().Add(time.Hour).UnixMilli(), Reason: "the audit of the second half of the year"}},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +56,7 @@ func TestUnitsOfPrefixRules(t *testing.T) {
 		freeze(i)
 	}
 	seconds("a hundred rules", 2, 2, 20)
-	if _, err := c.SetRule(t.Context(), lock.RuleRequest{Prefix: "x", Until: clock.Now().Add(time.Hour), Reason: "r"}); err == nil {
+	if _, err := c.SetRule(t.Context(), lock.RuleRequest{Prefix: "x", Set: lock.RuleParts{Freeze: &lock.Freeze{Until: clock.Now().Add(time.Hour).UnixMilli(), Reason: "r"}}}); err == nil {
 		t.Error("a rule above the most was stored")
 	}
 }

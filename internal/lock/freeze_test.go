@@ -14,7 +14,7 @@ import (
 func (k *kit) freeze(prefix string, d time.Duration) PrefixRule {
 	k.t.Helper()
 	other := k.another()
-	s, err := other.SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op", Until: k.time.Add(d), Reason: "audit"})
+	s, err := other.SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(d).UnixMilli(), Reason: "audit"}}})
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func (k *kit) freeze(prefix string, d time.Duration) PrefixRule {
 
 func (k *kit) unfreeze(prefix string) {
 	k.t.Helper()
-	if _, err := k.another().SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op"}); err != nil {
+	if _, err := k.another().SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Principal: "arn:op", Remove: AllParts()}); err != nil {
 		k.t.Fatal(err)
 	}
 }
@@ -208,7 +208,7 @@ func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
 		}
 		k.must("a", func(r *AcquireRequest) { r.Lock = "warm" }) // reads the rules
 		rule := k.freeze("a", time.Hour)
-		status, err := k.another().SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: "arn:op", Until: k.time.Add(time.Hour), Reason: "audit"})
+		status, err := k.another().SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: "arn:op", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "audit"}}})
 		if err != nil || status.Rev != rule.Rev || status.InForceAt-rule.At > period.Milliseconds() {
 			t.Errorf("repetition: %+v, %v", status, err)
 		}
@@ -229,7 +229,7 @@ func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
 func TestInForceAt(t *testing.T) {
 	k := newKit(t)
 	for i, period := range []time.Duration{NoRulesPeriod, RulePeriod, RulePeriod} {
-		s, err := k.SetRule(t.Context(), RuleRequest{Prefix: fmt.Sprint(i), Until: k.time.Add(time.Hour), Reason: "r"})
+		s, err := k.SetRule(t.Context(), RuleRequest{Prefix: fmt.Sprint(i), Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}})
 		if err != nil || s.InForceAt != k.time.Add(period).UnixMilli() {
 			t.Errorf("%d: %+v, %v", i, s, err)
 		}
@@ -237,7 +237,7 @@ func TestInForceAt(t *testing.T) {
 	k.unfreeze("0")
 	k.unfreeze("1")
 	k.unfreeze("2")
-	if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "0", Until: k.time.Add(time.Hour), Reason: "r"}); err != nil || s.InForceAt != k.time.Add(RulePeriod).UnixMilli() {
+	if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "0", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}}); err != nil || s.InForceAt != k.time.Add(RulePeriod).UnixMilli() {
 		t.Errorf("after all rules were removed: %+v, %v", s, err)
 	}
 }

@@ -22,25 +22,19 @@ const (
 
 // A PrefixRule is what an operator has set for every lock whose name begins with Prefix. Times are Unix milliseconds.
 type PrefixRule struct {
-	Prefix string  // empty: every lock
-	Rev    int64   // number of writes of the rule so far
-	Freeze *Freeze // nil: none was set, or it was removed
-	By     string  // the principal that made the last write; empty: unknown
-	At     int64   // when it was made
-	TTL    int64   // native TTL in Unix seconds
-}
-
-// A Freeze keeps a lock from being granted until a time. Its holders go on: they renew and release. Its waiters keep their places.
-type Freeze struct {
-	Prefix string // of the rule
-	Until  int64
-	Reason string
-	By     string // the principal that froze the locks; empty: unknown
-	At     int64  // when it did
+	Prefix string // empty: every lock
+	Rev    int64  // number of writes of the rule so far
+	RuleParts
+	// Unknown names the parts that a newer version has set and this one does not know, with a space between two. A change keeps them, and a
+	// store writes the parts that it knows.
+	Unknown string
+	By      string // the principal that made the last write; empty: unknown
+	At      int64  // when it was made
+	TTL     int64  // native TTL in Unix seconds; 0: a part has no end
 }
 
 // Empty reports whether nothing is set: the rule was removed.
-func (p PrefixRule) Empty() bool { return p.Freeze == nil }
+func (p PrefixRule) Empty() bool { return p.empty() && p.Unknown == "" }
 
 // covers reports whether a lock's name begins with the prefix.
 func (p PrefixRule) covers(name string) bool { return strings.HasPrefix(name, p.Prefix) }
@@ -58,11 +52,11 @@ func freezeOf(rules []PrefixRule, name string, now time.Time) (last *Freeze) {
 
 // purgeAt is the native TTL of the rule.
 func (p PrefixRule) purgeAt() int64 {
-	at := p.At
-	if p.Freeze != nil {
-		at = max(at, p.Freeze.Until)
+	until := p.until()
+	if until < 0 || p.Unknown != "" {
+		return 0
 	}
-	return at/1000 + int64(RuleMemory/time.Second)
+	return max(p.At, until)/1000 + int64(RuleMemory/time.Second)
 }
 
 // The kinds of error of a change of a prefix rule.
@@ -73,13 +67,13 @@ var (
 	ErrTooManyRules = errors.New("too many rules")
 )
 
-// A RuleRequest asks that a prefix rule becomes what it says.
+// A RuleRequest changes parts of a prefix rule.
 type RuleRequest struct {
 	Prefix    string
 	Principal string
-	Rev       *int64    // the revision that the rule must have; nil: any
-	Until     time.Time // of the freeze; zero: none
-	Reason    string    // of the freeze
+	Rev       *int64     // the revision that the rule must have; nil: any
+	Set       RuleParts  // a part that is not nil replaces that of the rule. The prefix, the principal and the time in it are the request's
+	Remove    []RulePart // these are removed first
 }
 
 // A RuleStatus is a prefix rule, and when every coordinator uses it.
@@ -90,8 +84,8 @@ type RuleStatus struct {
 	InForceAt int64
 }
 
-// SetRule stores a prefix rule in place of the one that is there. Without a freeze, the rule is removed. A rule that is as the request says is not
-// written, so that a repeated request makes no further change. The errors are [ErrRuleChanged], [ErrTooManyRules] and the store's.
+// SetRule changes parts of a prefix rule, and leaves the others as they are. A rule that is as the request says is not
+// written, so that a repeated request makes no further change. A rule without parts is removed. The errors are [ErrRuleChanged], [ErrTooManyRules] and the store's.
 func (c *Coordinator) SetRule(ctx context.Context, req RuleRequest) (RuleStatus, error) {
 	for range maxTries {
 		rules, err := c.readRules(ctx)
@@ -101,7 +95,7 @@ func (c *Coordinator) SetRule(ctx context.Context, req RuleRequest) (RuleStatus,
 		now := c.clock()
 		old := ruleIn(rules, req.Prefix)
 		next := req.rule(now, old)
-		switch same := next.sameAs(old); {
+		switch same := next.sameAs(old.RuleParts); {
 		case req.Rev != nil && *req.Rev != old.Rev && (*req.Rev != old.Rev-1 || !same || old.By != req.Principal): // not the repetition of a request whose reply was lost
 			return RuleStatus{}, ErrRuleChanged
 		case same:
@@ -123,20 +117,11 @@ func (c *Coordinator) SetRule(ctx context.Context, req RuleRequest) (RuleStatus,
 
 // rule is the rule that the request makes of an old one.
 func (q RuleRequest) rule(now time.Time, old PrefixRule) PrefixRule {
-	next := PrefixRule{Prefix: q.Prefix, Rev: old.Rev + 1, By: q.Principal, At: now.UnixMilli()}
-	if !q.Until.IsZero() {
-		next.Freeze = &Freeze{Prefix: q.Prefix, Until: q.Until.UnixMilli(), Reason: q.Reason, By: q.Principal, At: next.At}
-		if f := old.Freeze; f != nil && f.Until == next.Freeze.Until && f.Reason == next.Freeze.Reason {
-			next.Freeze = f // its first author stays known
-		}
+	next := PrefixRule{
+		Prefix: q.Prefix, Rev: old.Rev + 1, RuleParts: old.change(q, now.UnixMilli()), Unknown: old.Unknown, By: q.Principal, At: now.UnixMilli(),
 	}
 	next.TTL = next.purgeAt()
 	return next
-}
-
-// sameAs reports whether two rules say the same.
-func (p PrefixRule) sameAs(o PrefixRule) bool {
-	return p.Freeze == o.Freeze || p.Freeze != nil && o.Freeze != nil && *p.Freeze == *o.Freeze
 }
 
 // inForceAt is when every coordinator has read a rule: a period after the write. others are the rules that were there before it.

@@ -13,7 +13,7 @@ func TestRuleSettingARuleTwiceIsOneChange(t *testing.T) {
 	changes := 0
 	k.store.RuleChanged = func(PrefixRule, PrefixRule) { changes++ }
 	none := int64(0)
-	freeze := RuleRequest{Prefix: "a", Principal: "p", Until: k.time.Add(time.Hour), Reason: "r", Rev: &none}
+	freeze := RuleRequest{Prefix: "a", Principal: "p", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}, Rev: &none}
 	k.store.put = func() bool { k.store.put = nil; return true }
 	_, err := k.SetRule(t.Context(), freeze)
 	k.want(err, ErrUnavailable)
@@ -23,7 +23,7 @@ func TestRuleSettingARuleTwiceIsOneChange(t *testing.T) {
 		t.Errorf("%+v, %v, %d changes", s, err, changes)
 	}
 	for range 2 {
-		if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: "p"}); err != nil || s.Rev != 2 || !s.Empty() {
+		if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: "p", Remove: AllParts()}); err != nil || s.Rev != 2 || !s.Empty() {
 			t.Errorf("%+v, %v", s, err)
 		}
 	}
@@ -36,7 +36,7 @@ func TestRuleSettingARuleTwiceIsOneChange(t *testing.T) {
 func TestRuleOfAnotherRevisionIsKept(t *testing.T) {
 	k := newKit(t)
 	at := func(rev int64, by, reason string) error {
-		_, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: by, Until: k.time.Add(time.Hour), Reason: reason, Rev: &rev})
+		_, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Principal: by, Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: reason}}, Rev: &rev})
 		return err
 	}
 	k.want(at(1, "p", "r"), ErrRuleChanged)
@@ -56,7 +56,7 @@ func TestRuleChangesAtTheSameTime(t *testing.T) {
 		k.store.ruleRead = nil
 		k.freeze("a", 2*time.Hour)
 	}
-	s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Until: k.time.Add(time.Hour), Reason: "r"})
+	s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "a", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}})
 	if err != nil || s.Rev != 2 || s.Freeze.Until != k.time.Add(time.Hour).UnixMilli() {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -67,14 +67,14 @@ func TestTooManyRules(t *testing.T) {
 	for i := range MaxPrefixRules {
 		k.freeze(fmt.Sprint(i), time.Hour)
 	}
-	req := RuleRequest{Prefix: "x", Until: k.time.Add(time.Hour), Reason: "r"}
+	req := RuleRequest{Prefix: "x", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}}
 	_, err := k.SetRule(t.Context(), req)
 	k.want(err, ErrTooManyRules)
 	k.freeze("0", 2*time.Hour)
 	k.unfreeze("1")
 	k.pass(RuleMemory + time.Minute)
 	k.store.Purge(k.time)
-	_, err = k.SetRule(t.Context(), RuleRequest{Prefix: "x", Until: k.time.Add(time.Hour), Reason: "r"})
+	_, err = k.SetRule(t.Context(), RuleRequest{Prefix: "x", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}})
 	k.want(err, nil)
 	list, err := k.PrefixRules(t.Context())
 	if err != nil || !slices.IsSortedFunc(list, func(a, b PrefixRule) int { return cmpText(a.Prefix, b.Prefix) }) || slices.ContainsFunc(list, PrefixRule.Empty) {

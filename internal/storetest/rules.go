@@ -11,7 +11,7 @@ import (
 // freeze freezes the names that begin with the fixture's lock's name, for a time.
 func (f *fixture) freeze(d time.Duration) lock.RuleStatus {
 	f.t.Helper()
-	s, err := f.SetRule(f.t.Context(), lock.RuleRequest{Prefix: f.name, Principal: "arn:op", Until: f.clock.Now().Add(d).Truncate(time.Millisecond), Reason: "audit"})
+	s, err := f.SetRule(f.t.Context(), lock.RuleRequest{Prefix: f.name, Principal: "arn:op", Set: lock.RuleParts{Freeze: &lock.Freeze{Until: f.clock.Now().Add(d).Truncate(time.Millisecond).UnixMilli(), Reason: "audit"}}})
 	if err != nil {
 		f.t.Fatal(err)
 	}

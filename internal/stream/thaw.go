@@ -34,10 +34,10 @@ func (c *Consumer) thaws(ctx context.Context, batch []derivation) (failures []fa
 		}
 		job := Job{Kind: JobThaw, Lock: d.Lock, Due: c.now()}
 		switch before, after := d.Rule.Before.Freeze, d.Rule.After.Freeze; {
+		case before == nil && after == nil, before != nil && after != nil && *before == *after: // another part of the rule has changed
+			continue
 		case after != nil:
 			job.Due = time.UnixMilli(after.Until)
-		case before == nil:
-			continue
 		}
 		if err := c.later(ctx, job); err != nil {
 			failures = append(failures, failure{job, i, err})

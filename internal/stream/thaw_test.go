@@ -38,9 +38,9 @@ func newThawing(t *testing.T, backlog Backlog) *thawing {
 // set sets a freeze, or removes it with 0, and consumes the record of the write.
 func (k *thawing) set(prefix string, d time.Duration) (failed []string) {
 	k.t.Helper()
-	req := lock.RuleRequest{Prefix: prefix, Principal: "arn:op"}
+	req := lock.RuleRequest{Prefix: prefix, Principal: "arn:op", Remove: lock.AllParts()}
 	if d > 0 {
-		req.Until, req.Reason = k.time.Add(d), "audit"
+		req.Set.Freeze = &lock.Freeze{Until: k.time.Add(d).UnixMilli(), Reason: "audit"}
 	}
 	if _, err := k.Coordinator.SetRule(k.t.Context(), req); err != nil {
 		k.t.Fatal(err)

@@ -17,10 +17,15 @@ type Freeze struct {
 	Since  Time   `json:"since"`
 }
 
-// RuleRequest is what a prefix rule is to become. Without a Freeze, it is removed.
+// RuleRequest sets parts of a prefix rule. A part that it leaves out stays as it is.
 type RuleRequest struct {
 	Freeze *FreezeRequest `json:"freeze,omitempty"`
 	Rev    *int64         `json:"rev,omitempty"` // the revision that the rule must have, 0 for none; nil: any
+}
+
+// RuleRemoval removes a part of a prefix rule, "freeze", or all parts if it is empty.
+type RuleRemoval struct {
+	Part string `json:"part,omitzero"`
 }
 
 // FreezeRequest asks that the locks below a prefix are frozen.
@@ -31,12 +36,13 @@ type FreezeRequest struct {
 
 // Rule is a prefix rule.
 type Rule struct {
-	Prefix    string  `json:"prefix"`
-	Rev       int64   `json:"rev"` // number of changes so far; 0: it was never set
-	Freeze    *Freeze `json:"freeze,omitempty"`
-	By        string  `json:"by,omitempty"`          // the principal that made the last change
-	ChangedAt *Time   `json:"changed_at,omitempty"`  // of the last change
-	InForceAt *Time   `json:"in_force_at,omitempty"` // in the answer to a change: from then on every coordinator goes by it
+	Prefix    string   `json:"prefix"`
+	Rev       int64    `json:"rev"` // number of changes so far; 0: it was never set
+	Freeze    *Freeze  `json:"freeze,omitempty"`
+	Unknown   []string `json:"unknown,omitempty"`     // the parts that a newer version has set and this one does not know, and does not go by
+	By        string   `json:"by,omitempty"`          // the principal that made the last change
+	ChangedAt *Time    `json:"changed_at,omitempty"`  // of the last change
+	InForceAt *Time    `json:"in_force_at,omitempty"` // in the answer to a change: from then on every coordinator goes by it
 }
 
 // Rules is the answer to a request for all rules.
