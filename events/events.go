@@ -80,6 +80,9 @@ type Lease struct {
 	// event would have exceeded EventBridge's size limit with it.
 	Metadata        json.RawMessage `json:"metadata,omitempty"`
 	MetadataOmitted bool            `json:"metadata_omitted,omitempty"`
+	// WaitedMS is the time from when the holder joined the lock's queue to the grant, in milliseconds. It is 0 if the holder did not wait, and where
+	// an older version of Holdfast made its place in the queue.
+	WaitedMS int64 `json:"waited_ms,omitempty"`
 	// Waiting is the number of waiters in the lock's queue after the change.
 	Waiting int64 `json:"waiting"`
 }

@@ -138,6 +138,7 @@ func (c *Coordinator) dashboard() {
 	)
 	locks := []awscloudwatch.IWidget{
 		graph("Time held, p50 by first name segment (ms)", search("group", "hold_ms", "p50")),
+		graph("Time waited in a queue, p50 by first name segment (ms)", search("group", "waited_ms", "p50")),
 		graph("Leases that ran out: how late they were told, p50 and p99 (ms)",
 			c.metric("expiry_lag_ms", "p50"), c.metric("expiry_lag_ms", "p99")),
 	}

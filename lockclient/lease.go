@@ -25,6 +25,7 @@ type Lease struct {
 	secret string
 	ttl    time.Duration
 	fence  int64
+	waited time.Duration
 	ctx    context.Context
 	end    context.CancelCauseFunc
 	renews chan struct{} // closed when the background renewal has ended
@@ -51,7 +52,7 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 		heartbeat = ttl / 3
 	}
 	l := &Lease{
-		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence,
+		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence, waited: time.Duration(answer.Waited) * time.Millisecond,
 		renews: make(chan struct{}),
 		held:   c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
@@ -103,6 +104,10 @@ func (l *Lease) Name() string { return l.name }
 // Fence returns the fencing token of the grant. It is higher than that of every earlier grant of the lock, and below 2^53. A renewal
 // does not change it.
 func (l *Lease) Fence() int64 { return l.fence }
+
+// Waited returns for how long the lease's place was in the lock's queue before the grant, by the coordinator's clock; 0 if the lock was granted at
+// once. Of a lease that was adopted it may be 0, too.
+func (l *Lease) Waited() time.Duration { return l.waited }
 
 // Secret returns the secret by which the coordinator knows the lease. A process that has it can renew and release the lease. Pass it
 // only to a process that takes the lease over (see [Client.Adopt]), and keep it out of logs and command lines.

@@ -13,7 +13,7 @@ func leaseAnswer(l lock.LeaseStatus, secret string) wire.Lease {
 	return wire.Lease{
 		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
 		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
-		Capacity: l.Capacity, Permits: h.Permits, Metadata: metadata(h.Metadata),
+		Capacity: l.Capacity, Permits: h.Permits, Waited: h.Waited(), Metadata: metadata(h.Metadata),
 	}
 }
 

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ func TestWaitingOverHTTP(t *testing.T) {
 	if p := s.problem(s.call("acquire", "a", `{}`)); p.Position != 0 || p.Waiting != 0 || p.Detail != "the lock is held; the next permit is free in 60250 ms at the latest, unless its lease is renewed" {
 		t.Errorf("%+v", p)
 	}
+	joined := s.now
 	second := `{"lease":"second-second-second","wait_ms":1000}`
 	p := s.problem(s.call("acquire", "a", second))
 	if p.Code != wire.LockHeld || p.Position != 1 || p.Waiting != 1 || p.Holders[0].Owner != "first" || !strings.Contains(p.Detail, "place 1 of 1") {
@@ -33,8 +35,11 @@ func TestWaitingOverHTTP(t *testing.T) {
 	if err != nil || len(w) != 1 || w[0].Until != s.now.UnixMilli()+1000 || !w[0].Tokens.Empty() {
 		t.Errorf("waiters %+v, %v", w, err)
 	}
+	s.now = s.now.Add(700 * time.Millisecond)
 	s.call("release", "a", `{"lease":"`+secret+`"}`)
-	if resp := s.call("acquire", "a", second); resp.StatusCode != 200 {
+	resp := s.call("acquire", "a", second)
+	conforms(t, "acquire", second, resp)
+	if resp.StatusCode != 200 || !strings.Contains(resp.Body, `"waited_ms":`+strconv.FormatInt(s.now.Sub(joined).Milliseconds(), 10)) || !s.now.After(joined) {
 		t.Error(resp.Body)
 	}
 }

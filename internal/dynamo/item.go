@@ -52,6 +52,7 @@ const (
 	attrAttempted     = "attempted" // bits: 1 Attempted, 2 Known, 4 Told; absent for 0
 	attrExecution     = "execution"
 	attrCheckAt       = "check_at"
+	attrJoined        = "jnd" // absent if the caller did not wait
 
 	// of a waiter, of the end of a wait, and of a binding
 	attrTicket = "ticket"
@@ -95,7 +96,7 @@ func termsAttributes(t lock.Terms) item {
 	m.strings(map[string]string{
 		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution,
 	})
-	m.numbers(map[string]int64{attrLeaseCapacity: t.Capacity})
+	m.numbers(map[string]int64{attrLeaseCapacity: t.Capacity, attrJoined: t.Joined})
 	if !t.Tokens.Empty() {
 		m[attrTokens] = tokensItem(t.Tokens)
 	}
@@ -173,7 +174,7 @@ func flag(b bool) int64 {
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
-		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Newer: newerText(d.it),
+		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Newer: newerText(d.it),
 	}
 }
 

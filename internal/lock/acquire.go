@@ -282,6 +282,7 @@ func (o acquiring) isHalfOver(now time.Time, w Waiter) bool {
 func (o acquiring) enqueue(now time.Time, r Record) Record {
 	r.NextTicket++
 	w := Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()}
+	w.Joined = now.UnixMilli()
 	w.Tokens, _ = w.Tokens.with(o.req.Token)
 	if r.Waiting == int64(len(r.Queue)) {
 		r.Queue = append(slices.Clone(r.Queue), w)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"strings"
 	"time"
 )
@@ -325,7 +326,21 @@ func (h *hashSet) place(v uint64) bool {
 	}
 }
 
+// internRecord interns a record without the times at which its waiters joined: no decision depends on them, and states that differ in them alone are
+// one.
 func (x *explorer) internRecord(r Record) uint32 {
+	for i, w := range r.Queue {
+		if w.Joined != 0 {
+			r.Queue = slices.Clone(r.Queue)
+			r.Queue[i].Joined = 0
+		}
+	}
+	for key, h := range r.Holders {
+		if h.Joined != 0 {
+			h.Joined = 0
+			r = r.withHolder(key, h)
+		}
+	}
 	return intern(&x.records, x.recordID, r)
 }
 

@@ -58,6 +58,7 @@ type Terms struct {
 	Metadata  string // a JSON object as the caller sent it; empty: none
 	Tokens    Tokens // of the tasks that wait for the grant, or where to send a hint to a caller that polls; empty: it only polls
 	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
+	Joined    int64  // when the caller joined the queue, in Unix milliseconds; 0: it did not wait, or an older version made its place
 
 	// Newer are the attributes of a newer version, which this one does not know, in a text of the store's own; empty: none. A waiter's go
 	// to its lease with the other terms.
@@ -109,14 +110,25 @@ const (
 )
 
 // Texts are what a store may keep apart of a lease.
-type Texts struct{ Owner, Principal, Metadata string }
+type Texts struct {
+	Owner, Principal, Metadata string
+	Joined                     int64 // no text, and of use at the grant only: kept apart for its size
+}
+
+// Waited is for how many milliseconds the caller waited in the queue before the grant; 0 if it did not.
+func (l Lease) Waited() int64 {
+	if l.Joined == 0 {
+		return 0
+	}
+	return max(l.AcquiredAt-l.Joined, 0) // the clocks of the two coordinators may differ
+}
 
 // With is the lease with its texts, as they were read. It has no effect on a lease whose texts are in the record.
 func (l Lease) With(t Texts) Lease {
 	if l.Split == Whole {
 		return l
 	}
-	l.Owner, l.Principal = t.Owner, t.Principal
+	l.Owner, l.Principal, l.Joined = t.Owner, t.Principal, cmp.Or(l.Joined, t.Joined)
 	if l.Split == Split {
 		l.Metadata = t.Metadata
 	}

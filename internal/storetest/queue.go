@@ -259,6 +259,20 @@ var queueSuite = map[string]func(*fixture){
 		f.holds("last")
 		f.queue()
 	},
+	"a grant says how long it waited, also one beside other leases": func(f *fixture) {
+		f.must(f.acquire("other", capacity(2)))
+		f.must(f.acquire("a", capacity(2)))
+		f.waits("b", capacity(2))
+		f.clock.Advance(1500 * time.Millisecond)
+		f.must(f.release("a"))
+		for range 2 {
+			f.clock.Advance(time.Second)
+			l, err := f.acquire("b", capacity(2), func(r *lock.AcquireRequest) { r.Wait = time.Hour })
+			if err != nil || l.Lease.Waited() != 1500 || l.Lease.Owner == "" {
+				f.t.Errorf("granted %+v after %d ms, %v", l.Lease, l.Lease.Waited(), err)
+			}
+		}
+	},
 	"a token waits for as long as it said, and repeats find its place": func(f *fixture) {
 		token := func(r *lock.AcquireRequest) { r.Token, r.Wait = task("token"), time.Hour }
 		if p := f.waits("a", token); p != 0 {

@@ -103,9 +103,11 @@ func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 		listened := c.Listens == nil || c.Listens(w.Lock)
 		d.effects = w.Effects(listened)
 		if !listened {
+			c.measureWaits(ctx, w.Lock, d.effects.Changes) // of a semaphore it has no waits, whose texts are not read for a log record
 			return nil
 		}
 		d.effects.Changes = c.withTexts(ctx, w.Lock, d.effects.Changes)
+		c.measureWaits(ctx, w.Lock, d.effects.Changes)
 		for _, e := range Events(w.Write, d.effects.Changes) {
 			c.measureExpiry(ctx, e)
 			d.events = append(d.events, entry(e))

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/emf"
+	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // An Entry is an event as a bus takes it.
@@ -188,6 +189,21 @@ func (c *Consumer) measureExpiry(ctx context.Context, e events.Event) {
 		slog.String("owner", expired.Owner), slog.Int64("expiry_lag_ms", lag), slog.String("group", c.groups.Of(expired.Lock)),
 		emf.Attr(c.Metrics, c.now(), emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds},
 			emf.Metric{Name: "expiry_lag_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
+}
+
+// measureWaits logs the waits that a write's grants ended, with the metric waited_ms. It also knows those of locks whose events are not
+// published: the stream's filters deliver every write before which others waited.
+func (c *Consumer) measureWaits(ctx context.Context, name string, changes []lock.Change) {
+	for _, ch := range changes {
+		waited := ch.Lease.Waited()
+		if ch.Kind != lock.LeaseAcquired || waited == 0 || c.Metrics == "" {
+			continue
+		}
+		c.Log.LogAttrs(ctx, slog.LevelInfo, "granted after a wait", slog.String("lock", name), slog.Int64("fence", ch.Lease.Fence),
+			slog.String("owner", ch.Lease.Owner), slog.Int64("waited_ms", waited), slog.String("group", c.groups.Of(name)),
+			emf.Attr(c.Metrics, c.now(), emf.Metric{Name: "waited_ms", Unit: emf.Milliseconds},
+				emf.Metric{Name: "waited_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}}))
+	}
 }
 
 // entry is the entry of an event of a lease. One that would be too large for the bus has no metadata, and says so.

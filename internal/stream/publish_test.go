@@ -206,6 +206,24 @@ func TestExpiryLag(t *testing.T) {
 	}
 }
 
+// The wait that a grant ended is a metric, whether events of the lock are published or not; a grant without a wait is none.
+func TestWaitsAreMeasured(t *testing.T) {
+	for _, listened := range []bool{true, false} {
+		var log bytes.Buffer
+		r := newRig()
+		r.Log, r.Metrics = slog.New(slog.NewJSONHandler(&log, nil)), "Holdfast/test"
+		r.Listens = func(string) bool { return listened }
+		waited := grant(1, "deploy:x", 1)
+		h := waited.After.Holders[leaseKey(1)]
+		h.Joined = h.AcquiredAt - 640
+		waited.After.Holders[leaseKey(1)] = h
+		r.Consume(t.Context(), []Write{waited, grant(2, "deploy:y", 2)})
+		if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"waited_ms":640,"group":"deploy","_aws":{`) {
+			t.Errorf("listened %v: log %s", listened, &log)
+		}
+	}
+}
+
 // With a backlog, a bus that does not answer for two hours blocks nothing: every batch takes the time of one request at most, callbacks
 // are sent, and all events are published when the bus is back.
 func TestBusThatHangs(t *testing.T) {

@@ -123,6 +123,7 @@ type Granted struct {
 	ExpiresAt  Time            `json:"expires_at"`
 	TTL        int64           `json:"ttl_ms"`
 	Permits    int64           `json:"permits"`
+	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queue to the grant
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 }
 
@@ -157,6 +158,7 @@ type Lease struct {
 	Remaining  int64           `json:"remaining_ms"`
 	Capacity   int64           `json:"capacity"`
 	Permits    int64           `json:"permits"`
+	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queue to the grant
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 }
 
