@@ -143,6 +143,15 @@ type RuleChanged struct {
 	By        string `json:"by,omitempty"`
 	// Freeze is the freeze that the locks are under from now on; nil if there is none, or none any more.
 	Freeze *Freeze `json:"freeze,omitempty"`
+	// History says for how long the history of the locks is kept from now on; nil if it is not, or not any more.
+	History *Keeping `json:"history,omitempty"`
+}
+
+// Keeping says for how long the history of locks is kept.
+type Keeping struct {
+	KeepMS int64  `json:"keep_ms"` // an entry, from the change that it describes, in milliseconds
+	Since  Time   `json:"since"`
+	By     string `json:"by,omitempty"` // the principal that asked for it
 }
 
 // A Freeze is a time in which locks are granted to nobody.

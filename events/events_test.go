@@ -39,7 +39,8 @@ func all() map[string]events.Event {
 	by := "arn:aws:iam::123456789012:user/alice"
 	rule := events.RuleChanged{
 		Version: events.Version, ID: events.RuleID("deploy:", 3, 1772366400123), Prefix: "deploy:", Rev: 3, ChangedAt: events.At(1772366400123), By: by,
-		Freeze: &events.Freeze{Until: events.At(1772388000000), Since: events.At(1772366400123), Reason: "no deployments during the audit", By: by},
+		Freeze:  &events.Freeze{Until: events.At(1772388000000), Since: events.At(1772366400123), Reason: "no deployments during the audit", By: by},
+		History: &events.Keeping{KeepMS: 90 * 24 * 3600_000, Since: events.At(1772366400123), By: by},
 	}
 	return map[string]events.Event{
 		"acquired": acquired, "released": released, "expired": expired, "force-released": forced, "rule-changed": rule,

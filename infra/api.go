@@ -20,6 +20,7 @@ var Routes = []Route{
 	{"POST", "/v1/locks/{name}/force-release", "forcerelease"},
 	{"GET", "/v1/locks/{name}", "status"},
 	{"GET", "/v1/locks", "status"},
+	{"GET", "/v1/history/{name}", "status"},
 	{"GET", "/v1/rules", "rules"},
 	{"GET", "/v1/rules/{prefix}", "rules"},
 	{"PUT", "/v1/rules/{prefix}", "rules"},

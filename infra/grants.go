@@ -40,7 +40,14 @@ func (c *Coordinator) GrantList(grantee awsiam.IGrantable) {
 	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, c.route("GET", "/v1/locks"))
 }
 
-// GrantRules allows a grantee, an operator's role, to freeze the locks of a pattern, and to unfreeze them, over HTTP. It may also read
+// GrantHistory allows a grantee to read the history of the locks of a pattern over HTTP: who held them, with the ARNs of callers.
+func (c *Coordinator) GrantHistory(grantee awsiam.IGrantable, pattern string) {
+	mustBePattern(pattern)
+	c.mustHaveAPI()
+	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, c.route("GET", "/v1/history/"+pattern))
+}
+
+// GrantRules allows a grantee, an operator's role, to set the rules of the locks of a pattern, such as freezes, over HTTP. It may also read
 // all rules. "*" is the pattern for all locks.
 func (c *Coordinator) GrantRules(grantee awsiam.IGrantable, pattern string) {
 	mustBePattern(pattern)
@@ -150,7 +157,7 @@ func (c *Coordinator) GrantDirectLock(grantee awsiam.IGrantable, pattern string)
 	return c.grantDirect(grantee, pattern, "acquire", "renew", "release")
 }
 
-// GrantDirectRead is like GrantDirectLock, for the status function without lists.
+// GrantDirectRead is like GrantDirectLock, for the status function without lists. That function also answers for the history of the locks.
 func (c *Coordinator) GrantDirectRead(grantee awsiam.IGrantable, pattern string) map[string]*string {
 	return c.grantDirect(grantee, pattern, "status")
 }

@@ -384,6 +384,7 @@ func TestGrants(t *testing.T) {
 		locks.GrantForceRelease(role("Operator"), "*")
 		locks.GrantList(role("Lister"))
 		locks.GrantRules(role("Freezer"), "deploy:*")
+		locks.GrantHistory(role("Auditor"), "deploy:*")
 		locks.GrantNotify(role("Waiter"))
 		locks.GrantSweep(role("Sweeper"))
 		direct := role("Direct")
@@ -408,6 +409,7 @@ func TestGrants(t *testing.T) {
 		"Reader":   {"/$default/GET/v1/locks/deploy:prod"},
 		"Operator": {"/$default/POST/v1/locks/*/force-release"},
 		"Lister":   {"/$default/GET/v1/locks"},
+		"Auditor":  {"/$default/GET/v1/history/deploy:*"},
 		"Freezer":  {"/$default/DELETE/v1/rules/deploy:*", "/$default/GET/v1/rules", "/$default/GET/v1/rules/deploy:*", "/$default/PUT/v1/rules/deploy:*"},
 	} {
 		paths := regexp.MustCompile(`/\$default/[^"]*`).FindAllString(granted[who], -1)

@@ -49,6 +49,9 @@ var (
 	ErrWatch = errors.New("watch")
 	// ErrList matches the errors of List.
 	ErrList = errors.New("list")
+	// ErrKeepHistory and ErrHistory match the errors of KeepHistory, History and HistoryPage.
+	ErrKeepHistory = errors.New("keep history")
+	ErrHistory     = errors.New("history")
 	// ErrFreeze, ErrUnfreeze and ErrRules match the errors of Freeze, Unfreeze and Rules.
 	ErrFreeze   = errors.New("freeze")
 	ErrUnfreeze = errors.New("unfreeze")
@@ -57,7 +60,7 @@ var (
 
 // An OpError is the error of an operation on a lock.
 type OpError struct {
-	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch, ErrList, ErrFreeze, ErrUnfreeze or ErrRules
+	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch, ErrList, ErrFreeze, ErrUnfreeze, ErrRules, ErrKeepHistory or ErrHistory
 	Lock string // the lock's name; for List, Freeze and Unfreeze, the prefix
 	Err  error  // the kind of failure
 }

@@ -12,6 +12,7 @@ import (
 type Rule struct {
 	Prefix    string // "*" for all locks
 	Frozen    *Freeze
+	History   *Keeping  // nil: the rule asks for no history
 	Unknown   []string  // the parts that a newer version has set and the coordinator does not know, and does not go by
 	By        string    // the ARN of the operator who made the last change; empty if it is not known
 	ChangedAt time.Time // of the last change
@@ -71,7 +72,7 @@ func (c *Client) Rules(ctx context.Context) ([]Rule, error) {
 }
 
 func newRule(r wire.Rule) Rule {
-	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), Unknown: r.Unknown, By: r.By}
+	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), History: newKeeping(r.History), Unknown: r.Unknown, By: r.By}
 	if r.ChangedAt != nil {
 		out.ChangedAt = r.ChangedAt.Time
 	}

@@ -115,7 +115,7 @@ func TestLists(t *testing.T) {
 	}
 	for _, test := range []struct{ payload, field, says string }{
 		{`{"op":"list","limit":"5"}`, "limit", "limit is a string"},
-		{`{"op":"lists"}`, "op", `op is "lists"; it must be "status" or "list"`},
+		{`{"op":"lists"}`, "op", `op is "lists"; it must be "status", "list" or "history"`},
 		{`{"op":"` + strings.Repeat("l", 300) + `"}`, "op", strings.Repeat("l", 40) + "…"},
 		{`{"op":5,"name":"a"}`, "op", "must be a string"},
 		{`{"op":"status"}`, "name", "name is missing"},

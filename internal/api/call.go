@@ -29,7 +29,7 @@ type operation func(a *API, ctx context.Context, c *call) (answer any, fence int
 
 var operations = map[wire.Op]operation{
 	wire.OpAcquire: (*API).acquire, wire.OpRenew: (*API).renew, wire.OpRelease: (*API).release,
-	wire.OpForceRelease: (*API).forceRelease, wire.OpStatus: (*API).status, wire.OpList: (*API).list,
+	wire.OpForceRelease: (*API).forceRelease, wire.OpStatus: (*API).status, wire.OpList: (*API).list, wire.OpHistory: (*API).history,
 	wire.OpRules: (*API).rules, wire.OpRule: (*API).rule, wire.OpPutRule: (*API).putRule, wire.OpDeleteRule: (*API).deleteRule,
 }
 

@@ -19,8 +19,9 @@ import (
 // An httpEvent has the members of API Gateway's payload format 2.0 (events.APIGatewayV2HTTPRequest) that are read here. To
 // decode no others halves the time that a request spends in this package.
 type httpEvent struct {
-	Version string `json:"version"`
-	Headers struct {
+	Version  string `json:"version"`
+	RouteKey string `json:"routeKey"` // method and path of the route, with {name} in place of the lock's name
+	Headers  struct {
 		ContentType string `json:"content-type"` // names come in lower case
 	} `json:"headers"`
 	QueryStringParameters map[string]string `json:"queryStringParameters"`
@@ -53,6 +54,9 @@ func asHTTP(payload []byte) (*httpEvent, bool) {
 	return &event, err == nil && event.Version == "2.0" && event.RequestContext.HTTP.Method != ""
 }
 
+// historyRoute is the route of a lock's history, which the status function serves, too.
+var historyRoute = func() string { method, path := wire.OpHistory.Route(); return method + " " + path }()
+
 // readHTTP completes a call with an event of API Gateway. What the event says about the caller is believed only if API Gateway
 // sent it, and API Gateway invokes the function itself, without a qualifier. Anybody who may invoke an alias can send such an
 // event there; admit refuses it.
@@ -71,7 +75,10 @@ func (c *call) readHTTP(event *httpEvent) {
 		}
 		c.op = ruleOp(event.RequestContext.HTTP.Method, event.PathParameters.Prefix != nil)
 	}
-	if c.op != wire.OpStatus && (!c.op.OfRules() || c.op == wire.OpPutRule) {
+	if c.op == wire.OpStatus && event.RouteKey == historyRoute {
+		c.op = wire.OpHistory
+	}
+	if c.op.Function() != wire.OpStatus && (!c.op.OfRules() || c.op == wire.OpPutRule) {
 		c.fields, c.malformed = bodyObject(event)
 		return
 	}

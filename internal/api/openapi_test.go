@@ -88,7 +88,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
-		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
+		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "KeepRequest": wire.KeepRequest{}, "Keeping": wire.Keeping{}, "History": wire.History{}, "HistoryEntry": wire.HistoryEntry{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
 	} {
 		schema := doc.Components.Schemas[name].Value
 		var fields, required []string

@@ -73,9 +73,9 @@ func (a *API) rule(ctx context.Context, c *call) (any, int64, error) {
 
 func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal}
-	req.Set.Freeze = c.readFreeze(a.coordinator.Now())
+	req.Set.Freeze, req.Set.History = c.readFreeze(a.coordinator.Now()), c.readKeeping()
 	if req.Set == (lock.RuleParts{}) {
-		c.fields.fail("freeze", `the request has no part of a rule; send freeze, {"until": TIME, "reason": TEXT}, or delete the rule to end its freeze`)
+		c.fields.fail("freeze", `the request has no part of a rule; send freeze, {"until": TIME, "reason": TEXT}, or history, {"keep_ms": N}; to remove a part, delete it`)
 	}
 	if rev, given := c.fields.integer("rev", 0, wire.MaxTicket, ""); given {
 		req.Rev = &rev
@@ -155,7 +155,7 @@ func (c *call) readFreeze(now time.Time) *lock.Freeze {
 }
 
 func ruleAnswer(p lock.PrefixRule) wire.Rule {
-	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), Unknown: strings.Fields(p.Unknown), By: p.By}
+	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), History: keepingAnswer(p.History), Unknown: strings.Fields(p.Unknown), By: p.By}
 	if p.At != 0 {
 		r.ChangedAt = new(wire.At(p.At))
 	}

@@ -203,6 +203,14 @@ func (f failing) Texts(context.Context, string, []int64) (map[int64]lock.Texts, 
 	return nil, f.err
 }
 
+func (f failing) PutHistory(context.Context, string, []lock.HistoryEntry, time.Duration) error {
+	return f.err
+}
+
+func (f failing) History(context.Context, lock.HistoryQuery) ([]lock.HistoryEntry, bool, error) {
+	return nil, false, f.err
+}
+
 func (f failing) PrefixRules(context.Context) ([]lock.PrefixRule, error) { return nil, nil }
 
 func (f failing) PutPrefixRule(context.Context, lock.PrefixRule) error { return f.err }

@@ -62,8 +62,16 @@ const (
 	attrLock   = "lock"
 
 	// of a prefix rule
-	attrFreeze = "freeze" // a map of until, reason, by and at
-	attrAt     = "at"
+	attrFreeze  = "freeze"  // a map of until, reason, by and at
+	attrHistory = "history" // a map of keep, by and at
+	attrKeep    = "keep"    // milliseconds
+	attrAt      = "at"
+
+	// of an entry of the history
+	attrGranted = "granted" // the time of the grant, in the entry of an end
+	attrWaited  = "waited"  // milliseconds
+	attrHeld    = "held"
+	attrPurged  = "purged" // 1, or absent
 
 	skLock  = "lock"
 	skWait  = "wait#"   // and a ticket: a waiter
@@ -74,6 +82,8 @@ const (
 	pkExecution = "exec#"  // and an execution: its bindings. No lock's name contains "#"
 	pkRules     = "#rules" // the prefix rules. It begins so that no pattern of locks but * matches it in IAM
 	skRule      = "rule#"  // and a prefix: a prefix rule
+
+	pkHistory = "#history#" // and a lock's name: the entries of its history, whose sk is lock.HistoryEntry's Key
 )
 
 type item map[string]types.AttributeValue

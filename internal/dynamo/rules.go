@@ -1,6 +1,7 @@
 package dynamo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,11 +56,16 @@ func (s *Store) PutPrefixRule(ctx context.Context, p lock.PrefixRule) error {
 	}
 	e.assignNum(e.name(attrRev), p.Rev)
 	e.assignNum(e.name(attrAt), p.At)
-	optional := item{attrTTL: nil, attrBy: nil, attrFreeze: nil}
+	optional := item{attrTTL: nil, attrBy: nil, attrFreeze: nil, attrHistory: nil}
 	optional.numbers(map[string]int64{attrTTL: p.TTL})
 	optional.strings(map[string]string{attrBy: p.By})
 	if p.Freeze != nil {
 		optional[attrFreeze] = &types.AttributeValueMemberM{Value: freezeItem(p.Freeze)}
+	}
+	if k := p.History; k != nil {
+		m := item{attrKeep: num(k.For), attrAt: num(k.At)}
+		m.strings(map[string]string{attrBy: k.By})
+		optional[attrHistory] = &types.AttributeValueMemberM{Value: m}
 	}
 	for attr, v := range optional {
 		if v == nil {
@@ -103,9 +109,12 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 	if m := d.m(attrFreeze); m != nil {
 		of := decoder{it: m}
 		p.Freeze = &lock.Freeze{Prefix: prefix, Until: of.num(attrUntil), Reason: of.str(attrReason), By: of.str(attrBy), At: of.num(attrAt)}
-		if d.err == nil {
-			d.err = of.err
-		}
+		d.err = cmp.Or(d.err, of.err)
+	}
+	if m := d.m(attrHistory); m != nil {
+		of := decoder{it: m}
+		p.History = &lock.Keeping{Prefix: prefix, For: of.num(attrKeep), By: of.str(attrBy), At: of.num(attrAt)}
+		d.err = cmp.Or(d.err, of.err)
 	}
 	if d.err == nil && (!ok || p.Rev < 1) {
 		d.err = fmt.Errorf("attribute %q is %d; a rule's is 1 or more", attrRev, p.Rev)
@@ -115,7 +124,7 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 
 // ruleKnown are the attributes of a prefix rule that this version knows.
 var ruleKnown = map[string]bool{
-	attrPK: true, attrSK: true, attrRev: true, attrAt: true, attrTTL: true, attrBy: true, attrFreeze: true,
+	attrPK: true, attrSK: true, attrRev: true, attrAt: true, attrTTL: true, attrBy: true, attrFreeze: true, attrHistory: true,
 }
 
 // unknownParts names the attributes of a rule that this version does not know: parts that a newer version has set.

@@ -61,6 +61,7 @@ const (
 	SweptTexts                    // the texts of a semaphore's lease
 	SweptEnded                    // the end of a wait
 	SweptBinding                  // that a lease or a waiter belongs to an execution
+	SweptHistory                  // an entry of a lock's history
 )
 
 // Sweep reads some of the table's items. It returns locks, waiters and tickets, and those of the other items that have no native TTL or cannot be
@@ -115,6 +116,8 @@ func sweptOf(it item) (s Swept) {
 		}
 	case s.Lock == pkRules: // it may be kept for ever, and its prefix is not a lock's name
 		s.NoTTL = false
+	case isHistory(s.Lock):
+		s.Kind = SweptHistory
 	case s.SK == skLock:
 		s.Kind = SweptLock
 		s.NoIndex = d.str(attrIndex) != indexPart(s.Lock)
@@ -183,6 +186,9 @@ func (s *Store) Expire(ctx context.Context, o Swept, now time.Time) error {
 	return nil
 }
 
+// historyLife is how long an entry of the history without a native TTL is kept, in seconds: 90 days. How long its rule asked for is not known.
+const historyLife = 90 * 24 * 60 * 60
+
 // neededUntil is the native TTL of an item of this version, in Unix seconds. A waiter's place tells how long its items are needed, which is more than
 // a year for a task, and a lease how long its texts are. A waiter that keeps its place, or a lease that is renewed, moves the native TTL then. It is
 // never in the past: DynamoDB does not purge what expired more than five years ago.
@@ -205,6 +211,8 @@ func (s *Store) neededUntil(ctx context.Context, o Swept, now int64) (at int64, 
 	case SweptEnded: // only its stream record is needed
 	case SweptBinding:
 		at = now + bindingLife
+	case SweptHistory:
+		at = now + historyLife
 	default:
 		return 0, fmt.Errorf("dynamo: the item %s of %s is of an unknown kind", o.SK, o.Lock)
 	}

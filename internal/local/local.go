@@ -74,7 +74,7 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	defer armed.Close()
 	expirer.Timers = armed
 	live := newHub(log)
-	consumer := &stream.Consumer{Bus: live, Timers: armed, DeadLetter: logDeadLetter{}, Skew: rules.Skew, Log: log}
+	consumer := &stream.Consumer{Bus: live, Timers: armed, DeadLetter: logDeadLetter{}, Coordinator: coordinator, Skew: rules.Skew, Log: log}
 	var work sync.WaitGroup
 	defer work.Wait()
 	workCtx, stop := context.WithCancel(ctx)

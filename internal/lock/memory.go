@@ -21,6 +21,13 @@ type Memory struct {
 	mu      sync.Mutex
 	records map[string]Record
 	rules   map[string]PrefixRule
+	history map[string]map[string]keptEntry // by lock and key
+}
+
+// A keptEntry is an entry of the history, and until when it is kept, in Unix milliseconds.
+type keptEntry struct {
+	HistoryEntry
+	until int64
 }
 
 // Get reads a record.
@@ -142,6 +149,49 @@ func (m *Memory) PutPrefixRule(ctx context.Context, rule PrefixRule) error {
 	return nil
 }
 
+// PutHistory stores entries of a lock's history.
+func (m *Memory) PutHistory(ctx context.Context, name string, entries []HistoryEntry, keep time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.history == nil {
+		m.history = map[string]map[string]keptEntry{}
+	}
+	if m.history[name] == nil {
+		m.history[name] = map[string]keptEntry{}
+	}
+	for _, e := range entries {
+		m.history[name][e.Key()] = keptEntry{e, e.At + keep.Milliseconds()}
+	}
+	return nil
+}
+
+// History reads entries of a lock's history.
+func (m *Memory) History(ctx context.Context, q HistoryQuery) (list []HistoryEntry, more bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keys := slices.Sorted(maps.Keys(m.history[q.Lock]))
+	if !q.Oldest {
+		slices.Reverse(keys)
+	}
+	for _, key := range keys {
+		passed := q.After != "" && (q.Oldest && key <= q.After || !q.Oldest && key >= q.After)
+		if passed || key < q.From || key > q.To {
+			continue
+		}
+		if len(list) == q.Limit {
+			return list, true, nil
+		}
+		list = append(list, m.history[q.Lock][key].HistoryEntry)
+	}
+	return list, false, nil
+}
+
 // Bound lists the leases and places that belong to an execution.
 func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, err error) {
 	if err := ctx.Err(); err != nil {
@@ -206,6 +256,12 @@ func (m *Memory) Purge(now time.Time) int {
 	for prefix, rule := range m.rules {
 		if rule.TTL != 0 && rule.TTL < now.Unix() {
 			delete(m.rules, prefix)
+		}
+	}
+	for name, entries := range m.history {
+		maps.DeleteFunc(entries, func(_ string, e keptEntry) bool { return e.until < now.UnixMilli() })
+		if len(entries) == 0 {
+			delete(m.history, name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.records)) { // in the same order each time

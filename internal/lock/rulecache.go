@@ -34,6 +34,7 @@ type ruleCache struct {
 	mu    sync.Mutex
 	rules []PrefixRule
 	sent  time.Time // when the request was sent that read them; zero: they must be read
+	known bool      // they were read once
 	drops int       // how often they were dropped
 
 	once  sync.Once
@@ -52,13 +53,20 @@ func (k *ruleCache) get(now time.Time) ([]PrefixRule, bool) {
 	return k.rules, age >= 0 && age < period && wall >= 0 && wall < period
 }
 
+// last returns the rules as they were last read, however old they are.
+func (k *ruleCache) last() (rules []PrefixRule, known bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.rules, k.known
+}
+
 // put keeps rules that were read, unless newer ones are there, or they were dropped since: then they may be older than what made the caller drop
 // them.
 func (k *ruleCache) put(rules []PrefixRule, sent time.Time, drops int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.drops == drops && !sent.Before(k.sent) {
-		k.rules, k.sent = rules, sent
+		k.rules, k.sent, k.known = rules, sent, true
 	}
 }
 

@@ -6,17 +6,21 @@ import "slices"
 
 // RuleParts are what a prefix rule says. A part that is nil is not set.
 type RuleParts struct {
-	Freeze *Freeze
+	Freeze  *Freeze
+	History *Keeping
 }
 
 // A RulePart names a part of a prefix rule.
 type RulePart string
 
-// PartFreeze is [RuleParts.Freeze].
-const PartFreeze RulePart = "freeze"
+// The parts.
+const (
+	PartFreeze  RulePart = "freeze"
+	PartHistory RulePart = "history"
+)
 
 // AllParts are the parts that a rule can have.
-func AllParts() []RulePart { return []RulePart{PartFreeze} }
+func AllParts() []RulePart { return []RulePart{PartFreeze, PartHistory} }
 
 // A Freeze keeps a lock from being granted until a time. Its holders go on: they renew and release. Its waiters keep their places.
 type Freeze struct {
@@ -33,6 +37,9 @@ func (p RuleParts) change(q RuleRequest, at int64) RuleParts {
 	if slices.Contains(q.Remove, PartFreeze) {
 		p.Freeze = nil
 	}
+	if slices.Contains(q.Remove, PartHistory) {
+		p.History = nil
+	}
 	if q.Set.Freeze != nil {
 		next := *q.Set.Freeze
 		next.Prefix, next.By, next.At = q.Prefix, q.Principal, at
@@ -40,18 +47,30 @@ func (p RuleParts) change(q RuleRequest, at int64) RuleParts {
 			p.Freeze = &next
 		}
 	}
+	if q.Set.History != nil {
+		next := *q.Set.History
+		next.Prefix, next.By, next.At = q.Prefix, q.Principal, at
+		if k := p.History; k == nil || k.For != next.For {
+			p.History = &next
+		}
+	}
 	return p
 }
 
 // sameAs reports whether two rules say the same.
-func (p RuleParts) sameAs(o RuleParts) bool { return same(p.Freeze, o.Freeze) }
+func (p RuleParts) sameAs(o RuleParts) bool {
+	return same(p.Freeze, o.Freeze) && same(p.History, o.History)
+}
 
 // empty reports whether no part is set.
-func (p RuleParts) empty() bool { return p.Freeze == nil }
+func (p RuleParts) empty() bool { return p == (RuleParts{}) }
 
 // until is when the last of the parts ends; 0 if they have ended or are not set, -1 if one of them has no end.
 func (p RuleParts) until() int64 {
-	if p.Freeze == nil {
+	switch {
+	case p.History != nil:
+		return -1
+	case p.Freeze == nil:
 		return 0
 	}
 	return p.Freeze.Until

@@ -37,6 +37,11 @@ type Store interface {
 	// [ErrRuleChanged].
 	PutPrefixRule(ctx context.Context, rule PrefixRule) error
 
+	// PutHistory stores entries of a lock's history until keep after their time. An entry that is there is replaced.
+	PutHistory(ctx context.Context, name string, entries []HistoryEntry, keep time.Duration) error
+	// History reads entries of a lock's history in the order of their keys; more says that there may be further ones. It may be a second behind.
+	History(ctx context.Context, q HistoryQuery) (list []HistoryEntry, more bool, err error)
+
 	// Bound lists the leases and places in queues that were bound to an execution and are not unbound. Apply binds them.
 	Bound(ctx context.Context, execution string) ([]Binding, error)
 	// Unbind removes bindings.

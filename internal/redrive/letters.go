@@ -166,7 +166,7 @@ func (r *Redriver) record(ctx context.Context, req Request, b stream.Buried) Out
 
 // withoutRecord does for a lock what the table says, in place of a record whose content is not known. The record's events are lost.
 func (r *Redriver) withoutRecord(ctx context.Context, req Request, o Outcome) Outcome {
-	o.Lost = []string{"the events of one write of the lock"}
+	o.Lost = []string{"the events of one write of the lock, and its entries in the history"}
 	if o.Lock == "" {
 		return r.hopeless(req, o)
 	}
@@ -245,7 +245,7 @@ func (r *Redriver) lostRange(ctx context.Context, req Request, l stream.Letter, 
 		o.State, o.Detail = Failed, about+" cannot be read again: "+err.Error()
 		return o
 	}
-	o.Lost = []string{"the events of " + about + ", but for those that were published before the batch failed"}
+	o.Lost = []string{"the events of " + about + " and their entries in the history, but for those that were made before the batch failed"}
 	if slices.Contains(req.Swept, l.ID) {
 		if o.State, o.Detail = Due, about+": the stream does not have them any more, and the table was swept since"; req.Apply {
 			o.State = Done

@@ -130,6 +130,14 @@ func (s *store) Unbind(ctx context.Context, execution string, list []lock.Bindin
 	return s.w.memory.Unbind(ctx, execution, list)
 }
 
+func (s *store) PutHistory(ctx context.Context, name string, entries []lock.HistoryEntry, keep time.Duration) error {
+	return s.w.memory.PutHistory(ctx, name, entries, keep)
+}
+
+func (s *store) History(ctx context.Context, q lock.HistoryQuery) ([]lock.HistoryEntry, bool, error) {
+	return s.w.memory.History(ctx, q)
+}
+
 func (s *store) PrefixRules(ctx context.Context) ([]lock.PrefixRule, error) {
 	return read(ctx, s, s.w.memory.PrefixRules)
 }

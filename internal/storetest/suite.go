@@ -115,6 +115,7 @@ func Run(t *testing.T, store lock.Store) {
 	maps.Copy(all, queueSuite)
 	maps.Copy(all, pollSuite)
 	maps.Copy(all, ruleSuite)
+	maps.Copy(all, keepingSuite)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}

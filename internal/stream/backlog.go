@@ -21,15 +21,16 @@ type Job struct {
 	Tries int       // how often the job was deferred before
 	Due   time.Time // when to do the job
 
-	Event     Entry         // of JobPublish
-	Timer     Timer         // of JobTimer
-	Key       lock.LeaseKey // of JobDeliver
-	Lease     lock.Lease    // of JobDeliver
-	Tokens    lock.Tokens   // of JobFail
-	Code      string        // of JobFail
-	Cause     string        // of JobFail
-	Execution ExecutionEnd  // of JobEnd
-	Cursor    string        // of JobThaw: where to go on; empty: from the beginning
+	Event     Entry               // of JobPublish
+	Timer     Timer               // of JobTimer
+	Key       lock.LeaseKey       // of JobDeliver
+	Lease     lock.Lease          // of JobDeliver
+	Tokens    lock.Tokens         // of JobFail
+	Code      string              // of JobFail
+	Cause     string              // of JobFail
+	Execution ExecutionEnd        // of JobEnd
+	Cursor    string              // of JobThaw: where to go on; empty: from the beginning
+	History   []lock.HistoryEntry // of JobHistory: the entries of one write
 
 	// Newer are the fields of the job's message that this version does not know; they are in the message again when the job is deferred. Of a
 	// kind that this version does not know, they are all fields but those of every job.
@@ -46,6 +47,7 @@ const (
 	JobFail    JobKind = "fail"    // deliver the callbacks of a wait that ended without a grant
 	JobSettle  JobKind = "settle"  // grant the free permits of a lock to its waiters
 	JobThaw    JobKind = "thaw"    // settle the locks below a prefix whose freeze is over
+	JobHistory JobKind = "history" // keep the entries of a lock's history
 	JobTimer   JobKind = "timer"   // do what a timer does
 	JobEnd     JobKind = "end"     // end the leases of an execution that is over
 )
@@ -168,6 +170,9 @@ func (c *Consumer) shouldGiveUp(f failure) bool {
 		return true
 	}
 	if c.Backlog == nil && errors.Is(f.err, ErrUnknownKind) { // only another version can do it: the shard does not wait for that
+		return true
+	}
+	if c.Backlog == nil && f.job.Kind == JobHistory && errors.Is(f.err, lock.ErrMisconfigured) { // nothing waits for a permission that the history lacks
 		return true
 	}
 	return f.job.Kind == JobSettle && !transient(f.err) || !f.job.Since.IsZero() && c.now().Sub(f.job.Since) >= giveUpAfter

@@ -44,8 +44,8 @@ type Consumer struct {
 	groups         emf.Groups
 }
 
-// Consume does what follows from the writes of a batch. It sets timers, sends callbacks and publishes events, in this order, so
-// that neither timers nor callbacks wait for the bus. Jobs that fail are deferred. It returns the sequence numbers of the
+// Consume does what follows from the writes of a batch. It sets timers, sends callbacks, publishes events and keeps the history, in this order, so
+// that neither timers nor callbacks wait for the bus, and nothing waits for the history. Jobs that fail are deferred. It returns the sequence numbers of the
 // writes that must be delivered again, in the batch's order: none if every job is done or deferred. Of one lock's events in
 // a batch, none is published after one that failed.
 func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string) {
@@ -71,6 +71,7 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 	for _, o := range c.publish(work, offers) {
 		failures = append(failures, failure{Job{Kind: JobPublish, Lock: o.entry.Lock, Event: o.entry}, o.write, o.err})
 	}
+	failures = append(failures, c.histories(work, derived)...)
 	for _, i := range c.deferJobs(ctx, failures) {
 		bad[i] = true
 	}
@@ -85,8 +86,9 @@ func (c *Consumer) Consume(ctx context.Context, batch []Write) (failed []string)
 // A derivation is a write with its effects and events.
 type derivation struct {
 	Write
-	effects lock.Effects
-	events  []Entry
+	effects  lock.Effects
+	events   []Entry
+	listened bool // events of the lock are published
 }
 
 // derive computes the effects and events of a write, once for timers, callbacks and publications. A panic poisons the write.
@@ -100,9 +102,9 @@ func (c *Consumer) derive(ctx context.Context, w Write) derivation {
 		return d
 	}
 	d.Poison = catchPanic(func() error {
-		listened := c.Listens == nil || c.Listens(w.Lock)
-		d.effects = w.Effects(listened)
-		if !listened {
+		d.listened = c.Listens == nil || c.Listens(w.Lock)
+		d.effects = w.Effects(d.listened)
+		if !d.listened {
 			c.measureWaits(ctx, w.Lock, d.effects.Changes) // of a semaphore it has no waits, whose texts are not read for a log record
 			return nil
 		}
@@ -132,7 +134,7 @@ func (c *Consumer) withTexts(ctx context.Context, name string, changes []lock.Ch
 // audit logs what an operator did: a change of a rule, or a repair, which changes no lease, so that it makes no event.
 func (c *Consumer) audit(ctx context.Context, w Write) {
 	if w.Rule != nil {
-		c.Log.LogAttrs(ctx, slog.LevelInfo, "rule changed", slog.String("prefix", w.Lock), slog.String("by", w.Rule.After.By), slog.Any("freeze", w.Rule.After.Freeze))
+		c.Log.LogAttrs(ctx, slog.LevelInfo, "rule changed", slog.String("prefix", w.Lock), slog.String("by", w.Rule.After.By), slog.Any("freeze", w.Rule.After.Freeze), slog.Any("history", w.Rule.After.History))
 	}
 	if w.After.Cause == lock.CauseRepair {
 		c.Log.LogAttrs(ctx, slog.LevelWarn, "lock repaired", slog.String("lock", w.Lock), slog.String("by", w.After.By), slog.String("reason", w.After.Reason),

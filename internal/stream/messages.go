@@ -52,6 +52,8 @@ type jobMessage struct {
 	Cause     string        `json:"cause,omitzero"`
 	Execution *ExecutionEnd `json:"execution,omitzero"`
 	Cursor    string        `json:"cursor,omitzero"`
+
+	History []lock.HistoryEntry `json:"history,omitempty"`
 }
 
 type eventMessage struct {
@@ -119,6 +121,12 @@ var jobKinds = map[JobKind]kindSpec{
 		decode: func(m *jobMessage, j *Job) bool { j.Cursor = m.Cursor; return true },
 		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.thaw(ctx, j) },
 	},
+	JobHistory: {
+		encode: func(j Job, m *jobMessage) { m.History = j.History },
+		decode: func(m *jobMessage, j *Job) bool { j.History = m.History; return len(m.History) > 0 },
+		needs:  "history",
+		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.recordLater(ctx, j) },
+	},
 	JobTimer: {
 		endless: true,
 		encode:  func(j Job, m *jobMessage) { m.Lock, m.Lease, m.Fence = j.Timer.Lock, j.Timer.Key, j.Timer.Fence },
@@ -167,7 +175,7 @@ func EncodeJob(j Job) ([]byte, error) {
 // The fields of a message that every job has, and those of some kinds.
 var (
 	fieldsOfJobs  = []string{"v", "kind", "lock", "since", "tries"}
-	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution", "cursor"}
+	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution", "cursor", "history"}
 )
 
 // newerFields are the fields of a message that this version does not know; nil without one.

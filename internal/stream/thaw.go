@@ -23,6 +23,9 @@ func ruleEntry(w lock.Write) Entry {
 	if f := p.Freeze; f != nil {
 		e.Freeze = &events.Freeze{Until: events.At(f.Until), Since: events.At(f.At), Reason: f.Reason, By: f.By}
 	}
+	if k := p.History; k != nil {
+		e.History = &events.Keeping{KeepMS: k.For, Since: events.At(k.At), By: k.By}
+	}
 	return Entry{DetailType: e.DetailType(), Detail: encode(e), Time: e.ChangedAt.Time, Lock: w.Lock}
 }
 

@@ -11,6 +11,7 @@ const (
 	OpForceRelease Op = "force-release"
 	OpStatus       Op = "status"
 	OpList         Op = "list"
+	OpHistory      Op = "history"
 	OpRules        Op = "rules"
 	OpRule         Op = "rule"
 	OpPutRule      Op = "put-rule"
@@ -29,6 +30,7 @@ var ops = []struct {
 	{OpForceRelease, "POST", "/v1/locks/{name}/force-release", OpForceRelease},
 	{OpStatus, "GET", "/v1/locks/{name}", OpStatus},
 	{OpList, "GET", "/v1/locks", OpStatus},
+	{OpHistory, "GET", "/v1/history/{name}", OpStatus},
 	{OpRules, "GET", "/v1/rules", OpRules},
 	{OpRule, "GET", "/v1/rules/{prefix}", OpRules},
 	{OpPutRule, "PUT", "/v1/rules/{prefix}", OpRules},
@@ -61,7 +63,7 @@ func (o Op) OfRules() bool { return o.Function() == OpRules }
 // Named reports whether a request names a lock or a prefix: those for lists do not.
 func (o Op) Named() bool { return o != OpList && o != OpRules }
 
-// Function returns the operation after which the Lambda function that serves o is named: status for list, rules for all operations on
+// Function returns the operation after which the Lambda function that serves o is named: status for list and history, rules for all operations on
 // prefix rules, o for the others. It is empty if there is no such operation.
 func (o Op) Function() Op {
 	for _, row := range ops {

@@ -17,13 +17,33 @@ type Freeze struct {
 	Since  Time   `json:"since"`
 }
 
-// RuleRequest sets parts of a prefix rule. A part that it leaves out stays as it is.
-type RuleRequest struct {
-	Freeze *FreezeRequest `json:"freeze,omitempty"`
-	Rev    *int64         `json:"rev,omitempty"` // the revision that the rule must have, 0 for none; nil: any
+// The shortest and the longest time for which the history of locks can be kept.
+const (
+	MinKeep = time.Hour
+	MaxKeep = 400 * 24 * time.Hour
+)
+
+// Keeping says for how long the history of the locks below a prefix is kept.
+type Keeping struct {
+	Prefix string `json:"prefix"`
+	Keep   int64  `json:"keep_ms"`      // an entry, from the change that it describes
+	By     string `json:"by,omitempty"` // the principal that asked for it
+	Since  Time   `json:"since"`
 }
 
-// RuleRemoval removes a part of a prefix rule, "freeze", or all parts if it is empty.
+// KeepRequest asks that the history of the locks below a prefix is kept.
+type KeepRequest struct {
+	Keep int64 `json:"keep_ms"` // from [MinKeep] to [MaxKeep]
+}
+
+// RuleRequest sets parts of a prefix rule. A part that it leaves out stays as it is.
+type RuleRequest struct {
+	Freeze  *FreezeRequest `json:"freeze,omitempty"`
+	History *KeepRequest   `json:"history,omitempty"`
+	Rev     *int64         `json:"rev,omitempty"` // the revision that the rule must have, 0 for none; nil: any
+}
+
+// RuleRemoval removes a part of a prefix rule, "freeze" or "history", or all parts if it is empty.
 type RuleRemoval struct {
 	Part string `json:"part,omitzero"`
 }
@@ -39,6 +59,7 @@ type Rule struct {
 	Prefix    string   `json:"prefix"`
 	Rev       int64    `json:"rev"` // number of changes so far; 0: it was never set
 	Freeze    *Freeze  `json:"freeze,omitempty"`
+	History   *Keeping `json:"history,omitempty"`
 	Unknown   []string `json:"unknown,omitempty"`     // the parts that a newer version has set and this one does not know, and does not go by
 	By        string   `json:"by,omitempty"`          // the principal that made the last change
 	ChangedAt *Time    `json:"changed_at,omitempty"`  // of the last change

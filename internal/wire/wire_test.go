@@ -249,7 +249,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Each operation has its own route and function, except that list shares the function of status, and the operations on rules share one.
+// Each operation has its own route and function, except that list and history share the function of status, and the operations on rules share one.
 func TestOps(t *testing.T) {
 	want := map[wire.Op]struct {
 		method, path string
@@ -258,7 +258,8 @@ func TestOps(t *testing.T) {
 		"acquire": {"POST", "/v1/locks/{name}/acquire", "acquire"}, "renew": {"POST", "/v1/locks/{name}/renew", "renew"},
 		"release": {"POST", "/v1/locks/{name}/release", "release"}, "force-release": {"POST", "/v1/locks/{name}/force-release", "force-release"},
 		"status": {"GET", "/v1/locks/{name}", "status"}, "list": {"GET", "/v1/locks", "status"},
-		"rules": {"GET", "/v1/rules", "rules"}, "rule": {"GET", "/v1/rules/{prefix}", "rules"},
+		"history": {"GET", "/v1/history/{name}", "status"},
+		"rules":   {"GET", "/v1/rules", "rules"}, "rule": {"GET", "/v1/rules/{prefix}", "rules"},
 		"put-rule": {"PUT", "/v1/rules/{prefix}", "rules"}, "delete-rule": {"DELETE", "/v1/rules/{prefix}", "rules"},
 	}
 	for _, op := range wire.Ops() {
