@@ -68,6 +68,8 @@ type cli struct {
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
 	Freeze       freezeCmd       `cmd:"" help:"Freeze all locks whose names begin with a prefix: nobody is granted them until a time."`
 	Unfreeze     unfreezeCmd     `cmd:"" help:"End a freeze."`
+	KeepHistory  keepHistoryCmd  `cmd:"" help:"Keep the history of all locks whose names begin with a prefix."`
+	History      historyCmd      `cmd:"" help:"Show who held a lock, and how long each holder waited."`
 	Rules        rulesCmd        `cmd:"" help:"Show the rules for locks by prefix."`
 	Repair       repairCmd       `cmd:"" help:"Repair a lock whose fencing token is ahead of the clock."`
 	Redrive      redriveCmd      `cmd:"" help:"Handle dead letters again, and mend what nobody will free or tell."`

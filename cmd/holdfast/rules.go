@@ -133,7 +133,7 @@ func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	}
 	table := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
 	if !s.json {
-		_, _ = fmt.Fprintln(table, "PREFIX\tFROZEN UNTIL\tBY\tREASON")
+		_, _ = fmt.Fprintln(table, "PREFIX\tHISTORY\tFROZEN UNTIL\tBY\tREASON")
 	}
 	for _, r := range list {
 		if s.json {
@@ -152,7 +152,11 @@ func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 				by = printable(f.By)
 			}
 		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(r.Prefix), until, by, reason)
+		history := "-"
+		if r.History != nil {
+			history = days(r.History.For)
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Prefix), history, until, by, reason)
 		if len(r.Unknown) > 0 {
 			s.notice("unknown", fmt.Sprintf("%s has parts that this coordinator does not know, and does not go by: %s; a newer version has set them",
 				printable(r.Prefix), printable(strings.Join(r.Unknown, ", "))))
@@ -189,6 +193,9 @@ func wireRule(r lockclient.Rule) map[string]any {
 	}
 	if r.Frozen != nil {
 		out["freeze"] = wireFreeze(r.Frozen)
+	}
+	if k := r.History; k != nil {
+		out["history"] = &wire.Keeping{Prefix: k.Prefix, Keep: k.For.Milliseconds(), By: k.By, Since: wire.Time{Time: k.Since}}
 	}
 	if len(r.Unknown) > 0 {
 		out["unknown"] = r.Unknown

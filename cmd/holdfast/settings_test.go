@@ -28,6 +28,8 @@ var commandLines = map[string][]string{
 	"freeze":        {"freeze", "a:", "--until=1h", "--reason=r"},
 	"unfreeze":      {"unfreeze", "a:"},
 	"rules":         {"rules"},
+	"keep-history":  {"keep-history", "a:"},
+	"history":       {"history", "a"},
 	"doctor":        {"doctor"},
 	"dev":           {"dev", "--listen=127.0.0.1:0"},
 	"init":          {"init"},

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -55,8 +56,15 @@ func calls(s *dynamo.Store) map[string]func(context.Context) error {
 			_, err := s.Apply(ctx, "a", lock.Command{Effect: lock.Become{From: waits, To: lock.Record{}}})
 			return err
 		},
-		"Query":         func(ctx context.Context) error { _, err := s.Waiters(ctx, "a", 10); return err },
-		"Query ":        func(ctx context.Context) error { _, err := s.Bound(ctx, "e"); return err },
+		"Query":  func(ctx context.Context) error { _, err := s.Waiters(ctx, "a", 10); return err },
+		"Query ": func(ctx context.Context) error { _, err := s.Bound(ctx, "e"); return err },
+		"Query   ": func(ctx context.Context) error {
+			_, _, err := s.History(ctx, lock.HistoryQuery{Lock: "a", To: "~", Limit: 1})
+			return err
+		},
+		"PutItem ": func(ctx context.Context) error {
+			return s.PutHistory(ctx, "a", []lock.HistoryEntry{{Fence: 1, Kind: lock.LeaseAcquired}}, time.Hour)
+		},
 		"Query  ":       func(ctx context.Context) error { _, err := s.PrefixRules(ctx); return err },
 		"UpdateItem ":   func(ctx context.Context) error { return s.PutPrefixRule(ctx, lock.PrefixRule{Rev: 1}) },
 		"Scan":          func(ctx context.Context) error { _, err := s.List(ctx, lock.ListQuery{Limit: 1}); return err },

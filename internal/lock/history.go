@@ -39,7 +39,7 @@ type HistoryEntry struct {
 	Purged     bool   `json:"purged,omitzero"`    // of an end: native TTL removed the lock's row
 	By         string `json:"by,omitzero"`        // of a force-release: the principal that did it
 	Reason     string `json:"reason,omitzero"`    // of a force-release
-	Held       int64  `json:"held"`               // permits of the lock that are held after the write
+	Held       int64  `json:"held"`               // permits of the lock that are held after the change: of one write, the ends come first
 	Waiting    int64  `json:"waiting"`            // waiters after the write
 	// Split says that the owner, the principal and the wait were not read: see [Store.Texts]. No stored entry is split.
 	Split bool `json:"split,omitzero"`
@@ -47,9 +47,14 @@ type HistoryEntry struct {
 
 // HistoryOf are the entries of a write's changes. They depend on the write alone.
 func HistoryOf(w Write, changes []Change) (list []HistoryEntry) {
-	held := permits(w.After.Holders)
+	held := permits(w.Before.Holders)
 	for _, c := range changes {
 		l := c.Lease
+		if c.Kind == LeaseAcquired {
+			held += l.Permits
+		} else {
+			held -= l.Permits
+		}
 		e := HistoryEntry{
 			At: l.AcquiredAt, Kind: c.Kind, Fence: l.Fence, Owner: l.Owner, Principal: l.Principal, Permits: l.Permits, AcquiredAt: l.AcquiredAt,
 			Waited: l.Waited(), Held: held, Waiting: w.After.Waiting, Split: l.Split != Whole,

@@ -153,9 +153,9 @@ func (k *recording) life(name string) []string {
 	k.time = k.time.Add(2 * time.Minute)
 	k.acquire(name, "e") // ends d's lease
 	return []string{
-		"0 a acquired; 1 held, 0 wait", "2 a released release after 2; 1 held, 0 wait", "2 b acquired, waited 1; 1 held, 0 wait",
-		"5 b force-released force-release after 3, waited 1, by arn:op: stuck; 1 held, 0 wait", "5 c acquired, waited 1; 1 held, 0 wait",
-		"15 c expired acquire after 10, waited 1, unclaimed; 1 held, 0 wait", "25 d acquired; 1 held, 0 wait", "85 d expired acquire after 60; 1 held, 0 wait",
+		"0 a acquired; 1 held, 0 wait", "2 a released release after 2; 0 held, 0 wait", "2 b acquired, waited 1; 1 held, 0 wait",
+		"5 b force-released force-release after 3, waited 1, by arn:op: stuck; 0 held, 0 wait", "5 c acquired, waited 1; 1 held, 0 wait",
+		"15 c expired acquire after 10, waited 1, unclaimed; 0 held, 0 wait", "25 d acquired; 1 held, 0 wait", "85 d expired acquire after 60; 0 held, 0 wait",
 		"146 e acquired; 1 held, 0 wait",
 	}
 }
