@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -133,6 +134,55 @@ func TestBrokenHistory(t *testing.T) {
 		_, _, err := s.History(t.Context(), lock.HistoryQuery{Lock: name, From: "0", To: "~", Limit: 10})
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", sk, err)
+		}
+	}
+}
+
+// The owner, the principal and the wait of a semaphore's lease are read where the consumer had not read them: after a fault, of a grant that was
+// deferred.
+func TestHistoryReadsTexts(t *testing.T) {
+	s := newStore(t)
+	clock := &storetest.Clock{}
+	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acquire := func(owner string) {
+		req := lock.AcquireRequest{Lock: "a", Secret: owner, Owner: owner, Principal: "arn:" + owner, TTL: time.Minute, Capacity: 2, Permits: 1, Wait: time.Hour}
+		if _, err := c.Acquire(t.Context(), req); err != nil && !errors.Is(err, lock.ErrLockHeld) {
+			t.Fatal(err)
+		}
+	}
+	for _, owner := range []string{"one", "two", "three"} {
+		acquire(owner)
+	}
+	clock.Advance(1500 * time.Millisecond)
+	before, err := s.Get(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Secret: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.Get(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := lock.Write{Lock: "a", Before: before.After, After: after.After}
+	entries := lock.HistoryOf(w, lock.Changes(w.Before, w.After))
+	if len(entries) != 2 || !entries[0].Split || !entries[1].Split {
+		t.Fatalf("%+v", entries)
+	}
+	if err := c.Record(t.Context(), "a", &lock.Keeping{For: (90 * 24 * time.Hour).Milliseconds()}, entries); err != nil {
+		t.Fatal(err)
+	}
+	page, err := c.History(t.Context(), lock.HistoryRequest{Lock: "a", Oldest: true, Limit: 10})
+	if err != nil || len(page.Entries) != 2 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	for i, want := range []lock.HistoryEntry{{Kind: lock.LeaseReleased, Owner: "two", Held: 1}, {Kind: lock.LeaseAcquired, Owner: "three", Waited: 1500, Held: 2}} {
+		if e := page.Entries[i]; e.Kind != want.Kind || e.Owner != want.Owner || e.Principal != "arn:"+want.Owner || e.Waited != want.Waited || e.Held != want.Held {
+			t.Errorf("%+v, want %+v", e, want)
 		}
 	}
 }
