@@ -15,9 +15,9 @@ func TestRuleGrantsSayHowLongTheyWaited(t *testing.T) {
 		}
 		k.pass(time.Second)
 		joined := k.time
-		k.waits("b")
+		k.waits("b", placeFor(30*time.Second))
 		k.pass(20 * time.Second)
-		k.waits("b") // a repeated request has joined before
+		k.waits("b", placeFor(30*time.Second)) // it extends its place, and has joined before
 		if err := end(k, l); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -256,6 +256,9 @@ func TestHistoryIsRetried(t *testing.T) {
 			k := newRecording(t, true)
 			k.keep("", time.Hour*24)
 			want := k.life("a")
+			for i := range 5 {
+				k.life(fmt.Sprint("b", i))
+			}
 			k.store.lost, k.store.put = lost, func(int) error { return &lock.StoreError{Kind: fault, What: "a fault"} }
 			if failed := k.consume(k.writes); len(failed) > 0 {
 				t.Errorf("%v: records %v block those behind them", fault, failed)
@@ -265,7 +268,7 @@ func TestHistoryIsRetried(t *testing.T) {
 			}
 			jobs := k.backlog.take()
 			for range 3 { // and again without success
-				if k.Do(t.Context(), jobs); len(k.backlog.jobs) != len(jobs) {
+				if k.Do(t.Context(), jobs); len(k.backlog.jobs) != len(jobs) || len(jobs) < 30 {
 					t.Fatalf("%d jobs of %d", len(k.backlog.jobs), len(jobs))
 				}
 				jobs = k.backlog.take()
