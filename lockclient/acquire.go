@@ -128,7 +128,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	}
 	a.request = wire.AcquireRequest{
 		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Metadata: metadata,
-		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits),
+		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits), Mode: wire.Mode(a.opts.Mode),
 	}
 	if a.wait {
 		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)
@@ -206,7 +206,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			return 0, false
 		}
 		return c.backoff(a.failures-1, 0), true
-	case a.wait && isRefusedFor(err, wire.CapacityMismatch, wire.LockFull): // they pass when others release the lock
+	case a.wait && (isRefusedFor(err, wire.LockFull) || a.opts.Mode == "" && isRefusedFor(err, wire.CapacityMismatch)): // they pass when others release the lock
 		a.failures = 0
 		return c.backoff(tries, 0), true
 	}
@@ -387,6 +387,28 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 	}
 	c.wakeNext(name)
 	return checkLock(answer.Lock, name)
+}
+
+// Downgrade makes a reader's lease of a writer's (see [Options].Mode): other readers are granted the lock now, and the lease goes on, with its fencing
+// token and its renewals. There is no other way: a reader that needs to write releases the lock and acquires it anew, and what it read may then
+// have changed. Repeated, it changes nothing. The error matches [ErrRelease]; a lease that was not acquired with a Mode is refused, and
+// [ErrLost] says that the lease is over.
+func (l *Lease) Downgrade(ctx context.Context) error {
+	if err := l.Err(); err != nil {
+		return &OpError{ErrRelease, l.name, err}
+	}
+	var answer wire.Released
+	err := l.client.retry(ctx, func() error {
+		return l.client.send(ctx, wire.OpRelease, l.name, wire.ReleaseRequest{Lease: l.secret, Mode: wire.ModeRead}, &answer)
+	})
+	if err == nil {
+		err = checkLock(answer.Lock, l.name)
+	}
+	if err != nil {
+		return &OpError{ErrRelease, l.name, err}
+	}
+	l.client.wakeNext(l.name)
+	return nil
 }
 
 func checkSecret(name, secret string) error {

@@ -119,7 +119,21 @@ type Options struct {
 	// Capacity and Permits make the lock a semaphore: the lease takes Permits of the lock's Capacity, from 1 to 100. All holders and
 	// waiters of a lock must give the same Capacity. Zero means 1.
 	Capacity, Permits int
+	// Mode makes the lock one that readers share and a writer has alone; it is instead of Capacity and Permits. All callers of the lock must
+	// give a Mode: where the lock is in use otherwise, Acquire fails at once with an error that matches [ErrRefused]. A reader cannot become a writer: two that both wait for
+	// that would wait for each other. A writer becomes a reader by [Lease.Downgrade].
+	Mode Mode
 }
+
+// A Mode is how a caller shares a lock with others. It is a semaphore of 100 permits, of which a reader takes one, and a writer all. Waiters are
+// granted in their order: a writer waits for the readers before it, and readers that come later wait for the writer.
+type Mode string
+
+// The modes.
+const (
+	ModeRead  Mode = "read"
+	ModeWrite Mode = "write"
+)
 
 func (o Options) validate() error {
 	switch {
@@ -133,6 +147,10 @@ func (o Options) validate() error {
 		return refused("MinHold", "Options.MinHold is %v; give a time up to %v, or 0 for none", o.MinHold, wire.MaxTTL)
 	case o.Capacity < 0 || o.Capacity > wire.MaxCapacity:
 		return refused("Capacity", "Options.Capacity is %d; give 1 to %d, or 0 for 1", o.Capacity, wire.MaxCapacity)
+	case o.Mode != "" && wire.Mode(o.Mode).Permits() == 0:
+		return refused("Mode", "Options.Mode is %q; give ModeRead or ModeWrite, or leave it out", string(o.Mode))
+	case o.Mode != "" && (o.Capacity != 0 || o.Permits != 0):
+		return refused("Mode", "Options.Mode is there with Capacity or Permits; give one or the other")
 	case o.Permits < 0 || o.Permits > max(o.Capacity, 1):
 		return refused("Permits", "Options.Permits is %d; give 1 to the capacity, which is %d, or 0 for 1", o.Permits, max(o.Capacity, 1))
 	}

@@ -159,6 +159,20 @@ func ExampleOptions_semaphore() {
 	// Output: <nil> me
 }
 
+// A deployment reads the schema together with others. A migration has it alone, and lets others read while it checks its work.
+func ExampleMode() {
+	client, locks := exampleClient("migration")
+	ctx := context.Background()
+
+	lease, err := client.Acquire(ctx, "schema:orders", lockclient.Options{Mode: lockclient.ModeWrite})
+	if err != nil {
+		return
+	}
+	fmt.Println(lease.Downgrade(ctx), locks.Holder("schema:orders"))
+	_ = lease.Release(ctx)
+	// Output: <nil> migration
+}
+
 // One process acquires a lease, and another one takes it over.
 func ExampleClient_Adopt() {
 	first, locks := exampleClient("first")

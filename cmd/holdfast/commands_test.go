@@ -89,6 +89,31 @@ func TestStatusListForceRelease(t *testing.T) {
 	}
 }
 
+// A writer holds the lock alone until it becomes a reader.
+func TestReadAndWrite(t *testing.T) {
+	s := newService(t)
+	t.Setenv("HOLDFAST_ENDPOINT", s.url)
+	for _, step := range []struct {
+		args, says string
+		code       int
+	}{
+		{"acquire a --write --lease-file FILE", "", 0},
+		{"exec a --read --no-wait -- true", "a is held", exitHeld},
+		{"release a --downgrade --lease-file FILE", "a is shared with other readers now", 0},
+		{"exec a --read --no-wait -- true", "released a", 0},
+		{"exec a --write --no-wait -- true", "a is held", exitHeld},
+		{"exec a --no-wait -- true", "capacity_mismatch", exitFailed},
+		{"release a --lease-file FILE", "released a", 0},
+		{"exec a --write --no-wait -- true", "released a", 0},
+	} {
+		args := strings.ReplaceAll(step.args, "FILE", t.TempDir()+"/../lease")
+		code, out, errs := call(t.Context(), strings.Fields(args)...)
+		if code != step.code || !strings.Contains(out+errs, step.says) {
+			t.Errorf("%s: %d: %s%s; want %d and %q", step.args, code, out, errs, step.code, step.says)
+		}
+	}
+}
+
 // renew replaces the metadata that others see.
 func TestRenewMetadata(t *testing.T) {
 	s := newService(t)

@@ -25,6 +25,8 @@ type taking struct {
 	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
 	Capacity int            `default:"1" help:"The lock's permits in all; above 1 it is a semaphore."`
 	Permits  int            `default:"1" help:"Permits to acquire."`
+	Read     bool           `help:"Share the lock with other readers: all its users give --read or --write."`
+	Write    bool           `help:"Have the lock alone, without readers."`
 	Verbose  bool           `short:"v" help:"Also say how the command waits."`
 	notifying
 
@@ -43,6 +45,10 @@ func (t *taking) options() (lockclient.Options, error) {
 		return o, errors.New("--wait and --no-wait are both given; give one")
 	case t.Wait != nil && *t.Wait <= 0:
 		return o, fmt.Errorf("--wait is %v; give a time above 0, or --no-wait", *t.Wait)
+	case t.Read && t.Write:
+		return o, errors.New("--read and --write are both given; give one")
+	case (t.Read || t.Write) && (t.Capacity != 1 || t.Permits != 1):
+		return o, errors.New("--read or --write is given with --capacity or --permits; give one or the other")
 	case t.Capacity < 1 || t.Capacity > wire.MaxCapacity:
 		return o, fmt.Errorf("--capacity is %d; give 1 to %d", t.Capacity, wire.MaxCapacity)
 	case t.Permits < 1 || t.Permits > t.Capacity:
@@ -50,6 +56,12 @@ func (t *taking) options() (lockclient.Options, error) {
 	}
 	if t.Wait != nil {
 		o.Wait = *t.Wait
+	}
+	switch {
+	case t.Read:
+		o.Mode, o.Capacity, o.Permits = lockclient.ModeRead, 0, 0
+	case t.Write:
+		o.Mode, o.Capacity, o.Permits = lockclient.ModeWrite, 0, 0
 	}
 	var err error
 	o.Metadata, err = metadata(t.Metadata)
@@ -199,7 +211,10 @@ func (c *renewCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	return s.result(r, fmt.Sprintf("renewed %s until %s", c.Name, r.ExpiresAt.Local().Format("15:04:05")))
 }
 
-type releaseCmd struct{ held }
+type releaseCmd struct {
+	held
+	Downgrade bool `help:"Make a reader of a writer (acquire --write): other readers get the lock, and the lease goes on."`
+}
 
 // Run releases the lease.
 func (c *releaseCmd) Run(ctx context.Context, s *streams, conn *connection) error {
@@ -208,10 +223,25 @@ func (c *releaseCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 		return err
 	}
 	answered := s.slow("release")
+	if c.Downgrade {
+		defer answered()
+		return c.downgrade(ctx, s, client, lease)
+	}
 	err = client.Release(ctx, c.Name, lease)
 	answered()
 	if err != nil {
 		return err
 	}
 	return s.result(map[string]any{"lock": c.Name, "released": true}, "released "+c.Name)
+}
+
+func (c *releaseCmd) downgrade(ctx context.Context, s *streams, client *lockclient.Client, secret string) error {
+	lease, err := client.Adopt(ctx, c.Name, secret, lockclient.Options{ManualRenew: true})
+	if err != nil {
+		return err
+	}
+	if err := lease.Downgrade(ctx); err != nil {
+		return err
+	}
+	return s.result(map[string]any{"lock": c.Name, "released": false, "mode": "read"}, c.Name+" is shared with other readers now")
 }

@@ -288,6 +288,8 @@ func TestBadValues(t *testing.T) {
 		"acquire a --permits 0":                        "--permits is 0",
 		"acquire a --permits 2":                        "--permits is 2; give 1 to the capacity, which is 1",
 		"acquire a --permits 2 --json":                 "which is 1\",",
+		"acquire a --read --write":                     "--read and --write are both given",
+		"exec a --read --permits 2 -- true":            "--read or --write is given with --capacity or --permits",
 		"acquire a --capacity 101":                     "--capacity is 101; give 1 to 100\n",
 		"exec a --at-least 8d -- true":                 "--at-least is 192h0m0s; give a time up to 168h0m0s",
 		"exec a --at-least=-1s -- true":                "--at-least is -1s; give a time above 0, or 0 for none",

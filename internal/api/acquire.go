@@ -27,15 +27,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		req.TTL = ttl
 	}
 	req.Metadata, _ = c.fields.metadata()
-	if n, given := c.fields.integer("capacity", 1, wire.MaxCapacity, ""); given {
-		req.Capacity = n
-	}
-	if n, given := c.fields.integer("permits", 1, wire.MaxCapacity, ""); given {
-		req.Permits = n
-		if n > req.Capacity {
-			c.fields.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", n, req.Capacity)
-		}
-	}
+	c.fields.permits(&req)
 	a.queueing(c, &req, given)
 	if req.TTL == 0 {
 		req.TTL = a.defaultTTL(req.Execution != "")
@@ -51,6 +43,32 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		return nil, 0, err
 	}
 	return leaseAnswer(l, lease), l.Lease.Fence, nil
+}
+
+// permits reads how much of the lock an acquire asks for.
+func (o *object) permits(req *lock.AcquireRequest) {
+	capacity, hasCapacity := o.integer("capacity", 1, wire.MaxCapacity, "")
+	permits, hasPermits := o.integer("permits", 1, wire.MaxCapacity, "")
+	mode, hasMode := o.str("mode")
+	if hasMode {
+		req.Capacity, req.Permits, req.SameCapacity = wire.ModeCapacity, wire.Mode(mode).Permits(), true
+		switch {
+		case req.Permits == 0:
+			o.fail("mode", "mode is %q; give \"read\" or \"write\", or leave it out for a lock that is not shared between readers", brief([]byte(mode)))
+		case hasCapacity || hasPermits:
+			o.fail("mode", "mode is there with capacity or permits; give mode alone: a reader takes 1 of %d permits, and a writer all", wire.ModeCapacity)
+		}
+		return
+	}
+	if hasCapacity {
+		req.Capacity = capacity
+	}
+	if hasPermits {
+		req.Permits = permits
+		if permits > req.Capacity {
+			o.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", permits, req.Capacity)
+		}
+	}
 }
 
 // queueing reads the fields of an acquire that may join the queue, or whose lease belongs to an execution. ownLease is whether the

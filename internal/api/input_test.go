@@ -71,6 +71,7 @@ var badInputs = map[string]struct {
 	"metadata key twice":     {op: "renew", lock: "a", body: `{` + leaseField + `,"metadata":{"a":{"b":1,"b":2}}}`, field: "metadata", says: "twice"},
 	"capacity 0":             {op: "acquire", lock: "a", body: `{"capacity":0}`, field: "capacity", says: "1 to 100"},
 	"capacity too large":     {op: "acquire", lock: "a", body: `{"capacity":101}`, field: "capacity", says: "1 to 100"},
+	"release for writing":    {op: "release", lock: "a", body: `{"lease":"my-secret-lease-0001","mode":"write"}`, field: "mode", says: `a release takes "read" only`},
 	"permits over capacity":  {op: "acquire", lock: "a", body: `{"capacity":2,"permits":3}`, field: "permits", says: "the capacity, which is 2"},
 	"lease missing":          {op: "release", lock: "a", body: `{}`, field: "lease", says: "missing"},
 	"lease too short":        {op: "acquire", lock: "a", body: `{"lease":"short"}`, field: "lease", says: "16 to 128"},

@@ -27,6 +27,12 @@ func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
 
 func (a *API) release(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.ReleaseRequest{Lock: c.lock, Principal: c.principal, Secret: c.fields.lease()}
+	if mode, given := c.fields.str("mode"); given {
+		req.Keep, req.Capacity = wire.ModeRead.Permits(), wire.ModeCapacity
+		if wire.Mode(mode) != wire.ModeRead {
+			c.fields.fail("mode", "mode is %q; a release takes \"read\" only, by which a writer becomes a reader: leave it out to end the lease", brief([]byte(mode)))
+		}
+	}
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}

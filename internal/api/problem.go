@@ -30,6 +30,7 @@ var problems = []struct {
 	{lock.ErrRuleChanged, wire.RuleChanged, 0, always("the rule has another revision than rev says; read it again, and decide whether to change it")},
 	{lock.ErrTooManyRules, wire.TooManyRules, 0, always(fmt.Sprintf("the table has %d rules, which is the most; delete one (one that was removed counts for %d days)", lock.MaxPrefixRules, lock.RuleMemory/(24*time.Hour)))},
 	{lock.ErrCapacityMismatch, wire.CapacityMismatch, 0, func(err error) string { return err.Error() + "; use that, or wait until it is free" }},
+	{lock.ErrMorePermits, wire.MorePermits, 0, always("the lease has fewer permits, and a lease never gets more, nor does a reader become a writer: two that both wait for more would wait for each other for ever; release it, and acquire with a new lease")},
 	{lock.ErrQueueFull, wire.QueueFull, retryFull, always(fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue))},
 	{lock.ErrLockFull, wire.LockFull, retryFull, full},
 	{lock.ErrLockChanged, wire.LockChanged, 0, always("no holder has the fence given any more; look at the lock again")},

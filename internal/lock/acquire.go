@@ -18,6 +18,8 @@ type AcquireRequest struct {
 	Metadata  string // a JSON object, or empty
 	Capacity  int64
 	Permits   int64
+	// SameCapacity refuses the request with [ErrCapacityMismatch] if the lock is in use with another capacity, also if it would wait.
+	SameCapacity bool
 
 	// Wait, if not 0, makes the request join the queue if the lock is held, and keeps its place for this long. The same
 	// request, repeated in time, extends the place, and returns the lease once it is granted.
@@ -45,7 +47,7 @@ type LeaseStatus struct {
 // Acquire grants permits. Repeated with the secret of a live lease, it returns that lease again, with the time that is left.
 //
 // The errors are [ErrLockHeld] (a [*HeldError], with the place in the queue), [ErrCapacityMismatch], [ErrQueueFull],
-// [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, and the store's.
+// [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, [ErrMorePermits] for one whose lease has fewer permits, and the store's.
 func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
 	l, err := c.acquire(ctx, req)
 	if held, ok := errors.AsType[*HeldError](err); ok && req.Ticket == 0 { // a poll is one read; the answer before it named the holders
@@ -181,7 +183,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 		}
 		to = to.withHolder(o.key, h)
 		to.Fence = h.Fence
-	case joins && o.req.Wait > 0 && to.Waiting < MaxQueue:
+	case joins && o.req.Wait > 0 && to.Waiting < MaxQueue && !o.mismatches(to):
 		to = o.enqueue(now, to)
 	case !kept && !overdue && !changesHolders(r, to) && !o.clears(r, to):
 		return nil, o.refusal(now, to)
@@ -224,6 +226,9 @@ func (o acquiring) repeat(now time.Time, r Record, h Lease) (*Command, error) {
 	}
 	if err := o.rules.doubt(now, h); err != nil {
 		return nil, err
+	}
+	if o.req.Permits > h.Permits {
+		return nil, ErrMorePermits
 	}
 	cause := CauseClaim
 	claims := h.Unclaimed
@@ -294,11 +299,11 @@ func (o acquiring) enqueue(now time.Time, r Record) Record {
 }
 
 // mismatches reports whether a request that does not wait names another capacity than the lock in use has. A request that waits
-// joins the queue, and is granted when the held permits fit both capacities.
+// joins the queue, and is granted when the held permits fit both capacities; unless it wants the same capacity.
 func (o acquiring) mismatches(r Record) bool {
 	inUse := len(r.Holders) > 0 || r.Waiting > 0
 	_, waits := r.place(o.key)
-	return inUse && o.req.Wait == 0 && !waits && r.capacity() != o.req.Capacity
+	return inUse && (o.req.Wait == 0 || o.req.SameCapacity) && !waits && r.capacity() != o.req.Capacity
 }
 
 // refusal is the error of a request that was not granted.

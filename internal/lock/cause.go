@@ -18,6 +18,7 @@ const (
 	CauseToken        Cause = "token"         // a task's further callback token was added to its lease
 	CauseRenew        Cause = "renew"         // a lease was extended
 	CauseRelease      Cause = "release"       // a lease was released by its secret, or a waiter left the queue
+	CauseGiveBack     Cause = "give-back"     // a holder gave some of its permits back, and kept the lease
 	CauseExpire       Cause = "expire"        // a timer found a lease expired
 	CauseForceRelease Cause = "force-release" // an operator ended leases
 	CauseTaskGone     Cause = "task-gone"     // a callback found that the only task that a lease was granted for is gone
@@ -50,6 +51,7 @@ var causes = map[Cause]struct {
 	CauseToken:        {queue: true},
 	CauseRenew:        {quiet: true},
 	CauseRelease:      {ends: LeaseReleased, released: true},
+	CauseGiveBack:     {},
 	CauseExpire:       {},
 	CauseForceRelease: {ends: LeaseForceReleased},
 	CauseTaskGone:     {ends: LeaseReleased},

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The kinds of error that operations return; match them with errors.Is. The first six are answers, not faults, and are not
+// The kinds of error that operations return; match them with errors.Is. The first seven are answers, not faults, and are not
 // logged as errors.
 var (
 	// ErrLockHeld: other leases hold the lock. The error is a [*HeldError].
@@ -15,6 +15,9 @@ var (
 	ErrLeaseLost = errors.New("lease is lost")
 	// ErrCapacityMismatch: the lock is in use with another capacity. The error is a [*CapacityError].
 	ErrCapacityMismatch = errors.New("lock is in use with another capacity")
+	// ErrMorePermits: the lease has fewer permits than the request names. A lease never gets more: two holders that both wait for more would
+	// wait for each other.
+	ErrMorePermits = errors.New("lease cannot get more permits")
 	// ErrLockChanged: no lease has the fencing token that a force-release names.
 	ErrLockChanged = errors.New("no holder has that fence")
 	// ErrQueueFull: the lock has [MaxQueue] waiters.

@@ -5,11 +5,13 @@ import (
 	"time"
 )
 
-// A ReleaseRequest ends a lease.
+// A ReleaseRequest ends a lease, or gives some of its permits back.
 type ReleaseRequest struct {
 	Lock      string
 	Secret    string
 	Principal string
+	Keep      int64 // permits that the lease keeps; 0: it ends
+	Capacity  int64 // with Keep: of the lock, as the caller knows it
 }
 
 // Released is what a release did.
@@ -22,6 +24,9 @@ type Released struct {
 // Release ends a live lease, or removes a waiter from the queue. Repeated, it returns the same answer while the record
 // remembers the lease. A lease that ended in another way, or that never existed, is [ErrLeaseLost].
 func (c *Coordinator) Release(ctx context.Context, req ReleaseRequest) (Released, error) {
+	if req.Keep > 0 {
+		return c.giveBack(ctx, req)
+	}
 	out, err := c.writeFirst(ctx, req.Lock, releasing{c.rules, KeyOf(req.Lock, req.Secret), req})
 	if err != nil {
 		return Released{}, err

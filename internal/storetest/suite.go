@@ -116,6 +116,7 @@ func Run(t *testing.T, store lock.Store) {
 	maps.Copy(all, pollSuite)
 	maps.Copy(all, ruleSuite)
 	maps.Copy(all, keepingSuite)
+	maps.Copy(all, modeSuite)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}

@@ -14,6 +14,7 @@ const (
 	RuleChanged      Code = "rule_changed"
 	TooManyRules     Code = "too_many_rules"
 	CapacityMismatch Code = "capacity_mismatch"
+	MorePermits      Code = "more_permits"
 	LockChanged      Code = "lock_changed"
 	LeaseLost        Code = "lease_lost"
 	PayloadTooLarge  Code = "payload_too_large"
@@ -42,6 +43,7 @@ var codes = []struct {
 	{RuleChanged, 409, "RuleChanged", false, "The rule has changed"},
 	{TooManyRules, 409, "TooManyRules", false, "There are too many rules"},
 	{CapacityMismatch, 409, "CapacityMismatch", false, "The lock is in use with another capacity"},
+	{MorePermits, 409, "MorePermits", false, "A lease cannot get more permits"},
 	{LockChanged, 409, "LockChanged", false, "The lock has changed hands"},
 	{LeaseLost, 410, "LeaseLost", false, "The lease is over"},
 	{PayloadTooLarge, 413, "InvalidRequest", false, "The request is too large"},

@@ -75,6 +75,7 @@ type AcquireRequest struct {
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 	Capacity int64           `json:"capacity,omitzero"`
 	Permits  int64           `json:"permits,omitzero"`
+	Mode     Mode            `json:"mode,omitzero"` // instead of Capacity and Permits
 
 	Wait      int64   `json:"wait_ms,omitzero"`     // join the queue; the place is kept for this long after the request
 	Ticket    int64   `json:"ticket,omitzero"`      // of the last answer to the same request, if it had one
@@ -82,6 +83,30 @@ type AcquireRequest struct {
 	Execution string  `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
 	TaskToken string  `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
 	Callback  string  `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
+}
+
+// A Mode is how a lock is shared between readers and a writer: as a semaphore of [ModeCapacity] permits, of which a reader takes one and a writer
+// all.
+type Mode string
+
+// The modes.
+const (
+	ModeRead  Mode = "read"
+	ModeWrite Mode = "write"
+)
+
+// ModeCapacity is the capacity of a lock that readers and a writer share.
+const ModeCapacity = MaxCapacity
+
+// Permits is how many permits a mode takes; 0 if there is no such mode.
+func (m Mode) Permits() int64 {
+	switch m {
+	case ModeRead:
+		return 1
+	case ModeWrite:
+		return ModeCapacity
+	}
+	return 0
 }
 
 // Notify says where a waiter hears of its grant.
@@ -134,9 +159,10 @@ type RenewRequest struct {
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 }
 
-// ReleaseRequest ends a lease, or leaves the queue.
+// ReleaseRequest ends a lease, or leaves the queue. With Mode "read" a writer's lease becomes a reader's.
 type ReleaseRequest struct {
 	Lease string `json:"lease"`
+	Mode  Mode   `json:"mode,omitzero"`
 }
 
 // ForceReleaseRequest ends leases without their holders' consent: the one with the fencing token Fence, or all if Fence is 0.

@@ -49,6 +49,8 @@ def reasons(body):
     capacity = body.get("capacity", 1)
     if body.get("permits", 1) > capacity:
         yield "permits are more than the capacity"
+    if "mode" in body and ("capacity" in body or "permits" in body):
+        yield "mode with capacity or permits"
     if "wait_ms" in body and "lease" not in body:
         yield "wait_ms without lease"
     if "wait_ms" in body and body["wait_ms"] > 900_000 and "notify" not in body:
