@@ -93,20 +93,22 @@ func TestStatusListForceRelease(t *testing.T) {
 func TestReadAndWrite(t *testing.T) {
 	s := newService(t)
 	t.Setenv("HOLDFAST_ENDPOINT", s.url)
+	dir := t.TempDir()
 	for _, step := range []struct {
 		args, says string
 		code       int
 	}{
 		{"acquire a --write --lease-file FILE", "", 0},
-		{"exec a --read --no-wait -- true", "a is held", exitHeld},
+		{"exec a --read --no-wait -- true", "lock is held by", exitHeld},
 		{"release a --downgrade --lease-file FILE", "a is shared with other readers now", 0},
-		{"exec a --read --no-wait -- true", "released a", 0},
-		{"exec a --write --no-wait -- true", "a is held", exitHeld},
+		{"acquire a --read --no-wait --lease-file READER", "acquired a", 0},
+		{"exec a --write --no-wait -- true", "lock is held by", exitHeld},
 		{"exec a --no-wait -- true", "capacity_mismatch", exitFailed},
 		{"release a --lease-file FILE", "released a", 0},
-		{"exec a --write --no-wait -- true", "released a", 0},
+		{"release a --lease-file READER", "released a", 0},
+		{"acquire a --write --no-wait --lease-file FILE", "acquired a", 0},
 	} {
-		args := strings.ReplaceAll(step.args, "FILE", t.TempDir()+"/../lease")
+		args := strings.NewReplacer(" FILE", " "+dir+"/writer", "READER", dir+"/reader").Replace(step.args)
 		code, out, errs := call(t.Context(), strings.Fields(args)...)
 		if code != step.code || !strings.Contains(out+errs, step.says) {
 			t.Errorf("%s: %d: %s%s; want %d and %q", step.args, code, out, errs, step.code, step.says)

@@ -69,6 +69,7 @@ var modeSuite = map[string]func(*fixture){
 			f.waits(s, reading)
 		}
 		f.waits("w2", writing)
+		var revs []int64
 		for range 2 { // repeated, it changes nothing
 			r, err := f.downgrade("w")
 			if err != nil || r.Fence != l.Lease.Fence {
@@ -76,6 +77,10 @@ var modeSuite = map[string]func(*fixture){
 			}
 			f.holds("w", "r1", "r2")
 			f.queue("w2")
+			revs = append(revs, f.record().Rev)
+		}
+		if revs[0] != revs[1] {
+			f.t.Errorf("revisions %v: a repetition wrote", revs)
 		}
 		again, err := f.renew("w")
 		if err != nil || again.Lease.Fence != l.Lease.Fence || again.Lease.Permits != 1 {
