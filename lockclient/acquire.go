@@ -407,7 +407,6 @@ func (l *Lease) Downgrade(ctx context.Context) error {
 	if err != nil {
 		return &OpError{ErrRelease, l.name, err}
 	}
-	l.client.wakeNext(l.name)
 	return nil
 }
 
