@@ -427,14 +427,14 @@ func TestWorkEndsInTime(t *testing.T) {
 	})
 }
 
-// Work that was not attempted, because what came before it in the batch failed, is deferred, whatever its kind.
+// A hand-off that was not attempted, because what came before it in the batch failed, is deferred.
 func TestWorkThatWasNotAttempted(t *testing.T) {
 	r := newRig()
 	backlog, dead := &fakeBacklog{}, &fakeDeadLetter{}
 	r.Backlog, r.DeadLetter = backlog, dead
 	var failures []failure
-	for i, kind := range []JobKind{JobDeliver, JobFail, JobSettle} {
-		failures = append(failures, failure{Job{Kind: kind, Lock: "a"}, i, errNotTried})
+	for i, name := range []string{"a", "b"} {
+		failures = append(failures, failure{Job{Kind: JobSettle, Lock: name}, i, errNotTried})
 	}
 	if again := r.deferJobs(t.Context(), failures); len(again) > 0 || len(backlog.jobs) != len(failures) || len(dead.buried) > 0 {
 		t.Errorf("redelivered %v, deferred %+v, given up %+v", again, backlog.jobs, dead.buried)
