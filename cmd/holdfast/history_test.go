@@ -147,7 +147,20 @@ func TestHistoryOfASemaphore(t *testing.T) {
 	p.put(t, s, "s")
 	at := func(minutes int) string { return stamp(p.start.Add(time.Duration(minutes) * time.Minute)) }
 	_, out, _ := call(t.Context(), "history", "s", "--at", at(15))
-	if !strings.Contains(out, "c (arn:c)") || !strings.Contains(out, "a (2 permits) (arn:a)") || strings.Contains(out, "b (arn:b)") || !strings.Contains(out, "nobody was granted it since") {
+	if !strings.Contains(out, "c (arn:c)") || !strings.Contains(out, "a (2 permits) (arn:a)") || strings.Contains(out, "b (arn:b)") || strings.Contains(out, "others") || !strings.Contains(out, "nobody was granted it since") {
+		t.Error(out)
+	}
+	lost := &past{start: p.start}
+	lost.lease("x", 1, 0, 0, 0, lock.HistoryEntry{})
+	lost.lease("y", 1, 20, 30, 0, released)
+	lost.lease("z", 1, 40, 50, 0, released)
+	for i := range lost.entries { // the end of x was lost
+		lost.entries[i].Held = map[lock.ChangeKind]int64{lock.LeaseAcquired: 1}[lost.entries[i].Kind]
+	}
+	if err := s.coordinator.Record(t.Context(), "lost", &lock.Keeping{For: (1000 * 24 * time.Hour).Milliseconds()}, lost.entries); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ := call(t.Context(), "history", "lost"); !strings.Contains(out, "not recorded") || strings.Contains(out, "still held") || strings.Count(out, "?") != 3 {
 		t.Error(out)
 	}
 	p.entries = p.entries[1:] // a's grant was lost with its record; the counts are those of the table

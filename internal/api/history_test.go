@@ -101,7 +101,8 @@ func TestHistory(t *testing.T) {
 	if problem != nil || !strings.Contains(out, `"next_cursor":"`) {
 		t.Errorf("%s, %+v", out, problem)
 	}
-	if status := s.call("status", "a", ""); strings.Contains(status.Body, "entries") {
+	route := func(e *events.APIGatewayV2HTTPRequest) { e.RouteKey = "GET /v1/locks/{name}" }
+	if status := s.call("status", "a", "", route); status.StatusCode != 200 || strings.Contains(status.Body, "entries") {
 		t.Errorf("status: %s", status.Body)
 	}
 }

@@ -108,6 +108,9 @@ var keepingSuite = map[string]func(*fixture){
 		if k, err := f.KeepsHistory(f.t.Context(), f.name+":x"); err != nil || k == nil || *k != *read.History {
 			f.t.Errorf("%+v, %v", k, err)
 		}
+		if r := set(lock.RuleParts{History: &lock.Keeping{For: 7200_000}}); r.History.For != 7200_000 || r.Freeze == nil {
+			f.t.Errorf("%+v", r)
+		}
 		if r := set(lock.RuleParts{}, lock.PartFreeze); r.Freeze != nil || r.History == nil {
 			f.t.Errorf("%+v", r)
 		}
