@@ -206,7 +206,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			return 0, false
 		}
 		return c.backoff(a.failures-1, 0), true
-	case a.wait && (isRefusedFor(err, wire.LockFull) || isRefusedFor(err, wire.CapacityMismatch)): // they pass when others release the lock
+	case a.wait && (isRefusedFor(err, wire.LockFull) || a.opts.Mode == "" && isRefusedFor(err, wire.CapacityMismatch)): // they pass when others release the lock
 		a.failures = 0
 		return c.backoff(tries, 0), true
 	}
@@ -407,6 +407,7 @@ func (l *Lease) Downgrade(ctx context.Context) error {
 	if err != nil {
 		return &OpError{ErrRelease, l.name, err}
 	}
+	l.client.wakeNext(l.name)
 	return nil
 }
 

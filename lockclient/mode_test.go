@@ -41,12 +41,16 @@ func TestModes(t *testing.T) {
 			granted <- l
 		}()
 		time.Sleep(time.Minute)
+		start := time.Now()
 		for range 2 {
 			if err := writer.Downgrade(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		first := <-granted
+		if took := time.Since(start); took > 100*time.Millisecond { // it does not wait for its next poll
+			t.Errorf("a reader of the same process is granted the lock after %v", took)
+		}
 		time.Sleep(10 * time.Minute) // renewals go on
 		if err := errors.Join(writer.Err(), first.Err()); err != nil {
 			t.Error(err)
