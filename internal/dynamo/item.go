@@ -53,12 +53,14 @@ const (
 	attrExecution     = "execution"
 	attrCheckAt       = "check_at"
 	attrJoined        = "jnd" // absent if the caller did not wait
+	attrSet           = "set" // the names of the set's locks, with a comma between; absent: a single lock
 
 	// of a waiter, of the end of a wait, and of a binding
 	attrTicket = "ticket"
 	attrLease  = "lease"
 	attrWant   = "want"
 	attrUntil  = "until"
+	attrPlaces = "tickets" // of a set, a list in the order of its locks
 	attrLock   = "lock"
 
 	// of a prefix rule
@@ -104,7 +106,7 @@ func termsAttributes(t lock.Terms) item {
 		m[attrPermits] = num(t.Permits)
 	}
 	m.strings(map[string]string{
-		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution,
+		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution, attrSet: t.Set,
 	})
 	m.numbers(map[string]int64{attrLeaseCapacity: t.Capacity, attrJoined: t.Joined})
 	if !t.Tokens.Empty() {
@@ -184,7 +186,8 @@ func flag(b bool) int64 {
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
-		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Newer: newerText(d.it),
+		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Set: d.str(attrSet),
+		Newer: newerText(d.it),
 	}
 }
 
@@ -212,6 +215,13 @@ func waiterItem(name string, w lock.Waiter) item {
 	it := waiterKey(name, w.Ticket)
 	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Key)), wantItem(w), num(w.Until)
 	it[attrTTL] = num(waiterTTL(w.Until))
+	if w.Tickets[0] != 0 {
+		list := &types.AttributeValueMemberL{}
+		for _, ticket := range w.Tickets[:max(len(lock.SetNames(w.Set)), 1)] {
+			list.Value = append(list.Value, num(ticket))
+		}
+		it[attrPlaces] = list
+	}
 	return it
 }
 
@@ -239,6 +249,7 @@ func wantAttributes(w lock.Waiter) item {
 func decodeWaiter(it item) (lock.Waiter, error) {
 	d := decoder{it: it}
 	w := lock.Waiter{Ticket: d.num(attrTicket), Key: lock.LeaseKey(d.str(attrLease)), Until: d.num(attrUntil)}
+	d.tickets(&w.Tickets)
 	want := decoder{it: d.m(attrWant)}
 	w.Terms, w.Known = want.terms(), want.num(attrAttempted)&2 != 0
 	return w, cmp.Or(d.err, want.err)
@@ -360,6 +371,24 @@ func (d *decoder) tokens() lock.Tokens {
 		d.err = cmp.Or(d.err, of.err)
 	}
 	return lock.TokensOf(list...)
+}
+
+// tickets reads the tickets of a set's places.
+func (d *decoder) tickets(to *[lock.MaxSet]int64) {
+	v, ok := d.it[attrPlaces]
+	if !ok {
+		return
+	}
+	l, ok := v.(*types.AttributeValueMemberL)
+	if !ok || len(l.Value) > len(to) {
+		d.fail(attrPlaces, v)
+		return
+	}
+	for i, v := range l.Value {
+		of := decoder{it: item{attrPlaces: v}}
+		to[i] = of.num(attrPlaces)
+		d.err = cmp.Or(d.err, of.err)
+	}
 }
 
 // fail keeps the error of an attribute of another type than a lock's. It does not repeat the value, which may be a callback token: the

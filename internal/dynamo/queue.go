@@ -52,22 +52,14 @@ const maxUnprocessed = 3
 
 // Poll implements [lock.Store] with one BatchGetItem of two items.
 func (s *Store) Poll(ctx context.Context, name string, ticket int64) (lock.Reply, lock.Waiter, error) {
-	ctx, seen := observe(ctx)
-	var reply lock.Reply
-	var w lock.Waiter
-	err := s.batch(ctx, []map[string]types.AttributeValue{key(name), waiterKey(name, ticket)}, func(it item) (err error) {
-		if (&decoder{it: it}).str(attrSK) == skLock {
-			reply.After, err = Decode(it)
-		} else {
-			w, err = decodeWaiter(it)
-		}
-		return err
-	}, name)
-	reply.Offset = seen.offset
-	return reply, w, err
+	seen, offset, err := s.Read(ctx, []lock.Ask{{Lock: name, Ticket: ticket}})
+	if err != nil {
+		return lock.Reply{}, lock.Waiter{}, err
+	}
+	return lock.Reply{After: seen[0].Record, Offset: offset}, seen[0].Waiter, nil
 }
 
-// batch reads items of a lock with consistent reads, by one BatchGetItem if DynamoDB leaves none out.
+// batch reads items with consistent reads, by one BatchGetItem if DynamoDB leaves none out.
 func (s *Store) batch(ctx context.Context, keys []map[string]types.AttributeValue, read func(item) error, name string) error {
 	for range maxUnprocessed {
 		out, err := s.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
@@ -99,13 +91,10 @@ func (s *Store) batch(ctx context.Context, keys []map[string]types.AttributeValu
 // keep extends a waiter's place. Its item must be as the guard says.
 func (s *Store) keep(ctx context.Context, name string, c lock.Command, k lock.Keep) (lock.Reply, error) {
 	ctx, seen := observe(ctx)
-	e := newExpression()
-	condition := e.waiterIs(c.Guard, k.Key)
-	e.assignNum(e.name(attrUntil), k.Until)
-	e.assignNum(e.name(attrTTL), waiterTTL(k.Until))
+	u := s.keeps(name, c, k)
 	_, err := s.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName: aws.String(s.table), Key: waiterKey(name, k.Ticket), ConditionExpression: aws.String(condition),
-		UpdateExpression: aws.String("SET " + strings.Join(e.set, ", ")), ExpressionAttributeNames: e.names, ExpressionAttributeValues: e.values,
+		TableName: u.TableName, Key: u.Key, ConditionExpression: u.ConditionExpression, UpdateExpression: u.UpdateExpression,
+		ExpressionAttributeNames: u.ExpressionAttributeNames, ExpressionAttributeValues: u.ExpressionAttributeValues,
 	})
 	if _, failed := errors.AsType[*types.ConditionalCheckFailedException](err); failed {
 		return lock.Reply{}, &lock.GuardError{Offset: seen.offset, Places: true}

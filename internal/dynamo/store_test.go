@@ -180,3 +180,5 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	acquire("c", time.Minute)
 	check("take", false)
 }
+
+func TestSetProperty(t *testing.T) { storetest.SetProperty(t, newStore(t)) }

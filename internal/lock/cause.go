@@ -24,6 +24,7 @@ const (
 	CauseTaskGone     Cause = "task-gone"     // a callback found that the only task that a lease was granted for is gone
 	CauseExecutionEnd Cause = "execution-end" // the execution that a lease or a place belonged to ended
 	CauseQueue        Cause = "queue"         // only the queue changed: a further waiter joined, extended its place or lost it
+	CauseTurn         Cause = "turn"          // only the queue changed, and its head is now a set of locks that may be granted
 	CauseSettle       Cause = "settle"        // waiters were granted what an earlier write left free
 	CauseAttempt      Cause = "attempt"       // a callback is about to be attempted
 	CauseTold         Cause = "told"          // the callbacks of a grant were answered
@@ -57,6 +58,7 @@ var causes = map[Cause]struct {
 	CauseTaskGone:     {ends: LeaseReleased},
 	CauseExecutionEnd: {ends: LeaseReleased, released: true},
 	CauseQueue:        {quiet: true},
+	CauseTurn:         {queue: true},
 	CauseSettle:       {},
 	CauseAttempt:      {quiet: true},
 	CauseTold:         {quiet: true},

@@ -127,27 +127,14 @@ func (c *Coordinator) withOwn(ctx context.Context, name string, r Record, op dec
 	return r, err
 }
 
-// decide runs an operation from a record that was read until it has an outcome. If its write left waiters that fit, further
-// writes settle the lock; if these fail, the stream's consumer settles it. Then the callbacks of all its grants are sent.
+// decide runs an operation from a record that was read until it has an outcome. If its write left waiters that fit, finish settles the lock.
+// Then the callbacks of all its grants are sent.
 func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
 	out, err := c.run(ctx, name, read, op)
 	if err != nil || !out.wrote {
 		return out, err
 	}
-	due := c.due(nil, name, out.Reply)
-	for last := out; last.wrote && last.After.hold == nil && Unsettled(last.After); {
-		now, err := c.store.Get(ctx, name)
-		if err != nil {
-			break
-		}
-		if last, err = c.run(ctx, name, now, settling{c.rules}); err != nil {
-			break
-		}
-		due = c.due(due, name, last.Reply)
-	}
-	if len(due) > 0 {
-		c.granted(ctx, c, due)
-	}
+	c.finish(ctx, c.due(nil, name, out.Reply), left{name, out.After})
 	return out, nil
 }
 

@@ -57,6 +57,10 @@ type HeldError struct {
 	Ticket     int64   // of the place, for the next poll; 0: none
 	Waiting    int64   // how many are in the queue
 	Freeze     *Freeze // not nil: nobody is granted the lock until the freeze ends, whether or not it has holders
+
+	// Of a set of locks:
+	Lock    string  // the lock that holds the set up, which Holders, RetryAfter, Waiting and Freeze are about
+	Tickets []int64 // of its places, for the next poll; Position is the last of those in its queues
 }
 
 func (e *HeldError) Error() string {

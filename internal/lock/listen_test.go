@@ -36,7 +36,7 @@ func (k *kit) checkTimers(w Write) {
 
 // The causes of writes that need the stream's consumer although nobody waited before.
 func TestQueueCauses(t *testing.T) {
-	if want := []Cause{CauseJoin, CauseRecheck, CauseRepair, CauseTask, CauseToken, CauseUndo}; !slices.Equal(QueueCauses(), want) {
+	if want := []Cause{CauseJoin, CauseRecheck, CauseRepair, CauseTask, CauseToken, CauseTurn, CauseUndo}; !slices.Equal(QueueCauses(), want) {
 		t.Errorf("causes %v, want %v", QueueCauses(), want) // the filters follow from them
 	}
 	for _, cause := range QueueCauses() {

@@ -52,18 +52,43 @@ func (m *Memory) Apply(ctx context.Context, name string, c Command) (Reply, erro
 		record := func(cl Clause) bool { return cl.Test != PlaceUntil && !cl.Holds(before) }
 		return Reply{}, &GuardError{Current: withoutQueue(before), Places: before.Rev > 0 && !slices.ContainsFunc(c.Guard, record)}
 	}
+	after := m.put(name, c)
+	if c.Kind == Extends {
+		return Reply{}, nil
+	}
+	return Reply{Before: withoutQueue(before), After: withoutQueue(after)}, nil
+}
+
+// ApplyAll runs commands.
+func (m *Memory) ApplyAll(ctx context.Context, parts []Part) (time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range parts {
+		if !p.Command.Allows(m.records[p.Lock]) {
+			return 0, &GuardError{}
+		}
+	}
+	for _, p := range parts {
+		m.put(p.Lock, p.Command)
+	}
+	return 0, nil
+}
+
+// put applies a command that its guard allows.
+func (m *Memory) put(name string, c Command) Record {
+	before := m.records[name]
 	after := c.Next(before)
 	if m.records == nil {
 		m.records = map[string]Record{}
 	}
 	m.records[name] = after
-	if c.Kind == Extends {
-		return Reply{}, nil
-	}
-	if m.Changed != nil {
+	if c.Kind != Extends && m.Changed != nil {
 		m.Changed(name, before, after)
 	}
-	return Reply{Before: withoutQueue(before), After: withoutQueue(after)}, nil
+	return after
 }
 
 // withoutQueue is a record as replies contain it.
@@ -96,17 +121,29 @@ func (m *Memory) Place(ctx context.Context, name string, key LeaseKey) (Waiter, 
 
 // Poll reads a record and one waiter.
 func (m *Memory) Poll(ctx context.Context, name string, ticket int64) (Reply, Waiter, error) {
-	if err := ctx.Err(); err != nil {
+	seen, _, err := m.Read(ctx, []Ask{{name, ticket}})
+	if err != nil {
 		return Reply{}, Waiter{}, err
+	}
+	return Reply{After: seen[0].Record}, seen[0].Waiter, nil
+}
+
+// Read reads records and waiters.
+func (m *Memory) Read(ctx context.Context, list []Ask) (all []Seen, _ time.Duration, _ error) {
+	if err := ctx.Err(); err != nil {
+		return nil, 0, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r := m.records[name]
-	i := slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Ticket == ticket })
-	if i < 0 {
-		return Reply{After: withoutQueue(r)}, Waiter{}, nil
+	for _, ask := range list {
+		r := m.records[ask.Lock]
+		seen := Seen{Record: withoutQueue(r)}
+		if i := slices.IndexFunc(r.Queue, func(w Waiter) bool { return w.Ticket == ask.Ticket }); i >= 0 {
+			seen.Waiter = r.Queue[i]
+		}
+		all = append(all, seen)
 	}
-	return Reply{After: withoutQueue(r)}, r.Queue[i], nil
+	return all, 0, nil
 }
 
 // Texts reads nothing: the records have all texts.

@@ -31,3 +31,5 @@ func TestMemoryPurge(t *testing.T) {
 		t.Errorf("status %+v, %v", s, err)
 	}
 }
+
+func TestMemorySetProperty(t *testing.T) { storetest.SetProperty(t, &lock.Memory{}) }

@@ -36,14 +36,18 @@ func (u Rules) settle(now time.Time, r Record) Record {
 	return u.advance(now, r)
 }
 
-// advance is the part of settle that changes the queue. While a hold keeps the lock from being granted, it removes abandoned waiters only.
-func (u Rules) advance(now time.Time, r Record) Record {
+// advance is the part of settle that changes the queue. While a hold keeps the lock from being granted, it removes abandoned waiters only. It never
+// grants a set, whose grant is a write of several records, and so grants nobody behind it: see setrun.go.
+func (u Rules) advance(now time.Time, r Record) Record { return u.advanceBy(now, r, maxMoves) }
+
+// advanceBy is advance with another bound of the waiters that it grants or removes.
+func (u Rules) advanceBy(now time.Time, r Record, most int) Record {
 	ms := now.UnixMilli()
 	to := r
 	to.Queue = nil
 	moves := 0
 	for i, w := range r.Queue {
-		if moves == maxMoves {
+		if moves == most {
 			to.Queue = append(to.Queue, r.Queue[i:]...)
 			break
 		}
@@ -51,22 +55,30 @@ func (u Rules) advance(now time.Time, r Record) Record {
 		switch {
 		case w.Until <= ms: // abandoned
 			moves++
-		case len(to.Queue) == 0 && r.hold.at(now) == nil && to.fits(w.Terms) && fenceError(now, fence) == nil:
+		case len(to.Queue) == 0 && w.Set == "" && r.hold.at(now) == nil && to.fits(w.Terms) && fenceError(now, fence) == nil:
 			moves++
-			h := grant(w.Terms, now, fence)
-			h.Known = w.Known
-			if !h.Tokens.OfTask() {
-				h.Unclaimed = true
-				h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
-			}
-			to = to.withHolder(w.Key, h)
-			to.Fence = fence
+			to, _ = to.handedTo(now, w)
 		default:
 			to.Queue = append(to.Queue, w)
 		}
 	}
 	to.Waiting = r.Waiting - int64(len(r.Queue)-len(to.Queue))
 	return to
+}
+
+// handedTo is the record with a lease for a waiter, whose place it leaves as it is. Unless a task waits, the lease lasts until its waiter is
+// to have claimed it.
+func (r Record) handedTo(now time.Time, w Waiter) (Record, Lease) {
+	ms := now.UnixMilli()
+	h := grant(w.Terms, now, r.nextFence(now))
+	h.Known = w.Known
+	if !h.Tokens.OfTask() {
+		h.Unclaimed = true
+		h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
+	}
+	r = r.withHolder(w.Key, h)
+	r.Fence = h.Fence
+	return r, h
 }
 
 // fits reports whether the permits of want are free and the record has room for the lease, whatever the queue.
@@ -77,7 +89,7 @@ func (r Record) hasPermits(want Terms) bool {
 }
 
 // Unsettled reports whether a write may have left waiters that fit, because the queue is longer than what the write read or
-// moved. The coordinator that made the write settles the record again; if it fails, the stream's consumer does.
+// moved, or because a set is first. The coordinator that made the write settles the lock; if it fails, the stream's consumer does.
 func Unsettled(r Record) bool {
 	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
 }
@@ -217,8 +229,17 @@ func mergeQueue(stored, from, to []Waiter) []Waiter {
 	return out
 }
 
-// Settle grants a lock's waiters what earlier writes left free, and removes abandoned waiters.
+// Settle grants a lock's waiters what earlier writes left free, and removes abandoned waiters. It grants the set at the head of the queue, if that
+// is first and fits in its other locks.
 func (c *Coordinator) Settle(ctx context.Context, name string) error {
-	_, err := c.readFirst(ctx, name, settling{c.rules})
+	out, err := c.readFirst(ctx, name, settling{c.rules})
+	if err != nil || out.wrote || out.After.headSet() == nil { // after a write, decide has settled what is left
+		return err
+	}
+	names := SetNames(out.After.headSet().Set)
+	set, err := c.trySet(ctx, names, out.After.headSet().Tickets[:len(names)], setSettling{c.rules, names, out.After.headSet().Key})
+	if err == nil {
+		c.finish(ctx, nil, leftBy(set)...)
+	}
 	return err
 }

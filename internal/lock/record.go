@@ -59,6 +59,7 @@ type Terms struct {
 	Tokens    Tokens // of the tasks that wait for the grant, or where to send a hint to a caller that polls; empty: it only polls
 	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
 	Joined    int64  // when the caller joined the queue, in Unix milliseconds; 0: it did not wait, or an older version made its place
+	Set       string `json:",omitzero"` // the names of the set's locks, of which this is one: see [SetNames]; empty: a single lock
 
 	// Newer are the attributes of a newer version, which this one does not know, in a text of the store's own; empty: none. A waiter's go
 	// to its lease with the other terms.
@@ -72,6 +73,9 @@ type Waiter struct {
 	Terms        // of the lease that the waiter gets
 	Known  bool  // becomes the Known of the lease
 	Until  int64 // the place is kept until then; a waiter that polls extends it, see [Keep]
+
+	// Tickets are those of all places of a set, in the order of its names, and then zeros.
+	Tickets [MaxSet]int64
 }
 
 // A Lease is a number of permits that are granted to a holder until they expire.
@@ -105,14 +109,14 @@ type SplitTexts uint8
 // The ways to keep the texts of a lease.
 const (
 	Whole            SplitTexts = iota // all are in the record
-	Split                              // owner, principal and metadata are kept apart, and were not read
-	SplitButMetadata                   // owner and principal are kept apart; the metadata was renewed, and is in the record
+	Split                              // owner, principal, set and metadata are kept apart, and were not read
+	SplitButMetadata                   // owner, principal and set are kept apart; the metadata was renewed, and is in the record
 )
 
 // Texts are what a store may keep apart of a lease.
 type Texts struct {
-	Owner, Principal, Metadata string
-	Joined                     int64 // no text, and of use at the grant only: kept apart for its size
+	Owner, Principal, Metadata, Set string
+	Joined                          int64 // no text, and of use at the grant only: kept apart for its size
 }
 
 // Waited is for how many milliseconds the caller waited in the queue before the grant; 0 if it did not.
@@ -128,7 +132,7 @@ func (l Lease) With(t Texts) Lease {
 	if l.Split == Whole {
 		return l
 	}
-	l.Owner, l.Principal, l.Joined = t.Owner, t.Principal, cmp.Or(l.Joined, t.Joined)
+	l.Owner, l.Principal, l.Set, l.Joined = t.Owner, t.Principal, t.Set, cmp.Or(l.Joined, t.Joined)
 	if l.Split == Split {
 		l.Metadata = t.Metadata
 	}

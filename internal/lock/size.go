@@ -26,7 +26,7 @@ func (r Record) Bytes() int64 {
 }
 
 func (t Terms) bytes() int64 {
-	return int64(holderBytes + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
+	return int64(holderBytes + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Set) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
 }
 
 // room returns a [*FullError] if the record has no room for another lease. An empty record has room for any.

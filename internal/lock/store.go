@@ -17,6 +17,13 @@ type Store interface {
 	Apply(ctx context.Context, name string, c Command) (Reply, error)
 	// Apply of a [Keep] answers with the Offset alone.
 
+	// ApplyAll runs commands on the records of different locks in one atomic step: all or none. Apply is its case of one. It returns the
+	// Offset of the reply. The [*GuardError] of a refusal has no record: the commands must be decided on again.
+	ApplyAll(ctx context.Context, parts []Part) (offset time.Duration, err error)
+	// Read reads records of different locks, and a waiter of each if it has the ticket asked for. Each item is read consistently; they may be
+	// read at different times. Poll is its case of one.
+	Read(ctx context.Context, list []Ask) (seen []Seen, offset time.Duration, err error)
+
 	// Waiters reads the head of a lock's queue with a consistent read: up to limit waiters, in the order of their tickets.
 	Waiters(ctx context.Context, name string, limit int) ([]Waiter, error)
 	// Place reads the place of a lease in a lock's queue with consistent reads; the zero Waiter if it has none. A store may leave out
@@ -46,6 +53,34 @@ type Store interface {
 	Bound(ctx context.Context, execution string) ([]Binding, error)
 	// Unbind removes bindings.
 	Unbind(ctx context.Context, execution string, list []Binding) error
+}
+
+// A Part is one of the commands of an atomic step.
+type Part struct {
+	Lock    string
+	Command Command
+	Read    Record // as the command was decided on. For a command other than a swap it may have changed since
+}
+
+// after is the record as the part leaves it, with the queue as far as it was read.
+func (p Part) after() Record {
+	after := p.Command.Next(p.Read)
+	if become, ok := p.Command.Effect.(Become); ok {
+		after.Queue, after.Own = become.To.Queue, become.To.Own
+	}
+	return after
+}
+
+// An Ask names a record, and a waiter of its queue by the ticket; 0: none.
+type Ask struct {
+	Lock   string
+	Ticket int64
+}
+
+// Seen is the answer to an [Ask]. Record is the zero Record if there is none, and Waiter the zero Waiter.
+type Seen struct {
+	Record Record
+	Waiter Waiter
 }
 
 // A Binding is the lease, or the place in a queue, of an execution.

@@ -89,7 +89,7 @@ func textless(stored, model lock.Record) lock.Record {
 	for k, l := range model.Holders {
 		split := stored.Holders[k].Split
 		if split != lock.Whole {
-			l.Owner, l.Principal, l.Joined = "", "", 0
+			l.Owner, l.Principal, l.Set, l.Joined = "", "", "", 0
 		}
 		if split == lock.Split {
 			l.Metadata = ""
@@ -123,7 +123,7 @@ var (
 func holder() *rapid.Generator[lock.Lease] {
 	return rapid.Custom(func(t *rapid.T) lock.Lease {
 		return lock.Lease{
-			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity")},
+			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity"), Set: rapid.SampledFrom([]string{"", "a,b", "a,b:c,d"}).Draw(t, "set")},
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), Told: rapid.Bool().Draw(t, "told"), CheckAt: small.Draw(t, "check_at"),
 		}
 	})
@@ -232,7 +232,11 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 			ticket = 1000
 		}
 		ticket += from.Rev
-		to.Queue = append(to.Queue, lock.Waiter{Ticket: ticket, Key: lock.LeaseKey(fmt.Sprintf("waiter %d", ticket)), Terms: holder().Draw(t, "want").Terms, Known: rapid.Bool().Draw(t, "known"), Until: small.Draw(t, "until")})
+		w := lock.Waiter{Ticket: ticket, Key: lock.LeaseKey(fmt.Sprintf("waiter %d", ticket)), Terms: holder().Draw(t, "want").Terms, Known: rapid.Bool().Draw(t, "known"), Until: small.Draw(t, "until")}
+		for i := range lock.SetNames(w.Set) {
+			w.Tickets[i] = ticket + int64(i)
+		}
+		to.Queue = append(to.Queue, w)
 	}
 	to.Head = small.Draw(t, "head")
 	to.Waiting, to.NextTicket = rapid.Int64Range(0, 1).Draw(t, "waiting"), small.Draw(t, "next_ticket")

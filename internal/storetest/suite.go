@@ -117,6 +117,7 @@ func Run(t *testing.T, store lock.Store) {
 	maps.Copy(all, ruleSuite)
 	maps.Copy(all, keepingSuite)
 	maps.Copy(all, modeSuite)
+	maps.Copy(all, setSuite)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			clock := &Clock{}

@@ -1,0 +1,112 @@
+package lock
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+type wants = [maxClients][2]int64
+
+var (
+	both    = [2]int64{1, 1}
+	onlyA   = [2]int64{1, 0}
+	onlyB   = [2]int64{0, 1}
+	oneEach = [2]int64{1, 1}
+)
+
+// Each world is explored completely.
+var setWorlds = []setWorld{
+	{name: "two sets", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, stream: true, ttl: 1, wait: 2, retention: 3, horizon: 2},
+	{name: "two sets and two clocks", clients: 2, clocks: 2, wants: wants{both, both}, capacity: oneEach, sends: 1, timers: 2, stream: true, ttl: 1, wait: 2, retention: 3, horizon: 3},
+	{name: "two sets, and writers settle", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 1, forces: 2, stream: true, follows: true, ttl: 2, wait: 3, retention: 3, horizon: 2},
+	{name: "two sets, writers do not die", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, follows: true, ttl: 1, wait: 2, retention: 3, horizon: 2},
+	{name: "two sets that poll", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, polls: true, stream: true, ttl: 2, wait: 2, retention: 3, horizon: 1},
+	{name: "two sets and an operator", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, forces: 1, stream: true, ttl: 2, wait: 3, retention: 3, horizon: 1},
+	{name: "a set between two locks", clients: 3, clocks: 1, wants: wants{onlyA, both, onlyB}, capacity: oneEach, sends: 1, forces: 2, stream: true, follows: true, ttl: 3, wait: 4, retention: 3, horizon: 1},
+	{name: "a set between two locks, writers do not die", clients: 3, clocks: 1, wants: wants{onlyA, both, onlyB}, capacity: oneEach, sends: 1, forces: 2, follows: true, ttl: 2, wait: 3, retention: 3, horizon: 2},
+	{name: "a set between two locks and timers", clients: 3, clocks: 1, wants: wants{onlyA, both, onlyB}, capacity: oneEach, sends: 1, timers: 2, stream: true, ttl: 1, wait: 2, retention: 3, horizon: 3},
+	{name: "three sets", clients: 3, clocks: 1, wants: wants{both, both, both}, capacity: oneEach, sends: 1, forces: 2, stream: true, ttl: 3, wait: 4, retention: 3, horizon: 1},
+	{name: "sets on two permits", clients: 3, clocks: 1, wants: wants{both, both, both}, capacity: [2]int64{1, 2}, sends: 1, timers: 2, stream: true, ttl: 1, wait: 3, retention: 3, horizon: 2},
+	{name: "sets of many permits", clients: 3, clocks: 1, wants: wants{{2, 1}, {1, 2}, {1, 0}}, capacity: [2]int64{2, 3}, sends: 1, timers: 2, stream: true, ttl: 1, wait: 3, retention: 3, horizon: 2},
+}
+
+var largeSetWorlds = []setWorld{
+	{name: "two sets, and writers settle, more requests", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, stream: true, follows: true, ttl: 2, wait: 3, retention: 3, horizon: 1},
+	{name: "three sets, and writers settle", clients: 3, clocks: 1, wants: wants{both, both, both}, capacity: oneEach, sends: 1, forces: 2, stream: true, follows: true, ttl: 2, wait: 3, retention: 3, horizon: 1},
+	{name: "a set between two locks and two clocks", clients: 3, clocks: 2, wants: wants{onlyA, both, onlyB}, capacity: oneEach, sends: 1, forces: 2, stream: true, follows: true, ttl: 3, wait: 4, retention: 3, horizon: 2},
+	{name: "two sets that poll, longer", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 2, polls: true, stream: true, ttl: 2, wait: 2, retention: 3, horizon: 2},
+}
+
+func TestExploreSets(t *testing.T) {
+	todo := setWorlds
+	if *exploreAll {
+		todo = slices.Concat(setWorlds, largeSetWorlds)
+	}
+	states, failed := atomic.Int64{}, atomic.Bool{}
+	t.Run("worlds", func(t *testing.T) {
+		for _, w := range todo {
+			t.Run(w.name, func(t *testing.T) {
+				t.Parallel()
+				start := time.Now()
+				x := exploreSets(w, 0)
+				states.Add(int64(x.visited.n))
+				t.Logf("%d states, %d transitions, %d records in %v", x.visited.n, x.transitions, len(x.records), time.Since(start).Round(time.Second))
+				if x.found != "" {
+					failed.Store(true)
+					t.Error(x.found)
+				}
+			})
+		}
+	})
+	if !failed.Load() {
+		fmt.Printf("explorer: %d states in %d worlds of sets, no violation\n", states.Load(), len(todo))
+	}
+}
+
+// setMutants break the rules of sets. A world must show each.
+var setMutants = map[string]func(*setWorld){
+	"a part of a set that was read once is believed": func(w *setWorld) { w.trust = true },
+	"whoever settles looks at its own lock only":     func(w *setWorld) { w.alone = true },
+	"one part of a write is applied": func(w *setWorld) {
+		w.mutate = func(parts []Part) []Part { return parts[:1] }
+	},
+	"the last part of a write has no guard": func(w *setWorld) {
+		w.mutate = func(parts []Part) []Part {
+			parts[len(parts)-1].Command.Guard = nil
+			return parts
+		}
+	},
+	"a set is granted without its place in the second queue": func(w *setWorld) {
+		w.mutate = func(parts []Part) []Part {
+			last := &parts[len(parts)-1]
+			last.Command.Guard = slices.DeleteFunc(slices.Clone(last.Command.Guard), func(c Clause) bool { return c.Test == RevIs || c.Test == FenceIs })
+			return parts
+		}
+	},
+}
+
+func TestSetMutants(t *testing.T) {
+	var killed atomic.Int64
+	t.Run("all", func(t *testing.T) {
+		for name, change := range setMutants {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				for _, limit := range []int{30_000, 300_000} {
+					for _, w := range slices.Clone(setWorlds) {
+						change(&w)
+						if x := exploreSets(w, limit); x.found != "" {
+							t.Logf("caught by %s after %d states", w.name, x.visited.n)
+							killed.Add(1)
+							return
+						}
+					}
+				}
+				t.Error("survives")
+			})
+		}
+	})
+	fmt.Printf("mutants: %d of %d of sets killed\n", killed.Load(), len(setMutants))
+}

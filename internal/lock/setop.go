@@ -1,0 +1,408 @@
+package lock
+
+import (
+	"errors"
+	"time"
+)
+
+// A setDecider is a request for a set, as a step machine without I/O; compare decider. It decides on the records of all locks of the set.
+//
+// The records are read one after the other, and a set's writes are atomic. So the records can show a part of a grant, of a join, of a
+// release: some of the leases or places, and not the others. An operation acts on a part only if the read before it, prev, showed one of the
+// same leases or places: then the write that made it was complete before this read began, and what is not there has ended. Else it returns
+// errTorn, and is asked again with records that are read anew. A write of the records needs no such care, where its guards cover all of them.
+type setDecider interface {
+	// next returns the commands to try, in one atomic step, or none and the outcome. No command and no error means that the records show the
+	// operation done. prev is nil, or the records of the read before.
+	next(now time.Time, rs, prev []Record) ([]Part, error)
+	// owner is the key of the set's leases and places.
+	owner() LeaseKey
+}
+
+// errTorn says that the records must be read again.
+var errTorn = errors.New("the records show a part of a set")
+
+// heldIn is in how many records a key has a lease.
+func heldIn(rs []Record, key LeaseKey) (n int) {
+	for _, r := range rs {
+		if _, held := r.Holders[key]; held {
+			n++
+		}
+	}
+	return n
+}
+
+// waitsIn is in how many records a key has a place.
+func waitsIn(rs []Record, key LeaseKey) (n int) {
+	for _, r := range rs {
+		if _, waits := r.place(key); waits {
+			n++
+		}
+	}
+	return n
+}
+
+// leaseSeenTwice and placeSeenTwice report whether two reads in a row show the same lease or place of a set.
+func leaseSeenTwice(rs, prev []Record, key LeaseKey) bool {
+	for i := range prev {
+		was, held := prev[i].Holders[key]
+		if now, still := rs[i].Holders[key]; held && still && now.Fence == was.Fence {
+			return true
+		}
+	}
+	return false
+}
+
+func placeSeenTwice(rs, prev []Record, key LeaseKey) bool {
+	for i := range prev {
+		was, waited := prev[i].place(key)
+		if now, waits := rs[i].place(key); waited && waits && now.Ticket == was.Ticket {
+			return true
+		}
+	}
+	return false
+}
+
+// setMoves is how many waiters of each queue a write of a set of n locks grants or removes, twice: an item of the record, up to three of the
+// set's own place and lease, and up to two for each waiter fit the 100 items of a transaction.
+func setMoves(n int) int { return min(max((100-4*n)/(4*n), 1), QueueHead) }
+
+type setAcquiring struct {
+	rules Rules
+	names []string
+	key   LeaseKey
+	req   SetRequest // its locks are in the order of names
+}
+
+func (o setAcquiring) owner() LeaseKey { return o.key }
+
+// one is the request as it is for one of the locks.
+func (o setAcquiring) one(i int) acquiring {
+	w := o.req.Locks[i]
+	return acquiring{o.rules, o.key, AcquireRequest{
+		Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, TTL: o.req.TTL, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
+		Wait: o.req.Wait, set: setOf(o.names),
+	}}
+}
+
+func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
+	switch held := heldIn(rs, o.key); {
+	case held == len(rs):
+		return o.repeat(now, rs)
+	case held > 0 && !leaseSeenTwice(rs, prev, o.key):
+		return nil, errTorn
+	case held > 0:
+		return nil, ErrLeaseLost
+	}
+	for _, r := range rs {
+		if r.Retired.Key == o.key {
+			return nil, ErrLeaseLost
+		}
+	}
+	places := waitsIn(rs, o.key)
+	if places > 0 && places < len(rs) && !placeSeenTwice(rs, prev, o.key) {
+		return nil, errTorn
+	}
+	whole := places == len(rs) && sameGeneration(rs, o.key)
+	to := o.settled(now, rs, whole)
+	fit := o.rules.setFits(now, to, o.key)
+	switch {
+	case whole && fit == nil:
+		to = o.rules.grantSet(now, to, o.key, true)
+	case whole, places > 0: // what is left of it is removed first, and it joins again by another write
+	case o.free(to):
+		if err := o.fenceError(now, to); err != nil {
+			return nil, err
+		}
+		to = o.grantNew(now, to)
+	case o.req.Wait > 0 && !queueFull(to):
+		to = o.enqueue(now, to)
+	}
+	parts := o.parts(now, rs, to)
+	switch {
+	case len(parts) > 0:
+		return parts, nil
+	case whole && errors.Is(fit, ErrMisconfigured):
+		return nil, fit
+	}
+	return nil, o.refusal(now, rs)
+}
+
+// sameGeneration reports whether the places of a key in all records were joined by one write.
+func sameGeneration(rs []Record, key LeaseKey) bool {
+	var first Waiter
+	for i, r := range rs {
+		w, _ := r.place(key)
+		if i == 0 {
+			first = w
+		}
+		if w.Tickets != first.Tickets || w.Tickets[i] != w.Ticket {
+			return false
+		}
+	}
+	return true
+}
+
+// repeat decides on a request whose lease is in all records. A grant that is not claimed is claimed in all.
+func (o setAcquiring) repeat(now time.Time, rs []Record) (parts []Part, err error) {
+	for _, r := range rs {
+		h := r.Holders[o.key]
+		if h.ExpiresAt <= now.UnixMilli() {
+			return nil, ErrLeaseLost
+		}
+		if err := o.rules.doubt(now, h); err != nil {
+			return nil, err
+		}
+	}
+	for i, r := range rs {
+		if h := r.Holders[o.key]; h.Unclaimed {
+			parts = append(parts, o.rules.part(now, o.names[i], r, r.withHolder(o.key, claimed(h, now)), CauseClaim, o.req.Principal))
+		}
+	}
+	return parts, nil
+}
+
+// settled are the records, settled, with the places of the set extended if they have used up half of their time, or removed if some of them are
+// gone.
+func (o setAcquiring) settled(now time.Time, rs []Record, whole bool) (to []Record) {
+	for i, r := range rs {
+		w, waits := r.place(o.key)
+		switch {
+		case waits && !whole:
+			r = r.withoutPlace(w)
+		case waits && o.one(i).isHalfOver(now, w):
+			w.Until = max(w.Until, now.Add(o.req.Wait).UnixMilli())
+			r = r.withPlace(w)
+		}
+		r.Holders = r.blocking(now.UnixMilli(), o.rules.skew())
+		to = append(to, o.rules.advanceBy(now, r, setMoves(len(rs))))
+	}
+	return to
+}
+
+// free reports whether all locks can be granted to a set that has no place.
+func (o setAcquiring) free(to []Record) bool {
+	for i, r := range to {
+		if one := o.one(i); r.Waiting > 0 || one.mismatches(r) || !r.fits(one.terms()) {
+			return false
+		}
+	}
+	return true
+}
+
+func (o setAcquiring) fenceError(now time.Time, to []Record) error {
+	for i, r := range to {
+		if err := fenceError(now, r.nextFence(now)); err != nil {
+			return &SetError{o.names[i], err}
+		}
+	}
+	return nil
+}
+
+func queueFull(to []Record) bool {
+	for _, r := range to {
+		if r.Waiting >= MaxQueue {
+			return true
+		}
+	}
+	return false
+}
+
+func (o setAcquiring) grantNew(now time.Time, rs []Record) (to []Record) {
+	for i, r := range rs {
+		h := o.one(i).lease(now, r.nextFence(now))
+		r = r.withHolder(o.key, h)
+		r.Fence = h.Fence
+		to = append(to, r)
+	}
+	return to
+}
+
+// enqueue puts the set at the end of all queues. Each place names the tickets of all.
+func (o setAcquiring) enqueue(now time.Time, rs []Record) (to []Record) {
+	var tickets [MaxSet]int64
+	for i, r := range rs {
+		tickets[i] = r.NextTicket + 1
+	}
+	for i, r := range rs {
+		if len(r.Holders) == 0 && r.Waiting == 0 {
+			r.Capacity = o.req.Locks[i].Capacity // which the record of a lock that was never granted does not have
+		}
+		r = o.one(i).enqueue(now, r)
+		w, _ := r.place(o.key)
+		w.Tickets = tickets
+		to = append(to, r.withPlace(w))
+	}
+	return to
+}
+
+// parts are the writes of the records that differ.
+func (o setAcquiring) parts(now time.Time, from, to []Record) (list []Part) {
+	for i := range from {
+		was, waited := from[i].place(o.key)
+		is, waits := to[i].place(o.key)
+		if !changesHolders(from[i], to[i]) && from[i].Waiting == to[i].Waiting && waited == waits && was == is {
+			continue
+		}
+		cause := CauseQueue
+		switch {
+		case from[i].Waiting == 0 && to[i].Waiting > 0:
+			cause = CauseJoin
+		case changesHolders(from[i], to[i]):
+			cause = CauseAcquire
+		}
+		list = append(list, o.rules.part(now, o.names[i], from[i], to[i], cause, o.req.Principal))
+	}
+	return list
+}
+
+func (u Rules) part(now time.Time, name string, from, to Record, cause Cause, by string) Part {
+	return Part{Lock: name, Command: u.swap(now, from, to, cause, by, ""), Read: from}
+}
+
+// refusal is the error of a set that was not granted. It is about the lock that holds the set up for longest, as far as is known.
+func (o setAcquiring) refusal(now time.Time, rs []Record) error {
+	var worst *HeldError
+	var tickets []int64
+	position := int64(0)
+	for i, r := range rs {
+		one := o.one(i)
+		w, waits := r.place(o.key)
+		blocks := !r.fits(one.terms()) || r.Waiting > 0 && (!waits || r.position(o.key) > 1)
+		err := one.refusal(now, r)
+		held, ok := errors.AsType[*HeldError](err)
+		if !ok {
+			return &SetError{o.names[i], err}
+		}
+		if waits {
+			tickets = append(tickets, w.Ticket)
+			position = max(position, held.Position)
+		}
+		held.Lock = o.names[i]
+		if blocks && (worst == nil || held.RetryAfter > worst.RetryAfter) {
+			worst = held
+		}
+	}
+	if worst == nil { // it became free since: the same request may be sent at once
+		worst = &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Lock: o.names[0], Waiting: rs[0].Waiting}
+	}
+	worst.Position, worst.Ticket, worst.Tickets = position, 0, nil
+	if len(tickets) == len(rs) {
+		worst.Tickets = tickets
+	}
+	return worst
+}
+
+// polled decides on a poll of a set; compare acquiring.polled. places are the waiters that were read by their tickets.
+func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until int64, waits bool) {
+	ms := now.UnixMilli()
+	fits := true // everywhere: then it may be granted, or those before it are sets that wait for other locks, or are gone
+	for i, r := range rs {
+		w := places[i]
+		if _, holds := r.Holders[o.key]; holds || w.Key != o.key || r.Rev == 0 || w.Tickets[i] != w.Ticket || w.Tickets != places[0].Tickets {
+			return 0, false
+		}
+		if len(r.blocking(ms, o.rules.skew())) < len(r.Holders) {
+			return 0, false
+		}
+		if o.one(i).isHalfOver(now, w) {
+			until = max(until, w.Until, now.Add(o.req.Wait).UnixMilli())
+		}
+		fits = fits && r.fits(w.Terms)
+	}
+	if fits {
+		return 0, false
+	}
+	for _, r := range rs {
+		if until > 0 && (permits(r.Holders) < r.capacity() || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
+			return 0, false // an abandoned waiter may be first; or the row would be purged soon after
+		}
+	}
+	return until, true
+}
+
+type setRenewing struct {
+	rules Rules
+	names []string
+	key   LeaseKey
+	req   RenewRequest
+}
+
+func (o setRenewing) owner() LeaseKey { return o.key }
+
+func (o setRenewing) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
+	if held := heldIn(rs, o.key); held < len(rs) {
+		if held > 0 && !leaseSeenTwice(rs, prev, o.key) {
+			return nil, errTorn
+		}
+		return nil, ErrLeaseLost
+	}
+	for i, r := range rs {
+		cmd, err := renewing{o.rules, o.key, o.req}.next(now, r)
+		if err != nil {
+			return nil, err
+		}
+		if cmd != nil {
+			parts = append(parts, Part{Lock: o.names[i], Command: *cmd, Read: r})
+		}
+	}
+	return parts, nil
+}
+
+type setReleasing struct {
+	rules   Rules
+	names   []string
+	key     LeaseKey
+	by      string
+	partial bool // the lease is over in some of the locks; set by next
+}
+
+func (o *setReleasing) owner() LeaseKey { return o.key }
+
+// repeated is nil if the records remember the lease, and that it was released.
+func (o *setReleasing) repeated(rs []Record) error {
+	remembered := 0
+	for _, r := range rs {
+		if r.Retired.Key != o.key {
+			continue
+		}
+		if remembered++; !causes[r.Retired.Cause].released {
+			return ErrLeaseLost
+		}
+	}
+	if remembered == 0 {
+		return ErrLeaseLost
+	}
+	return nil
+}
+
+func (o *setReleasing) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
+	held, places := heldIn(rs, o.key), waitsIn(rs, o.key)
+	if held+places == 0 {
+		return nil, o.repeated(rs)
+	}
+	if held < len(rs) && places < len(rs) && !leaseSeenTwice(rs, prev, o.key) && !placeSeenTwice(rs, prev, o.key) {
+		return nil, errTorn
+	}
+	for i, r := range rs {
+		h, holds := r.Holders[o.key]
+		w, waits := r.place(o.key)
+		to := r
+		switch {
+		case holds && h.ExpiresAt > now.UnixMilli():
+			to = r.withoutHolder(o.key)
+		case !holds && waits:
+			to = r.withoutPlace(w)
+		default:
+			continue
+		}
+		to.Holders = to.blocking(now.UnixMilli(), o.rules.skew())
+		to = o.rules.advanceBy(now, to, setMoves(len(rs)))
+		to.Retired = Retired{Key: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
+		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))
+	}
+	if o.partial = len(parts) < len(rs); len(parts) == 0 {
+		return nil, ErrLeaseLost
+	}
+	return parts, nil
+}

@@ -1,0 +1,335 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// Who grants a set that waits. A write settles its own record and never grants a set: it leaves the set at the head of the queue, and those
+// behind it wait. The writer then reads the other locks of the set, and grants it in one write if it is first and fits in all of them
+// ([Coordinator.settleSet]). If two writes free two locks of a set, the writer of the later one reads after both, so the set is not
+// forgotten. If that writer dies, the stream's consumer does the same: it sees every write that ends a lease while others wait, and, by
+// [CauseTurn], every write that only brought a set to the head. A set that polls also grants itself.
+
+// maxSettled is how many locks a coordinator settles at most after one write. The stream's consumer settles what is left.
+const maxSettled = 3 * MaxSet
+
+// setOutcome is what an operation on a set ended with. before and after are the records before and after the last write, or both as they
+// were read; after has the queues as they were read or written.
+type setOutcome struct {
+	after  []Record
+	parts  []Part // of the last write
+	offset time.Duration
+}
+
+// readSet reads the records of a set's locks, with the heads of their queues and the places of the set. tickets are those of the places,
+// where they are known: then a place at the head of its queue is all that is read of the queue.
+func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int64, key LeaseKey) (rs []Record, offset time.Duration, err error) {
+	seen, offset, err := c.store.Read(ctx, asks(names, tickets))
+	if err != nil {
+		return nil, 0, c.noteClock(err)
+	}
+	if err := c.checkOffset(offset); err != nil {
+		return nil, 0, err
+	}
+	for i, name := range names {
+		r := seen[i].Record
+		if w := seen[i].Waiter; w.Key == key && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
+			r.Queue = []Waiter{w}
+		} else if r, err = c.withQueueOf(ctx, name, r, key); err != nil {
+			return nil, 0, c.noteClock(err)
+		}
+		rs = append(rs, r)
+	}
+	return rs, offset, nil
+}
+
+func asks(names []string, tickets []int64) (list []Ask) {
+	for i, name := range names {
+		ask := Ask{Lock: name}
+		if len(tickets) == len(names) {
+			ask.Ticket = tickets[i]
+		}
+		list = append(list, ask)
+	}
+	return list
+}
+
+// withQueueOf adds to a record the head of its queue and the place of a key. If the queue changed meanwhile, it reads both again, once; compare
+// Coordinator.run.
+func (c *Coordinator) withQueueOf(ctx context.Context, name string, r Record, key LeaseKey) (Record, error) {
+	for range 2 {
+		with, err := c.withQueue(ctx, name, r, Record{}, placeOf(key))
+		if !errors.Is(err, errMoved) {
+			return with, err
+		}
+		reply, err := c.store.Get(ctx, name)
+		if err != nil {
+			return r, err
+		}
+		if reply.After.Rev == r.Rev {
+			return recounted(with), nil
+		}
+		r = reply.After
+	}
+	return c.withQueue(ctx, name, r, Record{}, placeOf(key))
+}
+
+// placeOf is a decider that only reads: the head of the queue, and the place of a key.
+type placeOf LeaseKey
+
+func (p placeOf) waiters(Record) int                       { return QueueHead }
+func (p placeOf) place(r Record) LeaseKey                  { return placeUnlessHeld(r, LeaseKey(p)) }
+func (p placeOf) next(time.Time, Record) (*Command, error) { return nil, nil }
+
+// runSet reads the records of a set and tries the commands of an operation until they are applied or it has another outcome. Then it settles
+// what the write left.
+func (c *Coordinator) runSet(ctx context.Context, names []string, tickets []int64, op setDecider) (setOutcome, error) {
+	out, err := c.trySet(ctx, names, tickets, op)
+	if err == nil && len(out.parts) > 0 {
+		c.finish(ctx, nil, leftBy(out)...)
+	}
+	return out, err
+}
+
+func (c *Coordinator) trySet(ctx context.Context, names []string, tickets []int64, op setDecider) (setOutcome, error) {
+	var prev []Record
+	for range maxTries {
+		rs, offset, err := c.readSet(ctx, names, tickets, op.owner())
+		if errors.Is(err, errMoved) {
+			prev = nil
+			continue
+		}
+		if err != nil {
+			return setOutcome{}, err
+		}
+		parts, err := op.next(c.clock(), rs, prev)
+		if errors.Is(err, errTorn) {
+			prev = rs
+			continue
+		}
+		if err != nil {
+			return setOutcome{}, err
+		}
+		if len(parts) == 0 {
+			return setOutcome{after: rs, offset: offset}, nil
+		}
+		offset, err = c.store.ApplyAll(ctx, parts)
+		if err == nil {
+			return setOutcome{after: afterParts(names, rs, parts), parts: parts, offset: offset}, nil
+		}
+		if _, moved := errors.AsType[*GuardError](err); !moved {
+			return setOutcome{}, c.noteClock(err)
+		}
+		prev = rs
+	}
+	return setOutcome{}, tooManyTries()
+}
+
+// afterParts are the records of a set after a write, of which those that the write did not change are as they were read.
+func afterParts(names []string, rs []Record, parts []Part) []Record {
+	after := slices.Clone(rs)
+	for _, p := range parts {
+		after[slices.Index(names, p.Lock)] = p.after()
+	}
+	return after
+}
+
+// pollSet answers a repeated acquire that has its tickets with one read, as [Coordinator.poll] does for one lock.
+func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome, error) {
+	seen, offset, err := c.store.Read(ctx, asks(op.names, op.req.Tickets))
+	if err != nil {
+		return setOutcome{}, c.noteClock(err)
+	}
+	if err := c.checkOffset(offset); err != nil {
+		return setOutcome{}, err
+	}
+	var rs []Record
+	var places []Waiter
+	for _, s := range seen {
+		rs, places = append(rs, s.Record), append(places, s.Waiter)
+	}
+	until, waits := op.polled(c.clock(), rs, places)
+	if !waits {
+		return c.runSet(ctx, op.names, op.req.Tickets, op)
+	}
+	for i := range rs {
+		rs[i].Own = places[i]
+	}
+	if until == 0 {
+		return setOutcome{after: rs, offset: offset}, nil
+	}
+	var parts []Part
+	for i, w := range places {
+		parts = append(parts, Part{Lock: op.names[i], Command: op.rules.keep(w, until), Read: rs[i]})
+	}
+	switch offset, err = c.store.ApplyAll(ctx, parts); {
+	case err == nil:
+		return setOutcome{after: rs, offset: offset}, nil
+	case errors.As(err, new(*GuardError)):
+		return c.runSet(ctx, op.names, op.req.Tickets, op)
+	}
+	return setOutcome{}, c.noteClock(err)
+}
+
+// undoSet takes back a grant that this coordinator made under a wrong clock and told nobody of, in each lock on its own; see undo.
+func (c *Coordinator) undoSet(ctx context.Context, out setOutcome) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	theirs := c.clock().Add(-out.offset)
+	for _, p := range out.parts {
+		before, after := p.Read, p.after()
+		if before.Waiting > 0 || after.Waiting > 0 {
+			continue
+		}
+		for key := range after.Holders {
+			if _, held := before.Holders[key]; !held {
+				_, _ = c.store.Apply(ctx, p.Lock, c.rules.undo(theirs, key, before, after))
+			}
+		}
+	}
+}
+
+// grantSet grants a set its places in all records. One that claims its grant at once has the lease for its whole TTL.
+func (u Rules) grantSet(now time.Time, rs []Record, key LeaseKey, claims bool) (to []Record) {
+	for _, r := range rs {
+		w, _ := r.place(key)
+		r = r.withoutPlace(w)
+		r, h := r.handedTo(now, w)
+		if claims {
+			h = claimed(h, now)
+			r = r.withHolder(key, h)
+		}
+		to = append(to, u.advanceBy(now, r, setMoves(len(rs))))
+	}
+	return to
+}
+
+// errBehind says that a set cannot be granted: another waiter is first, or it does not fit.
+var errBehind = errors.New("the set is not first in all queues, or does not fit")
+
+// setFits returns nil if a set is first in all queues and fits in all records, which are settled.
+func (u Rules) setFits(now time.Time, rs []Record, key LeaseKey) error {
+	for _, r := range rs {
+		if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) {
+			return errBehind
+		}
+	}
+	for _, r := range rs {
+		if err := fenceError(now, r.nextFence(now)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setSettling grants a set that waits, if it can be granted. It removes what is left of a set of which some places are gone.
+type setSettling struct {
+	rules Rules
+	names []string
+	key   LeaseKey
+}
+
+func (o setSettling) owner() LeaseKey { return o.key }
+
+func (o setSettling) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
+	places := waitsIn(rs, o.key)
+	switch {
+	case places == 0:
+		return nil, nil
+	case heldIn(rs, o.key) > 0:
+		return nil, errTorn
+	case places < len(rs) && !placeSeenTwice(rs, prev, o.key):
+		return nil, errTorn
+	}
+	whole := places == len(rs) && sameGeneration(rs, o.key)
+	var to []Record
+	for _, r := range rs {
+		if w, waits := r.place(o.key); waits && !whole {
+			r = r.withoutPlace(w)
+		}
+		r.Holders = r.blocking(now.UnixMilli(), o.rules.skew())
+		to = append(to, o.rules.advanceBy(now, r, setMoves(len(rs))))
+	}
+	if whole && o.rules.setFits(now, to, o.key) == nil {
+		to = o.rules.grantSet(now, to, o.key, false)
+	}
+	for i, r := range rs {
+		if changesHolders(r, to[i]) || r.Waiting != to[i].Waiting {
+			cause := CauseQueue
+			if changesHolders(r, to[i]) {
+				cause = CauseSettle
+			}
+			parts = append(parts, o.rules.part(now, o.names[i], r, to[i], cause, ""))
+		}
+	}
+	return parts, nil
+}
+
+// A left is a lock as a write left it.
+type left struct {
+	lock  string
+	after Record
+}
+
+// leftBy are the locks that a write of a set left with waiters that may be granted.
+func leftBy(out setOutcome) (list []left) {
+	for _, p := range out.parts {
+		list = append(list, left{p.Lock, p.after()})
+	}
+	return list
+}
+
+// finish settles locks that writes left with waiters that fit: by further writes of their records, and by grants of the sets at the heads of
+// their queues, until nothing is left to do or a write fails. The stream's consumer settles what finish does not. due are the writes so far that
+// need callbacks; finish sends these, and those of its own writes.
+func (c *Coordinator) finish(ctx context.Context, due []Write, todo ...left) {
+	for n := 0; len(todo) > 0 && n < maxSettled; n++ {
+		l := todo[0]
+		todo = todo[1:]
+		if l.after.hold != nil || !Unsettled(l.after) {
+			continue
+		}
+		if set := l.after.headSet(); set != nil {
+			todo = append(todo, c.settleSet(ctx, *set)...)
+			continue
+		}
+		read, err := c.store.Get(ctx, l.lock)
+		if err != nil {
+			continue
+		}
+		out, err := c.run(ctx, l.lock, read, settling{c.rules})
+		if err != nil {
+			continue
+		}
+		if out.wrote {
+			due = c.due(due, l.lock, out.Reply)
+		}
+		if out.wrote || out.After.headSet() != nil {
+			todo = append(todo, left{l.lock, out.After})
+		}
+	}
+	if len(due) > 0 {
+		c.granted(ctx, c, due)
+	}
+}
+
+// settleSet grants the set that has a place, if it can be granted, and returns the locks that it wrote.
+func (c *Coordinator) settleSet(ctx context.Context, w Waiter) []left {
+	names := SetNames(w.Set)
+	out, err := c.trySet(ctx, names, w.Tickets[:len(names)], setSettling{c.rules, names, w.Key})
+	if err != nil {
+		return nil
+	}
+	return leftBy(out)
+}
+
+// headSet is the first waiter that was read, if it is a set that fits in this record.
+func (r Record) headSet() *Waiter {
+	if len(r.Queue) == 0 || r.Queue[0].Set == "" || !r.fits(r.Queue[0].Terms) {
+		return nil
+	}
+	return &r.Queue[0]
+}
