@@ -25,6 +25,9 @@ var Routes = []Route{
 	{"GET", "/v1/rules/{prefix}", "rules"},
 	{"PUT", "/v1/rules/{prefix}", "rules"},
 	{"DELETE", "/v1/rules/{prefix}", "rules"},
+	{"POST", "/v1/sets/{scope}/acquire", "acquire"},
+	{"POST", "/v1/sets/{scope}/renew", "renew"},
+	{"POST", "/v1/sets/{scope}/release", "release"},
 }
 
 // accessLog is the format of the API's access log.

@@ -52,12 +52,9 @@ func (c *Coordinator) functions() {
 	}
 }
 
-// queueActions are the table's actions of a function that grants a lock to its waiters: it writes the queue beside the
-// lock.
-var queueActions = []string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
-
-// showingActions are those of a function that also reads several items at once: for a poll, or the texts of a semaphore's leases.
-var showingActions = slices.Concat([]string{"dynamodb:BatchGetItem"}, queueActions)
+// queueActions are the table's actions of a function that grants a lock to its waiters: it writes the queue beside the lock, and reads several
+// items at once: for a poll, for the locks of a set, or for the texts of a semaphore's leases.
+var queueActions = []string{"dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"}
 
 // requestFunctions are the functions that serve requests.
 func (c *Coordinator) requestFunctions() (list []function) {
@@ -66,11 +63,11 @@ func (c *Coordinator) requestFunctions() (list []function) {
 		actions         []string // on the table
 		handsOn         bool
 	}{
-		{"Acquire", "Acquires a lock", showingActions, true},
-		{"Renew", "Renews a lease", []string{"dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
+		{"Acquire", "Acquires a lock", queueActions, true},
+		{"Renew", "Renews a lease", []string{"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:UpdateItem"}, false},
 		{"Release", "Releases a lease", queueActions, true},
 		{"Status", "Shows locks", []string{"dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:Scan"}, false},
-		{"ForceRelease", "Ends leases against their holders' will", showingActions, true},
+		{"ForceRelease", "Ends leases against their holders' will", queueActions, true},
 		{"Rules", "Reads and sets the rules of all locks below a prefix", nil, false},
 	} {
 		var statements []awsiam.PolicyStatement
@@ -119,7 +116,7 @@ func (c *Coordinator) streamFunction() function {
 			allow([]string{"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
-			allow(showingActions, c.Table.TableArn()),
+			allow(queueActions, c.Table.TableArn()),
 		},
 	}
 	queues := []*string{c.DeadLetters.QueueArn()}
@@ -162,7 +159,7 @@ func (c *Coordinator) redriveFunction() function {
 			allow([]string{"dynamodb:GetRecords", "dynamodb:GetShardIterator"},
 				awscdk.Fn_Join(jsii.String(""), &[]*string{c.Table.TableArn(), jsii.String("/stream/*")})),
 			allow([]string{"events:PutEvents"}, c.Bus.EventBusArn()),
-			allow(sorted([]string{"dynamodb:ConditionCheckItem"}, showingActions, listActions), c.Table.TableArn()), c.queryIndex(),
+			allow(sorted([]string{"dynamodb:ConditionCheckItem"}, queueActions, listActions), c.Table.TableArn()), c.queryIndex(),
 			allow([]string{"sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage"}, c.DeadLetters.QueueArn()),
 		},
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // GrantLock allows a grantee to acquire, renew and release the locks of a pattern over HTTP. A pattern is a lock's
-// name, or a prefix of names followed by "*", such as "deploy:*".
+// name, or a prefix of names followed by "*", such as "deploy:*". It also allows sets of such locks, whose scope the pattern includes.
 func (c *Coordinator) GrantLock(grantee awsiam.IGrantable, pattern string) {
 	c.grantHTTP(grantee, pattern, "acquire", "renew", "release")
 }
@@ -77,6 +77,9 @@ func (c *Coordinator) GrantRedrive(grantee awsiam.IGrantable) {
 	c.grant(grantee, []string{"lambda:InvokeFunction"}, redriven, c.Functions["redrive"].FunctionArn())
 }
 
+// setOps are the operations that there are on sets of locks.
+var setOps = map[string]bool{"acquire": true, "renew": true, "release": true}
+
 func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops ...string) {
 	mustBePattern(pattern)
 	c.mustHaveAPI()
@@ -86,6 +89,9 @@ func (c *Coordinator) grantHTTP(grantee awsiam.IGrantable, pattern string, ops .
 			arns = append(arns, c.route("GET", "/v1/locks/"+pattern))
 		} else {
 			arns = append(arns, c.route("POST", "/v1/locks/"+pattern+"/"+op))
+		}
+		if setOps[op] {
+			arns = append(arns, c.route("POST", "/v1/sets/"+pattern+"/"+op))
 		}
 	}
 	c.grant(grantee, []string{"execute-api:Invoke"}, overHTTP, arns...)

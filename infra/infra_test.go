@@ -405,7 +405,8 @@ func TestGrants(t *testing.T) {
 		}
 	}
 	for who, want := range map[string][]string{
-		"Deployer": {"/$default/POST/v1/locks/deploy:*/acquire", "/$default/POST/v1/locks/deploy:*/renew", "/$default/POST/v1/locks/deploy:*/release"},
+		"Deployer": {"/$default/POST/v1/locks/deploy:*/acquire", "/$default/POST/v1/locks/deploy:*/renew", "/$default/POST/v1/locks/deploy:*/release",
+			"/$default/POST/v1/sets/deploy:*/acquire", "/$default/POST/v1/sets/deploy:*/renew", "/$default/POST/v1/sets/deploy:*/release"},
 		"Reader":   {"/$default/GET/v1/locks/deploy:prod"},
 		"Operator": {"/$default/POST/v1/locks/*/force-release"},
 		"Lister":   {"/$default/GET/v1/locks"},

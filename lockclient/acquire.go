@@ -39,6 +39,10 @@ func (c *Client) TryAcquire(ctx context.Context, name string, opts Options) (*Le
 }
 
 func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bool) (*Lease, error) {
+	return c.acquireAs(ctx, acquisition{client: c, name: name, opts: opts, wait: wait})
+}
+
+func (c *Client) acquireAs(ctx context.Context, a acquisition) (*Lease, error) {
 	c.mu.Lock() // Close refuses this acquisition, or waits for it
 	closed := c.isClosed()
 	if !closed {
@@ -46,16 +50,15 @@ func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bo
 	}
 	c.mu.Unlock()
 	if closed {
-		return nil, &OpError{ErrAcquire, name, ErrClosed}
+		return nil, &OpError{ErrAcquire, a.name, ErrClosed}
 	}
 	defer c.work.Done()
-	a := acquisition{client: c, name: name, opts: opts, wait: wait}
 	lease, err := a.run(ctx)
 	if c.isClosed() && err != nil {
 		err = ErrClosed
 	}
 	if err != nil {
-		return nil, &OpError{ErrAcquire, name, err}
+		return nil, &OpError{ErrAcquire, a.name, err}
 	}
 	return lease, nil
 }
@@ -65,11 +68,14 @@ func (c *Client) acquire(ctx context.Context, name string, opts Options, wait bo
 type acquisition struct {
 	client *Client
 	name   string
+	set    []wire.SetLock // of a set of locks; its name is then all names
 	opts   Options
 	wait   bool
 	inv    *invocation // the lease lasts until the end of this invocation; nil: it lasts for its TTL
 
 	request   wire.AcquireRequest
+	tickets   []int64          // of a set: those of the last answer
+	fences    map[string]int64 // of a set that was granted
 	pace      pace
 	wake      chan struct{}    // has an element when the client has released the lock
 	sent      time.Time        // of the last try
@@ -105,7 +111,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 }
 
 func (a *acquisition) prepare(ctx context.Context) error {
-	if problem := wire.CheckName(a.name); problem != "" {
+	if problem := wire.CheckName(a.name); problem != "" && a.set == nil {
 		return refused("name", "name %s", problem)
 	}
 	inv := invocationOf(ctx)
@@ -134,7 +140,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)
 		a.request.Wait = place.Milliseconds()
 		a.pace, a.wake = pace{delay: a.client.pollDelay, place: place}, make(chan struct{}, 1)
-		a.onlyPolls = a.client.notifiedWaits.notifier == nil
+		a.onlyPolls = a.client.notifiedWaits.notifier == nil || a.set != nil
 	}
 	return nil
 }
@@ -180,7 +186,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 		a.failures = 0
 		a.nameHolders(held)
 		a.unsure = a.unsure || held.Position > 0 // the place has to be left when giving up
-		a.request.Ticket = held.ticket
+		a.request.Ticket, a.tickets = held.ticket, held.tickets
 		if !a.wait {
 			return 0, false
 		}
@@ -201,7 +207,10 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 		}
 		return c.backoff(a.failures-1, down.after), true
 	case errors.Is(err, ErrLost): // the lease was granted, and ended before its answer arrived
-		a.request.Lease, a.request.Ticket, a.unsure = rand.Text(), 0, false
+		if a.set != nil { // it may be over in some of the locks only
+			c.forget(a.client.life, a.name, a.request.Lease)
+		}
+		a.request.Lease, a.request.Ticket, a.tickets, a.unsure = rand.Text(), 0, nil, false
 		if !a.mayFail() {
 			return 0, false
 		}
@@ -312,7 +321,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 	if err := checkGrant(answer, a.name, a.request.Lease); err != nil {
 		return nil, err
 	}
-	lease, err := a.client.keep(caller, a.name, a.request.Lease, a.opts, sent, answer)
+	lease, err := a.client.keep(caller, a.name, a.request.Lease, a.opts, sent, answer, a.fences)
 	if err == nil {
 		a.unsure = false
 	}
@@ -321,6 +330,10 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 
 func (a *acquisition) send(ctx context.Context, answer *wire.Lease) (sent reading, err error) {
 	sent, a.sent = a.client.now(), time.Now()
+	if a.set != nil {
+		a.fences, err = a.sendSet(ctx, answer)
+		return sent, err
+	}
 	return sent, a.client.send(ctx, wire.OpAcquire, a.name, a.request, answer)
 }
 
@@ -369,11 +382,10 @@ func (c *Client) Release(ctx context.Context, name, secret string) error {
 
 // releaseSecret releases a lease. After an error it tries again for as long as more, if not nil, returns true.
 func (c *Client) releaseSecret(ctx context.Context, name, secret string, more func(error) bool) error {
-	var answer wire.Released
 	n := 0
 	send := func() error {
 		n++
-		return c.send(ctx, wire.OpRelease, name, wire.ReleaseRequest{Lease: secret}, &answer)
+		return c.sendRelease(ctx, name, secret)
 	}
 	err := c.retry(ctx, send)
 	for err != nil && more != nil && more(err) {
@@ -386,7 +398,7 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 		return err
 	}
 	c.wakeNext(name)
-	return checkLock(answer.Lock, name)
+	return nil
 }
 
 // Downgrade makes a reader's lease of a writer's (see [Options].Mode): other readers are granted the lock now, and the lease goes on, with its fencing
@@ -458,7 +470,7 @@ func (c *Client) adopt(ctx context.Context, name, secret string, opts Options) (
 	if err := checkGrant(answer, name, secret); err != nil {
 		return nil, err
 	}
-	return c.keep(ctx, name, secret, opts, sent, answer)
+	return c.keep(ctx, name, secret, opts, sent, answer, nil)
 }
 
 func (c *Client) isClosed() bool { return c.life.Err() != nil }

@@ -232,11 +232,16 @@ func (c *Client) Do(ctx context.Context, name string, opts Options, fn func(ctx 
 	return c.do(ctx, name, opts, true, fn)
 }
 
-func (c *Client) do(ctx context.Context, name string, opts Options, wait bool, fn func(ctx context.Context, lease *Lease) error) (err error) {
+func (c *Client) do(ctx context.Context, name string, opts Options, wait bool, fn func(ctx context.Context, lease *Lease) error) error {
 	lease, err := c.acquire(ctx, name, opts, wait)
 	if err != nil {
 		return err
 	}
+	return c.holding(ctx, lease, fn)
+}
+
+// holding runs fn under a lease, and releases it.
+func (c *Client) holding(ctx context.Context, lease *Lease, fn func(ctx context.Context, lease *Lease) error) (err error) {
 	defer func() { // also when fn panics
 		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget(ctx, 2*c.timeout))
 		defer cancel()

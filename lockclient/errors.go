@@ -95,7 +95,10 @@ type HeldError struct {
 	Waiting    int           // the number of waiters in the queue
 	Frozen     *Freeze       // not nil: nobody is granted the lock before this ends, whether or not it has holders
 
-	ticket int64 // for the next poll
+	Lock string // the lock that is held; of a set, the one that holds the set up
+
+	ticket  int64   // for the next poll
+	tickets []int64 // of a set
 }
 
 // A Freeze is a time in which nobody is granted a lock, as an operator has set it for all locks whose names begin with a prefix.
@@ -187,7 +190,10 @@ func problemError(p *wire.Problem) error {
 	after := milliseconds(p.RetryAfter)
 	switch p.Code {
 	case wire.LockHeld, wire.Frozen:
-		e := &HeldError{RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), ticket: p.Ticket}
+		e := &HeldError{
+			RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), Lock: p.Lock,
+			ticket: p.Ticket, tickets: p.Tickets,
+		}
 		if p.Code == wire.Frozen && e.Frozen == nil { // not a coordinator's
 			e.Frozen = &Freeze{Until: time.Now().Add(after)}
 		}

@@ -260,3 +260,23 @@ func ExampleEscapeName() {
 	// refs=2Fheads=2Fgr=C3=B6=C3=9Fe <nil>
 	// refs/heads/größe <nil>
 }
+
+// "One at a time per customer, and at most 20 in all": both locks are acquired together, or none.
+func ExampleClient_DoAll() {
+	client, _ := exampleClient("example")
+	ctx := context.Background()
+	importCustomer := func(_ context.Context, fence int64) error {
+		fmt.Println("imported:", fence > 0)
+		return nil
+	}
+	run := func() error {
+		err := client.DoAll(ctx, []lockclient.Want{{Lock: "customer:42"}, {Lock: "api", Capacity: 20}}, lockclient.Options{}, func(ctx context.Context, lease *lockclient.Lease) error {
+			return importCustomer(ctx, lease.Fences()["customer:42"])
+		})
+		return err
+	}
+	fmt.Println(run())
+	// Output:
+	// imported: true
+	// <nil>
+}

@@ -110,7 +110,8 @@ func (t *httpTransport) sign(ctx context.Context, req *http.Request, body []byte
 func (t *httpTransport) request(ctx context.Context, r Request) (*http.Request, error) {
 	method, path := wire.Op(r.Op).Route()
 	name := strings.ReplaceAll(url.PathEscape(r.Lock), "+", "%2B") // some gateways decode a literal + as a space
-	target := t.endpoint + strings.NewReplacer("{name}", name, "{prefix}", name).Replace(path)
+	name = strings.ReplaceAll(name, "%2A", "*")                    // of a scope, as a policy of IAM has it
+	target := t.endpoint + strings.NewReplacer("{name}", name, "{scope}", name, "{prefix}", name).Replace(path)
 	var body io.Reader
 	if method == http.MethodPost || method == http.MethodPut {
 		body = bytes.NewReader(r.Body)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 	"time"
 
@@ -26,6 +25,7 @@ type Lease struct {
 	ttl    time.Duration
 	fence  int64
 	waited time.Duration
+	fences map[string]int64 // of the locks of a set; nil: it is of one lock
 	ctx    context.Context
 	end    context.CancelCauseFunc
 	renews chan struct{} // closed when the background renewal has ended
@@ -45,14 +45,14 @@ type Lease struct {
 
 // keep makes a Lease of a grant and starts its timers and its renewal. In a Lambda invocation the lease ends with ctx, so that
 // nothing of it continues after the environment is frozen and thawed.
-func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease) (*Lease, error) {
+func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease, fences map[string]int64) (*Lease, error) {
 	ttl := time.Duration(answer.TTL) * time.Millisecond
 	heartbeat := cmp.Or(opts.Heartbeat, ttl/3)
 	if heartbeat >= ttl { // possible for an adopted lease
 		heartbeat = ttl / 3
 	}
 	l := &Lease{
-		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence, waited: time.Duration(answer.Waited) * time.Millisecond,
+		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence, fences: fences, waited: time.Duration(answer.Waited) * time.Millisecond,
 		renews: make(chan struct{}),
 		held:   c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
@@ -93,16 +93,16 @@ func provedUntil(sent reading, answer wire.Lease) reading {
 }
 
 // String names the lock and the fencing token, and not the secret.
-func (l *Lease) String() string { return fmt.Sprintf("lease of %s, fence %d", l.name, l.fence) }
+func (l *Lease) String() string { return l.describe() }
 
 // Format prints String for every verb, so that no way of printing a lease reveals its secret.
 func (l *Lease) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, l.String()) }
 
-// Name returns the lock's name.
+// Name returns the lock's name, or those of a set of locks with commas between.
 func (l *Lease) Name() string { return l.name }
 
 // Fence returns the fencing token of the grant. It is higher than that of every earlier grant of the lock, and below 2^53. A renewal
-// does not change it.
+// does not change it. Of a set of locks it is that of the first name; see [Lease.Fences].
 func (l *Lease) Fence() int64 { return l.fence }
 
 // Waited returns for how long the lease's place was in the lock's queue before the grant, by the coordinator's clock; 0 if the lock was granted at
@@ -233,6 +233,9 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 	if errors.Is(err, ErrLost) {
 		err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
 		l.stop(&OpError{ErrRenew, l.name, err})
+		if l.fences != nil { // it may be over in some of the locks only: others get the rest now
+			l.client.forget(l.ctx, l.name, l.secret)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -254,16 +257,12 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 func (l *Lease) sendRenewal(ctx context.Context, ttl time.Duration, metadata json.RawMessage) (sent reading, answer wire.Lease, err error) {
 	sent = l.client.now()
 	request := wire.RenewRequest{Lease: l.secret, TTL: ttl.Milliseconds(), Metadata: metadata}
-	if err = l.client.send(ctx, wire.OpRenew, l.name, request, &answer); err == nil {
+	fences, err := l.client.sendRenew(ctx, l.name, request, &answer)
+	if err == nil {
 		err = checkGrant(answer, l.name, l.secret)
 	}
-	switch {
-	case err != nil:
-	case answer.Fence > l.fence:
-		// The lease ended, the lock forgot it, and a copy of its acquire that came late got the lock again. Others may have held it between.
-		err = ErrLost
-	case answer.Fence < l.fence:
-		err = notCoordinator(http.StatusOK, "an answer with a lower fence than this lease's")
+	if err == nil {
+		err = l.checkFences(answer.Fence, fences)
 	}
 	return sent, answer, err
 }

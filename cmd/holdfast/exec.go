@@ -8,18 +8,23 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/supervise"
+	"github.com/holdfast-lock/holdfast/internal/wire"
+	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
 type execCmd struct {
 	taking
+	Lock       []string       `sep:"none" placeholder:"NAME[/CAPACITY[/PERMITS]]" help:"One lock of a set, up to 10, which are acquired all at once, in place of a name before --."`
 	Grace      *time.Duration `placeholder:"TIME" help:"Time between SIGTERM and SIGKILL when the command is stopped; at most a sixth of the TTL. By default 5s, or a sixth of a TTL below 30s."`
 	AtLeast    time.Duration  `placeholder:"TIME" help:"Keep the lock for at least this long after it was acquired, even if the command ends sooner."`
 	WithParent bool           `env:"HOLDFAST_WITH_PARENT" help:"End the command when the process that started holdfast ends."`
-	Command    []string       `arg:"" passthrough:"" help:"The command and its arguments, after --."`
+	Command    []string       `arg:"" optional:"" passthrough:"" help:"The command and its arguments, after --."`
 }
 
 // Help is shown with exec's flags.
@@ -27,7 +32,12 @@ func (c *execCmd) Help() string {
 	return `Waits until the lock is granted, runs the command, renews the lease while it runs, and releases the lock. The command finds
 the lock's name in HOLDFAST_LOCK and its fencing token in HOLDFAST_FENCE. If the lease is lost, the command and all processes
 that it started get SIGTERM, and SIGKILL after the grace; if the lease cannot be renewed, early enough that they have ended
-before the lock is granted to others. Processes that the command leaves running when it ends are stopped as well.`
+before the lock is granted to others. Processes that the command leaves running when it ends are stopped as well.
+
+With --lock, given once for each, several locks are acquired all at once: it waits in all their queues and holds none meanwhile. HOLDFAST_LOCK
+then has all names, with commas between, and HOLDFAST_FENCES their fencing tokens, a JSON object:
+
+  holdfast exec --lock customer:42 --lock api/20 -- ./import.sh`
 }
 
 const (
@@ -47,6 +57,8 @@ func (c *execCmd) grace() time.Duration {
 // check validates the flags of exec itself; [taking.options] validates the others.
 func (c *execCmd) check() error {
 	switch most := c.TTL / graceShare; {
+	case len(c.set) > 0 && (c.Capacity != 1 || c.Permits != 1):
+		return errors.New("--capacity or --permits is beside --lock; write them after the lock's name, like --lock api/20/2")
 	case len(c.Command) == 0:
 		return errors.New("there is no command; give it after --, like: holdfast exec deploy:prod -- ./deploy.sh")
 	case c.grace() < 0:
@@ -57,6 +69,51 @@ func (c *execCmd) check() error {
 		return fmt.Errorf("--at-least is %v; give a time above 0, or 0 for none", c.AtLeast)
 	}
 	return nil
+}
+
+// readSet reads the flags --lock. The argument in the place of a name is then the first word of the command.
+func (c *execCmd) readSet() error {
+	if len(c.Lock) == 0 {
+		return nil
+	}
+	if len(c.Lock) > wire.MaxSet {
+		return fmt.Errorf("--lock is given %d times; a set has up to %d locks", len(c.Lock), wire.MaxSet)
+	}
+	if c.Name != "" && c.Name != "--" {
+		c.Command = append([]string{c.Name}, c.Command...)
+	}
+	var names []string
+	for _, text := range c.Lock {
+		want, err := readWant(text)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(names, want.Lock) {
+			return fmt.Errorf("--lock %s is given twice; name each lock once", want.Lock)
+		}
+		c.set, names = append(c.set, want), append(names, want.Lock)
+	}
+	slices.Sort(names)
+	c.Name = strings.Join(names, ",")
+	return nil
+}
+
+// readWant reads NAME[/CAPACITY[/PERMITS]]. No lock's name contains a slash.
+func readWant(text string) (w lockclient.Want, err error) {
+	parts := strings.Split(text, "/")
+	w = lockclient.Want{Lock: parts[0], Capacity: 1, Permits: 1}
+	if problem := wire.CheckName(w.Lock); problem != "" {
+		return w, fmt.Errorf("--lock %q: the name %s", text, problem)
+	}
+	if len(parts) > 3 {
+		return w, fmt.Errorf("--lock %q has more than two slashes; write it as NAME/CAPACITY/PERMITS", text)
+	}
+	for i, to := range []*int{&w.Capacity, &w.Permits}[:len(parts)-1] {
+		if *to, err = strconv.Atoi(parts[i+1]); err != nil || *to < 1 || *to > wire.MaxCapacity || w.Permits > w.Capacity {
+			return w, fmt.Errorf("--lock %q: %q is no number of permits; give a capacity of 1 to %d, and after it 1 to as many permits", text, parts[i+1], wire.MaxCapacity)
+		}
+	}
+	return w, nil
 }
 
 // cutDashes removes the -- before the command. A first word that begins with a dash and has no -- before it is a
@@ -74,8 +131,11 @@ func (c *execCmd) cutDashes() error {
 
 // Run runs the command while holding the lock.
 func (c *execCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	if err := c.cutDashes(); err != nil {
+	if err := errors.Join(c.readSet(), c.cutDashes()); err != nil {
 		return err
+	}
+	if c.Name == "" {
+		return errors.New("there is no lock; give its name, like: holdfast exec deploy:prod -- ./deploy.sh, or --lock for each lock of a set")
 	}
 	opts, err := c.options()
 	if err == nil {

@@ -137,6 +137,15 @@ func TestExec(t *testing.T) {
 		{[]string{"exec", "a", "--at-least=-1s", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--ttl", "0", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "a", "--", "echo", "--no-wait"}, 0, "--no-wait\n"},
+		{[]string{"exec", "--lock", "b/20", "--lock", "a", "--", "sh", "-c", `echo "$HOLDFAST_LOCK ${HOLDFAST_FENCE:-none} ${HOLDFAST_FENCES:+fenced}"`}, 0, "a,b none fenced\n"},
+		{[]string{"exec", "--no-wait", "--lock", "a", "--lock", "b/20/2", "--", "echo", "--lock"}, 0, "--lock\n"},
+		{[]string{"exec", "--lock", "a", "--", "true"}, 0, ""},
+		{[]string{"exec", "--lock", "a", "--lock", "a", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a", "--lock", "b/0", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a", "--lock", "b/2/3", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a,b", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a", "--capacity", "2", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a", "--lock", "b"}, exitFailed, ""},
 		{[]string{"exec", "a", "--", "printf", "%s", "not UTF-8: \xff\xfe <\u2028>&", ""}, 0, "not UTF-8: \xff\xfe <\u2028>&"},
 	} {
 		cmd := holdfast(t, s.url, test.args...)

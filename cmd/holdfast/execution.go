@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -43,7 +44,11 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 		return r.conn.giveUp(ctx, r.client, r.s, r.Name, err)
 	}
 	acquired := time.Now()
-	r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())
+	if r.set == nil {
+		r.say("acquired", fmt.Sprintf("acquired %s, fence %d", r.Name, lease.Fence()), "fence", lease.Fence())
+	} else {
+		r.say("acquired", "acquired "+r.Name, "fences", lease.Fences())
+	}
 	if acquiring.Err() != nil { // a signal arrived before the grant
 		return errors.Join(acquiring.Err(), r.conn.close(ctx, r.client))
 	}
@@ -53,7 +58,7 @@ func (r *execution) run(ctx context.Context, opts lockclient.Options) error {
 	}
 	outcome, err := supervise.Run(supervise.Config{
 		Path: r.path, Args: r.Command, Guard: []string{self, "guard"},
-		Env:   append(os.Environ(), "HOLDFAST_LOCK="+r.Name, "HOLDFAST_FENCE="+strconv.FormatInt(lease.Fence(), 10)),
+		Env:   append(os.Environ(), r.environment(lease)...),
 		Lease: execLease{lease}, Grace: r.grace(), CheckEvery: r.TTL / checksPerTTL,
 		Signals: r.signals, Orphaned: r.orphaned, Notify: func(n supervise.Notice) { r.notice(n, lease) },
 	})
@@ -190,3 +195,12 @@ type execLease struct{ *lockclient.Lease }
 
 // Done is closed when the lease is lost.
 func (l execLease) Done() <-chan struct{} { return l.Context().Done() }
+
+// environment is what the command finds of its lease. Of a set there is no single fencing token.
+func (r *execution) environment(lease *lockclient.Lease) []string {
+	if r.set == nil {
+		return []string{"HOLDFAST_LOCK=" + r.Name, "HOLDFAST_FENCE=" + strconv.FormatInt(lease.Fence(), 10)}
+	}
+	fences, _ := json.Marshal(lease.Fences()) // numbers always encode
+	return []string{"HOLDFAST_LOCK=" + r.Name, "HOLDFAST_FENCE=", "HOLDFAST_FENCES=" + string(fences)}
+}

@@ -18,7 +18,7 @@ import (
 
 // taking are the arguments and flags of exec and acquire.
 type taking struct {
-	Name     string         `arg:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
+	Name     string         `arg:"" optional:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
 	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal; by default 60s."`
 	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; by default without a limit."`
 	NoWait   bool           `help:"Fail at once if others hold the lock."`
@@ -30,9 +30,10 @@ type taking struct {
 	Verbose  bool           `short:"v" help:"Also say how the command waits."`
 	notifying
 
-	notifier *notify.Notifier // nil: the wait polls
-	stopping sync.Mutex       // held while the notifier is closed and what it says is printed
-	polls    string           // why it polls, as far as is known beforehand
+	set      []lockclient.Want // of exec: the locks of a set; nil: one lock
+	notifier *notify.Notifier  // nil: the wait polls
+	stopping sync.Mutex        // held while the notifier is closed and what it says is printed
+	polls    string            // why it polls, as far as is known beforehand
 }
 
 // options validates the flags. The coordinator checks the limits that depend on its settings, such as the shortest TTL.
@@ -124,6 +125,9 @@ func (c *acquireCmd) Help() string {
 
 // Run acquires the lock and leaves it held.
 func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) error {
+	if c.Name == "" {
+		return errors.New("there is no lock; give its name, like: holdfast acquire deploy:prod")
+	}
 	opts, err := c.options()
 	if err != nil {
 		return err

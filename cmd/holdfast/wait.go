@@ -25,7 +25,16 @@ func (t *taking) take(ctx context.Context, client *lockclient.Client, opts lockc
 		opts.OnPolling = func(reason error) { w.polling(message(reason)) }
 	}
 	defer s.watch(w.silence)()
-	if t.NoWait {
+	switch {
+	case t.set != nil && t.NoWait:
+		opts.Capacity, opts.Permits = 0, 0
+		return client.TryAcquireAll(ctx, t.set, opts)
+	case t.set != nil:
+		opts.Capacity, opts.Permits = 0, 0
+		lease, err := client.AcquireAll(ctx, t.set, opts)
+		go t.stopNotifier(ctx, conn, s)
+		return lease, err
+	case t.NoWait:
 		return client.TryAcquire(ctx, t.Name, opts)
 	}
 	lease, err := client.Acquire(ctx, t.Name, opts)

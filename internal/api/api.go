@@ -64,11 +64,14 @@ func New(cfg Config) (*API, error) {
 	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics, new(emf.Groups)}, nil
 }
 
-// Call serves a request of this process. Name is the lock's; it is empty for list. Body has the operation's fields, as a JSON
+// Call serves a request of this process. Name is the lock's, or the scope of a set; it is empty for list. Body has the operation's fields, as a JSON
 // object; nil means that there are none. The caller may use task tokens, as a direct invocation may, and has no principal. The answer
 // is the operation's, a struct of package wire such as [wire.Lease]; it is nil if there is a problem.
 func (a *API) Call(ctx context.Context, op wire.Op, name string, body []byte) (answer any, problem *wire.Problem) {
 	c := &call{op: op, lock: name, requestID: rand.Text(), fields: newObject()}
+	if op.IsSet() {
+		c.lock, c.scope = "", name
+	}
 	if body != nil {
 		c.fields, c.malformed = parseObject(body)
 	}

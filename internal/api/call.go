@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -15,9 +16,11 @@ import (
 // A call is one request, in the form that the adapters and [API.Call] bring it into.
 type call struct {
 	op        wire.Op
-	lock      string  // the lock's name, or the prefix of a rule; empty for list and rules
-	fields    *object // of the body, of the direct invocation's payload, or of the query; nil if they are malformed
-	malformed error   // why the request could not be read, if it could not
+	lock      string      // the lock's name, or the prefix of a rule; empty for list and rules; of a set, all names, with commas between
+	scope     string      // of a set over HTTP: the pattern that includes the names; empty: all names
+	wants     []lock.Want // of a set
+	fields    *object     // of the body, of the direct invocation's payload, or of the query; nil if they are malformed
+	malformed error       // why the request could not be read, if it could not
 	requestID string
 	principal string // the caller, as API Gateway's authorizer names it; empty for other requests
 	function  string // the ARN by which the function was invoked; empty outside Lambda
@@ -31,6 +34,7 @@ var operations = map[wire.Op]operation{
 	wire.OpAcquire: (*API).acquire, wire.OpRenew: (*API).renew, wire.OpRelease: (*API).release,
 	wire.OpForceRelease: (*API).forceRelease, wire.OpStatus: (*API).status, wire.OpList: (*API).list, wire.OpHistory: (*API).history,
 	wire.OpRules: (*API).rules, wire.OpRule: (*API).rule, wire.OpPutRule: (*API).putRule, wire.OpDeleteRule: (*API).deleteRule,
+	wire.OpAcquireSet: (*API).acquireSet, wire.OpRenewSet: (*API).renewSet, wire.OpReleaseSet: (*API).releaseSet,
 }
 
 // answerMargin is how long before the context's deadline an operation is given up, so that there is time for an answer.
@@ -73,9 +77,11 @@ func (c *call) admit() error {
 	switch {
 	case operations[c.op] == nil:
 		return invalid("op", `op is %q; there is no such operation`, brief([]byte(c.op)))
+	case c.op.IsSet() && !qualified:
+		return c.admitSet()
 	case c.op.OfRules() && !qualified:
 		return c.admitRules()
-	case c.op.OfRules():
+	case c.op.IsSet(), c.op.OfRules():
 	case wrong != "" && !listing && c.http:
 		return invalid("name", "name %s%s", wrong, spelling(c.lock))
 	case wrong != "" && !listing:

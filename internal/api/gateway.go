@@ -28,6 +28,7 @@ type httpEvent struct {
 	PathParameters        struct {
 		Name   *string `json:"name"`
 		Prefix *string `json:"prefix"`
+		Scope  *string `json:"scope"`
 	} `json:"pathParameters"`
 	RequestContext struct {
 		RequestID  string `json:"requestId"`
@@ -68,6 +69,9 @@ func (c *call) readHTTP(event *httpEvent) {
 	}
 	if event.PathParameters.Name != nil {
 		c.lock = *event.PathParameters.Name
+	}
+	if event.PathParameters.Scope != nil && c.op.OfSet() != "" {
+		c.op, c.scope = c.op.OfSet(), *event.PathParameters.Scope
 	}
 	if c.op.OfRules() {
 		if prefix := event.PathParameters.Prefix; prefix != nil {

@@ -18,6 +18,7 @@ import (
 // Handler returns the Lambda function that serves op. That of status serves list too, and that of rules all operations on rules. Its
 // payload is an event of API Gateway's HTTP API (payload format 2.0), or else a direct invocation: the operation's fields, the lock's name
 // in the field name, or the rule's prefix in the field prefix, and, if the function serves several operations, the operation in the field op.
+// A payload with the field locks is about a set.
 func (a *API) Handler(op wire.Op) lambda.Handler { return &handler{api: a, function: op.Function()} }
 
 // A handler is one Lambda function.
@@ -59,6 +60,9 @@ func (c *call) readDirect(payload []byte) {
 		} else {
 			c.fields.fail("op", `op is %q; it must be %s`, brief([]byte(op)), oneOf(all))
 		}
+	}
+	if c.fields.fields["locks"] != nil && c.op.OfSet() != "" {
+		c.op = c.op.OfSet()
 	}
 	var given bool
 	switch {

@@ -87,6 +87,8 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"AcquireRequest": httpAcquire{}, "DirectAcquireRequest": directAcquire{}, "Notify": wire.Notify{}, "Notification": wire.Notification{}, "RenewRequest": wire.RenewRequest{}, "ReleaseRequest": wire.ReleaseRequest{},
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
+		"AcquireSetRequest": wire.AcquireSetRequest{}, "SetLock": wire.SetLock{}, "RenewSetRequest": wire.RenewSetRequest{}, "ReleaseSetRequest": wire.ReleaseSetRequest{},
+		"SetLease": wire.SetLease{}, "SetMember": wire.SetMember{}, "SetReleased": wire.SetReleased{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
 		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "KeepRequest": wire.KeepRequest{}, "Keeping": wire.Keeping{}, "History": wire.History{}, "HistoryEntry": wire.HistoryEntry{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
 	} {

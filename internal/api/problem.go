@@ -49,6 +49,13 @@ func newProblem(c *call, err error) *wire.Problem {
 	if wire.CheckName(c.lock) == "" && !c.op.OfRules() {
 		p.Lock = c.lock
 	}
+	if of, ok := errors.AsType[*lock.SetError](err); ok {
+		p.Lock = of.Lock
+	}
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && c.op.IsSet() {
+		p.Lock = held.Lock
+		p.Detail = setDetail(held)
+	}
 	return p
 }
 
@@ -84,6 +91,7 @@ func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 		p.Freeze = freezeAnswer(held.Freeze)
 	}
 	p.RetryAfter, p.Position, p.Waiting, p.Ticket = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting, held.Ticket
+	p.Tickets = held.Tickets
 	switch {
 	case held.Freeze != nil:
 		p.Detail = frozen(held)

@@ -215,6 +215,12 @@ func (f failing) PrefixRules(context.Context) ([]lock.PrefixRule, error) { retur
 
 func (f failing) PutPrefixRule(context.Context, lock.PrefixRule) error { return f.err }
 
+func (f failing) ApplyAll(context.Context, []lock.Part) (time.Duration, error) { return 0, f.err }
+
+func (f failing) Read(context.Context, []lock.Ask) ([]lock.Seen, time.Duration, error) {
+	return nil, 0, f.err
+}
+
 func (f failing) Place(context.Context, string, lock.LeaseKey) (lock.Waiter, error) {
 	return lock.Waiter{}, f.err
 }

@@ -13,7 +13,7 @@ import (
 var termsKnown = map[string]bool{
 	attrOwner: true, attrPrincipal: true, attrPermits: true, attrLeaseCapacity: true, attrLeaseFence: true, attrAcquiredAt: true, attrRenewedAt: true,
 	attrExpiresAt: true, attrTTLms: true, attrSplit: true, attrMetadata: true, attrUnclaimed: true, attrTokens: true, attrAttempted: true,
-	attrExecution: true, attrCheckAt: true, attrJoined: true,
+	attrExecution: true, attrCheckAt: true, attrJoined: true, attrSet: true,
 }
 
 // newerText is the text of the attributes of a lease's map that this version does not know: DynamoDB's JSON, in the order of their names, so

@@ -120,7 +120,7 @@ const eventsRoute = "GET /v1/events"
 
 // list returns the routes, for an error text.
 func (g *Gateway) list() string {
-	text := "/v1/locks, /v1/locks/{name}, /v1/locks/{name}/acquire, renew, release, force-release, /v1/history/{name}, /v1/rules and /v1/rules/{prefix}"
+	text := "/v1/locks, /v1/locks/{name}, /v1/locks/{name}/acquire, renew, release, force-release, /v1/sets/{scope}/acquire, renew, release, /v1/history/{name}, /v1/rules and /v1/rules/{prefix}"
 	if g.live != nil {
 		text = "/v1/events, " + text
 	}
@@ -141,10 +141,10 @@ func (g *Gateway) methods(pattern string) (list []string) {
 	return list
 }
 
-// parsePath returns the pattern of the route that a path matches, with the lock's name decoded once.
+// parsePath returns the pattern of the route that a path matches, with the lock's name, or the scope of a set, decoded once.
 func parsePath(escaped string) (pattern string, params map[string]string, err error) {
-	parts := strings.Split(escaped, "/") // "", "v1", "locks", name, operation; or "", "v1", "rules", prefix; or "", "v1", "history", name
-	variables := map[string]string{"locks": "name", "rules": "prefix", "history": "name"}
+	parts := strings.Split(escaped, "/") // "", "v1", "locks", "sets", "rules" or "history", the variable, and of locks and sets the operation
+	variables := map[string]string{"locks": "name", "sets": "scope", "rules": "prefix", "history": "name"}
 	if len(parts) >= 4 && parts[1] == "v1" && variables[parts[2]] != "" && parts[3] != "" {
 		value, err := url.PathUnescape(parts[3])
 		if err != nil {

@@ -134,7 +134,7 @@ func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op de
 	if err != nil || !out.wrote {
 		return out, err
 	}
-	c.finish(ctx, c.due(nil, name, out.Reply), left{name, out.After})
+	c.finish(ctx, c.due(nil, name, out.Reply), "", left{lock: name, after: out.After})
 	return out, nil
 }
 

@@ -83,11 +83,11 @@ func (u Rules) findings(now time.Time, name string, r Record, listened bool) (li
 }
 
 // fitsBy reports whether the first waiter that was read fits since a time, in milliseconds. A record whose waiters were not read is judged by
-// its permits. Leases that expired later still have their timers.
+// its permits. Leases that expired later still have their timers. A set may wait for its other locks: Examine looks at these.
 func (u Rules) fitsBy(due int64, r Record) bool {
 	r.Holders = r.blocking(due, u.skew())
 	if len(r.Queue) > 0 {
-		return r.fits(r.Queue[0].Terms)
+		return r.Queue[0].Set == "" && r.fits(r.Queue[0].Terms)
 	}
 	return r.Waiting > 0 && permits(r.Holders) < max(r.capacity(), 1)
 }
@@ -118,7 +118,23 @@ func (c *Coordinator) Examine(ctx context.Context, name string, listened bool) (
 			return nil, Record{}, r.hold.failed()
 		}
 	}
-	return c.rules.findings(c.clock(), name, r, listened), r, nil
+	list := c.rules.findings(c.clock(), name, r, listened)
+	if set := r.headSet(); len(list) == 0 && set != nil && c.setIsForgotten(ctx, *set) {
+		list = append(list, Finding{Kind: FindingUnsettled, Lock: name})
+	}
+	return list, r, nil
+}
+
+// setIsForgotten reports whether a set that waits could be granted now.
+func (c *Coordinator) setIsForgotten(ctx context.Context, w Waiter) bool {
+	names := SetNames(w.Set)
+	op := setSettling{c.rules, names, w.Key}
+	rs, _, err := c.readSet(ctx, names, w.Tickets[:len(names)], op)
+	if err != nil {
+		return false
+	}
+	parts, err := op.next(c.clock(), rs, rs)
+	return err == nil && len(parts) > 0
 }
 
 // Rewrite writes a row again as it is, as its next use would: with its native TTL, and in the store's index. The write is quiet, so that nothing

@@ -237,9 +237,9 @@ func (c *Coordinator) Settle(ctx context.Context, name string) error {
 		return err
 	}
 	names := SetNames(out.After.headSet().Set)
-	set, err := c.trySet(ctx, names, out.After.headSet().Tickets[:len(names)], setSettling{c.rules, names, out.After.headSet().Key})
+	set, err := c.trySet(ctx, nil, names, out.After.headSet().Tickets[:len(names)], setSettling{c.rules, names, out.After.headSet().Key})
 	if err == nil {
-		c.finish(ctx, nil, leftBy(set)...)
+		c.finish(ctx, nil, "", leftBy(set)...)
 	}
 	return err
 }

@@ -303,3 +303,28 @@ func TestTurnOfASetIsSeenByTheStream(t *testing.T) {
 		}
 	}
 }
+
+// A set that waits for another lock is nothing to mend; one whose writer died is.
+func TestFindingOfASet(t *testing.T) {
+	k := newKit(t)
+	k.must("holder")
+	k.waitSet("s", ab, func(r *SetRequest) { r.Wait = 10 * time.Minute })
+	examine := func() []Finding {
+		t.Helper()
+		list, _, err := k.Examine(t.Context(), "b", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	if list := examine(); len(list) != 0 {
+		t.Errorf("while a is held: %+v", list)
+	}
+	r := k.at("a")
+	if _, err := k.store.Apply(t.Context(), "a", k.rules.swap(k.time, r, r.withoutHolder(KeyOf("a", "holder")), CauseRelease, "", "")); err != nil {
+		t.Fatal(err)
+	}
+	if list := examine(); len(list) != 1 || list[0].Kind != FindingUnsettled {
+		t.Errorf("after a is free and nobody settled it: %+v", list)
+	}
+}

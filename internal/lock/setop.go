@@ -17,6 +17,8 @@ type setDecider interface {
 	next(now time.Time, rs, prev []Record) ([]Part, error)
 	// owner is the key of the set's leases and places.
 	owner() LeaseKey
+	// queues reports whether next must see the heads of the queues and the set's places.
+	queues() bool
 }
 
 // errTorn says that the records must be read again.
@@ -75,6 +77,7 @@ type setAcquiring struct {
 }
 
 func (o setAcquiring) owner() LeaseKey { return o.key }
+func (o setAcquiring) queues() bool    { return true }
 
 // one is the request as it is for one of the locks.
 func (o setAcquiring) one(i int) acquiring {
@@ -329,6 +332,7 @@ type setRenewing struct {
 }
 
 func (o setRenewing) owner() LeaseKey { return o.key }
+func (o setRenewing) queues() bool    { return false }
 
 func (o setRenewing) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
 	if held := heldIn(rs, o.key); held < len(rs) {
@@ -358,6 +362,7 @@ type setReleasing struct {
 }
 
 func (o *setReleasing) owner() LeaseKey { return o.key }
+func (o *setReleasing) queues() bool    { return true }
 
 // repeated is nil if the records remember the lease, and that it was released.
 func (o *setReleasing) repeated(rs []Record) error {

@@ -24,9 +24,9 @@ type setOutcome struct {
 	offset time.Duration
 }
 
-// readSet reads the records of a set's locks, with the heads of their queues and the places of the set. tickets are those of the places,
+// readSet reads the records of a set's locks, with the heads of their queues and the places of the set if the operation needs them. tickets are those of the places,
 // where they are known: then a place at the head of its queue is all that is read of the queue.
-func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int64, key LeaseKey) (rs []Record, offset time.Duration, err error) {
+func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int64, op setDecider) (rs []Record, offset time.Duration, err error) {
 	seen, offset, err := c.store.Read(ctx, asks(names, tickets))
 	if err != nil {
 		return nil, 0, c.noteClock(err)
@@ -35,8 +35,10 @@ func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int
 		return nil, 0, err
 	}
 	for i, name := range names {
-		r := seen[i].Record
-		if w := seen[i].Waiter; w.Key == key && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
+		r, key := seen[i].Record, op.owner()
+		if w := seen[i].Waiter; !op.queues() {
+			r.Queue = nil
+		} else if w.Key == key && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
 			r.Queue = []Waiter{w}
 		} else if r, err = c.withQueueOf(ctx, name, r, key); err != nil {
 			return nil, 0, c.noteClock(err)
@@ -87,17 +89,25 @@ func (p placeOf) next(time.Time, Record) (*Command, error) { return nil, nil }
 // runSet reads the records of a set and tries the commands of an operation until they are applied or it has another outcome. Then it settles
 // what the write left.
 func (c *Coordinator) runSet(ctx context.Context, names []string, tickets []int64, op setDecider) (setOutcome, error) {
-	out, err := c.trySet(ctx, names, tickets, op)
+	return c.runSetFrom(ctx, nil, names, tickets, op)
+}
+
+// runSetFrom is runSet that first decides on records which were read before, if there are any.
+func (c *Coordinator) runSetFrom(ctx context.Context, read []Record, names []string, tickets []int64, op setDecider) (setOutcome, error) {
+	out, err := c.trySet(ctx, read, names, tickets, op)
 	if err == nil && len(out.parts) > 0 {
-		c.finish(ctx, nil, leftBy(out)...)
+		c.finish(ctx, nil, op.owner(), leftBy(out)...)
 	}
 	return out, err
 }
 
-func (c *Coordinator) trySet(ctx context.Context, names []string, tickets []int64, op setDecider) (setOutcome, error) {
+func (c *Coordinator) trySet(ctx context.Context, read []Record, names []string, tickets []int64, op setDecider) (setOutcome, error) {
 	var prev []Record
 	for range maxTries {
-		rs, offset, err := c.readSet(ctx, names, tickets, op.owner())
+		rs, offset, err := read, time.Duration(0), error(nil)
+		if read = nil; rs == nil {
+			rs, offset, err = c.readSet(ctx, names, tickets, op)
+		}
 		if errors.Is(err, errMoved) {
 			prev = nil
 			continue
@@ -152,6 +162,9 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 		rs, places = append(rs, s.Record), append(places, s.Waiter)
 	}
 	until, waits := op.polled(c.clock(), rs, places)
+	if heldIn(rs, op.key) == len(rs) { // to claim it needs no queue
+		return c.runSetFrom(ctx, rs, op.names, op.req.Tickets, op)
+	}
 	if !waits {
 		return c.runSet(ctx, op.names, op.req.Tickets, op)
 	}
@@ -233,6 +246,7 @@ type setSettling struct {
 }
 
 func (o setSettling) owner() LeaseKey { return o.key }
+func (o setSettling) queues() bool    { return true }
 
 func (o setSettling) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
 	places := waitsIn(rs, o.key)
@@ -272,28 +286,36 @@ func (o setSettling) next(now time.Time, rs, prev []Record) (parts []Part, err e
 type left struct {
 	lock  string
 	after Record
+	since int // how many locks and sets were settled before
 }
 
 // leftBy are the locks that a write of a set left with waiters that may be granted.
 func leftBy(out setOutcome) (list []left) {
 	for _, p := range out.parts {
-		list = append(list, left{p.Lock, p.after()})
+		list = append(list, left{lock: p.Lock, after: p.after()})
 	}
 	return list
 }
 
 // finish settles locks that writes left with waiters that fit: by further writes of their records, and by grants of the sets at the heads of
 // their queues, until nothing is left to do or a write fails. The stream's consumer settles what finish does not. due are the writes so far that
-// need callbacks; finish sends these, and those of its own writes.
-func (c *Coordinator) finish(ctx context.Context, due []Write, todo ...left) {
-	for n := 0; len(todo) > 0 && n < maxSettled; n++ {
+// need callbacks; finish sends these, and those of its own writes. own is the set that made the write, if one did: it was not granted for a reason.
+func (c *Coordinator) finish(ctx context.Context, due []Write, own LeaseKey, todo ...left) {
+	tried := map[LeaseKey]int{own: 1} // sets, and when
+	for n := 1; len(todo) > 0 && n < maxSettled; n++ {
 		l := todo[0]
 		todo = todo[1:]
 		if l.after.hold != nil || !Unsettled(l.after) {
 			continue
 		}
 		if set := l.after.headSet(); set != nil {
-			todo = append(todo, c.settleSet(ctx, *set)...)
+			if tried[set.Key] <= l.since {
+				tried[set.Key] = n
+				for _, next := range c.settleSet(ctx, *set) {
+					next.since = n
+					todo = append(todo, next)
+				}
+			}
 			continue
 		}
 		read, err := c.store.Get(ctx, l.lock)
@@ -308,7 +330,7 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, todo ...left) {
 			due = c.due(due, l.lock, out.Reply)
 		}
 		if out.wrote || out.After.headSet() != nil {
-			todo = append(todo, left{l.lock, out.After})
+			todo = append(todo, left{l.lock, out.After, n})
 		}
 	}
 	if len(due) > 0 {
@@ -319,7 +341,7 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, todo ...left) {
 // settleSet grants the set that has a place, if it can be granted, and returns the locks that it wrote.
 func (c *Coordinator) settleSet(ctx context.Context, w Waiter) []left {
 	names := SetNames(w.Set)
-	out, err := c.trySet(ctx, names, w.Tickets[:len(names)], setSettling{c.rules, names, w.Key})
+	out, err := c.trySet(ctx, nil, names, w.Tickets[:len(names)], setSettling{c.rules, names, w.Key})
 	if err != nil {
 		return nil
 	}

@@ -74,8 +74,13 @@ func Allows(functionARN, name string) bool {
 	if err != nil || CheckPattern(string(pattern)) != "" {
 		return false // Alias did not make this name
 	}
-	if prefix, open := strings.CutSuffix(string(pattern), "*"); open {
+	return Matches(string(pattern), name)
+}
+
+// Matches reports whether a pattern includes a name.
+func Matches(pattern, name string) bool {
+	if prefix, open := strings.CutSuffix(pattern, "*"); open {
 		return strings.HasPrefix(name, prefix)
 	}
-	return name == string(pattern)
+	return name == pattern
 }

@@ -57,6 +57,17 @@ func (s *store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 	return reply, err
 }
 
+// ApplyAll applies commands to several records in one step.
+func (s *store) ApplyAll(ctx context.Context, parts []lock.Part) (time.Duration, error) {
+	return read(ctx, s, func(ctx context.Context) (time.Duration, error) {
+		offset, err := s.w.memory.ApplyAll(ctx, parts)
+		if processOf(ctx).happens(StoreRepeat) {
+			offset, err = s.w.memory.ApplyAll(ctx, parts)
+		}
+		return offset, err
+	})
+}
+
 // applyLate applies a command later than its coordinator waits.
 func (s *store) applyLate(ctx context.Context, name string, c lock.Command) error {
 	p := processOf(ctx)
@@ -112,6 +123,24 @@ func (s *store) Poll(ctx context.Context, name string, ticket int64) (lock.Reply
 		return reply, err
 	})
 	return reply, waiter, err
+}
+
+// Read reads each record at a time of its own, as DynamoDB may.
+func (s *store) Read(ctx context.Context, list []lock.Ask) ([]lock.Seen, time.Duration, error) {
+	all, err := read(ctx, s, func(ctx context.Context) (all []lock.Seen, _ error) {
+		for i := range list {
+			if p := processOf(ctx); p.happens(Slow) {
+				time.Sleep(p.between(time.Millisecond, 20*time.Millisecond))
+			}
+			one, _, err := s.w.memory.Read(ctx, list[i:i+1])
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one...)
+		}
+		return all, nil
+	})
+	return all, 0, err
 }
 
 func (s *store) List(ctx context.Context, q lock.ListQuery) (lock.Page, error) {

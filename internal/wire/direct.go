@@ -6,7 +6,7 @@ import (
 )
 
 // DirectRequest returns the payload of a direct invocation of the function that serves op: the fields of body, a JSON object or
-// nil, and beside them name, the lock's name, or prefix, that of a rule, and op where the function serves several operations.
+// nil, and beside them name, the lock's name, where it is about one, or prefix, that of a rule, and op where the function needs it.
 func DirectRequest(op Op, name string, body []byte) ([]byte, error) {
 	fields := map[string]json.RawMessage{}
 	if body != nil {

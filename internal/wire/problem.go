@@ -7,13 +7,14 @@ type Problem struct {
 	Status     int             `json:"status"`
 	Detail     string          `json:"detail"`
 	Code       Code            `json:"code"`
-	Lock       string          `json:"lock,omitempty"`           // the lock's name, if the request had a valid one
+	Lock       string          `json:"lock,omitempty"`           // the lock's name, if the request had a valid one; of a set, the lock that the problem is about
 	Field      string          `json:"field,omitempty"`          // the field of the request that is wrong
 	Holders    []ProblemHolder `json:"holders,omitempty"`        // with lock_held and frozen: the live leases
 	RetryAfter int64           `json:"retry_after_ms,omitempty"` // a hint when to send the request again
 	Position   int64           `json:"position,omitempty"`       // the caller's place in the lock's queue, from 1
 	Waiting    int64           `json:"waiting,omitempty"`        // the length of the queue
 	Ticket     int64           `json:"ticket,omitempty"`         // of the place in the queue, to send with the next poll
+	Tickets    []int64         `json:"tickets,omitempty"`        // of a set: those of its places, in the order of the locks' names
 	Freeze     *Freeze         `json:"freeze,omitempty"`         // with frozen: the freeze
 	RequestID  string          `json:"request_id"`               // also in the log record of the request
 }

@@ -249,7 +249,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Each operation has its own route and function, except that list and history share the function of status, and the operations on rules share one.
+// Each operation has its own route and function, except that list and history share the function of status, a set's those of one lock, and the operations
+// on rules share one.
 func TestOps(t *testing.T) {
 	want := map[wire.Op]struct {
 		method, path string
@@ -261,6 +262,8 @@ func TestOps(t *testing.T) {
 		"history": {"GET", "/v1/history/{name}", "status"},
 		"rules":   {"GET", "/v1/rules", "rules"}, "rule": {"GET", "/v1/rules/{prefix}", "rules"},
 		"put-rule": {"PUT", "/v1/rules/{prefix}", "rules"}, "delete-rule": {"DELETE", "/v1/rules/{prefix}", "rules"},
+		"acquire-set": {"POST", "/v1/sets/{scope}/acquire", "acquire"}, "renew-set": {"POST", "/v1/sets/{scope}/renew", "renew"},
+		"release-set": {"POST", "/v1/sets/{scope}/release", "release"},
 	}
 	for _, op := range wire.Ops() {
 		if method, path := op.Route(); method != want[op].method || path != want[op].path || op.Function() != want[op].function {
@@ -280,5 +283,18 @@ func TestOps(t *testing.T) {
 func TestSkewAllowance(t *testing.T) {
 	if ms := wire.SkewAllowance.Milliseconds(); ms != 250 {
 		t.Errorf("%d ms", ms)
+	}
+}
+
+func TestSetScope(t *testing.T) {
+	for want, names := range map[string][]string{
+		"a": {"a"}, "*": {"a", "b"}, "deploy:*": {"deploy:a", "deploy:b"}, "deploy:a*": {"deploy:a", "deploy:ab"},
+	} {
+		if got := wire.SetScope(names); got != want {
+			t.Errorf("%v: %q", names, got)
+		}
+	}
+	if wire.OpAcquire.OfSet() != wire.OpAcquireSet || wire.OpStatus.OfSet() != "" || wire.OpAcquire.IsSet() || !wire.OpReleaseSet.IsSet() || wire.Op("x").IsSet() {
+		t.Error("the operations on sets")
 	}
 }

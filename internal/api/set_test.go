@@ -1,0 +1,93 @@
+package api_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/holdfast-lock/holdfast/internal/scope"
+)
+
+// inScope makes a request one of a set.
+func inScope(pattern string) change {
+	return func(e *events.APIGatewayV2HTTPRequest) { e.PathParameters = map[string]string{"scope": pattern} }
+}
+
+const setSecret = "0123456789abcdef"
+
+func TestSets(t *testing.T) {
+	s := newSystem(t)
+	acquire := `{"locks":[{"name":"deploy:b"},{"name":"deploy:a","capacity":3,"permits":2}],"lease":"` + setSecret + `","owner":"me"}`
+	resp := s.call("acquire", "", acquire, inScope("deploy:*"))
+	if resp.StatusCode != 200 || !strings.Contains(resp.Body, `"locks":[{"lock":"deploy:a","fence":`) || !strings.Contains(resp.Body, `"capacity":3,"permits":2`) {
+		t.Fatalf("acquire: %d %s", resp.StatusCode, resp.Body)
+	}
+	if r := s.records()[0]; r["op"] != "acquire" || r["lock"] != "deploy:a,deploy:b" {
+		t.Errorf("logged %v", r)
+	}
+	other := s.problem(s.call("acquire", "", `{"locks":[{"name":"deploy:b"},{"name":"deploy:c"}],"lease":"fedcba9876543210","wait_ms":1000}`, inScope("deploy:*")))
+	if other.Code != "lock_held" || other.Lock != "deploy:b" || other.Position != 1 || len(other.Tickets) != 2 || len(other.Holders) != 1 {
+		t.Errorf("a set of which one lock is held: %+v", other)
+	}
+	names := `{"locks":["deploy:a","deploy:b"],"lease":"` + setSecret + `"}`
+	if resp := s.call("renew", "", names, inScope("*")); resp.StatusCode != 200 || !strings.Contains(resp.Body, `"remaining_ms":60000`) {
+		t.Errorf("renew: %d %s", resp.StatusCode, resp.Body)
+	}
+	for range 2 {
+		if resp := s.call("release", "", names, inScope("deploy:*")); resp.StatusCode != 200 || strings.Count(resp.Body, "released_at") != 2 {
+			t.Errorf("release: %d %s", resp.StatusCode, resp.Body)
+		}
+	}
+	if p := s.problem(s.call("renew", "", names, inScope("deploy:*"))); p.Code != "lease_lost" {
+		t.Errorf("renewed after the release: %+v", p)
+	}
+}
+
+// Every name must be within the scope of the path, and within the alias of a direct invocation.
+func TestSetsAreKeptWithinTheirScope(t *testing.T) {
+	s := newSystem(t)
+	body := `{"locks":[{"name":"deploy:a"},{"name":"report"}]}`
+	for _, pattern := range []string{"deploy:*", "deploy:a", "report"} {
+		if p := s.problem(s.call("acquire", "", body, inScope(pattern))); p.Field != "locks" || !strings.Contains(p.Detail, "does not include") {
+			t.Errorf("scope %s: %+v", pattern, p)
+		}
+	}
+	alias, err := scope.Alias("deploy:*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	function := "arn:aws:lambda:eu-west-1:123456789012:function:acquire:" + alias
+	if _, p := s.invokeAs(function, "acquire", body); p == nil || p.Field != "locks" || !strings.Contains(p.Detail, "report") {
+		t.Errorf("through the alias: %+v", p)
+	}
+	if out, p := s.invokeAs(function, "acquire", `{"locks":[{"name":"deploy:a"},{"name":"deploy:b"}]}`); p != nil || !strings.Contains(out, "deploy:b") {
+		t.Errorf("through the alias: %s %+v", out, p)
+	}
+}
+
+func TestBadSets(t *testing.T) {
+	s := newSystem(t)
+	for _, test := range []struct{ op, body, scope, field, detail string }{
+		{"acquire", `{}`, "*", "locks", "missing"},
+		{"acquire", `{"locks":{}}`, "*", "locks", "must be an array"},
+		{"acquire", `{"locks":[]}`, "*", "locks", "name 1 to 10"},
+		{"acquire", `{"locks":["a"]}`, "*", "locks", "must be an object"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"a"}]}`, "*", "locks", "each lock once"},
+		{"acquire", `{"locks":[{"name":"a,b"}]}`, "*", "locks", "character"},
+		{"acquire", `{"locks":[{"name":"a","permits":2}]}`, "*", "locks", "locks[0]: permits is 2"},
+		{"acquire", `{"locks":[{"name":"a","size":2}]}`, "*", "locks", "unknown"},
+		{"acquire", `{"locks":[{"name":"a"}]}`, "a**", "scope", "scope"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"wait_ms":1000}`, "*", "lease", "choose it yourself"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","tickets":[1,2]}`, "*", "tickets", "without wait_ms"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","wait_ms":1000,"tickets":[1]}`, "*", "tickets", "one ticket for each"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"execution":"x"}`, "*", "execution", "unknown"},
+		{"renew", `{"locks":[{"name":"a"}],"lease":"0123456789abcdef"}`, "*", "locks", "must be a string"},
+		{"release", `{"locks":["a","b"]}`, "*", "lease", "missing"},
+	} {
+		p := s.problem(s.call(test.op, "", test.body, inScope(test.scope)))
+		if p.Code != "invalid_request" || p.Field != test.field || !strings.Contains(p.Detail, test.detail) {
+			t.Errorf("%s %s: %+v", test.op, test.body, p)
+		}
+	}
+}

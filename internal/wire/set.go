@@ -1,0 +1,81 @@
+package wire
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// MaxSet is how many locks a set may have.
+const MaxSet = 10
+
+// AcquireSetRequest asks for permits of several locks, all or none. Absent fields have the defaults of docs/openapi.yaml.
+type AcquireSetRequest struct {
+	Locks    []SetLock       `json:"locks"`
+	Lease    string          `json:"lease,omitzero"`
+	Owner    string          `json:"owner,omitzero"`
+	TTL      int64           `json:"ttl_ms,omitzero"`
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+	Wait     int64           `json:"wait_ms,omitzero"`  // join the queues; the places are kept for this long after the request
+	Tickets  []int64         `json:"tickets,omitempty"` // of the last answer to the same request, if it had any
+}
+
+// SetLock is what a set asks of one of its locks.
+type SetLock struct {
+	Name     string `json:"name"`
+	Capacity int64  `json:"capacity,omitzero"`
+	Permits  int64  `json:"permits,omitzero"`
+}
+
+// RenewSetRequest extends the lease of a set. A nil Metadata leaves the metadata as it is.
+type RenewSetRequest struct {
+	Locks    []string        `json:"locks"`
+	Lease    string          `json:"lease"`
+	TTL      int64           `json:"ttl_ms,omitzero"`
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+}
+
+// ReleaseSetRequest ends the lease of a set, or leaves the queues.
+type ReleaseSetRequest struct {
+	Locks []string `json:"locks"`
+	Lease string   `json:"lease"`
+}
+
+// SetLease is the answer to acquire and renew of a set. ExpiresAt and Remaining are of the first of its leases that expires.
+type SetLease struct {
+	Locks      []SetMember     `json:"locks"` // in the order of their names
+	Lease      string          `json:"lease"`
+	Owner      string          `json:"owner"`
+	AcquiredAt Time            `json:"acquired_at"`
+	RenewedAt  Time            `json:"renewed_at"`
+	ExpiresAt  Time            `json:"expires_at"`
+	TTL        int64           `json:"ttl_ms"`
+	Remaining  int64           `json:"remaining_ms"`
+	Metadata   json.RawMessage `json:"metadata,omitempty"`
+}
+
+// SetMember is one lock of a set's lease.
+type SetMember struct {
+	Lock     string `json:"lock"`
+	Fence    int64  `json:"fence"`
+	Capacity int64  `json:"capacity"`
+	Permits  int64  `json:"permits"`
+}
+
+// SetReleased is the answer to release of a set: the locks whose leases ended, or whose queues were left.
+type SetReleased struct {
+	Locks []Released `json:"locks"`
+}
+
+// SetScope is the narrowest scope of a set: the name of its only lock, or the beginning that all names share and a "*".
+func SetScope(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	prefix := names[0]
+	for _, name := range names[1:] {
+		for !strings.HasPrefix(name, prefix) {
+			prefix = prefix[:len(prefix)-1]
+		}
+	}
+	return prefix + "*"
+}
