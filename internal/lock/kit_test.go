@@ -24,6 +24,7 @@ type faultyStore struct {
 	reads   int
 	polls   int
 	places  int                                     // how often a place was looked for
+	sets    int                                     // requests about several locks at once, which requests does not count
 	polled  func()                                  // called after each poll
 	limits  []int                                   // of the queue, as it was asked for
 	offset  time.Duration                           // that replies prove
@@ -64,6 +65,16 @@ func (s *faultyStore) Apply(ctx context.Context, name string, c Command) (Reply,
 		}
 	}
 	return reply, err
+}
+
+func (s *faultyStore) ApplyAll(ctx context.Context, parts []Part) (time.Duration, error) {
+	s.sets++
+	return s.Memory.ApplyAll(ctx, parts)
+}
+
+func (s *faultyStore) Read(ctx context.Context, list []Ask) ([]Seen, time.Duration, error) {
+	s.sets++
+	return s.Memory.Read(ctx, list)
 }
 
 func (s *faultyStore) Waiters(ctx context.Context, name string, limit int) ([]Waiter, error) {
@@ -112,7 +123,7 @@ func (s *faultyStore) PutPrefixRule(ctx context.Context, rule PrefixRule) error 
 
 // reset forgets what was counted, and counts the requests to the store.
 func (s *faultyStore) reset() {
-	s.applied, s.limits, s.reads, s.polls, s.places = nil, nil, 0, 0, 0
+	s.applied, s.limits, s.reads, s.polls, s.places, s.sets = nil, nil, 0, 0, 0, 0
 }
 
 func (s *faultyStore) requests() int {

@@ -233,7 +233,7 @@ func mergeQueue(stored, from, to []Waiter) []Waiter {
 // is first and fits in its other locks.
 func (c *Coordinator) Settle(ctx context.Context, name string) error {
 	out, err := c.readFirst(ctx, name, settling{c.rules})
-	if err != nil || out.wrote || out.After.headSet() == nil { // after a write, decide has settled what is left
+	if err != nil || out.wrote || out.After.hold != nil || out.After.headSet() == nil { // after a write, decide has settled what is left
 		return err
 	}
 	names := SetNames(out.After.headSet().Set)

@@ -156,10 +156,11 @@ func (c *Coordinator) holdOn(ctx context.Context, name string) *hold {
 	return nil
 }
 
-// A taker is a decider that may grant its caller a lock that nobody waits for.
+// A taker is a decider, or a setDecider, that may grant its caller a lock that nobody waits for.
 type taker interface{ takes() }
 
-func (acquiring) takes() {}
+func (acquiring) takes()    {}
+func (setAcquiring) takes() {}
 
 // withHold adds to a record what keeps the lock from being granted, if the operation may grant it. While the rules cannot be read for a fault that
 // passes, the operation fails, as it does if the queue cannot be read. While they can never be read as the table is set up, the operation goes on, and
@@ -169,6 +170,11 @@ func (c *Coordinator) withHold(ctx context.Context, name string, r Record, op de
 	if op.waiters(r) == 0 || !takes && r.Waiting == 0 {
 		return r, nil
 	}
+	return c.heldBack(ctx, name, r)
+}
+
+// heldBack is withHold for a lock that may be granted.
+func (c *Coordinator) heldBack(ctx context.Context, name string, r Record) (Record, error) {
 	r.hold = c.holdOn(ctx, name)
 	if err := r.hold.failed(); err != nil && !errors.Is(err, ErrMisconfigured) {
 		return r, err

@@ -102,6 +102,11 @@ func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 			return nil, ErrLeaseLost
 		}
 	}
+	for _, r := range rs {
+		if err := r.hold.failed(); err != nil {
+			return nil, err
+		}
+	}
 	places := waitsIn(rs, o.key)
 	if places > 0 && places < len(rs) && !placeSeenTwice(rs, prev, o.key) {
 		return nil, errTorn
@@ -113,7 +118,7 @@ func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 	case whole && fit == nil:
 		to = o.rules.grantSet(now, to, o.key, true)
 	case whole, places > 0: // what is left of it is removed first, and it joins again by another write
-	case o.free(to):
+	case o.free(now, to):
 		if err := o.fenceError(now, to); err != nil {
 			return nil, err
 		}
@@ -184,9 +189,9 @@ func (o setAcquiring) settled(now time.Time, rs []Record, whole bool) (to []Reco
 }
 
 // free reports whether all locks can be granted to a set that has no place.
-func (o setAcquiring) free(to []Record) bool {
+func (o setAcquiring) free(now time.Time, to []Record) bool {
 	for i, r := range to {
-		if one := o.one(i); r.Waiting > 0 || one.mismatches(r) || !r.fits(one.terms()) {
+		if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {
 			return false
 		}
 	}
@@ -263,7 +268,8 @@ func (u Rules) part(now time.Time, name string, from, to Record, cause Cause, by
 	return Part{Lock: name, Command: u.swap(now, from, to, cause, by, ""), Read: from}
 }
 
-// refusal is the error of a set that was not granted. It is about the lock that holds the set up for longest, as far as is known.
+// refusal is the error of a set that was not granted. It is about the lock that holds the set up for longest, as far as is known. A frozen lock comes
+// before others.
 func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 	var worst *HeldError
 	var tickets []int64
@@ -282,7 +288,9 @@ func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 			position = max(position, held.Position)
 		}
 		held.Lock = o.names[i]
-		if blocks && (worst == nil || held.RetryAfter > worst.RetryAfter) {
+		switch frozen := held.Freeze != nil; {
+		case !blocks && !frozen:
+		case worst == nil, frozen && worst.Freeze == nil, frozen == (worst.Freeze != nil) && held.RetryAfter > worst.RetryAfter:
 			worst = held
 		}
 	}
@@ -311,13 +319,13 @@ func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until
 		if o.one(i).isHalfOver(now, w) {
 			until = max(until, w.Until, now.Add(o.req.Wait).UnixMilli())
 		}
-		fits = fits && r.fits(w.Terms)
+		fits = fits && r.fits(w.Terms) && r.hold.at(now) == nil
 	}
 	if fits {
 		return 0, false
 	}
 	for _, r := range rs {
-		if until > 0 && (permits(r.Holders) < r.capacity() || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
+		if until > 0 && (permits(r.Holders) < r.capacity() && r.hold.at(now) == nil || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
 			return 0, false // an abandoned waiter may be first; or the row would be purged soon after
 		}
 	}

@@ -35,17 +35,30 @@ func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int
 		return nil, 0, err
 	}
 	for i, name := range names {
-		r, key := seen[i].Record, op.owner()
-		if w := seen[i].Waiter; !op.queues() {
-			r.Queue = nil
-		} else if w.Key == key && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
-			r.Queue = []Waiter{w}
-		} else if r, err = c.withQueueOf(ctx, name, r, key); err != nil {
-			return nil, 0, c.noteClock(err)
+		r := seen[i].Record
+		if op.queues() {
+			if r, err = c.withTurn(ctx, name, seen[i], op); err != nil {
+				return nil, 0, err
+			}
 		}
 		rs = append(rs, r)
 	}
 	return rs, offset, nil
+}
+
+// withTurn adds to a record what a decision on a grant of it needs: the head of its queue with the place of the set, and what keeps the lock from
+// being granted.
+func (c *Coordinator) withTurn(ctx context.Context, name string, seen Seen, op setDecider) (r Record, err error) {
+	r = seen.Record
+	if w := seen.Waiter; w.Key == op.owner() && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
+		r.Queue = []Waiter{w}
+	} else if r, err = c.withQueueOf(ctx, name, r, op.owner()); err != nil {
+		return r, c.noteClock(err)
+	}
+	if _, takes := op.(taker); !takes && r.Waiting == 0 {
+		return r, nil
+	}
+	return c.heldBack(ctx, name, r)
 }
 
 func asks(names []string, tickets []int64) (list []Ask) {
@@ -158,7 +171,8 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 	}
 	var rs []Record
 	var places []Waiter
-	for _, s := range seen {
+	for i, s := range seen {
+		s.Record.hold = c.holdOn(ctx, op.names[i])
 		rs, places = append(rs, s.Record), append(places, s.Waiter)
 	}
 	until, waits := op.polled(c.clock(), rs, places)
@@ -221,12 +235,12 @@ func (u Rules) grantSet(now time.Time, rs []Record, key LeaseKey, claims bool) (
 }
 
 // errBehind says that a set cannot be granted: another waiter is first, or it does not fit.
-var errBehind = errors.New("the set is not first in all queues, or does not fit")
+var errBehind = errors.New("the set is not first in all queues, or does not fit, or a lock is frozen")
 
-// setFits returns nil if a set is first in all queues and fits in all records, which are settled.
+// setFits returns nil if a set is first in all queues and fits in all records, which are settled, and nothing keeps a lock from being granted.
 func (u Rules) setFits(now time.Time, rs []Record, key LeaseKey) error {
 	for _, r := range rs {
-		if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) {
+		if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold.at(now) != nil {
 			return errBehind
 		}
 	}

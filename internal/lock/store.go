@@ -66,7 +66,7 @@ type Part struct {
 func (p Part) after() Record {
 	after := p.Command.Next(p.Read)
 	if become, ok := p.Command.Effect.(Become); ok {
-		after.Queue, after.Own = become.To.Queue, become.To.Own
+		after.Queue, after.Own, after.hold = become.To.Queue, become.To.Own, become.To.hold
 	}
 	return after
 }
