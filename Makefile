@@ -13,7 +13,7 @@ LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 ACTIONLINT := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Single-threaded tests of millions of states and transitions, which run without the race detector.
-EXPLORER := ^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)$$
+EXPLORER := ^(TestExplore|TestExploreSets|TestMutants|TestSetMutants|TestQueueMutants|TestModelMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 SIMULATION := ^(TestSimulation|TestRepeats|TestClocksBeyondTheAllowance)$$
@@ -187,7 +187,7 @@ mixed: go-version ## Let processes of this tree and of another version use one t
 	@BASE=$(BASE) scripts/mixed.sh --seconds $(or $(SECONDS_A_ROUND),20) $(if $(SEED),--seed $(SEED)) $(CAMPAIGN_ARGS)
 
 explore: go-version ## Explore the protocol's large state spaces, too; takes tens of minutes
-	@go test -run '^TestExplore$$' -timeout 3h -v ./internal/lock -explore.all
+	@go test -run '^TestExplore(Sets)?$$' -timeout 3h -v ./internal/lock -explore.all
 
 simulate: go-version ## Simulate clients, coordinators, the stream and their faults on all CPUs: OPS=2000000 operations, seeds from FROM=1 on
 	@go run ./scripts/simulate $(if $(OPS),-ops $(OPS)) $(if $(FROM),-from $(FROM))

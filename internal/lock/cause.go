@@ -24,7 +24,7 @@ const (
 	CauseTaskGone     Cause = "task-gone"     // a callback found that the only task that a lease was granted for is gone
 	CauseExecutionEnd Cause = "execution-end" // the execution that a lease or a place belonged to ended
 	CauseQueue        Cause = "queue"         // only the queue changed: a further waiter joined, extended its place or lost it
-	CauseTurn         Cause = "turn"          // only the queue changed, and its head is now a set of locks that may be granted
+	CauseTurn         Cause = "turn"          // only the queue changed, its head is another, and permits are free
 	CauseSettle       Cause = "settle"        // waiters were granted what an earlier write left free
 	CauseAttempt      Cause = "attempt"       // a callback is about to be attempted
 	CauseTold         Cause = "told"          // the callbacks of a grant were answered

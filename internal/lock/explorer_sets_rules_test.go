@@ -21,7 +21,7 @@ func (x *setExplorer) land(s, gone setState, m setMessage) {
 	}
 	t := gone
 	n := m
-	n.stage, n.cmds, n.seen, n.prev = setReply, [2]uint32{}, [2]uint32{}, [2]uint32{}
+	n.stage, n.cmds, n.seen, n.prev, n.held, n.due = setReply, [2]uint32{}, [2]uint32{}, [2]uint32{}, 0, 0
 	var keeps bool
 	for _, p := range parts {
 		keeps = keeps || p.Command.Kind == Extends
@@ -44,7 +44,7 @@ func (x *setExplorer) land(s, gone setState, m setMessage) {
 	}
 	x.put(&t, n)
 	if !keeps {
-		x.followUp(&t, s, parts, m.of)
+		x.followUp(&t, s, parts, m)
 	}
 	x.step(t, "write lands", m)
 }
@@ -102,21 +102,40 @@ func (x *setExplorer) refused(s, gone setState, m setMessage) {
 }
 
 // followUp marks the locks that the stream's consumer must settle, and lets the writer settle them.
-func (x *setExplorer) followUp(t *setState, s setState, parts []Part, of uint8) {
+func (x *setExplorer) followUp(t *setState, s setState, parts []Part, m setMessage) {
+	todo := uint8(0) // bit per lock
+	if m.of == 2 {
+		todo = 1 << m.lock
+	}
 	for _, p := range parts {
 		lock := slices.Index(setNames[:], p.Lock)
 		w := Write{Before: x.record(s.records[lock]), After: x.record(t.records[lock])}
 		if x.stream && w.OfQueue() {
 			w.Before.Queue, w.After.Queue = nil, nil
-			if w.Effects(false).Unsettled {
+			e := w.Effects(false)
+			if e.Unsettled {
 				t.pending |= 1 << lock
 			}
-		}
-		if (x.follows || of == 2) && Unsettled(x.record(t.records[lock])) {
-			m := setMessage{stage: setRead, op: opSettle, lock: uint8(lock), of: max(of, 1)}
-			if !slices.Contains(t.messages[:], m) && !t.put(m) {
-				panic("a world with more messages than maxSetMessages")
+			if e.Turn && x.jobs {
+				t.turned |= 1 << lock
 			}
+		}
+		if x.follows || m.of == 2 {
+			todo |= 1 << lock
+		}
+	}
+	for lock := range uint8(2) {
+		if todo&(1<<lock) == 0 || !Unsettled(x.record(t.records[lock])) {
+			continue
+		}
+		next := setMessage{stage: setRead, op: opSettle, lock: lock, of: max(m.of, 1)}
+		if next.of == 2 && x.jobs {
+			if next.head = noHead; lock == m.lock {
+				next.head = m.head
+			}
+		}
+		if !slices.Contains(t.messages[:], next) && !t.put(next) {
+			panic("a world with more messages than maxSetMessages")
 		}
 	}
 }
@@ -243,6 +262,11 @@ func (x *setExplorer) drained(s *setState) bool {
 	if s.pending != 0 {
 		return false
 	}
+	for _, job := range s.jobs {
+		if job.head != 0 && job.due <= s.now {
+			return false
+		}
+	}
 	for _, m := range s.messages {
 		if m.of == 2 || m.of == 1 && !x.stream {
 			return false
@@ -251,8 +275,13 @@ func (x *setExplorer) drained(s *setState) bool {
 	return true
 }
 
-// checkForgotten checks that no waiter is first in its queues, fits, and is left there.
+// checkForgotten checks that no waiter is first in its queues, fits, and is left there. Where there are jobs for the ends of places, it does not wait behind
+// others whose time is over.
 func (x *setExplorer) checkForgotten(s setState, rs []Record) {
+	over := func(w Waiter) bool { return x.jobs && w.Until <= x.clock(s.now).UnixMilli() }
+	for lock := range rs {
+		rs[lock].Queue = slices.DeleteFunc(slices.Clone(rs[lock].Queue), over)
+	}
 	alive := func(w Waiter) bool { return w.Until > x.clock(s.now+1).UnixMilli() }
 	for lock, r := range rs {
 		if len(r.Queue) == 0 || !alive(r.Queue[0]) || !r.fits(r.Queue[0].Terms) {

@@ -27,7 +27,10 @@ type setWorld struct {
 	polls     bool  // clients that wait may poll with their tickets
 	stream    bool  // a stream's consumer settles, and writers may die before they do; else writers settle and do not die
 	follows   bool  // writers settle what they left
+	jobs      bool  // the stream's consumer also settles a lock when the place of its head ends: see HeldUp
+	again     uint8 // bit per client that sends one request more than the others
 	ttl, wait int64
+	patience  [maxClients]int64 // the wait of a client, if not that of all
 	retention int64
 	horizon   uint8
 
@@ -35,6 +38,8 @@ type setWorld struct {
 	mutate func([]Part) []Part // before they are applied
 	trust  bool                // a part of a set that was read once is believed
 	alone  bool                // whoever settles looks at its own lock only
+	once   bool                // the stream's consumer sets no job for the end of a place
+	still  bool                // it sets one at each turn, and does not repeat it
 }
 
 type setStage uint8
@@ -57,6 +62,8 @@ type setMessage struct {
 	read       uint8
 	sent       uint8
 	of         uint8 // 1: a writer that settles; 2: the stream's consumer
+	head       uint8 // of a job of the stream's consumer: see Job.Head in package stream
+	held, due  uint8 // the head that was found to hold up others, and when its place ends
 	answer     verdict
 	until      uint8
 	seen, prev [2]uint32 // records, plus 1
@@ -71,12 +78,19 @@ const maxSetMessages = 7
 type setState struct {
 	now, timers, forces uint8
 	forced              uint8
-	pending             uint8 // bit per lock that the stream's consumer must settle
+	pending, turned     uint8 // bit per lock that the stream's consumer must settle; those of which the head or the free permits are new
+	jobs                [2]setJob
 	records             [2]uint32
 	fences              [2]int64
 	clients             [maxClients]clientState
 	messages            [maxSetMessages]setMessage
 }
+
+// A setJob is a job of the stream's consumer for the end of the place at the head of a queue.
+type setJob struct{ head, due uint8 }
+
+// noHead is the head of a job that is not repeated.
+const noHead = 255
 
 type setExplorer struct {
 	setWorld
@@ -219,7 +233,7 @@ func (x *setExplorer) visit(s setState) {
 func compareMessages(a, b setMessage) int {
 	return cmp.Or(
 		-cmp.Compare(a.stage, b.stage), cmp.Compare(a.op, b.op), cmp.Compare(a.client, b.client), cmp.Compare(a.lock, b.lock), cmp.Compare(a.of, b.of),
-		cmp.Compare(a.sent, b.sent), cmp.Compare(a.read, b.read), cmp.Compare(a.offset, b.offset), slices.Compare(a.seen[:], b.seen[:]),
+		cmp.Compare(a.head, b.head), cmp.Compare(a.held, b.held), cmp.Compare(a.due, b.due), cmp.Compare(a.sent, b.sent), cmp.Compare(a.read, b.read), cmp.Compare(a.offset, b.offset), slices.Compare(a.seen[:], b.seen[:]),
 		slices.Compare(a.prev[:], b.prev[:]), slices.Compare(a.cmds[:], b.cmds[:]), cmp.Compare(a.answer, b.answer), cmp.Compare(a.until, b.until),
 	)
 }
@@ -242,9 +256,20 @@ func (x *setExplorer) moves(s setState) {
 		r := x.record(s.records[lock])
 		if s.pending&(1<<lock) != 0 {
 			t := s
-			t.pending &^= 1 << lock
-			if m := (setMessage{stage: setRead, op: opSettle, lock: lock, of: 2}); t.put(m) {
+			m := setMessage{stage: setRead, op: opSettle, lock: lock, of: 2}
+			if x.jobs && s.turned&(1<<lock) == 0 {
+				m.head = noHead
+			}
+			t.pending, t.turned = s.pending&^(1<<lock), s.turned&^(1<<lock)
+			if t.put(m) {
 				x.step(t, "the stream's consumer settles", m)
+			}
+		}
+		if job := s.jobs[lock]; job.head != 0 && job.due <= s.now {
+			t := s
+			t.jobs[lock] = setJob{}
+			if m := (setMessage{stage: setRead, op: opSettle, lock: lock, of: 2, head: job.head}); t.put(m) {
+				x.step(t, "a place ends", m)
 			}
 		}
 		for k := range r.Holders {
@@ -270,7 +295,7 @@ func (x *setExplorer) moves(s setState) {
 
 func (x *setExplorer) clientMoves(s setState, i uint8) {
 	c := s.clients[i]
-	if int(c.sends) >= x.sends {
+	if int(c.sends) >= x.sends+int(x.again>>i&1) {
 		return
 	}
 	send := func(op opKind, poll bool, change func(*clientState)) {
@@ -345,9 +370,15 @@ func (x *setExplorer) messageMoves(s setState, i int) {
 	}
 }
 
-// put puts a message that is still to be moved: settling ends with its last decision.
+// put puts a message that is still to be moved: settling ends with its last decision, and that of the stream's consumer with a job.
 func (x *setExplorer) put(t *setState, m setMessage) {
 	if m.stage == setReply && m.op >= opExpire {
+		if x.jobs && m.of == 2 && m.held != 0 && (m.head == 0 || m.head == m.held && !x.still) && !x.once {
+			job := &t.jobs[m.lock]
+			if int64(job.head) != x.record(t.records[m.lock]).Head { // else there is a job for the head, and another one ends at once
+				*job = setJob{m.held, m.due}
+			}
+		}
 		return
 	}
 	if m.stage == setReply && !x.matters(t, m) {
@@ -402,7 +433,7 @@ func (x *setExplorer) single(m setMessage, r Record) decider {
 	case m.both:
 		return nil
 	case m.op == opAcquire:
-		return acquiring{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity[m.lock], Permits: x.wants[m.client][m.lock], Wait: time.Duration(x.wait) * tick}}
+		return acquiring{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity[m.lock], Permits: x.wants[m.client][m.lock], Wait: x.waits(m.client)}}
 	case m.op == opRenew:
 		return renewing{x.rules, k, RenewRequest{TTL: ttl}}
 	case m.op == opRelease:
@@ -415,12 +446,16 @@ func (x *setExplorer) single(m setMessage, r Record) decider {
 	return settling{x.rules}
 }
 
+func (x *setExplorer) waits(client uint8) time.Duration {
+	return time.Duration(cmp.Or(x.patience[client], x.wait)) * tick
+}
+
 func (x *setExplorer) set(m setMessage) setDecider {
 	k, ttl := x.key(m.client), time.Duration(x.ttl)*tick
 	names := setNames[:]
 	switch m.op {
 	case opAcquire:
-		req := SetRequest{TTL: ttl, Wait: time.Duration(x.wait) * tick}
+		req := SetRequest{TTL: ttl, Wait: x.waits(m.client)}
 		for i, name := range names {
 			req.Locks = append(req.Locks, Want{name, x.capacity[i], x.wants[m.client][i]})
 		}
@@ -448,12 +483,15 @@ func (x *setExplorer) decide(m setMessage, at uint8) setMessage {
 		r := x.record(m.seen[m.lock] - 1)
 		cmd, err := x.single(m, r).next(now, r)
 		n = x.become(n, err)
+		if held := r.heldUp(); x.jobs && m.op == opSettle && m.of == 2 && held.Head != 0 {
+			n.held, n.due = uint8(held.Head), uint8(held.Until.Sub(x.clock(0))/tick)
+		}
 		if cmd != nil {
-			n.stage = setWrite
+			n.stage, n.held, n.due = setWrite, 0, 0
 			n.cmds[m.lock] = intern(&x.commands, x.cmdID, *cmd) + 1
 		} else if set := r.headSet(); m.op == opSettle && set != nil && !x.alone {
 			client, _ := parseKey(set.Key)
-			n = setMessage{stage: setRead, op: opSettle, both: true, client: client, of: m.of}
+			n = setMessage{stage: setRead, op: opSettle, both: true, client: client, of: m.of, lock: m.lock, head: m.head, held: n.held, due: n.due}
 		} else if err == nil && m.op == opAcquire {
 			n = x.lease(n, now, []Record{r})
 		}

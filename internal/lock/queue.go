@@ -186,6 +186,11 @@ func (r Record) headFrom(from Record) int64 {
 	return from.Head
 }
 
+// headMoved reports whether a record that was made of from has another head of its queue, or may have one that was not read.
+func (r Record) headMoved(from Record) bool {
+	return r.Waiting > 0 && (r.Head != from.Head || len(r.Queue) == 0 && len(from.Queue) > 0)
+}
+
 // onlyJoined reports whether all writes between from, which is older, and r added a waiter each: then the queue of r is that of from, with
 // further waiters at its end. Any other write may have changed a waiter.
 func (r Record) onlyJoined(from Record) bool {
@@ -232,14 +237,46 @@ func mergeQueue(stored, from, to []Waiter) []Waiter {
 // Settle grants a lock's waiters what earlier writes left free, and removes abandoned waiters. It grants the set at the head of the queue, if that
 // is first and fits in its other locks.
 func (c *Coordinator) Settle(ctx context.Context, name string) error {
-	out, err := c.readFirst(ctx, name, settling{c.rules})
-	if err != nil || out.wrote || out.After.hold != nil || out.After.headSet() == nil { // after a write, decide has settled what is left
-		return err
-	}
-	names := SetNames(out.After.headSet().Set)
-	set, err := c.trySet(ctx, nil, names, out.After.headSet().Tickets[:len(names)], setSettling{c.rules, names, out.After.headSet().Key})
-	if err == nil {
-		c.finish(ctx, nil, "", leftBy(set)...)
-	}
+	_, err := c.SettleUntil(ctx, name)
 	return err
+}
+
+// A HeldUp says that a lock has free permits which nobody gets, since the head of its queue does not fit, or is a set that waits for its other
+// locks. The zero HeldUp says that it has none.
+type HeldUp struct {
+	Head  int64     // of the record: while it is the same, so is the head of the queue
+	Until time.Time // when the head loses its place, unless its caller extends it
+}
+
+// SettleUntil is Settle. It returns when the lock must be settled again, if the head of the queue keeps those behind it from free permits: nothing
+// else may happen to the lock when the head's caller is gone and its place ends.
+func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, error) {
+	for range maxTries {
+		out, err := c.readFirst(ctx, name, settling{c.rules})
+		if err != nil || out.After.hold != nil { // the end of a freeze settles the lock
+			return HeldUp{}, err
+		}
+		if out.wrote { // after a write, decide has settled what is left
+			continue
+		}
+		set := out.After.headSet()
+		if set == nil {
+			return out.After.heldUp(), nil
+		}
+		names := SetNames(set.Set)
+		granted, err := c.trySet(ctx, nil, names, set.Tickets[:len(names)], setSettling{c.rules, names, set.Key})
+		if err != nil || len(granted.parts) == 0 {
+			return out.After.heldUp(), err
+		}
+		c.finish(ctx, nil, "", leftBy(granted)...)
+	}
+	return HeldUp{}, nil // the stream's consumer sees each of these writes
+}
+
+// heldUp is the HeldUp of a record that is settled, and of which the head of the queue was read.
+func (r Record) heldUp() HeldUp {
+	if len(r.Queue) == 0 || permits(r.Holders) >= r.Capacity {
+		return HeldUp{}
+	}
+	return HeldUp{Head: r.Head, Until: time.UnixMilli(r.Queue[0].Until)}
 }

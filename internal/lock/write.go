@@ -110,7 +110,10 @@ type Effects struct {
 	Changes   []Change // ends first, then grants, each oldest grant first
 	Timed     []Change // the leases that need a timer
 	Callbacks []Change // the grants that need callbacks
-	Unsettled bool     // see [Unsettled]
+	Unsettled bool     // see [Unsettled]: the lock must be settled now
+	// Turn: permits are free, and the head of the queue may be another than before, or permits were not free before. If the head cannot be granted,
+	// the lock must be settled again when its place ends: see [HeldUp].
+	Turn bool
 }
 
 // Effects derives what follows from a write. listened says that events of the lock are published, so that every grant needs a
@@ -120,7 +123,9 @@ type Effects struct {
 func (w Write) Effects(listened bool) Effects {
 	e := Effects{Changes: Changes(w.Before, w.After), Callbacks: CallbacksDue(w.Before, w.After)}
 	joined := w.Before.Waiting == 0 && w.After.Waiting > 0
-	e.Unsettled = !joined && Unsettled(w.After) // who joined an empty queue did not fit
+	e.Unsettled = Unsettled(w.After)
+	moved := w.After.Cause == CauseTurn || w.Before.Head != w.After.Head
+	e.Turn = e.Unsettled && (moved || permits(w.Before.Holders) >= w.Before.Capacity)
 	for _, c := range e.Changes {
 		if c.Kind == LeaseAcquired && (listened || c.Lease.Execution != "" || w.After.Waiting > 0) {
 			e.Timed = append(e.Timed, c)

@@ -30,6 +30,7 @@ type Job struct {
 	Cause     string              // of JobFail
 	Execution ExecutionEnd        // of JobEnd
 	Cursor    string              // of JobThaw: where to go on; empty: from the beginning
+	Head      int64               // of JobSettle: the Head of the record with which the job is repeated; 0: any; noHead: none
 	History   []lock.HistoryEntry // of JobHistory: the entries of one write
 
 	// Newer are the fields of the job's message that this version does not know; they are in the message again when the job is deferred. Of a
@@ -51,6 +52,9 @@ const (
 	JobTimer   JobKind = "timer"   // do what a timer does
 	JobEnd     JobKind = "end"     // end the leases of an execution that is over
 )
+
+// noHead is the Head of a JobSettle that is not repeated.
+const noHead = -1
 
 // A Backlog keeps jobs until they are due.
 type Backlog interface {

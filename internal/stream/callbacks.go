@@ -159,7 +159,11 @@ func (c *Consumer) jobs(d derivation, rest []derivation) (list []Job) {
 		list = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})
 	}
 	if d.effects.Unsettled { // the coordinator settles it with its next write, unless it dies before
-		list = append(list, Job{Kind: JobSettle, Lock: d.Lock})
+		j := Job{Kind: JobSettle, Lock: d.Lock}
+		if !d.effects.Turn {
+			j.Head = noHead
+		}
+		list = append(list, j)
 	}
 	return list
 }
@@ -173,14 +177,21 @@ func toldWithin(rest []derivation, ref lock.GrantRef) bool {
 	})
 }
 
-// settle grants the free permits of a lock to its waiters.
-func (c *Consumer) settle(ctx context.Context, name string) error {
-	if err := c.Coordinator.Settle(ctx, name); err != nil {
-		c.reporter().fault(ctx, LockNotHandedOn, "lock was not granted to its waiters", slog.String("lock", name), slog.Any("error", err))
+// settle grants the free permits of a lock to its waiters. If the head of the queue cannot be granted, and so keeps those behind it from the permits,
+// the job is repeated when the head's place ends: its caller may be gone, and then no other write of the lock may come. A job for a head that is
+// gone is not repeated, so that there is one for each head: the write that made another one the head has a job of its own. Without a backlog, polls
+// find the end of the place.
+func (c *Consumer) settle(ctx context.Context, j Job) error {
+	held, err := c.Coordinator.SettleUntil(ctx, j.Lock)
+	if err != nil {
+		c.reporter().fault(ctx, LockNotHandedOn, "lock was not granted to its waiters", slog.String("lock", j.Lock), slog.Any("error", err))
 		return err
 	}
-	c.clearSettleFailures(name)
-	return nil
+	c.clearSettleFailures(j.Lock)
+	if held.Until.IsZero() || c.Backlog == nil || j.Head != 0 && j.Head != held.Head {
+		return nil
+	}
+	return c.later(ctx, Job{Kind: JobSettle, Lock: j.Lock, Head: held.Head, Due: held.Until, Newer: j.Newer})
 }
 
 // Executions check whether executions run.

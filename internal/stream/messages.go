@@ -52,6 +52,7 @@ type jobMessage struct {
 	Cause     string        `json:"cause,omitzero"`
 	Execution *ExecutionEnd `json:"execution,omitzero"`
 	Cursor    string        `json:"cursor,omitzero"`
+	Head      int64         `json:"head,omitzero"`
 
 	History []lock.HistoryEntry `json:"history,omitempty"`
 }
@@ -112,9 +113,9 @@ var jobKinds = map[JobKind]kindSpec{
 		},
 	},
 	JobSettle: {
-		encode: func(Job, *jobMessage) {},
-		decode: func(*jobMessage, *Job) bool { return true },
-		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.settle(ctx, j.Lock) },
+		encode: func(j Job, m *jobMessage) { m.Head = j.Head },
+		decode: func(m *jobMessage, j *Job) bool { j.Head = m.Head; return true },
+		do:     func(ctx context.Context, c *Consumer, j Job) error { return c.settle(ctx, j) },
 	},
 	JobThaw: {
 		encode: func(j Job, m *jobMessage) { m.Cursor = j.Cursor },
@@ -175,7 +176,7 @@ func EncodeJob(j Job) ([]byte, error) {
 // The fields of a message that every job has, and those of some kinds.
 var (
 	fieldsOfJobs  = []string{"v", "kind", "lock", "since", "tries"}
-	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution", "cursor", "history"}
+	fieldsOfKinds = []string{"event", "lease", "fence", "grant", "tokens", "code", "cause", "execution", "cursor", "head", "history"}
 )
 
 // newerFields are the fields of a message that this version does not know; nil without one.

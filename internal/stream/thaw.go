@@ -55,7 +55,7 @@ func (c *Consumer) later(ctx context.Context, j Job) error {
 	case c.Backlog == nil && j.Kind == JobThaw:
 		return c.thaw(ctx, j)
 	case c.Backlog == nil:
-		return c.settle(ctx, j.Lock)
+		return c.settle(ctx, j)
 	}
 	return errors.Join(c.Backlog.Defer(ctx, []Job{j})...)
 }
@@ -78,10 +78,11 @@ func (c *Consumer) thaw(ctx context.Context, j Job) error {
 			return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again, Newer: j.Newer})
 		}
 		for _, name := range done.Waiting {
-			if err := c.settle(ctx, name); err == nil {
+			j := Job{Kind: JobSettle, Lock: name, Due: c.now().Add(firstDelay)}
+			if err := c.settle(ctx, j); err == nil {
 				continue
 			}
-			if err := c.later(ctx, Job{Kind: JobSettle, Lock: name, Due: c.now().Add(firstDelay)}); err != nil {
+			if err := c.later(ctx, j); err != nil {
 				return err // all of the page is done again
 			}
 		}
