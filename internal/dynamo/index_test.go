@@ -23,7 +23,7 @@ import (
 )
 
 // connections keeps a connection for each part of the index.
-var connections = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+var connections = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
 // large is a client of DynamoDB Local whose table seems so large that a list of a prefix uses the index: a scan reads one item, or ends before
 // the first if empty is set, and the table's size is changed in the answer of DescribeTable.

@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,14 @@ import (
 
 func TestSuite(t *testing.T) { storetest.Run(t, newStore(t)) }
 
-func TestProperty(t *testing.T) { storetest.Property(t, newStore(t)) }
+func TestProperty(t *testing.T) { storetest.Property(t, newStore(t, patient)) }
+
+// patient gives the engine as long as it takes to answer: the property tests send tens of thousands of requests, and on a busy machine one of them
+// may take longer than a store waits.
+func patient(c *dynamo.Config) { c.AWS.HTTPClient = unbounded{connections} }
+
+// unbounded is an HTTP client whose requests the store gives no limit of its own.
+type unbounded struct{ *http.Client }
 
 // An uncontended acquire, renew and release are one request each, and never a read.
 func TestRequestsPerOperation(t *testing.T) {
@@ -181,4 +189,4 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	check("take", false)
 }
 
-func TestSetProperty(t *testing.T) { storetest.SetProperty(t, newStore(t)) }
+func TestSetProperty(t *testing.T) { storetest.SetProperty(t, newStore(t, patient)) }
