@@ -121,7 +121,7 @@ func (c *Client) sendSet(ctx context.Context, op wire.Op, name string, request a
 	}
 	*answer = wire.Lease{
 		Lock: name, Lease: set.Lease, Fence: fences[names[0]], Owner: set.Owner, AcquiredAt: set.AcquiredAt, RenewedAt: set.RenewedAt,
-		ExpiresAt: set.ExpiresAt, TTL: set.TTL, Remaining: set.Remaining, Metadata: set.Metadata,
+		ExpiresAt: set.ExpiresAt, TTL: set.TTL, Remaining: set.Remaining, Waited: set.Waited, Metadata: set.Metadata,
 	}
 	return fences, nil
 }

@@ -112,12 +112,7 @@ func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 
 // frozen is the detail of a request for a lock that is frozen.
 func frozen(held *lock.HeldError) string {
-	f := held.Freeze
-	text := "the lock is frozen until " + wire.At(f.Until).Format(time.RFC3339)
-	if f.By != "" {
-		text += " by " + f.By
-	}
-	text += ", as are all below " + lock.RuleSubject(f.Prefix) + ": " + f.Reason
+	text := freezeText(held.Freeze)
 	switch {
 	case held.Position > 0:
 		return text + fmt.Sprintf("; place %d of %d in its queue is yours: send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
@@ -125,6 +120,14 @@ func frozen(held *lock.HeldError) string {
 		return text + fmt.Sprintf("; %d wait for it already", held.Waiting)
 	}
 	return text + "; send wait_ms to wait for its end"
+}
+
+func freezeText(f *lock.Freeze) string {
+	text := "the lock is frozen until " + wire.At(f.Until).Format(time.RFC3339)
+	if f.By != "" {
+		text += " by " + f.By
+	}
+	return text + ", as are all below " + lock.RuleSubject(f.Prefix) + ": " + f.Reason
 }
 
 // full is the detail of a request that does not fit into the lock's record.

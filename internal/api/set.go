@@ -191,7 +191,7 @@ func (a *API) releaseSet(ctx context.Context, c *call) (any, int64, error) {
 
 func setAnswer(s lock.SetStatus, secret string) wire.SetLease {
 	first := s.Leases[0].Lease
-	answer := wire.SetLease{Lease: secret, Owner: first.Owner, TTL: first.TTL, Remaining: s.Remaining.Milliseconds(), Metadata: metadata(first.Metadata)}
+	answer := wire.SetLease{Lease: secret, Owner: first.Owner, TTL: first.TTL, Remaining: s.Remaining.Milliseconds(), Waited: first.Waited(), Metadata: metadata(first.Metadata)}
 	expires, renewed := first.ExpiresAt, first.RenewedAt
 	for _, l := range s.Leases {
 		answer.Locks = append(answer.Locks, wire.SetMember{Lock: l.Lock, Fence: l.Lease.Fence, Capacity: l.Capacity, Permits: l.Lease.Permits})
@@ -204,6 +204,10 @@ func setAnswer(s lock.SetStatus, secret string) wire.SetLease {
 // setDetail is the detail of a set that was not granted.
 func setDetail(held *lock.HeldError) string {
 	switch {
+	case held.Freeze != nil && held.Position > 0:
+		return fmt.Sprintf("the set waits for %s: %s; send the same request again, with the tickets, to keep its places", held.Lock, freezeText(held.Freeze))
+	case held.Freeze != nil:
+		return fmt.Sprintf("the set needs %s: %s; send wait_ms to join the queues of all its locks", held.Lock, freezeText(held.Freeze))
 	case held.Position > 0:
 		return fmt.Sprintf("the set waits for %s, at place %d; send the same request again, with the tickets, to keep its places", held.Lock, held.Position)
 	case held.Waiting > 0:

@@ -44,6 +44,17 @@ func TestSets(t *testing.T) {
 	}
 }
 
+// The answer about a set of which one lock is frozen names that lock and the freeze.
+func TestFrozenSet(t *testing.T) {
+	s := newSystem(t)
+	s.rule("put-rule", "deploy:b", `{"freeze":{"until":"2026-03-01T18:00:00Z","reason":"the audit"}}`)
+	p := s.problem(s.call("acquire", "", `{"locks":[{"name":"deploy:a"},{"name":"deploy:b"}]}`, inScope("deploy:*")))
+	if p.Code != "frozen" || p.Lock != "deploy:b" || p.Freeze == nil || p.Freeze.Prefix != "deploy:b" ||
+		!strings.Contains(p.Detail, "deploy:b: the lock is frozen until 2026-03-01T18:00:00Z") || !strings.Contains(p.Detail, "the audit") {
+		t.Errorf("%+v", p)
+	}
+}
+
 // Every name must be within the scope of the path, and within the alias of a direct invocation.
 func TestSetsAreKeptWithinTheirScope(t *testing.T) {
 	s := newSystem(t)

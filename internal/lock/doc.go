@@ -73,6 +73,17 @@ only what fits both that and its own. So the capacity of a lock can be changed w
 queued and granted as always, and while leases with both capacities exist, no more permits are held than the smaller one
 allows. A request that does not wait and names another capacity than the present one gets [ErrCapacityMismatch].
 
+# Sets of locks
+
+Up to [MaxSet] locks are acquired together, all or none; see set.go. A set that waits has a place in each queue, which are joined, extended, granted and
+left together, and holds nothing. So all queues have the sets that they share in one order, and there is no deadlock. No write
+of one record grants a set: its writer then reads the other locks of the set that is first, and grants it if it is first in all
+queues and fits in all locks; see setrun.go.
+
+The head of a queue may so keep those behind it from free permits: a set that waits for another lock, or a waiter for more
+permits than are free. When the head's place ends, and its caller is gone, no other write of the lock may come. So the stream's consumer
+settles the lock then; see [Coordinator.SettleUntil].
+
 # Prefix rules
 
 An operator may freeze all locks whose names begin with a prefix until a time; see [PrefixRule]. A frozen lock is granted to
@@ -157,6 +168,10 @@ What each party sees, and why that is safe:
 	  acquire is under way  |                                   | on before                         | period old at most
 	end of a freeze not     | polls, and is granted             | granted by the next poll or other | a place is kept by polls; a task's wait is a
 	  noticed: the job lost |                                   | write, or by a sweep              | finding of a sweep
+	client of a set that is | -                                 | its places end, each by its own   | nobody extends them; a set is granted all
+	  first in a queue dies |                                   | time; then the next is granted    | its places or none
+	writer dies before it   | waits                             | granted by the stream's consumer  | the consumer sees each write that frees
+	  granted a set         |                                   | or by the set's next poll         | permits or changes the head: cause turn
 	row purged              | nothing                           | free; late duplicates are not     | only a day after its last use
 	                        |                                   | recognised                        |
 	coordinator dies        | no answer; sends it again         | changed or not                    | coordinators keep no state
@@ -204,5 +219,8 @@ quick tests of each rule.
  13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute, and those of a waiter's
     terms go to its lease.
  14. While a freeze is in force, or the rules cannot be read, no write grants the lock: advance, acquiring.next, tryAcquire. Holders' requests do not depend on rules.
+ 15. A set is granted all its locks or none, and only if it is first in all its queues, fits in all locks, and none is frozen: setFits, setAcquiring.free,
+    [Store.ApplyAll]. A part of a set is believed only when two reads in a row show it: leaseSeenTwice, placeSeenTwice.
+ 16. Nobody waits without limit behind a waiter whose caller is gone: [Coordinator.SettleUntil], Effects.Turn, [CauseTurn].
 */
 package lock

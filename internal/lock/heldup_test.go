@@ -40,7 +40,7 @@ func TestRuleNobodyIsForgottenBehindADeadSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.pass(45 * time.Second)
-	k.waitSet("s", ab, func(r *SetRequest) { r.Tickets = tickets }) // it lives, and extends its places
+	_ = k.waitSet("s", ab, func(r *SetRequest) { r.Tickets = tickets }) // it lives, and extends its places
 	if got := k.heldUp("a"); got != time.Minute {
 		t.Errorf("held up for %v after a poll", got)
 	}
@@ -73,7 +73,7 @@ func TestRuleNobodyIsForgottenBehindADeadHeavyWaiter(t *testing.T) {
 func TestFrozenLockIsNotHeldUp(t *testing.T) {
 	k := newKit(t)
 	k.freeze("a", time.Hour)
-	k.waitSet("s", ab)
+	_ = k.waitSet("s", ab)
 	k.must("b-holder", func(r *AcquireRequest) { r.Lock = "c" })
 	if got := k.heldUp("a"); got != 0 {
 		t.Errorf("held up for %v", got)
@@ -104,22 +104,22 @@ func TestWritesAfterWhichALockIsHeldUp(t *testing.T) {
 	}
 	k.must("single")
 	check("an acquire")
-	k.waitSet("1", ab)
+	_ = k.waitSet("1", ab)
 	check("a set joins the queue of a lock that is held")
 	k.mustRelease("a", "single")
 	check("permits come free", CauseRelease)
-	k.waitSet("2", ab, func(r *SetRequest) { r.Wait = time.Hour })
-	k.waitSet("3", ab, func(r *SetRequest) { r.Wait = time.Hour })
+	_ = k.waitSet("2", ab, func(r *SetRequest) { r.Wait = time.Hour })
+	_ = k.waitSet("3", ab, func(r *SetRequest) { r.Wait = time.Hour })
 	check("others join")
 	k.want(k.releaseSet("1", ab...), nil)
 	check("the head leaves", CauseRelease)
 	k.want(k.releaseSet("3", ab...), nil)
 	check("another leaves")
-	k.waitSet("4", ab, func(r *SetRequest) { r.Wait = 2 * time.Hour })
+	_ = k.waitSet("4", ab, func(r *SetRequest) { r.Wait = 2 * time.Hour })
 	k.pass(time.Hour)
 	k.want(k.Settle(t.Context(), "a"), nil)
 	check("the head's place ends", CauseTurn)
-	k.waitSet("5", []string{"a", "c"})
+	_ = k.waitSet("5", []string{"a", "c"})
 	check("another set joins")
 	k.want(k.releaseSet("4", ab...), nil)
 	check("the head leaves, and the next is granted", CauseRelease)

@@ -145,7 +145,7 @@ func TestRuleSetIsNotGrantedWhileTheRulesCannotBeRead(t *testing.T) {
 	k := newKit(t)
 	k.freeze("other", time.Hour)
 	k.mustSet("s", ab)
-	k.waitSet("next", ab)
+	_ = k.waitSet("next", ab)
 	k.pass(RulePeriod)
 	k.store.noRules = &StoreError{Kind: ErrThrottled, What: "the test throttles"}
 	_, err := k.set("t", []string{"c", "d"})

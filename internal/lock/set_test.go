@@ -147,8 +147,8 @@ func TestSetWaitsInAllQueuesAndHoldsNothing(t *testing.T) {
 func TestSetsTakeTurns(t *testing.T) {
 	k := newKit(t)
 	k.mustSet("1", ab)
-	k.waitSet("2", []string{"b", "a"})
-	k.waitSet("3", ab)
+	_ = k.waitSet("2", []string{"b", "a"})
+	_ = k.waitSet("3", ab)
 	for _, step := range []struct{ ends, next string }{{"1", "2"}, {"2", "3"}} {
 		if err := k.releaseSet(step.ends, ab...); err != nil {
 			t.Fatal(err)
@@ -185,8 +185,8 @@ func TestSetOfWhichOnePartEnded(t *testing.T) {
 func TestSetLeavesItsQueues(t *testing.T) {
 	k := newKit(t)
 	k.must("holder")
-	k.waitSet("s", ab)
-	k.waitSet("t", []string{"b", "c"})
+	_ = k.waitSet("s", ab)
+	_ = k.waitSet("t", []string{"b", "c"})
 	if err := k.releaseSet("s", ab...); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestSetOfWhichOnePlaceIsGone(t *testing.T) {
 	for _, by := range []string{"settling", "its own request"} {
 		k := newKit(t)
 		k.must("holder")
-		k.waitSet("s", ab)
+		_ = k.waitSet("s", ab)
 		r := k.at("b")
 		to := r.withoutPlace(r.Queue[0])
 		if _, err := k.store.Apply(t.Context(), "b", k.rules.swap(k.time, r, to, CauseQueue, "", "")); err != nil {
@@ -281,7 +281,7 @@ func TestTurnOfASetIsSeenByTheStream(t *testing.T) {
 	if _, err := k.acquire("dead", three(2, time.Second)); !errors.Is(err, ErrLockHeld) {
 		t.Fatal(err)
 	}
-	k.waitSet("s", ab, func(r *SetRequest) { r.Locks[1].Capacity = 3 })
+	_ = k.waitSet("s", ab, func(r *SetRequest) { r.Locks[1].Capacity = 3 })
 	k.pass(2 * time.Second)
 	k.store.after = func(c Command) error {
 		k.store.after = nil
@@ -308,7 +308,7 @@ func TestTurnOfASetIsSeenByTheStream(t *testing.T) {
 func TestFindingOfASet(t *testing.T) {
 	k := newKit(t)
 	k.must("holder")
-	k.waitSet("s", ab, func(r *SetRequest) { r.Wait = 10 * time.Minute })
+	_ = k.waitSet("s", ab, func(r *SetRequest) { r.Wait = 10 * time.Minute })
 	examine := func() []Finding {
 		t.Helper()
 		list, _, err := k.Examine(t.Context(), "b", false)

@@ -50,6 +50,7 @@ type SetLease struct {
 	ExpiresAt  Time            `json:"expires_at"`
 	TTL        int64           `json:"ttl_ms"`
 	Remaining  int64           `json:"remaining_ms"`
+	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queues to the grant
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 }
 
