@@ -400,7 +400,7 @@ func (o *setReleasing) next(now time.Time, rs, prev []Record) (parts []Part, err
 	for i, r := range rs {
 		h, holds := r.Holders[o.key]
 		w, waits := r.place(o.key)
-		to := r
+		var to Record
 		switch {
 		case holds && h.ExpiresAt > now.UnixMilli():
 			to = r.withoutHolder(o.key)

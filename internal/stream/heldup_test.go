@@ -12,7 +12,7 @@ import (
 // newHeldUp is a consumer over a lock a that is free and a lock b that is held for hours, with the stream records of all writes.
 func newHeldUp(t *testing.T, backlog Backlog) *thawing {
 	k := newThawing(t, backlog)
-	k.Consumer.Callbacks = ByKind{}
+	k.Callbacks = ByKind{}
 	k.memory.Changed = func(name string, before, after lock.Record) {
 		before.Queue, after.Queue = nil, nil
 		if w := (lock.Write{Lock: name, Before: before, After: after}); w.OfQueue() { // as the stream's filters
