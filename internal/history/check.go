@@ -110,6 +110,7 @@ func Check(h *History, cfg Config) Report {
 	}
 	if cfg.Start != 0 {
 		r.Violations = append(r.Violations, checkRefusals(h, cfg)...)
+		r.Violations = append(r.Violations, checkSets(h, cfg)...)
 	}
 	r.Violations = append(r.Violations, checkEvents(h, cfg)...)
 	return r

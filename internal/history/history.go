@@ -47,6 +47,7 @@ type Op struct {
 	Lease    string `json:"lease,omitempty"`    // a name of the lease; never its secret
 	Permits  int64  `json:"permits,omitempty"`  // 0: 1
 	Capacity int64  `json:"capacity,omitempty"` // 0: 1
+	Set      string `json:"set,omitempty"`      // all locks of the request, with commas between; empty: it is about one lock. Each of them has an Op
 	Began    int64  `json:"began"`
 	Ended    int64  `json:"ended"` // when the answer arrived, or the caller gave up
 	Result   Result `json:"result"`
@@ -109,15 +110,17 @@ type Record struct {
 	Ended    string           `json:"retired_cause,omitempty"` // how it ended
 	EndedAt  int64            `json:"retired_at,omitempty"`    // when
 	Holders  map[string]Lease `json:"holders,omitempty"`       // by lease key
+	SetFirst bool             `json:"set_first,omitempty"`     // the first waiter is a set, as far as that is known: a write of this row alone does not grant it
 }
 
 // A Lease is a lease in a [Record].
 type Lease struct {
-	Fence    int64 `json:"fence"`
-	Permits  int64 `json:"permits"`
-	Capacity int64 `json:"capacity"`
-	Renewed  int64 `json:"renewed,omitempty"` // when it was granted, claimed or renewed last; 0: unknown
-	Expires  int64 `json:"expires"`
+	Fence    int64  `json:"fence"`
+	Permits  int64  `json:"permits"`
+	Capacity int64  `json:"capacity"`
+	Renewed  int64  `json:"renewed,omitempty"` // when it was granted, claimed or renewed last; 0: unknown
+	Expires  int64  `json:"expires"`
+	Set      string `json:"set,omitempty"` // all locks that are granted with this one, with commas between; empty: none
 }
 
 // A History is the entries of a run by kind, each kind in the order in which its entries were recorded.

@@ -21,10 +21,10 @@ func recordOf(r lock.Record) *Record {
 	}
 	out := &Record{
 		Rev: r.Rev, Fence: r.Fence, Capacity: r.Capacity, Waiting: r.Waiting, Retired: string(r.Retired.Key), Ended: string(r.Retired.Cause), EndedAt: r.Retired.At,
-		Holders: make(map[string]Lease, len(r.Holders)),
+		Holders: make(map[string]Lease, len(r.Holders)), SetFirst: len(r.Queue) > 0 && r.Queue[0].Set != "",
 	}
 	for key, l := range r.Holders {
-		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Renewed: l.RenewedAt, Expires: l.ExpiresAt}
+		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Renewed: l.RenewedAt, Expires: l.ExpiresAt, Set: l.Set}
 	}
 	return out
 }
@@ -76,7 +76,7 @@ func checkRows(rows []Row, cfg Config) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
 			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
 		}
-		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) {
+		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst {
 			wrong("it frees the lock, and grants it to none of %d waiters", after.Waiting) // it removes the abandoned among those that it reads
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
@@ -110,29 +110,48 @@ func checkGrants(h *History) (found []Violation) {
 	return found
 }
 
-// checkRefusals checks that whenever an acquire was answered "held", the row had, at some time between its beginning and its end, waiters or
-// holders beside which the request did not fit.
-func checkRefusals(h *History, cfg Config) (found []Violation) {
+// rowsOf are the rows of each lock.
+func rowsOf(h *History) map[string][]Row {
 	rows := map[string][]Row{}
 	for _, r := range h.Rows {
 		rows[r.Lock] = append(rows[r.Lock], r)
 	}
+	return rows
+}
+
+// checkRefusals checks that whenever an acquire was answered "held", the row had, at some time between its beginning and its end, waiters or
+// holders beside which the request did not fit.
+func checkRefusals(h *History, cfg Config) (found []Violation) {
+	rows := rowsOf(h)
 	for _, o := range h.Ops {
-		if o.Op != Acquire || o.Result != Held {
+		if o.Op != Acquire || o.Result != Held || o.Set != "" {
 			continue
 		}
-		list := rows[o.Lock]
-		from, _ := slices.BinarySearchFunc(list, o.Began, func(r Row, at int64) int { return compare(r.At, at) })
-		var refuses bool
-		for i := max(from-1, 0); i < len(list) && list[i].At <= o.Ended && !refuses; i++ { // the first is what was stored when it began
-			refuses = orEmpty(list[i].After).refuses(o, cfg)
-		}
-		if !refuses {
+		if !refusedBy(rows[o.Lock], o, cfg) {
 			found = append(found, Violation{"refusals", o.Lock, o.Ended, fmt.Sprintf("acquire of %s by %s is answered \"held\", and the lock was free for it from %v to %v",
 				o.Lease, o.Client, time.Duration(o.Began), time.Duration(o.Ended))})
 		}
 	}
 	return found
+}
+
+// refusedBy reports whether a lock refused an acquire at some time between its beginning and its end. list are the lock's rows.
+func refusedBy(list []Row, o Op, cfg Config) bool {
+	return within(list, o, func(r Record) bool { return r.refuses(o, cfg) })
+}
+
+// within reports whether a condition held for what was stored of a lock at some time between the beginning and the end of an operation.
+func within(list []Row, o Op, holds func(Record) bool) bool {
+	from, _ := slices.BinarySearchFunc(list, o.Began, func(r Row, at int64) int { return compare(r.At, at) })
+	if from == 0 && holds(Record{}) {
+		return true
+	}
+	for i := max(from-1, 0); i < len(list) && list[i].At <= o.Ended; i++ { // the first is what was stored when it began
+		if holds(orEmpty(list[i].After)) {
+			return true
+		}
+	}
+	return false
 }
 
 // refuses reports whether a coordinator may refuse an acquire because of a record. A lease blocks others until a skew allowance after its

@@ -116,28 +116,43 @@ type caller struct {
 	own *dice
 }
 
-// session is one caller that takes a lock, works and releases it.
+// session is one caller that takes a lock, or several at once, works and releases it.
 func (c *caller) session() {
 	w := c.w
 	w.sleepThroughNight(c.own)
 	time.Sleep(c.own.between(time.Millisecond, 2*time.Second))
-	t := w.locks[c.own.intn(len(w.locks))]
-	opts := lockclient.Options{
-		TTL: t.ttl + time.Duration(c.own.intn(2000))*time.Millisecond, Capacity: t.capacity, Permits: 1 + c.own.intn(t.capacity), ManualRenew: c.own.chance(0.2),
+	targets := []*target{w.locks[c.own.intn(len(w.locks))]}
+	if c.own.happens(Sets) {
+		targets = c.several()
 	}
+	opts := lockclient.Options{TTL: targets[0].ttl + time.Duration(c.own.intn(2000))*time.Millisecond, ManualRenew: c.own.chance(0.2)}
 	opts.Heartbeat = opts.TTL/3 + c.own.between(0, 20*time.Millisecond)
-	if c.own.happens(Capacities) {
-		opts.Capacity = 1 + c.own.intn(4)
-		opts.Permits = 1 + c.own.intn(opts.Capacity)
+	var wants []lockclient.Want
+	for _, t := range targets {
+		want := lockclient.Want{Lock: t.name, Capacity: t.capacity, Permits: 1 + c.own.intn(t.capacity)}
+		if c.own.happens(Capacities) {
+			want.Capacity = 1 + c.own.intn(4)
+			want.Permits = 1 + c.own.intn(want.Capacity)
+		}
+		wants = append(wants, want)
 	}
-	lease, err := c.acquire(t, opts)
+	lease, err := c.acquire(wants, opts)
 	if err != nil || !c.alive() {
 		return
 	}
-	c.hold(t, opts, lease)
+	c.hold(targets, wants, opts.TTL, lease)
 }
 
-func (c *caller) acquire(t *target, opts lockclient.Options) (*lockclient.Lease, error) {
+// several are some of the locks, in any order; all, if there are less than three.
+func (c *caller) several() (list []*target) {
+	order := c.own.rng.Perm(len(c.w.locks))
+	for _, i := range order[:min(len(order), 2+c.own.intn(2))] {
+		list = append(list, c.w.locks[i])
+	}
+	return list
+}
+
+func (c *caller) acquire(wants []lockclient.Want, opts lockclient.Options) (*lockclient.Lease, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ending := c.ending
@@ -148,28 +163,38 @@ func (c *caller) acquire(t *target, opts lockclient.Options) (*lockclient.Lease,
 		case <-ctx.Done():
 		}
 	}()
+	acquire, acquireAll := c.client.Acquire, c.client.AcquireAll
 	if c.own.chance(0.25) {
-		return c.client.TryAcquire(ctx, t.name, opts)
+		acquire, acquireAll = c.client.TryAcquire, c.client.TryAcquireAll
+	} else {
+		opts.Wait = c.own.between(2*time.Second, 90*time.Second)
+		if c.own.happens(Cancel) {
+			defer time.AfterFunc(c.own.between(time.Millisecond, 10*time.Second), cancel).Stop()
+		}
 	}
-	opts.Wait = c.own.between(2*time.Second, 90*time.Second)
-	if c.own.happens(Cancel) {
-		defer time.AfterFunc(c.own.between(time.Millisecond, 10*time.Second), cancel).Stop()
+	if len(wants) > 1 {
+		return acquireAll(ctx, wants, opts)
 	}
-	return c.client.Acquire(ctx, t.name, opts)
+	opts.Capacity, opts.Permits = wants[0].Capacity, wants[0].Permits
+	return acquire(ctx, wants[0].Lock, opts)
 }
 
 // hold works under a lease for a while, and then releases it, crashes, or loses it before.
-func (c *caller) hold(t *target, opts lockclient.Options, lease *lockclient.Lease) {
+func (c *caller) hold(targets []*target, wants []lockclient.Want, ttl time.Duration, lease *lockclient.Lease) {
 	w := c.w
-	belief := history.Belief{
-		Client: c.link.client, Lock: t.name, Fence: lease.Fence(), Permits: int64(opts.Permits), Capacity: int64(opts.Capacity), From: w.at(),
-	}
 	w.mu.Lock()
-	belief.Lease = w.nameOf(belief.Client, lease.Secret())
+	name := w.nameOf(c.link.client, lease.Secret())
 	w.mu.Unlock()
-	work := c.own.between(time.Millisecond, opts.TTL/2)
+	fences := lease.Fences()
+	var beliefs []history.Belief
+	for _, want := range wants {
+		beliefs = append(beliefs, history.Belief{
+			Client: c.link.client, Lease: name, Lock: want.Lock, Fence: fences[want.Lock], Permits: int64(want.Permits), Capacity: int64(want.Capacity), From: w.at(),
+		})
+	}
+	work := c.own.between(time.Millisecond, ttl/2)
 	if c.own.chance(0.2) {
-		work = c.own.between(opts.TTL, 3*opts.TTL)
+		work = c.own.between(ttl, 3*ttl)
 	}
 	crash := c.own.happens(ClientCrash)
 	timer := time.NewTimer(work)
@@ -179,12 +204,16 @@ func (c *caller) hold(t *target, opts lockclient.Options, lease *lockclient.Leas
 	case <-lease.Context().Done():
 	case <-c.ending:
 	}
-	if lease.Err() == nil && t.capacity == 1 && c.alive() {
-		c.write(t, lease.Fence())
+	for _, t := range targets {
+		if lease.Err() == nil && t.capacity == 1 && c.alive() {
+			c.write(t, fences[t.name])
+		}
 	}
-	belief.Until = w.at()
 	w.mu.Lock()
-	w.h.Beliefs = append(w.h.Beliefs, belief)
+	for _, b := range beliefs {
+		b.Until = w.at()
+		w.h.Beliefs = append(w.h.Beliefs, b)
+	}
 	w.mu.Unlock()
 	switch {
 	case crash: // or the process closes its client, which releases the leases of all its callers

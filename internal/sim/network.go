@@ -1,11 +1,14 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
@@ -153,16 +156,18 @@ func (w *world) serve(ctx context.Context, r lockclient.Request) lockclient.Resp
 
 // fields are those of all requests that matter to a history.
 type fields struct {
-	Lease    string `json:"lease"`
-	TTL      int64  `json:"ttl_ms"`
-	Capacity int64  `json:"capacity"`
-	Permits  int64  `json:"permits"`
-	Wait     int64  `json:"wait_ms"`
-	Fence    int64  `json:"fence"`
+	Lease    string          `json:"lease"`
+	Locks    json.RawMessage `json:"locks"` // of a set
+	TTL      int64           `json:"ttl_ms"`
+	Capacity int64           `json:"capacity"`
+	Permits  int64           `json:"permits"`
+	Wait     int64           `json:"wait_ms"`
+	Fence    int64           `json:"fence"`
 }
 
 var kinds = map[wire.Op]history.Kind{
 	wire.OpAcquire: history.Acquire, wire.OpRenew: history.Renew, wire.OpRelease: history.Release, wire.OpForceRelease: history.Force,
+	wire.OpAcquireSet: history.Acquire, wire.OpRenewSet: history.Renew, wire.OpReleaseSet: history.Release,
 }
 
 // diceOf are the dice of the client's next request of this kind for a lease.
@@ -186,6 +191,7 @@ func (l *link) begin(r lockclient.Request, f fields) *request {
 	if l.life > 0 && op.TTL > 0 {
 		op.TTL = int64(l.life)
 	}
+	op.set = ofEach(op.Op, f.Locks)
 	l.w.ops = append(l.w.ops, op)
 	l.w.requests++
 	return op
@@ -205,13 +211,47 @@ func (w *world) nameOf(client, secret string) string {
 	return name
 }
 
+// ofEach are the operations of a request about a set, one for each lock of it.
+func ofEach(o history.Op, locks json.RawMessage) (list []history.Op) {
+	var wants []wire.SetLock
+	var names []string
+	switch {
+	case locks == nil:
+		return nil
+	case json.Unmarshal(locks, &names) == nil:
+		for _, name := range names {
+			wants = append(wants, wire.SetLock{Name: name})
+		}
+	case json.Unmarshal(locks, &wants) != nil:
+		panic("sim: the locks of a set are no list of names or of wants: " + string(locks))
+	}
+	names = nil
+	for _, want := range wants {
+		names = append(names, want.Name)
+	}
+	slices.Sort(names)
+	o.Set = strings.Join(names, ",")
+	for _, want := range wants {
+		o.Lock, o.Capacity, o.Permits = want.Name, want.Capacity, want.Permits
+		list = append(list, o)
+	}
+	return list
+}
+
 // end records the answer to a request.
 func (l *link) end(op *request, resp lockclient.Response, err error) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	op.Ended = l.w.at()
 	op.Result = history.Unknown
+	for i := range op.set {
+		op.set[i].Ended, op.set[i].Result = op.Ended, history.Unknown
+	}
 	if err != nil {
+		return
+	}
+	if op.set != nil {
+		l.endSet(op, resp)
 		return
 	}
 	switch answer := resp.Answer.(type) {
@@ -233,9 +273,56 @@ func (l *link) end(op *request, resp lockclient.Response, err error) {
 			op.Result = history.Lost
 		case wire.CapacityMismatch, wire.QueueFull, wire.LockFull:
 			op.Result = history.Refused // unless a copy of it is under way, see finish
-		case wire.Throttled, wire.StoreUnavailable:
 		default:
-			l.w.problems = append(l.w.problems, fmt.Sprintf("%s of %s was answered %s: %s", op.Op.Op, op.Lock, answer.Code, answer.Detail))
+			l.unexpected(op, answer)
 		}
+	}
+}
+
+// endSet records the answer to a request about a set. A lease that is lost in one of the locks may be live in others, and is ended there by the
+// release that is told so.
+func (l *link) endSet(op *request, resp lockclient.Response) {
+	result := func(result history.Result) {
+		for i := range op.set {
+			op.set[i].Result = result
+		}
+	}
+	switch answer := resp.Answer.(type) {
+	case wire.SetLease:
+		result(history.Granted)
+		for i := range op.set {
+			op.set[i].Left = answer.Remaining * int64(time.Millisecond)
+			for _, m := range answer.Locks {
+				if m.Lock == op.set[i].Lock {
+					op.set[i].Fence = m.Fence
+				}
+			}
+		}
+	case wire.SetReleased:
+		for i := range op.set {
+			if slices.ContainsFunc(answer.Locks, func(r wire.Released) bool { return r.Lock == op.set[i].Lock }) {
+				op.set[i].Result = history.OK
+			}
+		}
+	case *wire.Problem:
+		switch answer.Code {
+		case wire.LockHeld:
+			result(history.Held)
+			for i, ticket := range answer.Tickets {
+				op.set[i].Ticket = ticket
+			}
+		case wire.LeaseLost:
+		case wire.CapacityMismatch, wire.QueueFull, wire.LockFull:
+			result(history.Refused)
+		default:
+			l.unexpected(op, answer)
+		}
+	}
+}
+
+// unexpected notes an answer that no request of the simulation should get. It needs w.mu.
+func (l *link) unexpected(op *request, p *wire.Problem) {
+	if p.Code != wire.Throttled && p.Code != wire.StoreUnavailable {
+		l.w.problems = append(l.w.problems, fmt.Sprintf("%s of %s was answered %s: %s", op.Op.Op, cmp.Or(op.Op.Lock, op.Op.Set), p.Code, p.Detail))
 	}
 }

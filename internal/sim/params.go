@@ -46,12 +46,13 @@ const (
 	Night         Fault = "night"      // nobody uses the locks for more than a day, and native TTL purges their rows
 	Cancel        Fault = "cancel"     // a caller gives up its acquire
 	Capacities    Fault = "capacities" // callers name different capacities for one lock
+	Sets          Fault = "sets"       // callers acquire several locks at once: no fault, but as rare as one
 )
 
 // Faults are all kinds of fault.
 var Faults = []Fault{
 	LostRequest, LostReply, Slow, Duplicate, Late, Busy, Partition, StoreThrottle, StoreLost, StoreRepeat, StoreLate, Crash, ClientCrash, Pause,
-	Force, Clocks, TimerLost, TimerLate, TimerTwice, Queue, Bus, Callback, TaskGone, EndLost, Night, Cancel, Capacities,
+	Force, Clocks, TimerLost, TimerLate, TimerTwice, Queue, Bus, Callback, TaskGone, EndLost, Night, Cancel, Capacities, Sets,
 }
 
 // Params are the parameters of a run.

@@ -100,14 +100,15 @@ func (w *world) finish() *Run {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, op := range w.ops {
-		o := op.Op
-		if op.landed > o.Ended {
-			o.Late = op.landed
-			if o.Result == history.Refused {
-				o.Result = history.Unknown
+		for _, o := range op.ops() {
+			if op.landed > o.Ended {
+				o.Late = op.landed
+				if o.Result == history.Refused {
+					o.Result = history.Unknown
+				}
 			}
+			w.h.Ops = append(w.h.Ops, o)
 		}
-		w.h.Ops = append(w.h.Ops, o)
 	}
 	slices.SortStableFunc(w.h.Beliefs, func(a, b history.Belief) int { // several may end at once
 		return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.Lease, b.Lease))
@@ -134,7 +135,7 @@ func (r *Run) Check() history.Report {
 func (r *Run) Hash() uint64 {
 	h := fnv.New64a()
 	for _, o := range r.History.Ops {
-		text(h, o.Client, string(o.Op), o.Lock, o.Lease, string(o.Result))
+		text(h, o.Client, string(o.Op), o.Lock, o.Set, o.Lease, string(o.Result))
 		numbers(h, o.Permits, o.Capacity, o.Began, o.Ended, o.Fence, o.Ticket, o.TTL, o.Wait, o.Left, o.Late)
 	}
 	for _, b := range r.History.Beliefs {

@@ -44,7 +44,7 @@ func (s *store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 		return lock.Reply{}, err
 	}
 	if processOf(ctx).happens(StoreLate) {
-		return lock.Reply{}, s.applyLate(ctx, name, c)
+		return lock.Reply{}, s.late(ctx, func() { _, _ = s.w.memory.Apply(context.Background(), name, c) })
 	}
 	bare := context.WithoutCancel(ctx)
 	reply, err := s.w.memory.Apply(bare, name, c)
@@ -59,23 +59,31 @@ func (s *store) Apply(ctx context.Context, name string, c lock.Command) (lock.Re
 
 // ApplyAll applies commands to several records in one step.
 func (s *store) ApplyAll(ctx context.Context, parts []lock.Part) (time.Duration, error) {
-	return read(ctx, s, func(ctx context.Context) (time.Duration, error) {
-		offset, err := s.w.memory.ApplyAll(ctx, parts)
-		if processOf(ctx).happens(StoreRepeat) {
-			offset, err = s.w.memory.ApplyAll(ctx, parts)
-		}
-		return offset, err
-	})
+	if err := s.enter(ctx); err != nil {
+		return 0, err
+	}
+	apply := func() (time.Duration, error) { return s.w.memory.ApplyAll(context.Background(), parts) }
+	if processOf(ctx).happens(StoreLate) {
+		return 0, s.late(ctx, func() { _, _ = apply() })
+	}
+	offset, err := apply()
+	if processOf(ctx).happens(StoreRepeat) {
+		offset, err = apply()
+	}
+	if failed := s.leave(ctx); failed != nil {
+		return 0, failed
+	}
+	return offset, err
 }
 
-// applyLate applies a command later than its coordinator waits.
-func (s *store) applyLate(ctx context.Context, name string, c lock.Command) error {
+// late writes later than the coordinator waits.
+func (s *store) late(ctx context.Context, write func()) error {
 	p := processOf(ctx)
 	after := p.between(time.Second, 9*time.Second)
 	s.w.landed(p.op, s.w.at()+int64(after))
 	s.w.spawn(func() {
 		time.Sleep(after)
-		_, _ = s.w.memory.Apply(context.Background(), name, c)
+		write()
 	})
 	if err := sleep(ctx, p.between(100*time.Millisecond, 2*time.Second)); err != nil {
 		return err
