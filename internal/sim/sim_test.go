@@ -64,15 +64,32 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("simulation: %v, %.1f s\n", sum, time.Since(start).Seconds())
 }
 
-type totals struct{ runs, ops, rows, events, timers, crashes int }
+type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited int }
 
 func (s *totals) add(r *Run) {
 	s.runs, s.ops, s.rows, s.events = s.runs+1, s.ops+len(r.History.Ops), s.rows+len(r.History.Rows), s.events+len(r.History.Events)
 	s.timers, s.crashes = s.timers+r.Fired, s.crashes+r.Crashes
+	waits, granted := map[string]bool{}, map[string]bool{} // sets, by lease
+	for _, o := range r.History.Ops {
+		switch {
+		case o.Set == "" || o.Op != history.Acquire:
+		case o.Ticket != 0:
+			waits[o.Lease] = true
+		case o.Result == history.Granted:
+			granted[o.Lease] = true
+		}
+	}
+	s.sets += len(granted)
+	for lease := range granted {
+		if waits[lease] {
+			s.waited++
+		}
+	}
 }
 
 func (s totals) String() string {
-	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes", s.ops, s.runs, s.rows, s.events, s.timers, s.crashes)
+	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait",
+		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited)
 }
 
 // check makes a run and checks it. A failure says how to replay it.

@@ -98,7 +98,7 @@ func run(ops int, only string, procs int) error {
 // tryTimeout limits the simulation with one bug.
 const tryTimeout = 10 * time.Minute
 
-var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|events|simulation): .{0,90})`)
+var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|sets|events|simulation): .{0,90})`)
 
 // try runs the simulation with a bug. It returns what noticed the bug, or "" if nothing did.
 func try(p plant, dir string, ops int) (string, error) {

@@ -41,18 +41,18 @@ const part = 300000
 
 // A sum is the sum of the figures of all processes.
 type sum struct {
-	mu                                               sync.Mutex
-	began                                            time.Time
-	ops, runs, writes, events, timers, crashes, next int
-	cpu                                              time.Duration
+	mu                                                     sync.Mutex
+	began                                                  time.Time
+	ops, runs, writes, events, timers, crashes, sets, next int
+	cpu                                                    time.Duration
 }
 
 func (s *sum) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	took := time.Since(s.began)
-	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes; %v, %.0f operations a minute, %.0f a minute of a CPU's time",
-		s.ops, s.runs, s.writes, s.events, s.timers, s.crashes, took.Round(time.Second), float64(s.ops)/took.Minutes(), float64(s.ops)/max(s.cpu.Minutes(), 1e-9))
+	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted; %v, %.0f operations a minute, %.0f a minute of a CPU's time",
+		s.ops, s.runs, s.writes, s.events, s.timers, s.crashes, s.sets, took.Round(time.Second), float64(s.ops)/took.Minutes(), float64(s.ops)/max(s.cpu.Minutes(), 1e-9))
 }
 
 func simulate(ctx context.Context, ops, from, size, procs int, most, progress time.Duration) error {
@@ -138,10 +138,12 @@ func (s *sum) add(out string, cpu time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for line := range strings.Lines(out) {
-		var ops, runs, writes, events, timers, crashes int
-		n, _ := fmt.Sscanf(line, "simulation: %d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes", &ops, &runs, &writes, &events, &timers, &crashes)
-		if n == 6 {
+		var ops, runs, writes, events, timers, crashes, sets int
+		n, _ := fmt.Sscanf(line, "simulation: %d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted",
+			&ops, &runs, &writes, &events, &timers, &crashes, &sets)
+		if n == 7 {
 			s.ops, s.runs, s.writes, s.events, s.timers, s.crashes, s.cpu = s.ops+ops, s.runs+runs, s.writes+writes, s.events+events, s.timers+timers, s.crashes+crashes, s.cpu+cpu
+			s.sets += sets
 			return nil
 		}
 	}
