@@ -29,6 +29,9 @@ type Config struct {
 	Stable bool
 	// Recorded says that the rows have every write of every lock, from the first on. Then each grant must be in them.
 	Recorded bool
+	// Queues says that the rows have [Record.SetFirst]. Otherwise a write that frees a lock which a set of the history names, and grants it to none, is
+	// not judged.
+	Queues bool
 	// Ordered says that nothing delayed single events: those of one lock come in the order of its writes.
 	Ordered bool
 	// Start is the time 0 of the history, in Unix milliseconds, if the rows have the times of their writes; else 0. Refusals are then judged by
@@ -104,13 +107,13 @@ func Check(h *History, cfg Config) Report {
 	}
 	r.Violations = append(r.Violations, checkBeliefs(h.Beliefs, byLock, cfg)...)
 	r.Violations = append(r.Violations, checkGuarded(h.Guarded)...)
-	r.Violations = append(r.Violations, checkRows(h.Rows, cfg)...)
+	r.Violations = append(r.Violations, checkRows(h, cfg)...)
 	if cfg.Recorded {
 		r.Violations = append(r.Violations, checkGrants(h)...)
+		r.Violations = append(r.Violations, checkSets(h, cfg)...)
 	}
 	if cfg.Start != 0 {
 		r.Violations = append(r.Violations, checkRefusals(h, cfg)...)
-		r.Violations = append(r.Violations, checkSets(h, cfg)...)
 	}
 	r.Violations = append(r.Violations, checkEvents(h, cfg)...)
 	return r

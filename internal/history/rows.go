@@ -34,10 +34,14 @@ func recordOf(r lock.Record) *Record {
 // moves back, and a lease is renewed, claimed or released before its expiry, by the clock of the coordinator that does it. A lease that
 // ends by expiry has expired by every clock.
 // A write that ends the last lease grants the lock to a waiter.
-func checkRows(rows []Row, cfg Config) (found []Violation) {
+func checkRows(h *History, cfg Config) (found []Violation) {
+	inSet := map[string]bool{} // locks at the head of whose queue a set may be
+	for _, o := range h.Ops {
+		inSet[o.Lock] = inSet[o.Lock] || o.Set != ""
+	}
 	top := map[string]int64{}
 	last := map[string]*Record{}
-	for _, r := range rows {
+	for _, r := range h.Rows {
 		before, after := orEmpty(r.Before), orEmpty(r.After)
 		wrong := func(format string, args ...any) {
 			found = append(found, Violation{"rows", r.Lock, r.At, fmt.Sprintf("write with cause %q: ", r.Cause) + fmt.Sprintf(format, args...)})
@@ -76,7 +80,7 @@ func checkRows(rows []Row, cfg Config) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
 			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
 		}
-		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst {
+		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) {
 			wrong("it frees the lock, and grants it to none of %d waiters", after.Waiting) // it removes the abandoned among those that it reads
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {

@@ -1,13 +1,45 @@
 package history
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 )
 
-// checkSets checks that the leases of a set are granted together: one write grants all of them, in every lock of the set, at the same time. And
-// that an acquire of a set is answered "held" only if one of its locks refused it, and that it is told of all its leases or of none.
+// SetOps are the operations of a request about a set of locks, which has o's other fields: one for each lock, in the order of the request. locks
+// is the list of the request: of names, or of what it asks of each lock.
+func SetOps(o Op, locks json.RawMessage) ([]Op, error) {
+	var wants []struct {
+		Name              string
+		Capacity, Permits int64
+	}
+	var names []string
+	if json.Unmarshal(locks, &names) == nil {
+		wants = slices.Grow(wants, len(names))[:len(names)]
+		for i, name := range names {
+			wants[i].Name = name
+		}
+	} else if err := json.Unmarshal(locks, &wants); err != nil {
+		return nil, fmt.Errorf("history: the locks of a set are %s: %w", locks, err)
+	}
+	names = nil
+	for _, w := range wants {
+		names = append(names, w.Name)
+	}
+	slices.Sort(names)
+	o.Set = strings.Join(names, ",")
+	var list []Op
+	for _, w := range wants {
+		o.Lock, o.Capacity, o.Permits = w.Name, w.Capacity, w.Permits
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+// checkSets checks that the leases of a set are granted together: one write grants all of them, in every lock of the set, at the same time, as
+// far as the rows have the times of their writes. And that an acquire of a set is told of all its leases or of none, and is answered "held" only
+// if one of its locks refused it.
 func checkSets(h *History, cfg Config) (found []Violation) {
 	type grant struct {
 		key string
@@ -17,15 +49,23 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 	sets := map[grant]string{}
 	for _, r := range h.Rows {
 		for key, l := range orEmpty(r.After).Holders {
-			if l.Set != "" && orEmpty(r.Before).Holders[key].Fence != l.Fence && !corrects(r.Cause) {
-				g := grant{key, r.At}
-				granted[g], sets[g] = append(granted[g], r.Lock), l.Set
+			if orEmpty(r.Before).Holders[key].Fence == l.Fence || corrects(r.Cause) {
+				continue
+			}
+			g := grant{key, 0}
+			if cfg.Start != 0 {
+				g.at = r.At
+			}
+			granted[g] = append(granted[g], r.Lock)
+			if l.Set != "" { // else it is a single lock, or the row's texts are kept apart
+				sets[g] = l.Set
 			}
 		}
 	}
-	for g, locks := range granted {
-		if slices.Sort(locks); strings.Join(locks, ",") != sets[g] {
-			found = append(found, Violation{"sets", locks[0], g.at, fmt.Sprintf("a set of %s is granted in %s alone", sets[g], strings.Join(locks, ","))})
+	for g, set := range sets {
+		locks := granted[g]
+		if slices.Sort(locks); strings.Join(slices.Compact(locks), ",") != set {
+			found = append(found, Violation{"sets", locks[0], g.at, fmt.Sprintf("a set of %s is granted in %s alone", set, strings.Join(locks, ","))})
 		}
 	}
 	type request struct {
@@ -46,7 +86,7 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 		switch {
 		case mixed || len(ops) != strings.Count(first.Set, ",")+1:
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s has answers about some of the locks of %s", first.Lease, first.Client, first.Set)})
-		case first.Result == Held && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
+		case cfg.Start != 0 && first.Result == Held && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s is answered \"held\", and all of %s were free for it", first.Lease, first.Client, first.Set)})
 		}
 	}

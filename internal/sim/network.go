@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
@@ -191,7 +190,12 @@ func (l *link) begin(r lockclient.Request, f fields) *request {
 	if l.life > 0 && op.TTL > 0 {
 		op.TTL = int64(l.life)
 	}
-	op.set = ofEach(op.Op, f.Locks)
+	if f.Locks != nil {
+		var err error
+		if op.set, err = history.SetOps(op.Op, f.Locks); err != nil {
+			panic(err) // the client's requests are JSON
+		}
+	}
 	l.w.ops = append(l.w.ops, op)
 	l.w.requests++
 	return op
@@ -209,33 +213,6 @@ func (w *world) nameOf(client, secret string) string {
 		w.names[secret] = name
 	}
 	return name
-}
-
-// ofEach are the operations of a request about a set, one for each lock of it.
-func ofEach(o history.Op, locks json.RawMessage) (list []history.Op) {
-	var wants []wire.SetLock
-	var names []string
-	switch {
-	case locks == nil:
-		return nil
-	case json.Unmarshal(locks, &names) == nil:
-		for _, name := range names {
-			wants = append(wants, wire.SetLock{Name: name})
-		}
-	case json.Unmarshal(locks, &wants) != nil:
-		panic("sim: the locks of a set are no list of names or of wants: " + string(locks))
-	}
-	names = nil
-	for _, want := range wants {
-		names = append(names, want.Name)
-	}
-	slices.Sort(names)
-	o.Set = strings.Join(names, ",")
-	for _, want := range wants {
-		o.Lock, o.Capacity, o.Permits = want.Name, want.Capacity, want.Permits
-		list = append(list, o)
-	}
-	return list
 }
 
 // end records the answer to a request.

@@ -122,7 +122,7 @@ func (w *world) finish() *Run {
 // Check runs the checks of package history on a run. The problems of the run are violations of the check "simulation".
 func (r *Run) Check() history.Report {
 	cfg := history.Config{
-		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Start: r.Start.UnixMilli(), Ordered: !r.Params.has(Bus), Timeout: time.Minute,
+		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Queues: true, Start: r.Start.UnixMilli(), Ordered: !r.Params.has(Bus), Timeout: time.Minute,
 	}
 	report := history.Check(&r.History, cfg)
 	for _, p := range r.Problems {

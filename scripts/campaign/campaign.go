@@ -96,7 +96,7 @@ func (c *campaign) more(plans int) bool {
 // everything is the plan of a round with all faults under which Holdfast keeps its guarantees.
 func (c *campaign) everything() plan {
 	return plan{
-		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: 12, Epoch: 10, Families: safeFamilies,
+		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: 12, Epoch: 10, Sets: true, Families: safeFamilies,
 	}
 }
 
@@ -252,6 +252,7 @@ func (c *campaign) add(s summary) {
 	t := &c.total
 	t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events = t.Beliefs+s.Beliefs, t.Guarded+s.Guarded, t.Stale+s.Stale, t.Rows+s.Rows, t.Events+s.Events
 	t.Repeated, t.Tasks, t.StreamKill, t.Secrets = t.Repeated+s.Repeated, t.Tasks+s.Tasks, t.StreamKill+s.StreamKill, t.Secrets+s.Secrets
+	t.Sets += s.Sets
 	t.Kills.Took, t.Kills.Control = append(t.Kills.Took, s.Kills.Took...), append(t.Kills.Control, s.Kills.Control...)
 	t.Violations, t.Undecided = append(t.Violations, s.Violations...), append(t.Undecided, s.Undecided...)
 }
@@ -294,8 +295,8 @@ func (c *campaign) shrink(p plan) {
 // report prints the figures.
 func (c *campaign) report() {
 	t := c.total
-	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d secrets searched for; %d violations\n",
-		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Secrets, len(t.Violations))
+	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d sets of locks granted, %d secrets searched for; %d violations\n",
+		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Sets, t.Secrets, len(t.Violations))
 	fmt.Printf("campaign: faults: %s; stream's process killed %d times; operations by client: %s\n", counts(t.Faults), t.StreamKill, counts(t.Clients))
 	if c.Base != "" {
 		fmt.Printf("campaign: two versions on one table: %s\n", counts(t.Versions))

@@ -34,6 +34,7 @@ type summary struct {
 	Events     int              `json:"events"`
 	Repeated   int              `json:"repeated_events"`
 	Tasks      int              `json:"tasks"`
+	Sets       int              `json:"sets"` // leases of sets of locks that were granted
 	StreamKill int              `json:"stream_kills"`
 	Secrets    int              `json:"secrets"`            // of leases, that were searched for
 	Versions   map[string]int   `json:"versions,omitempty"` // with two versions: processes and operations of each
@@ -74,6 +75,13 @@ func (r *round) summarize() (summary, error) {
 		s.Ops[string(o.Op)+" "+string(o.Result)]++
 		s.Clients[kindOf(o.Client)]++
 	}
+	sets := map[string]bool{} // by lease
+	for _, o := range h.Ops {
+		if o.Set != "" && o.Op == history.Acquire && o.Result == history.Granted {
+			sets[o.Lease] = true
+		}
+	}
+	s.Sets = len(sets)
 	for _, g := range h.Guarded {
 		if !g.OK {
 			s.Stale++

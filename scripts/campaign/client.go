@@ -31,6 +31,7 @@ type clientConfig struct {
 	Workers  int    `json:"workers"`
 	Locks    int    `json:"locks"`
 	Long     bool   `json:"long"`  // see [plan.Long]
+	Sets     bool   `json:"sets"`  // see [plan.Sets]
 	Start    int64  `json:"start"` // of the first epoch, in the history's time
 	Epoch    int64  `json:"epoch"` // nanoseconds
 }

@@ -44,7 +44,7 @@ func runHolder(text string) error {
 	if err != nil {
 		return err
 	}
-	b := w.believe(lease, opts)
+	b := w.believe(lease, []lockclient.Want{{Lock: cfg.Lock}})
 	go func() {
 		for lease.Err() == nil {
 			time.Sleep(10 * time.Millisecond)
@@ -187,7 +187,7 @@ func (r *round) killHolder(n int, api string, rec *recorder) (took, control time
 	if err != nil {
 		return 0, 0, fmt.Errorf("the lock of killed holder %d was not granted within 30 s: %w", n, err)
 	}
-	b := waiter.believe(lease, lockclient.Options{})
+	b := waiter.believe(lease, []lockclient.Want{{Lock: lease.Name()}})
 	b.end()
 	_ = lease.Release(ctx)
 	return took, control, waiter.client.Close(ctx)

@@ -23,6 +23,7 @@ type plan struct {
 	Locks        int      `json:"locks"`        // that are in use at a time
 	Epoch        float64  `json:"epoch"`        // seconds after which all clients go on to other locks
 	Long         bool     `json:"long"`         // holders mostly hold for longer than their TTL, and renew or expire
+	Sets         bool     `json:"sets"`         // some callers acquire several locks at once
 	Rate         float64  `json:"rate"`         // of the wire's faults, times the usual one; 0: 1
 	Kills        int      `json:"kills"`        // holders that are killed to measure when others get their locks
 	StreamKills  int      `json:"stream_kills"` // how often the stream's process is killed, beside family kill-stream

@@ -58,14 +58,18 @@ func (r *recorder) refused(client string, err error) {
 // begin records that a client sends a request. The returned function records its answer; status 0 means that there was none. It
 // records nothing for operations that change no lock.
 func (r *recorder) begin(client string, op wire.Op, name string, body []byte) func(status int, answer []byte) {
-	kinds := map[wire.Op]history.Kind{wire.OpAcquire: history.Acquire, wire.OpRenew: history.Renew, wire.OpRelease: history.Release, wire.OpForceRelease: history.Force}
+	kinds := map[wire.Op]history.Kind{
+		wire.OpAcquire: history.Acquire, wire.OpRenew: history.Renew, wire.OpRelease: history.Release, wire.OpForceRelease: history.Force,
+		wire.OpAcquireSet: history.Acquire, wire.OpRenewSet: history.Renew, wire.OpReleaseSet: history.Release,
+	}
 	kind, known := kinds[op]
 	if !known {
 		return func(int, []byte) {}
 	}
 	var request struct {
 		wire.AcquireRequest
-		Fence int64 `json:"fence"`
+		Fence int64           `json:"fence"`
+		Locks json.RawMessage `json:"locks"` // of a set
 	}
 	_ = json.Unmarshal(body, &request) // the client made it
 	ms := int64(time.Millisecond)
@@ -73,16 +77,68 @@ func (r *recorder) begin(client string, op wire.Op, name string, body []byte) fu
 		Client: client, Op: kind, Lock: name, Permits: request.Permits, Capacity: request.Capacity, Began: now(), Result: history.Unknown,
 		TTL: request.TTL * ms, Wait: request.Wait * ms, Fence: request.Fence,
 	}
-	if request.Lease != "" {
-		o.Lease = string(lock.KeyOf(name, request.Lease))
+	ops := []history.Op{o}
+	names := []string{name}
+	if op.IsSet() {
+		if list, err := history.SetOps(o, request.Locks); err == nil {
+			ops, names = list, lock.SetNames(list[0].Set)
+		}
 	}
-	n := r.next.Add(1)
-	first := o
-	r.write(line{Number: n, Op: &first})
+	if request.Lease != "" {
+		for i := range ops {
+			ops[i].Lease = string(lock.SetKey(names, request.Lease))
+		}
+	}
+	last := r.next.Add(int64(len(ops)))
+	write := func() {
+		for i, o := range ops {
+			r.write(line{Number: last - int64(i), Op: &o})
+		}
+	}
+	write()
 	return func(status int, answer []byte) {
-		o.Ended = now()
-		readAnswer(&o, status, answer)
-		r.write(line{Number: n, Op: &o})
+		for i := range ops {
+			ops[i].Ended = now()
+			if op.IsSet() {
+				readSetAnswer(ops, i, status, answer)
+			} else {
+				readAnswer(&ops[i], status, answer)
+			}
+		}
+		write()
+	}
+}
+
+// readSetAnswer sets the result of the operation with an index, of a request about a set. A lease that is lost in one of its locks may be live in
+// others, and is ended there by a release that is told so: such an answer says nothing of one lock.
+func readSetAnswer(ops []history.Op, i, status int, body []byte) {
+	var a struct {
+		Code      wire.Code `json:"code"`
+		Remaining int64     `json:"remaining_ms"`
+		Tickets   []int64   `json:"tickets"`
+		Locks     []struct {
+			Lock  string `json:"lock"`
+			Fence int64  `json:"fence"`
+		} `json:"locks"`
+	}
+	if status == 0 || json.Unmarshal(body, &a) != nil {
+		return
+	}
+	o := &ops[i]
+	for _, l := range a.Locks {
+		switch {
+		case l.Lock != o.Lock || status != http.StatusOK:
+		case o.Op == history.Release:
+			o.Result, o.Fence = history.OK, l.Fence
+		case len(a.Locks) == len(ops): // else it was cut off
+			o.Result, o.Fence, o.Left = history.Granted, l.Fence, a.Remaining*int64(time.Millisecond)
+		}
+	}
+	if a.Code == wire.LockHeld || a.Code == wire.QueueFull || a.Code == wire.CapacityMismatch || a.Code == wire.LockFull {
+		o.Result = history.Held
+		if len(a.Tickets) == len(ops) {
+			o.Ticket = a.Tickets[i]
+		}
 	}
 }
 
@@ -191,9 +247,12 @@ func (t *recordingHTTP) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // operationOf is what a request of the HTTP API asks for.
 func operationOf(r *http.Request) (op wire.Op, name string) {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // v1, locks, name, operation
-	if len(parts) != 4 {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // v1, locks, name, operation; or v1, sets, scope, operation
+	switch {
+	case len(parts) != 4:
 		return wire.OpStatus, ""
+	case parts[1] == "sets":
+		return wire.Op(parts[3] + "-set"), parts[2]
 	}
 	return wire.Op(parts[3]), parts[2]
 }

@@ -306,7 +306,7 @@ func (r *round) startClient(name, kind string) (*process, error) {
 	r.mu.Unlock()
 	return startProcess(v.Program, r.dir, name, "client", clientConfig{
 		Name: name, Kind: kind, API: api, DynamoDB: db, Parent: r.parent, Table: tableName, Dir: r.dir, Holdfast: v.Holdfast, Seed: r.plan.Seed,
-		Workers: r.workers(kind), Long: r.plan.Long, Locks: r.plan.Locks, Start: r.start, Epoch: int64(r.plan.Epoch * float64(time.Second)),
+		Workers: r.workers(kind), Long: r.plan.Long, Sets: r.plan.Sets, Locks: r.plan.Locks, Start: r.start, Epoch: int64(r.plan.Epoch * float64(time.Second)),
 	})
 }
 

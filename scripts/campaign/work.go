@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,24 +15,25 @@ import (
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
-// cycle acquires a lock, holds it, and releases it or leaves it.
+// cycle acquires a lock, or several at once, holds it, and releases it or leaves it.
 func (w *worker) cycle(ctx context.Context) {
 	name, opts := w.lock()
-	opts.ManualRenew = w.random.IntN(3) == 0
-	var lease *lockclient.Lease
-	var err error
-	if w.random.IntN(2) == 0 {
-		lease, err = w.client.TryAcquire(ctx, name, opts)
-	} else {
-		opts.Wait = time.Duration(200+w.random.IntN(4000)) * time.Millisecond
-		lease, err = w.client.Acquire(ctx, name, opts)
+	wants := []lockclient.Want{{Lock: name, Capacity: opts.Capacity, Permits: opts.Permits}}
+	if w.cfg.Sets && w.random.IntN(6) == 0 {
+		wants = w.several(wants)
 	}
+	opts.ManualRenew = w.random.IntN(3) == 0
+	wait := w.random.IntN(2) == 1
+	if wait {
+		opts.Wait = time.Duration(200+w.random.IntN(4000)) * time.Millisecond
+	}
+	lease, err := w.acquire(ctx, wants, opts, wait)
 	if err != nil {
 		w.rec.refused(w.name, err)
 		w.rest(ctx, 30*time.Millisecond)
 		return
 	}
-	b := w.believe(lease, opts)
+	b := w.believe(lease, wants)
 	w.hold(ctx, b, opts)
 	switch n := w.random.IntN(100); {
 	case n < 6 && opts.ManualRenew: // it expires by itself
@@ -40,14 +42,39 @@ func (w *worker) cycle(ctx context.Context) {
 	case n < 8:
 		_, _ = w.client.ForceRelease(ctx, name, "campaign", 0)
 	case n < 10:
-		_, _ = w.client.ForceRelease(ctx, name, "campaign", lease.Fence())
+		_, _ = w.client.ForceRelease(ctx, name, "campaign", lease.Fences()[name])
 	}
 	b.end()
 	err = lease.Release(ctx)
 	w.rec.refused(w.name, err)
-	if err == nil && w.random.IntN(20) == 0 {
+	if err == nil && len(wants) == 1 && w.random.IntN(20) == 0 {
 		w.rec.refused(w.name, w.client.Release(ctx, name, lease.Secret()))
 	}
+}
+
+// several adds one or two other locks, if it finds them.
+func (w *worker) several(wants []lockclient.Want) []lockclient.Want {
+	for range 1 + w.random.IntN(2) {
+		name, opts := w.lock()
+		if !slices.ContainsFunc(wants, func(other lockclient.Want) bool { return other.Lock == name }) {
+			wants = append(wants, lockclient.Want{Lock: name, Capacity: opts.Capacity, Permits: opts.Permits})
+		}
+	}
+	return wants
+}
+
+func (w *worker) acquire(ctx context.Context, wants []lockclient.Want, opts lockclient.Options, wait bool) (*lockclient.Lease, error) {
+	if len(wants) > 1 {
+		opts.Capacity, opts.Permits = 0, 0
+		if wait {
+			return w.client.AcquireAll(ctx, wants, opts)
+		}
+		return w.client.TryAcquireAll(ctx, wants, opts)
+	}
+	if wait {
+		return w.client.Acquire(ctx, wants[0].Lock, opts)
+	}
+	return w.client.TryAcquire(ctx, wants[0].Lock, opts)
 }
 
 // hold uses the lock for a time, mostly a short one.
@@ -88,20 +115,27 @@ func (w *worker) rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A belief is the time in which a client takes itself for the holder, as it is recorded.
+// A belief is the time in which a client takes itself for the holder, as it is recorded: an entry for each lock of the lease.
 type belief struct {
-	w      *worker
-	lease  *lockclient.Lease
-	number int64
-	entry  history.Belief
+	w       *worker
+	lease   *lockclient.Lease
+	number  int64 // of the first entry
+	entries []history.Belief
 }
 
 // believe begins to record the belief in a lease that the client has just got.
-func (w *worker) believe(lease *lockclient.Lease, opts lockclient.Options) *belief {
-	b := &belief{w: w, lease: lease, number: w.rec.next.Add(1), entry: history.Belief{
-		Client: w.name, Lock: lease.Name(), Lease: string(lock.KeyOf(lease.Name(), lease.Secret())), Fence: lease.Fence(),
-		Permits: int64(opts.Permits), Capacity: int64(opts.Capacity), From: now(),
-	}}
+func (w *worker) believe(lease *lockclient.Lease, wants []lockclient.Want) *belief {
+	b := &belief{w: w, lease: lease, number: w.rec.next.Add(int64(len(wants)))}
+	var names []string
+	for _, want := range wants {
+		names = append(names, want.Lock)
+	}
+	for _, want := range wants {
+		b.entries = append(b.entries, history.Belief{
+			Client: w.name, Lock: want.Lock, Lease: string(lock.SetKey(names, lease.Secret())), Fence: lease.Fences()[want.Lock],
+			Permits: int64(want.Permits), Capacity: int64(want.Capacity), From: now(),
+		})
+	}
 	b.update()
 	return b
 }
@@ -116,9 +150,8 @@ func (b *belief) update() {
 	if b.lease.Err() != nil { // told, or expired by the client's own clock
 		until = min(b.deadline(), now())
 	}
-	if until > b.entry.Until {
-		b.entry.Until = until
-		b.write()
+	if until > b.entries[0].Until {
+		b.write(until)
 	}
 }
 
@@ -128,8 +161,7 @@ func (b *belief) end() {
 	if b.lease.Err() != nil {
 		at = min(b.deadline(), now())
 	}
-	b.entry.Until = at
-	b.write()
+	b.write(at)
 }
 
 // untilOver waits until the client's own clock ends the lease.
@@ -140,14 +172,20 @@ func (b *belief) untilOver(ctx context.Context) {
 	b.end()
 }
 
-func (b *belief) write() {
-	entry := b.entry
-	b.w.rec.write(line{Number: b.number, Belief: &entry})
+// write records until when the belief lasts.
+func (b *belief) write(until int64) {
+	for i := range b.entries {
+		b.entries[i].Until = until
+		entry := b.entries[i]
+		b.w.rec.write(line{Number: b.number - int64(i), Belief: &entry})
+	}
 }
 
-// guarded writes to the resource of the round's parent, which compares fencing tokens.
+// guarded writes to the resources of the round's parent, which compare fencing tokens.
 func (w *worker) guarded(ctx context.Context, b *belief) {
-	guardedWrite(ctx, w.parent, w.cfg.Parent, w.name, b.entry.Lock, b.entry.Fence)
+	for _, e := range b.entries {
+		guardedWrite(ctx, w.parent, w.cfg.Parent, w.name, e.Lock, e.Fence)
+	}
 }
 
 func guardedWrite(ctx context.Context, client *http.Client, parent, name, lockName string, fence int64) {
