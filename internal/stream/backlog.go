@@ -92,7 +92,7 @@ func (j Job) deferred(now time.Time) Job {
 // transient reports whether a retry may succeed without a change of the lock's record.
 func transient(err error) bool {
 	return errors.Is(err, lock.ErrThrottled) || errors.Is(err, lock.ErrUnavailable) || errors.Is(err, lock.ErrMisconfigured) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNotTried)
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNotTried) || errors.Is(err, errNotDeferred)
 }
 
 // workContext is the context of the work itself. It ends writeMargin before ctx, so that there is time to defer what failed.

@@ -158,3 +158,15 @@ func TestNoJobOfAHeadWithoutABacklog(t *testing.T) {
 		t.Errorf("the next acquire: %v", err)
 	}
 }
+
+// A queue that takes no message for later is no reason to give the job up: it is deferred, and done again.
+func TestHandOffThatCannotBeRepeatedLater(t *testing.T) {
+	k := newHeldUp(t, &fakeBacklog{err: errors.New("queue is away")})
+	dead := &fakeDeadLetter{}
+	k.DeadLetter = dead
+	k.joins("s", time.Minute)
+	batch := k.writes
+	if failed := k.Consume(t.Context(), batch); len(failed) == 0 || len(dead.buried) > 0 {
+		t.Errorf("failed %v, given up %+v", failed, dead.buried)
+	}
+}

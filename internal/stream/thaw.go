@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -57,8 +58,14 @@ func (c *Consumer) later(ctx context.Context, j Job) error {
 	case c.Backlog == nil:
 		return c.settle(ctx, j)
 	}
-	return errors.Join(c.Backlog.Defer(ctx, []Job{j})...)
+	if err := errors.Join(c.Backlog.Defer(ctx, []Job{j})...); err != nil {
+		return fmt.Errorf("%w: %w", errNotDeferred, err)
+	}
+	return nil
 }
+
+// errNotDeferred is the error of a job that could not be kept for later. It may succeed when it is done again.
+var errNotDeferred = errors.New("the queue for later work took no message")
 
 // maxThawPages is how many pages of locks one job looks through. Another job does the rest.
 const maxThawPages = 20

@@ -34,14 +34,14 @@ var plants = []plant{
 	{"permits are not counted", "internal/lock/queue.go", "return permits(r.Holders)+want.Permits <= r.limit(want.Capacity)", "return permits(r.Holders) < r.limit(want.Capacity)", ""},
 
 	// Sets of locks.
-	{"a set is granted out of turn", "internal/lock/setrun.go", "if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) {", "if w, waits := r.place(key); !waits || !r.fits(w.Terms) {", ""},
-	{"a set is granted where it does not fit", "internal/lock/setrun.go", "r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) {", "r.Queue[0].Key != key {", ""},
+	{"a set is granted out of turn", "internal/lock/setrun.go", "if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold.at(now) != nil {", "if w, waits := r.place(key); !waits || !r.fits(w.Terms) {", ""},
+	{"a set is granted where it does not fit", "internal/lock/setrun.go", "r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold", "r.Queue[0].Key != key || r.hold", ""},
 	{"one lock of a set is released", "internal/lock/setop.go", "		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))\n	}\n", "		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))\n		break\n	}\n",
 		"the checks are of safety: what is left expires"},
 	{"one lock of a set is renewed", "internal/lock/setop.go", "		if cmd != nil {\n			parts = append", "		if cmd != nil && i == 0 {\n			parts = append",
 		"the answer has the time of the first of the leases that expires, so the client ends in time"},
-	{"a set takes a lock that others hold", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || one.mismatches(r) || !r.fits(one.terms()) {", "if one := o.one(i); i == 0 && (r.Waiting > 0 || one.mismatches(r) || !r.fits(one.terms())) {", ""},
-	{"a set goes before those who wait", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || one.mismatches(r)", "if one := o.one(i); one.mismatches(r)", ""},
+	{"a set takes a lock that others hold", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {", "if one := o.one(i); i == 0 && (r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms())) {", ""},
+	{"a set goes before those who wait", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil", "if one := o.one(i); r.hold.at(now) != nil", ""},
 	{"a write of one lock grants a set there", "internal/lock/queue.go", "len(to.Queue) == 0 && w.Set == \"\" && ", "len(to.Queue) == 0 && ", ""},
 	{"a set is written in part", "internal/lock/memory.go", "		if !p.Command.Allows(m.records[p.Lock]) {\n			return 0, &GuardError{}\n		}\n	}\n	for _, p := range parts {\n		m.put(p.Lock, p.Command)\n", "		if !p.Command.Allows(m.records[p.Lock]) {\n			return 0, &GuardError{}\n		}\n		m.put(p.Lock, p.Command)\n", ""},
 	{"the client forgets the rest of a set that is lost in one lock", "lockclient/lease.go", "if l.fences != nil { // it may be over", "if false { // it may be over", "the checks are of safety: what is left expires"},
