@@ -96,7 +96,7 @@ func (s *Store) refused(action, code, message string) *lock.StoreError {
 // invalid explains a request that DynamoDB refuses as malformed.
 func (s *Store) invalid(action, message string) *lock.StoreError {
 	lower := strings.ToLower(message)
-	aboutKeys := []string{"schema", "missing the key", "key element", "type mismatch for key", "conditions on the keys", "key condition"}
+	aboutKeys := []string{"schema", "missing the key", "required keys", "key element", "type mismatch for key", "conditions on the keys", "key condition"}
 	switch {
 	case strings.Contains(lower, "size has exceeded") || strings.Contains(lower, "size to update has exceeded") || strings.Contains(lower, "request size"):
 		return &lock.StoreError{

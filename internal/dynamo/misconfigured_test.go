@@ -106,6 +106,8 @@ func TestFaults(t *testing.T) {
 		{"InvalidClientTokenId", 403, "", lock.ErrMisconfigured, "renew or correct them", 1},
 		{"OptInRequired", 403, "", lock.ErrMisconfigured, "enable the region", 1},
 		{"ValidationException", 400, "The provided key element does not match the schema", lock.ErrMisconfigured, "partition key pk", 1},
+		{"ValidationException", 400, "One or more parameter values were invalid: Missing the key id in the item", lock.ErrMisconfigured, "partition key pk", 1},
+		{"ValidationException", 400, "One of the required keys was not given a value", lock.ErrMisconfigured, "partition key pk", 1},
 		{"ValidationException", 400, "Query condition missed key schema element: pk", lock.ErrMisconfigured, "partition key pk", 1},
 		{"ValidationException", 400, "One or more parameter values were invalid: Missing the key id in the item", lock.ErrMisconfigured, "partition key pk", 1},
 		{"ValidationException", 400, "Invalid table name", lock.ErrMisconfigured, "3 to 255", 1},

@@ -44,6 +44,8 @@ func (m *meter) Do(req *http.Request) (*http.Response, error) {
 	var one struct {
 		ConsumedCapacity struct{ CapacityUnits float64 }
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if json.Unmarshal(data, &one) == nil {
 		m.units += one.ConsumedCapacity.CapacityUnits
 	}

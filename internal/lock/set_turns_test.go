@@ -23,7 +23,7 @@ func TestRuleSetWaitsForThoseAheadOnly(t *testing.T) {
 		}
 	}
 	wait := func(r *SetRequest) { r.Wait = 10 * time.Hour }
-	k.waitSet("set", names, wait)
+	_ = k.waitSet("set", names, wait)
 	granted := func() bool { _, held := k.at("a").Holders[SetKey(names, "set")]; return held }
 	steps := 0
 	for ; !granted() && steps < 1000; steps++ {

@@ -300,6 +300,6 @@ func (l *link) endSet(op *request, resp lockclient.Response) {
 // unexpected notes an answer that no request of the simulation should get. It needs w.mu.
 func (l *link) unexpected(op *request, p *wire.Problem) {
 	if p.Code != wire.Throttled && p.Code != wire.StoreUnavailable {
-		l.w.problems = append(l.w.problems, fmt.Sprintf("%s of %s was answered %s: %s", op.Op.Op, cmp.Or(op.Op.Lock, op.Op.Set), p.Code, p.Detail))
+		l.w.problems = append(l.w.problems, fmt.Sprintf("%s of %s was answered %s: %s", op.Op.Op, cmp.Or(op.Lock, op.Set), p.Code, p.Detail))
 	}
 }
