@@ -25,7 +25,7 @@ const setSeparator = ","
 // none meanwhile; so sets that share locks cannot deadlock, in whatever order they are named. The lease is one: it is renewed, lost and
 // released as a whole. [Lease.Name] is then all names, with commas between, and [Lease.Fences] has the fencing token of each lock.
 //
-// Options.Capacity and Options.Permits must be zero: each [Want] has its own. A set waits by polling, also if Config.Notify is set. The errors
+// Options.Capacity, Options.Permits and Options.Mode must be zero: each [Want] has its own capacity and permits. A set waits by polling, also if Config.Notify is set. The errors
 // are those of [Client.Acquire]; HeldError.Lock names the lock that holds the set up.
 //
 // In each queue a set keeps its turn: those behind it wait too, also if its other locks are not free yet. So keep sets small, and give a set
@@ -75,6 +75,8 @@ func setOf(locks []Want, opts Options) (name string, set []wire.SetLock, err err
 		return name, nil, refused("locks", "there are %d locks in the set; give 1 to %d", len(set), wire.MaxSet)
 	case len(slices.Compact(names)) < len(set):
 		return name, nil, refused("locks", "a lock is in the set twice; name each once")
+	case opts.Mode != "":
+		return name, nil, refused("mode", "Options.Mode is set; a set of locks has no modes: give a reader's Want the capacity %d, and a writer's as many permits", wire.ModeCapacity)
 	case opts.Capacity != 0 || opts.Permits != 0:
 		return name, nil, refused("capacity", "Options.Capacity or Options.Permits is set; set them in the Want of each lock")
 	}

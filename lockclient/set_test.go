@@ -135,6 +135,10 @@ func TestBadSets(t *testing.T) {
 			_, err := client.AcquireAll(t.Context(), wants("a", "b,c"), lockclient.Options{})
 			return err
 		},
+		"a mode for all": func() error {
+			_, err := client.AcquireAll(t.Context(), wants("a", "b"), lockclient.Options{Mode: lockclient.ModeWrite})
+			return err
+		},
 		"a capacity for all": func() error {
 			_, err := client.AcquireAll(t.Context(), wants("a", "b"), lockclient.Options{Capacity: 2})
 			return err

@@ -145,6 +145,7 @@ func TestExec(t *testing.T) {
 		{[]string{"exec", "--lock", "a", "--lock", "b/2/3", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "--lock", "a,b", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "--lock", "a", "--capacity", "2", "--", "true"}, exitFailed, ""},
+		{[]string{"exec", "--lock", "a", "--lock", "b", "--write", "--", "true"}, exitFailed, ""},
 		{[]string{"exec", "--lock", "a", "--lock", "b"}, exitFailed, ""},
 		{[]string{"exec", "a", "--", "printf", "%s", "not UTF-8: \xff\xfe <\u2028>&", ""}, 0, "not UTF-8: \xff\xfe <\u2028>&"},
 	} {
