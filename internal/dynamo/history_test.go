@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,9 +125,7 @@ func TestBrokenHistory(t *testing.T) {
 	s := newStore(t, func(c *dynamo.Config) { table = c.Table })
 	for sk, with := range map[string]attrMap{"notes": nil, entryOf(0).Key(): {"waited": &text{Value: "long"}}} {
 		it := attrMap{"pk": &text{Value: "#history#" + storetest.Name()}, "sk": &text{Value: sk}}
-		for k, v := range with {
-			it[k] = v
-		}
+		maps.Copy(it, with)
 		if _, err := db.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &table, Item: it}); err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,11 +72,12 @@ func TestUnitsOfASet(t *testing.T) {
 			t.Fatal(err)
 		}
 		cost("poll that keeps the places", "BatchGetItem TransactWriteItems", 4*n, func() error { return acquire("w", time.Minute) })
-		hand := "BatchGetItem" // the set's own, then that of the one that waits
+		var hand strings.Builder
+		hand.WriteString("BatchGetItem") // the set's own, then that of the one that waits
 		for range int(n) {
-			hand += " Query"
+			hand.WriteString(" Query")
 		}
-		cost("release that hands on", hand+" TransactWriteItems BatchGetItem TransactWriteItems", 13*n, func() error { return release("a") })
+		cost("release that hands on", hand.String()+" TransactWriteItems BatchGetItem TransactWriteItems", 13*n, func() error { return release("a") })
 		cost("claim", "BatchGetItem TransactWriteItems", 4*n, func() error { return acquire("w", time.Minute) })
 		tickets = nil
 		cost("release", "BatchGetItem TransactWriteItems", 3*n, func() error { return release("w") })
