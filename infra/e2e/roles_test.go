@@ -130,7 +130,7 @@ func TestEveryStatementIsNeeded(t *testing.T) {
 		{"Status", "dynamodb:BatchGetItem", func() any { return map[string]any{"name": "least:1", "op": "status"} }},
 		{"ForceRelease", "dynamodb:", func() any { return map[string]any{"name": "least:2", "reason": "x"} }},
 		{"Release", "dynamodb:", func() any { return map[string]any{"name": "least:1", "lease": "least-lease-00000001"} }},
-		{"Expire", "dynamodb:DeleteItem", func() any { return timerEvent }},
+		{"Expire", "dynamodb:BatchGetItem", func() any { return timerEvent }},
 		{"Stream", "sqs:", func() any { return streamEvent }},
 		{"Stream", "sqs:", func() any { return poison }},
 		{"Stream", "dynamodb:BatchGetItem", func() any { return tokenEvent }},

@@ -18,7 +18,10 @@ import (
 
 func TestSuite(t *testing.T) { storetest.Run(t, newStore(t)) }
 
-func TestProperty(t *testing.T) { storetest.Property(t, newStore(t, patient)) }
+func TestProperty(t *testing.T) {
+	t.Parallel()
+	storetest.Property(t, newStore(t, patient))
+}
 
 // patient gives the engine as long as it takes to answer: the property tests send tens of thousands of requests, and on a busy machine one of them
 // may take longer than a store waits.
@@ -189,4 +192,7 @@ func TestUnknownAttributesAreKept(t *testing.T) {
 	check("take", false)
 }
 
-func TestSetProperty(t *testing.T) { storetest.SetProperty(t, newStore(t, patient)) }
+func TestSetProperty(t *testing.T) {
+	t.Parallel()
+	storetest.SetProperty(t, newStore(t, patient))
+}

@@ -109,17 +109,21 @@ func capacity(n int64) func(*lock.AcquireRequest) {
 	return func(r *lock.AcquireRequest) { r.Capacity = n }
 }
 
-// Run runs the suite on a store.
+// Run runs the suite on a store. Tests that write prefix rules, of which a table has few, run one after the other, and the others beside each other.
 func Run(t *testing.T, store lock.Store) {
 	all := maps.Clone(suite)
 	maps.Copy(all, queueSuite)
 	maps.Copy(all, pollSuite)
-	maps.Copy(all, ruleSuite)
-	maps.Copy(all, keepingSuite)
 	maps.Copy(all, modeSuite)
 	maps.Copy(all, setSuite)
+	alone := maps.Clone(ruleSuite)
+	maps.Copy(alone, keepingSuite)
+	maps.Copy(all, alone)
 	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
+			if alone[name] == nil {
+				t.Parallel()
+			}
 			clock := &Clock{}
 			c, err := lock.New(lock.Config{Store: store, Clock: clock.Now})
 			if err != nil {

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import urllib.parse
 
 import schemathesis
 
@@ -44,6 +45,23 @@ def reasons_of_freeze(freeze):
         yield "until is over, or too far away"
 
 
+def reasons_of_set(scope, body):
+    """Why the locks of a set must be refused by a scope, or nothing."""
+    wants = [lock if isinstance(lock, dict) else {"name": lock} for lock in body["locks"]]
+    names = [want.get("name", "") for want in wants]
+    if len(set(names)) < len(names):
+        yield "a lock is in the set twice"
+    if any(want.get("permits", 1) > want.get("capacity", 1) for want in wants):
+        yield "permits are more than the capacity"
+    for name in names:
+        if not (name.startswith(scope[:-1]) if scope.endswith("*") else name == scope):
+            yield "the scope does not include a lock"
+    if "tickets" in body and len(body["tickets"]) != len(names):
+        yield "tickets for other locks"
+    if "tickets" in body and "wait_ms" not in body:
+        yield "tickets without wait_ms"
+
+
 def reasons(body):
     """Why a body that matches its schema must be refused all the same, or nothing."""
     capacity = body.get("capacity", 1)
@@ -80,6 +98,9 @@ def cross_field_rules(ctx, response, case):
     status = response.status_code
     body = case.body if isinstance(case.body, dict) else {}
     why = list(reasons(body))
+    if isinstance(body.get("locks"), list):
+        scope = urllib.parse.unquote(str((case.path_parameters or {}).get("scope", "")))
+        why += reasons_of_set(scope, body)
     freeze = body.get("freeze") if isinstance(body.get("freeze"), dict) else {}
     blank = not printable(body.get("reason", "x")) or not printable(freeze.get("reason", "x"))
     if case.operation.label == "GET /v1/locks" and (case.query or {}).get("cursor"):
