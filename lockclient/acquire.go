@@ -409,17 +409,25 @@ func (l *Lease) Downgrade(ctx context.Context) error {
 	if err := l.Err(); err != nil {
 		return &OpError{ErrRelease, l.name, err}
 	}
-	var answer wire.Released
-	err := l.client.retry(ctx, func() error {
-		return l.client.send(ctx, wire.OpRelease, l.name, wire.ReleaseRequest{Lease: l.secret, Mode: wire.ModeRead}, &answer)
-	})
+	return l.client.Downgrade(ctx, l.name, l.secret)
+}
+
+// Downgrade makes a reader's lease of a writer's by its secret, for a process that has no [Lease] of it; compare [Lease.Downgrade].
+func (c *Client) Downgrade(ctx context.Context, name, secret string) error {
+	err := checkSecret(name, secret)
 	if err == nil {
-		err = checkLock(answer.Lock, l.name)
+		var answer wire.Released
+		err = c.retry(ctx, func() error {
+			return c.send(ctx, wire.OpRelease, name, wire.ReleaseRequest{Lease: secret, Mode: wire.ModeRead}, &answer)
+		})
+		if err == nil {
+			err = checkLock(answer.Lock, name)
+		}
 	}
 	if err != nil {
-		return &OpError{ErrRelease, l.name, err}
+		return &OpError{ErrRelease, name, err}
 	}
-	l.client.wakeNext(l.name)
+	c.wakeNext(name)
 	return nil
 }
 

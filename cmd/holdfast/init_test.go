@@ -4,9 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/holdfast-lock/holdfast/internal/awstest"
 )
@@ -24,7 +22,7 @@ func TestInitAddsTheIndex(t *testing.T) {
 		table := awstest.TableName(t, "init")
 		t.Setenv("HOLDFAST_TABLE", table)
 		if old {
-			createWithoutIndex(t, db, table)
+			awstest.CreateWithoutIndex(t, db, table)
 		}
 		for try := range 2 {
 			says := old && try == 0
@@ -40,25 +38,5 @@ func TestInitAddsTheIndex(t *testing.T) {
 				t.Errorf("old %t, try %d: the table has no index", old, try)
 			}
 		}
-	}
-}
-
-// createWithoutIndex creates the lock table of a version that had no index of names.
-func createWithoutIndex(t *testing.T, db *dynamodb.Client, table string) {
-	t.Helper()
-	key := func(name string, kind types.KeyType) types.KeySchemaElement {
-		return types.KeySchemaElement{AttributeName: &name, KeyType: kind}
-	}
-	text := func(name string) types.AttributeDefinition {
-		return types.AttributeDefinition{AttributeName: &name, AttributeType: types.ScalarAttributeTypeS}
-	}
-	if _, err := db.CreateTable(t.Context(), &dynamodb.CreateTableInput{
-		TableName:            &table,
-		AttributeDefinitions: []types.AttributeDefinition{text("pk"), text("sk")},
-		KeySchema:            []types.KeySchemaElement{key("pk", types.KeyTypeHash), key("sk", types.KeyTypeRange)},
-		BillingMode:          types.BillingModePayPerRequest,
-		StreamSpecification:  &types.StreamSpecification{StreamEnabled: aws.Bool(true), StreamViewType: types.StreamViewTypeNewAndOldImages},
-	}); err != nil {
-		t.Fatal(err)
 	}
 }

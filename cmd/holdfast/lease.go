@@ -226,26 +226,18 @@ func (c *releaseCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	if err != nil {
 		return err
 	}
-	answered := s.slow("release")
+	release := client.Release
 	if c.Downgrade {
-		defer answered()
-		return c.downgrade(ctx, s, client, lease)
+		release = client.Downgrade
 	}
-	err = client.Release(ctx, c.Name, lease)
+	answered := s.slow("release")
+	err = release(ctx, c.Name, lease)
 	answered()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case c.Downgrade:
+		return s.result(map[string]any{"lock": c.Name, "released": false, "mode": "read"}, c.Name+" is shared with other readers now")
 	}
 	return s.result(map[string]any{"lock": c.Name, "released": true}, "released "+c.Name)
-}
-
-func (c *releaseCmd) downgrade(ctx context.Context, s *streams, client *lockclient.Client, secret string) error {
-	lease, err := client.Adopt(ctx, c.Name, secret, lockclient.Options{ManualRenew: true})
-	if err != nil {
-		return err
-	}
-	if err := lease.Downgrade(ctx); err != nil {
-		return err
-	}
-	return s.result(map[string]any{"lock": c.Name, "released": false, "mode": "read"}, c.Name+" is shared with other readers now")
 }

@@ -11,24 +11,10 @@ import (
 )
 
 func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
-	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Capacity: 1, Permits: 1}
-	lease, given := c.fields.str("lease")
-	if given {
-		c.fields.checkLease(lease)
-	} else {
-		lease = rand.Text()
-	}
-	req.Secret = lease
-	req.Owner, _ = c.fields.str("owner")
-	if problem := wire.CheckText(req.Owner, wire.MaxOwner, false); problem != "" {
-		c.fields.fail("owner", "owner %s", problem)
-	}
-	if ttl, given := a.ttl(c.fields); given {
-		req.TTL = ttl
-	}
-	req.Metadata, _ = c.fields.metadata()
-	c.fields.permits(&req)
-	a.queueing(c, &req, given)
+	want := a.newLease(c)
+	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: want.ttl, Metadata: want.metadata}
+	c.fields.share(&req)
+	a.queueing(c, &req, want.chosen)
 	if req.TTL == 0 {
 		req.TTL = a.defaultTTL(req.Execution != "")
 	}
@@ -42,32 +28,65 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return leaseAnswer(l, lease), l.Lease.Fence, nil
+	return leaseAnswer(l, want.secret), l.Lease.Fence, nil
 }
 
-// permits reads how much of the lock an acquire asks for.
-func (o *object) permits(req *lock.AcquireRequest) {
-	capacity, hasCapacity := o.integer("capacity", 1, wire.MaxCapacity, "")
-	permits, hasPermits := o.integer("permits", 1, wire.MaxCapacity, "")
+// A newLease is what a caller asks for of the lease itself, of one lock or of a set.
+type newLease struct {
+	secret          string
+	chosen          bool // the secret, by the caller
+	owner, metadata string
+	ttl             time.Duration // 0: the default
+}
+
+func (a *API) newLease(c *call) (l newLease) {
+	if l.secret, l.chosen = c.fields.str("lease"); l.chosen {
+		c.fields.checkLease(l.secret)
+	} else {
+		l.secret = rand.Text()
+	}
+	l.owner, _ = c.fields.str("owner")
+	if problem := wire.CheckText(l.owner, wire.MaxOwner, false); problem != "" {
+		c.fields.fail("owner", "owner %s", problem)
+	}
+	l.ttl = a.ttl(c.fields)
+	l.metadata, _ = c.fields.metadata()
+	return l
+}
+
+// share reads how much of the lock an acquire asks for.
+func (o *object) share(req *lock.AcquireRequest) {
+	var given bool
+	req.Capacity, req.Permits, given = o.permits()
 	mode, hasMode := o.str("mode")
 	if hasMode {
 		req.Capacity, req.Permits, req.SameCapacity = wire.ModeCapacity, wire.Mode(mode).Permits(), true
 		switch {
 		case req.Permits == 0:
 			o.fail("mode", "mode is %q; give \"read\" or \"write\", or leave it out for a lock that is not shared between readers", brief([]byte(mode)))
-		case hasCapacity || hasPermits:
+		case given:
 			o.fail("mode", "mode is there with capacity or permits; give mode alone: a reader takes 1 of %d permits, and a writer all", wire.ModeCapacity)
 		}
 		return
 	}
-	if hasCapacity {
-		req.Capacity = capacity
+	o.checkPermits(req.Capacity, req.Permits)
+}
+
+// permits reads capacity and permits, which are 1 where they are absent. given reports whether one of them is there.
+func (o *object) permits() (capacity, permits int64, given bool) {
+	capacity, permits = 1, 1
+	if n, ok := o.integer("capacity", 1, wire.MaxCapacity, ""); ok {
+		capacity, given = n, true
 	}
-	if hasPermits {
-		req.Permits = permits
-		if permits > req.Capacity {
-			o.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", permits, req.Capacity)
-		}
+	if n, ok := o.integer("permits", 1, wire.MaxCapacity, ""); ok {
+		permits, given = n, true
+	}
+	return capacity, permits, given
+}
+
+func (o *object) checkPermits(capacity, permits int64) {
+	if permits > capacity {
+		o.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", permits, capacity)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 func (a *API) renew(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.RenewRequest{Lock: c.lock, Principal: c.principal, Secret: c.fields.lease()}
-	req.TTL, _ = a.ttl(c.fields)
+	req.TTL = a.ttl(c.fields)
 	if metadata, given := c.fields.metadata(); given {
 		req.Metadata = &metadata
 	}
@@ -113,10 +113,10 @@ func (a *API) list(ctx context.Context, c *call) (any, int64, error) {
 	return answer, 0, nil
 }
 
-// ttl reads ttl_ms, which must be within the limits of this deployment.
-func (a *API) ttl(o *object) (time.Duration, bool) {
-	n, given := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " milliseconds")
-	return time.Duration(n) * time.Millisecond, given
+// ttl reads ttl_ms, which must be within the limits of this deployment; 0 if it is absent.
+func (a *API) ttl(o *object) time.Duration {
+	n, _ := o.integer("ttl_ms", a.minTTL.Milliseconds(), a.maxTTL.Milliseconds(), " milliseconds")
+	return time.Duration(n) * time.Millisecond
 }
 
 // lease reads the secret of a lease, which is required.

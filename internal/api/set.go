@@ -1,8 +1,8 @@
 package api
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -79,22 +79,9 @@ func (c *call) readWant(raw json.RawMessage) (w lock.Want, err error) {
 		return w, err
 	}
 	w.Lock, _ = o.str("name")
-	w.Capacity, w.Permits = permits(o)
+	w.Capacity, w.Permits, _ = o.permits()
+	o.checkPermits(w.Capacity, w.Permits)
 	return w, o.done()
-}
-
-// permits reads capacity and permits, which are 1 where they are absent.
-func permits(o *object) (capacity, permits int64) {
-	capacity, permits = 1, 1
-	if n, given := o.integer("capacity", 1, wire.MaxCapacity, ""); given {
-		capacity = n
-	}
-	if n, given := o.integer("permits", 1, wire.MaxCapacity, ""); given {
-		if permits = n; n > capacity {
-			o.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", n, capacity)
-		}
-	}
-	return capacity, permits
 }
 
 func (c *call) names() (list []string) {
@@ -105,25 +92,13 @@ func (c *call) names() (list []string) {
 }
 
 func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
-	req := lock.SetRequest{Locks: c.wants, Principal: c.principal, TTL: wire.DefaultTTL}
-	lease, given := c.fields.str("lease")
-	if given {
-		c.fields.checkLease(lease)
-	} else {
-		lease = rand.Text()
+	want := a.newLease(c)
+	req := lock.SetRequest{
+		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, wire.DefaultTTL), Metadata: want.metadata,
 	}
-	req.Secret = lease
-	req.Owner, _ = c.fields.str("owner")
-	if problem := wire.CheckText(req.Owner, wire.MaxOwner, false); problem != "" {
-		c.fields.fail("owner", "owner %s", problem)
-	}
-	if ttl, given := a.ttl(c.fields); given {
-		req.TTL = ttl
-	}
-	req.Metadata, _ = c.fields.metadata()
 	if n, waits := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), wire.MaxWait.Milliseconds(), " milliseconds"); waits {
 		req.Wait = time.Duration(n) * time.Millisecond
-		if !given {
+		if !want.chosen {
 			c.fields.fail("lease", "lease is missing; with wait_ms choose it yourself, since the places in the queues are kept, and the grant found, by the same lease")
 		}
 	}
@@ -135,7 +110,7 @@ func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return setAnswer(s, lease), 0, nil
+	return setAnswer(s, want.secret), 0, nil
 }
 
 // tickets reads the tickets of a poll.
@@ -159,7 +134,7 @@ func (c *call) tickets(waits bool) (list []int64) {
 
 func (a *API) renewSet(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.SetRenewRequest{Locks: c.names(), Principal: c.principal, Secret: c.fields.lease()}
-	req.TTL, _ = a.ttl(c.fields)
+	req.TTL = a.ttl(c.fields)
 	if metadata, given := c.fields.metadata(); given {
 		req.Metadata = &metadata
 	}

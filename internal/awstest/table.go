@@ -53,3 +53,19 @@ func drop(t testing.TB, endpoint, table string) {
 		t.Logf("deleting the table %s of the test: %v", table, err)
 	}
 }
+
+// CreateWithoutIndex creates the lock table of a version that had no index of names.
+func CreateWithoutIndex(t testing.TB, db *dynamodb.Client, table string) {
+	t.Helper()
+	in := &dynamodb.CreateTableInput{
+		TableName: &table, BillingMode: types.BillingModePayPerRequest,
+		StreamSpecification: &types.StreamSpecification{StreamEnabled: aws.Bool(true), StreamViewType: types.StreamViewTypeNewAndOldImages},
+	}
+	for i, name := range []string{"pk", "sk"} {
+		in.AttributeDefinitions = append(in.AttributeDefinitions, types.AttributeDefinition{AttributeName: aws.String(name), AttributeType: types.ScalarAttributeTypeS})
+		in.KeySchema = append(in.KeySchema, types.KeySchemaElement{AttributeName: aws.String(name), KeyType: []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}[i]})
+	}
+	if _, err := db.CreateTable(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -192,18 +192,7 @@ func TestUnitsOfTheIndex(t *testing.T) {
 // The index is added to a table that has none, and finds the rows that are there.
 func TestIndexIsAddedToATable(t *testing.T) {
 	wire, table := &large{}, awstest.TableName(t, "old")
-	if _, err := engine(t).CreateTable(t.Context(), &dynamodb.CreateTableInput{
-		TableName: &table, BillingMode: types.BillingModePayPerRequest,
-		AttributeDefinitions: []types.AttributeDefinition{
-			{AttributeName: aws.String("pk"), AttributeType: types.ScalarAttributeTypeS}, {AttributeName: aws.String("sk"), AttributeType: types.ScalarAttributeTypeS},
-		},
-		KeySchema: []types.KeySchemaElement{
-			{AttributeName: aws.String("pk"), KeyType: types.KeyTypeHash}, {AttributeName: aws.String("sk"), KeyType: types.KeyTypeRange},
-		},
-		StreamSpecification: &types.StreamSpecification{StreamEnabled: aws.Bool(true), StreamViewType: types.StreamViewTypeNewAndOldImages},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	awstest.CreateWithoutIndex(t, engine(t), table)
 	cfg := awsConfig()
 	cfg.HTTPClient = wire
 	s, err := dynamo.New(dynamo.Config{AWS: cfg, Table: table, Endpoint: awstest.Endpoint(t)})
