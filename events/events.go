@@ -85,6 +85,9 @@ type Lease struct {
 	WaitedMS int64 `json:"waited_ms,omitempty"`
 	// Waiting is the number of waiters in the lock's queue after the change.
 	Waiting int64 `json:"waiting"`
+	// Set are the names of the locks that the lease's caller acquired together, in order, this lock's included. It is nil for a lease of one
+	// lock, and where the store keeps the lease's texts apart and they could not be read.
+	Set []string `json:"set,omitempty"`
 }
 
 // Subject returns l. It implements [Event] for the types that embed a Lease.

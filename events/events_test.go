@@ -35,6 +35,7 @@ func all() map[string]events.Event {
 	acquired.ID = events.ID(lease.Lock, lease.Fence, acquired.DetailType())
 	released.ID = events.ID(lease.Lock, lease.Fence, released.DetailType())
 	expired.ID = events.ID(lease.Lock, lease.Fence, expired.DetailType())
+	acquired.Set, released.Set = []string{"deploy:prod:eu", "quota:eu"}, []string{"deploy:prod:eu", "quota:eu"}
 	forced.ID = events.ID(lease.Lock, lease.Fence, forced.DetailType())
 	by := "arn:aws:iam::123456789012:user/alice"
 	rule := events.RuleChanged{

@@ -54,6 +54,7 @@ type HistoryEntry struct {
 	Fence      int64     // the lease's fencing token
 	Owner      string    // the holder's name for itself
 	Principal  string    // the holder's ARN; empty if it is not known
+	Set        []string  // the names of the locks that the holder acquired together, in order; nil: this one alone
 	Permits    int       // of the lease
 	AcquiredAt time.Time // the time of the grant
 	Held       time.Duration
@@ -148,7 +149,7 @@ func newHistoryEntry(e wire.HistoryEntry) HistoryEntry {
 	out := HistoryEntry{
 		At: e.At.Time, Kind: e.Kind, Fence: e.Fence, Owner: e.Owner, Principal: e.Principal, Permits: int(e.Permits), AcquiredAt: e.AcquiredAt.Time,
 		Waited: time.Duration(e.Waited) * time.Millisecond, Cause: e.Cause, By: e.By, Reason: e.Reason, Unclaimed: e.Unclaimed, Purged: e.Purged,
-		InUse: int(e.InUse), Waiting: int(e.Waiting),
+		InUse: int(e.InUse), Waiting: int(e.Waiting), Set: e.Set,
 	}
 	if e.Held != nil {
 		out.Held = time.Duration(*e.Held) * time.Millisecond

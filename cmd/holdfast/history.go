@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -59,7 +60,7 @@ func (c *historyCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 		return nil
 	}
 	list, more := tenures(entries, c.Limit)
-	if err := s.result(nil, table(list, opts.To)); err != nil {
+	if err := s.result(nil, table(c.Name, list, opts.To)); err != nil {
 		return err
 	}
 	if more || page.Next != "" {
@@ -202,8 +203,8 @@ func gaps(list []tenure) {
 	}
 }
 
-// table formats leases as rows.
-func table(list []tenure, to time.Time) string {
+// table formats leases of a lock as rows.
+func table(name string, list []tenure, to time.Time) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "FROM\tUNTIL\tHELD\tHELD BY\tFENCE\tWAITED\tFREE BEFORE\tENDED")
@@ -212,20 +213,23 @@ func table(list []tenure, to time.Time) string {
 		if !t.until.IsZero() {
 			until, held = stamp(t.until), short(t.Held)
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", stamp(t.AcquiredAt), until, held, holderOf(t.HistoryEntry), t.Fence, waited(t.HistoryEntry), t.free, t.ending(to))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", stamp(t.AcquiredAt), until, held, holderOf(name, t.HistoryEntry), t.Fence, waited(t.HistoryEntry), t.free, t.ending(to))
 	}
 	_ = w.Flush()
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// holderOf names the holder of a lease.
-func holderOf(e lockclient.HistoryEntry) string {
+// holderOf names the holder of a lease of a lock, and the other locks of its set.
+func holderOf(lock string, e lockclient.HistoryEntry) string {
 	name := who(e.Owner)
 	if e.Owner == "" && e.Principal != "" {
 		name = printable(e.Principal)
 	}
 	if e.Permits > 1 {
 		name += fmt.Sprintf(" (%d permits)", e.Permits)
+	}
+	if others := slices.DeleteFunc(slices.Clone(e.Set), func(other string) bool { return other == lock }); len(others) > 0 {
+		name += " with " + printable(strings.Join(others, ", "))
 	}
 	return name
 }
@@ -276,6 +280,7 @@ func wireEntry(e lockclient.HistoryEntry) wire.HistoryEntry {
 	out := wire.HistoryEntry{
 		At: wire.Time{Time: e.At}, Kind: e.Kind, Fence: e.Fence, Owner: e.Owner, Principal: e.Principal, Permits: int64(e.Permits), AcquiredAt: wire.Time{Time: e.AcquiredAt},
 		Waited: e.Waited.Milliseconds(), Cause: e.Cause, By: e.By, Reason: e.Reason, Unclaimed: e.Unclaimed, Purged: e.Purged, InUse: int64(e.InUse), Waiting: int64(e.Waiting),
+		Set: e.Set,
 	}
 	if e.Kind != lockclient.HistoryAcquired {
 		out.Held = new(e.Held.Milliseconds())

@@ -113,7 +113,7 @@ func (m *moment) text(at time.Time) string {
 		fmt.Fprintf(&b, "%s was held at %s by", printable(m.Lock), stamp(at))
 	}
 	for _, t := range m.holders {
-		fmt.Fprintf(&b, "\n  %s", holderOf(t.HistoryEntry))
+		fmt.Fprintf(&b, "\n  %s", holderOf(m.Lock, t.HistoryEntry))
 		if t.Owner != "" && t.Principal != "" {
 			fmt.Fprintf(&b, " (%s)", printable(t.Principal))
 		}
@@ -134,9 +134,9 @@ func (m *moment) text(at time.Time) string {
 	case e == nil:
 		b.WriteString("\nnobody was granted it since")
 	case e.Waited > 0:
-		fmt.Fprintf(&b, "\nnext was %s at %s, after waiting %s", holderOf(*e), stamp(e.At), short(e.Waited))
+		fmt.Fprintf(&b, "\nnext was %s at %s, after waiting %s", holderOf(m.Lock, *e), stamp(e.At), short(e.Waited))
 	default:
-		fmt.Fprintf(&b, "\nnext was %s at %s, without a wait", holderOf(*e), stamp(e.At))
+		fmt.Fprintf(&b, "\nnext was %s at %s, without a wait", holderOf(m.Lock, *e), stamp(e.At))
 	}
 	return b.String()
 }

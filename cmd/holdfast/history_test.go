@@ -29,6 +29,7 @@ func (p *past) lease(owner string, permits int64, from, until, waited int, end l
 		return
 	}
 	end.At, end.Fence, end.Owner, end.Principal, end.Permits, end.AcquiredAt, end.Waited = at(until), grant.Fence, owner, grant.Principal, permits, grant.At, grant.Waited
+	p.entries[len(p.entries)-1].Set = end.Set
 	p.entries = append(p.entries, end)
 }
 
@@ -81,7 +82,9 @@ func TestHistoryCommand(t *testing.T) {
 	released, expired := lock.HistoryEntry{Kind: lock.LeaseReleased, Cause: lock.CauseRelease}, lock.HistoryEntry{Kind: lock.LeaseExpired, Cause: lock.CauseAcquire}
 	p.lease("alice", 1, 0, 10, 0, released)
 	p.lease("bob", 1, 10, 20, 7, expired)
-	p.lease("carol", 1, 30, 40, 0, lock.HistoryEntry{Kind: lock.LeaseForceReleased, Cause: lock.CauseForceRelease, By: "arn:op", Reason: "stuck since noon"})
+	p.lease("carol", 1, 30, 40, 0, lock.HistoryEntry{
+		Kind: lock.LeaseForceReleased, Cause: lock.CauseForceRelease, By: "arn:op", Reason: "stuck since noon", Set: "api,deploy:prod,quota",
+	})
 	p.lease("dave", 1, 40, 41, 3, lock.HistoryEntry{Kind: lock.LeaseExpired, Cause: lock.CauseExpire, Unclaimed: true})
 	p.lease("erin", 1, 50, 0, 0, lock.HistoryEntry{})
 	p.put(t, s, "deploy:prod")
@@ -104,7 +107,7 @@ func TestHistoryCommand(t *testing.T) {
 		{"FROM", "UNTIL", "HELD", "HELD BY", "FENCE", "WAITED", "FREE BEFORE", "ENDED"},
 		{at(50), "-", "-", "erin", fence(50), "-", "9m0s", "still held"},
 		{at(40), at(41), "1m0s", "dave", fence(40), "3m0s", "-", "expired, never claimed"},
-		{at(30), at(40), "10m0s", "carol", fence(30), "-", "10m0s", "force-released by arn:op: stuck since noon"},
+		{at(30), at(40), "10m0s", "carol with api, quota", fence(30), "-", "10m0s", "force-released by arn:op: stuck since noon"},
 		{at(10), at(20), "10m0s", "bob", fence(10), "7m0s", "-", "expired"},
 		{at(0), at(10), "10m0s", "alice", fence(0), "-", "?", "released"},
 	}
@@ -122,13 +125,13 @@ func TestHistoryCommand(t *testing.T) {
 		t.Errorf("%d lines, %+v, %v", len(lines), first, err)
 	}
 
-	says(run(0, "history", "deploy:prod", "--at", at(15)), "deploy:prod was held at "+at(15)+" by\n  bob (arn:bob), fence "+fence(10), "since "+at(10)+", after waiting 7m0s; until "+at(20)+": expired", "next was carol at "+at(30)+", without a wait")
-	says(run(0, "history", "deploy:prod", "--at", at(25)), "nobody held deploy:prod at "+at(25), "next was carol")
+	says(run(0, "history", "deploy:prod", "--at", at(15)), "deploy:prod was held at "+at(15)+" by\n  bob (arn:bob), fence "+fence(10), "since "+at(10)+", after waiting 7m0s; until "+at(20)+": expired", "next was carol with api, quota at "+at(30)+", without a wait")
+	says(run(0, "history", "deploy:prod", "--at", at(25)), "nobody held deploy:prod at "+at(25), "next was carol with api, quota at ")
 	says(run(0, "history", "deploy:prod", "--at", at(40)), "  dave (arn:dave)", "expired, never claimed", "next was erin") // carol's lease ended then
 	says(run(0, "history", "deploy:prod", "--at", at(55)), "erin", "no end is recorded", "nobody was granted it since")
 	says(run(0, "history", "deploy:prod", "--at", "4h"), "nothing is known of deploy:prod")
 	var m moment
-	if err := json.Unmarshal([]byte(run(0, "--json", "history", "deploy:prod", "--at", at(35))), &m); err != nil || len(m.Holders) != 1 || m.Holders[0].Kind != "force-released" || m.Next.Owner != "dave" || m.Next.Waited != 180_000 || m.Missing {
+	if err := json.Unmarshal([]byte(run(0, "--json", "history", "deploy:prod", "--at", at(35))), &m); err != nil || len(m.Holders) != 1 || m.Holders[0].Kind != "force-released" || len(m.Holders[0].Set) != 3 || m.Next.Owner != "dave" || m.Next.Waited != 180_000 || m.Missing {
 		t.Errorf("%+v, %v", m, err)
 	}
 	says(run(0, "keep-history", "deploy:", "--stop"), "is not kept any more by this rule")

@@ -137,7 +137,7 @@ func TestBrokenHistory(t *testing.T) {
 	}
 }
 
-// The owner, the principal and the wait of a semaphore's lease are read where the consumer had not read them: after a fault, of a grant that was
+// The owner, the principal, the set and the wait of a semaphore's lease are read where the consumer had not read them: after a fault, of a grant that was
 // deferred.
 func TestHistoryReadsTexts(t *testing.T) {
 	s := newStore(t)
@@ -152,15 +152,21 @@ func TestHistoryReadsTexts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, owner := range []string{"one", "two", "three"} {
-		acquire(owner)
+	acquire("one")
+	set := lock.SetRequest{
+		Locks:  []lock.Want{{Lock: "b", Capacity: 1, Permits: 1}, {Lock: "a", Capacity: 2, Permits: 1}},
+		Secret: "two", Owner: "two", Principal: "arn:two", TTL: time.Minute,
 	}
+	if _, err := c.AcquireAll(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	acquire("three")
 	clock.Advance(1500 * time.Millisecond)
 	before, err := s.Get(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: "a", Secret: "two"}); err != nil {
+	if _, err := c.ReleaseAll(t.Context(), lock.SetReleaseRequest{Locks: []string{"a", "b"}, Secret: "two"}); err != nil {
 		t.Fatal(err)
 	}
 	after, err := s.Get(t.Context(), "a")
@@ -179,8 +185,8 @@ func TestHistoryReadsTexts(t *testing.T) {
 	if err != nil || len(page.Entries) != 2 {
 		t.Fatalf("%+v, %v", page, err)
 	}
-	for i, want := range []lock.HistoryEntry{{Kind: lock.LeaseReleased, Owner: "two", Held: 1}, {Kind: lock.LeaseAcquired, Owner: "three", Waited: 1500, Held: 2}} {
-		if e := page.Entries[i]; e.Kind != want.Kind || e.Owner != want.Owner || e.Principal != "arn:"+want.Owner || e.Waited != want.Waited || e.Held != want.Held {
+	for i, want := range []lock.HistoryEntry{{Kind: lock.LeaseReleased, Owner: "two", Set: "a,b", Held: 1}, {Kind: lock.LeaseAcquired, Owner: "three", Waited: 1500, Held: 2}} {
+		if e := page.Entries[i]; e.Kind != want.Kind || e.Owner != want.Owner || e.Principal != "arn:"+want.Owner || e.Waited != want.Waited || e.Set != want.Set || e.Held != want.Held {
 			t.Errorf("%+v, want %+v", e, want)
 		}
 	}

@@ -32,6 +32,7 @@ type HistoryEntry struct {
 	Cause      Cause  `json:"cause,omitzero"`
 	Owner      string `json:"owner,omitzero"`
 	Principal  string `json:"principal,omitzero"`
+	Set        string `json:"set,omitzero"` // the names of the set's locks: see [SetNames]; empty: a single lock
 	Permits    int64  `json:"permits"`
 	AcquiredAt int64  `json:"acquired_at"`
 	Waited     int64  `json:"waited,omitzero"`    // milliseconds in the queue before the grant
@@ -41,7 +42,7 @@ type HistoryEntry struct {
 	Reason     string `json:"reason,omitzero"`    // of a force-release
 	Held       int64  `json:"held"`               // permits of the lock that are held after the change: of one write, the ends come first
 	Waiting    int64  `json:"waiting"`            // waiters after the write
-	// Split says that the owner, the principal and the wait were not read: see [Store.Texts]. No stored entry is split.
+	// Split says that the owner, the principal, the set and the wait were not read: see [Store.Texts]. No stored entry is split.
 	Split bool `json:"split,omitzero"`
 }
 
@@ -56,7 +57,7 @@ func HistoryOf(w Write, changes []Change) (list []HistoryEntry) {
 			held -= l.Permits
 		}
 		e := HistoryEntry{
-			At: l.AcquiredAt, Kind: c.Kind, Fence: l.Fence, Owner: l.Owner, Principal: l.Principal, Permits: l.Permits, AcquiredAt: l.AcquiredAt,
+			At: l.AcquiredAt, Kind: c.Kind, Fence: l.Fence, Owner: l.Owner, Principal: l.Principal, Set: l.Set, Permits: l.Permits, AcquiredAt: l.AcquiredAt,
 			Waited: l.Waited(), Held: held, Waiting: w.After.Waiting, Split: l.Split != Whole,
 		}
 		switch c.Kind {
@@ -207,6 +208,6 @@ func (c *Coordinator) Record(ctx context.Context, name string, k *Keeping, entri
 // with is the entry with texts that the store keeps apart.
 func (e HistoryEntry) with(t Texts) HistoryEntry {
 	l := Lease{Terms: Terms{Joined: t.Joined}, AcquiredAt: e.AcquiredAt}
-	e.Owner, e.Principal, e.Waited, e.Split = t.Owner, t.Principal, cmp.Or(e.Waited, l.Waited()), false
+	e.Owner, e.Principal, e.Set, e.Waited, e.Split = t.Owner, t.Principal, t.Set, cmp.Or(e.Waited, l.Waited()), false
 	return e
 }

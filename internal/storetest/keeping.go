@@ -14,6 +14,9 @@ func entry(i int, end lock.ChangeKind) lock.HistoryEntry {
 	e := lock.HistoryEntry{
 		At: at, Kind: lock.LeaseAcquired, Fence: at*1000 + 1, Owner: fmt.Sprint("o", i), Principal: "arn:p", Permits: 2, AcquiredAt: at, Waited: 17, Held: 2, Waiting: 3,
 	}
+	if i%2 == 1 {
+		e.Set = "a,b:c"
+	}
 	if end != "" {
 		e.At, e.Kind, e.Cause, e.By, e.Reason, e.Unclaimed, e.Purged, e.Held = at+500, end, lock.CauseForceRelease, "arn:op", "stuck <x>", true, true, 0
 	}

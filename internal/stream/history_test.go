@@ -366,3 +366,55 @@ func TestHistoryJobIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The events and the history of each lock of a set name the set, for the grant and for every end. Those of a single lock name none.
+func TestEventsAndHistoryNameTheSet(t *testing.T) {
+	k := newRecording(t, true)
+	k.keep("", 24*time.Hour)
+	hold := func(secret string) {
+		req := lock.SetRequest{
+			Locks:  []lock.Want{{Lock: "b", Capacity: 2, Permits: 1}, {Lock: "a", Capacity: 1, Permits: 1}},
+			Secret: secret, Owner: secret, TTL: time.Minute, Wait: time.Hour,
+		}
+		if _, err := k.Coordinator.AcquireAll(t.Context(), req); err != nil && !errors.Is(err, lock.ErrLockHeld) {
+			t.Fatal(err)
+		}
+	}
+	hold("released")
+	hold("waited")
+	if _, err := k.Coordinator.ReleaseAll(t.Context(), lock.SetReleaseRequest{Locks: []string{"a", "b"}, Secret: "released"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Coordinator.ForceRelease(t.Context(), lock.ForceReleaseRequest{Lock: "a", Reason: "stuck"}); err != nil {
+		t.Fatal(err)
+	}
+	k.time = k.time.Add(time.Minute)
+	hold("expired") // ends the other lease of waited
+	k.time = k.time.Add(2 * time.Minute)
+	k.acquire("a", "single")
+	k.consume(k.writes)
+
+	ends := map[lock.ChangeKind]int{}
+	for _, name := range []string{"a", "b"} {
+		page, err := k.Coordinator.History(t.Context(), lock.HistoryRequest{Lock: name, Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Entries {
+			ends[e.Kind]++
+			if (e.Set == "a,b") != (e.Owner != "single") {
+				t.Errorf("%s: %+v", name, e)
+			}
+		}
+	}
+	if ends[lock.LeaseAcquired] != 7 || ends[lock.LeaseReleased] != 2 || ends[lock.LeaseForceReleased] != 1 || ends[lock.LeaseExpired] != 2 {
+		t.Errorf("%v", ends)
+	}
+	for _, w := range k.writes {
+		for _, e := range Events(w.Write, w.Effects(true).Changes) {
+			if l := e.Subject(); slices.Equal(l.Set, []string{"a", "b"}) != (l.Owner != "single") || l.Owner == "single" && l.Set != nil {
+				t.Errorf("%s %+v", e.DetailType(), l)
+			}
+		}
+	}
+}

@@ -26,20 +26,21 @@ type History struct {
 
 // HistoryEntry is a grant or an end of a lease.
 type HistoryEntry struct {
-	At         Time   `json:"at"`
-	Kind       string `json:"kind"` // acquired, released, expired or force-released
-	Fence      int64  `json:"fence"`
-	Owner      string `json:"owner"`
-	Principal  string `json:"principal,omitempty"`
-	Permits    int64  `json:"permits"`
-	AcquiredAt Time   `json:"acquired_at"`
-	Held       *int64 `json:"held_ms,omitempty"`  // of an end
-	Waited     int64  `json:"waited_ms,omitzero"` // in the queue before the grant
-	Cause      string `json:"cause,omitempty"`    // of an end: what kind of write ended the lease
-	By         string `json:"by,omitempty"`       // of a force-release: the principal that did it
-	Reason     string `json:"reason,omitempty"`   // of a force-release
-	Unclaimed  bool   `json:"unclaimed,omitempty"`
-	Purged     bool   `json:"purged,omitempty"`
-	InUse      int64  `json:"permits_held"` // permits of the lock that were held after the change
-	Waiting    int64  `json:"waiting"`      // waiters after the change
+	At         Time     `json:"at"`
+	Kind       string   `json:"kind"` // acquired, released, expired or force-released
+	Fence      int64    `json:"fence"`
+	Owner      string   `json:"owner"`
+	Principal  string   `json:"principal,omitempty"`
+	Set        []string `json:"set,omitempty"` // the names of the locks that were acquired together, in order; absent: this one alone
+	Permits    int64    `json:"permits"`
+	AcquiredAt Time     `json:"acquired_at"`
+	Held       *int64   `json:"held_ms,omitempty"`  // of an end
+	Waited     int64    `json:"waited_ms,omitzero"` // in the queue before the grant
+	Cause      string   `json:"cause,omitempty"`    // of an end: what kind of write ended the lease
+	By         string   `json:"by,omitempty"`       // of a force-release: the principal that did it
+	Reason     string   `json:"reason,omitempty"`   // of a force-release
+	Unclaimed  bool     `json:"unclaimed,omitempty"`
+	Purged     bool     `json:"purged,omitempty"`
+	InUse      int64    `json:"permits_held"` // permits of the lock that were held after the change
+	Waiting    int64    `json:"waiting"`      // waiters after the change
 }
