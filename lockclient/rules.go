@@ -23,7 +23,7 @@ type Rule struct {
 
 // Freeze freezes all locks whose names begin with prefix, or "*" for all locks, until a time, in place of an earlier freeze of the same prefix. Until
 // then they are granted to nobody; holders renew and release as always, and waiters keep their places. All callers get the reason, 1 to 512 bytes.
-// The freeze is in force from [Rule.InForceAt] on: about a second after the change, or ten seconds if the table had no rules. The
+// The freeze is in force from [Rule.InForceAt] on: about a second after the change, or ten seconds if the table had no rules until shortly before. The
 // caller needs a permission of its own (see docs/iam.md).
 func (c *Client) Freeze(ctx context.Context, prefix string, until time.Time, reason string) (Rule, error) {
 	r, err := c.changeRule(ctx, wire.OpPutRule, prefix, wire.RuleRequest{Freeze: &wire.FreezeRequest{Until: wire.At(until.UnixMilli()), Reason: reason}})

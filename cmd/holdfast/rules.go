@@ -54,7 +54,7 @@ func (c *freezeCmd) settle(ctx context.Context, s *streams, rule lockclient.Rule
 	if c.NoWait || period <= 0 {
 		return nil
 	}
-	period = min(period, time.Minute) // the answer may be another server's
+	period = min(period, time.Minute).Round(100 * time.Millisecond) // the answer may be another server's
 	s.notice("settling", fmt.Sprintf("the freeze is stored; waiting %v until every coordinator goes by it", period), "prefix", rule.Prefix, "wait_ms", period.Milliseconds())
 	timer := time.NewTimer(period)
 	defer timer.Stop()

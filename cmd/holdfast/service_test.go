@@ -37,6 +37,7 @@ var binary = sync.OnceValues(func() (string, error) {
 
 // A service is a coordinator on a port, with switches for its failures.
 type service struct {
+	memory      lock.Memory
 	coordinator *lock.Coordinator
 	url         string
 	cut         atomic.Bool  // no request is answered any more
@@ -48,7 +49,7 @@ type service struct {
 func newService(t *testing.T) *service {
 	s := &service{}
 	var err error
-	if s.coordinator, err = lock.New(lock.Config{Store: &lock.Memory{}}); err != nil {
+	if s.coordinator, err = lock.New(lock.Config{Store: &s.memory}); err != nil {
 		t.Fatal(err)
 	}
 	a, err := api.New(api.Config{Coordinator: s.coordinator, Log: slog.New(slog.DiscardHandler), MinTTL: minDevTTL})

@@ -38,7 +38,7 @@ func TestRules(t *testing.T) {
 	if again := s.rule("put-rule", "deploy:", body); again.Rev != 1 {
 		t.Errorf("a repetition: %+v", again)
 	}
-	if all := s.rule("put-rule", "*", body); all.Prefix != "*" || all.Freeze.Prefix != "*" || !all.InForceAt.Equal(now.Add(time.Second)) {
+	if all := s.rule("put-rule", "*", body); all.Prefix != "*" || all.Freeze.Prefix != "*" || !all.InForceAt.Equal(now.Add(10*time.Second)) {
 		t.Errorf("%+v", all)
 	}
 	resp := s.call("put-rule", "deploy:", strings.Replace(body, `{"freeze"`, `{"rev":7,"freeze"`, 1))

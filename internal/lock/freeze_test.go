@@ -205,6 +205,7 @@ func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
 		k := newKit(t)
 		if period == RulePeriod {
 			k.freeze("other", time.Hour)
+			k.pass(ruleLanding + NoRulesPeriod)
 		}
 		k.must("a", func(r *AcquireRequest) { r.Lock = "warm" }) // reads the rules
 		rule := k.freeze("a", time.Hour)
@@ -225,21 +226,75 @@ func TestFreezeIsInForceAfterOnePeriod(t *testing.T) {
 	}
 }
 
-// The answer to a change says when it is in force everywhere: a period after it.
+// The answer to a change says when it is in force everywhere: a period after it was stored. Until the table has had a rule for long enough, that is the
+// period of a table without rules: a coordinator that read before goes by it.
 func TestInForceAt(t *testing.T) {
 	k := newKit(t)
-	for i, period := range []time.Duration{NoRulesPeriod, RulePeriod, RulePeriod} {
-		s, err := k.SetRule(t.Context(), RuleRequest{Prefix: fmt.Sprint(i), Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}})
-		if err != nil || s.InForceAt != k.time.Add(period).UnixMilli() {
-			t.Errorf("%d: %+v, %v", i, s, err)
+	freeze := func(prefix string) RuleRequest {
+		return RuleRequest{Prefix: prefix, Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}}
+	}
+	set := func(what string, q RuleRequest, want time.Duration) {
+		t.Helper()
+		if s, err := k.SetRule(t.Context(), q); err != nil || s.InForceAt != k.time.Add(want).UnixMilli() {
+			t.Errorf("%s: in force after %v, %v; want %v", what, time.UnixMilli(s.InForceAt).Sub(k.time), err, want)
 		}
 	}
-	k.unfreeze("0")
-	k.unfreeze("1")
-	k.unfreeze("2")
-	if s, err := k.SetRule(t.Context(), RuleRequest{Prefix: "0", Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}}); err != nil || s.InForceAt != k.time.Add(RulePeriod).UnixMilli() {
-		t.Errorf("after all rules were removed: %+v, %v", s, err)
+	set("the first rule of a table", freeze("0"), NoRulesPeriod)
+	set("the second at once", freeze("1"), NoRulesPeriod)
+	k.pass(ruleLanding + 5*time.Second)
+	set("the third before all have read the first", freeze("2"), NoRulesPeriod-5*time.Second)
+	k.pass(5 * time.Second)
+	set("another", freeze("3"), RulePeriod)
+	q := freeze("4")
+	set("a change", q, RulePeriod)
+	set("its repetition", q, RulePeriod)
+	k.pass(time.Second)
+	set("a late repetition", q, RulePeriod)
+	k.pass(30 * time.Minute)
+	set("a repetition after long", q, RulePeriod-30*time.Minute-time.Second)
+	for i := range 5 {
+		k.unfreeze(fmt.Sprint(i))
 	}
+	k.pass(ruleLanding + NoRulesPeriod)
+	set("after all rules were removed", freeze("0"), RulePeriod)
+	k.store.put = func() bool { k.store.put = nil; k.pass(3 * time.Second); return false }
+	set("a write that takes long", freeze("5"), RulePeriod)
+}
+
+// Nothing is granted from the time on that the answer to a freeze named, whatever another coordinator had read before.
+func TestRuleNothingIsGrantedOnceInForce(t *testing.T) {
+	for name, freeze := range map[string]func(k *kit) RuleStatus{
+		"the second rule of a table": func(k *kit) RuleStatus {
+			k.freeze("other", time.Hour)
+			return k.frozenAt("a")
+		},
+		"a write that takes long": func(k *kit) RuleStatus {
+			k.freeze("other", time.Hour)
+			k.pass(ruleLanding + NoRulesPeriod)
+			k.store.putting = func() { k.pass(3 * time.Second); _, _ = k.freshRules(k.t.Context()) }
+			return k.frozenAt("a")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKit(t)
+			if _, err := k.freshRules(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			status := freeze(k)
+			k.pass(max(time.UnixMilli(status.InForceAt).Sub(k.time), 0))
+			_, err := k.acquire("b")
+			k.mustBeFrozen(err)
+		})
+	}
+}
+
+func (k *kit) frozenAt(prefix string) RuleStatus {
+	k.t.Helper()
+	s, err := k.another().SetRule(k.t.Context(), RuleRequest{Prefix: prefix, Set: RuleParts{Freeze: &Freeze{Until: k.time.Add(time.Hour).UnixMilli(), Reason: "r"}}})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return s
 }
 
 // Rules are read again if either clock says that they are old, or that they are of the future.

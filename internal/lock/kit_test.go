@@ -37,6 +37,7 @@ type faultyStore struct {
 	ruleReads int                // how often the prefix rules were read; requests does not count them
 	noRules   error              // they cannot be read
 	ruleRead  func()             // called while they are read
+	putting   func()             // called before a rule is stored
 	put       func() (lost bool) // called after a rule was stored; true: the reply is lost
 }
 
@@ -114,6 +115,9 @@ func (s *faultyStore) PrefixRules(ctx context.Context) ([]PrefixRule, error) {
 }
 
 func (s *faultyStore) PutPrefixRule(ctx context.Context, rule PrefixRule) error {
+	if s.putting != nil {
+		s.putting()
+	}
 	err := s.Memory.PutPrefixRule(ctx, rule)
 	if err == nil && s.put != nil && s.put() {
 		return &StoreError{Kind: ErrUnavailable, What: "the reply is lost"}

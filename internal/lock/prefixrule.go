@@ -99,14 +99,14 @@ func (c *Coordinator) SetRule(ctx context.Context, req RuleRequest) (RuleStatus,
 		case req.Rev != nil && *req.Rev != old.Rev && (*req.Rev != old.Rev-1 || !same || old.By != req.Principal): // not the repetition of a request whose reply was lost
 			return RuleStatus{}, ErrRuleChanged
 		case same:
-			return RuleStatus{old, inForceAt(old, rules)}, nil
+			return RuleStatus{old, inForceAt(old, rules, c.clock())}, nil
 		case old.Rev == 0 && len(rules) >= MaxPrefixRules:
 			return RuleStatus{}, ErrTooManyRules
 		}
 		err = c.store.PutPrefixRule(ctx, next)
 		if err == nil {
 			c.cache.drop()
-			return RuleStatus{next, inForceAt(next, rules)}, nil
+			return RuleStatus{next, inForceAt(next, rules, c.clock())}, nil
 		}
 		if !errors.Is(err, ErrRuleChanged) {
 			return RuleStatus{}, c.noteClock(err)
@@ -124,12 +124,26 @@ func (q RuleRequest) rule(now time.Time, old PrefixRule) PrefixRule {
 	return next
 }
 
-// inForceAt is when every coordinator has read a rule: a period after the write. others are the rules that were there before it.
-func inForceAt(p PrefixRule, others []PrefixRule) int64 {
-	if p.At == 0 {
+// ruleLanding is how long after a change of a rule was decided on (PrefixRule.At) its write is stored at the latest: a request to the store ends within
+// about 7 s.
+const ruleLanding = 10 * time.Second
+
+// inForceAt is when every coordinator goes by a rule that is stored by now, in Unix milliseconds; 0 for a rule that was never set. others are the rules
+// that the table had when the rule was written. A coordinator goes by the rules that it read for [RulePeriod], and for [NoRulesPeriod] if it read before
+// the table had any.
+func inForceAt(p PrefixRule, others []PrefixRule, now time.Time) int64 {
+	stored, landing, none := now.UnixMilli(), ruleLanding.Milliseconds(), NoRulesPeriod.Milliseconds()
+	switch {
+	case p.At == 0:
 		return 0
+	case stored > p.At+landing+none: // the repetition of a change that has been in force for long
+		return p.At + periodOf(others).Milliseconds()
 	}
-	return p.At + periodOf(others).Milliseconds()
+	first := stored // by then the table had a rule
+	for _, o := range others {
+		first = min(first, o.At+landing)
+	}
+	return max(stored+RulePeriod.Milliseconds(), first+none)
 }
 
 func ruleIn(rules []PrefixRule, prefix string) PrefixRule {

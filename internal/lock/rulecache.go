@@ -144,16 +144,30 @@ func (h *hold) failed() error {
 	return h.err
 }
 
-// holdOn is what keeps a lock from being granted by the prefix rules. If these cannot be read, nothing may be granted.
-func (c *Coordinator) holdOn(ctx context.Context, name string) *hold {
-	rules, err := c.freshRules(ctx)
-	if err != nil {
-		return &hold{err: err}
-	}
-	if f := freezeOf(rules, name, c.clock()); f != nil {
-		return &hold{freeze: f}
+// passes is the error of rules that could not be read for a fault that passes, or nil.
+func (h *hold) passes() error {
+	if err := h.failed(); err != nil && !errors.Is(err, ErrMisconfigured) {
+		return err
 	}
 	return nil
+}
+
+// holdOn is what keeps a lock from being granted by the prefix rules. If these cannot be read, nothing may be granted.
+func (c *Coordinator) holdOn(ctx context.Context, name string) *hold { return c.holdsOn(ctx, name)[0] }
+
+// holdsOn is holdOn for several locks, all by the same rules.
+func (c *Coordinator) holdsOn(ctx context.Context, names ...string) []*hold {
+	list := make([]*hold, len(names))
+	rules, err := c.freshRules(ctx)
+	now := c.clock()
+	for i, name := range names {
+		if err != nil {
+			list[i] = &hold{err: err}
+		} else if f := freezeOf(rules, name, now); f != nil {
+			list[i] = &hold{freeze: f}
+		}
+	}
+	return list
 }
 
 // A taker is a decider, or a setDecider, that may grant its caller a lock that nobody waits for.
@@ -170,14 +184,6 @@ func (c *Coordinator) withHold(ctx context.Context, name string, r Record, op de
 	if op.waiters(r) == 0 || !takes && r.Waiting == 0 {
 		return r, nil
 	}
-	return c.heldBack(ctx, name, r)
-}
-
-// heldBack is withHold for a lock that may be granted.
-func (c *Coordinator) heldBack(ctx context.Context, name string, r Record) (Record, error) {
 	r.hold = c.holdOn(ctx, name)
-	if err := r.hold.failed(); err != nil && !errors.Is(err, ErrMisconfigured) {
-		return r, err
-	}
-	return r, nil
+	return r, r.hold.passes()
 }

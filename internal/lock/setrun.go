@@ -43,22 +43,37 @@ func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int
 		}
 		rs = append(rs, r)
 	}
-	return rs, offset, nil
+	if op.queues() {
+		rs, err = c.withHolds(ctx, names, rs, op)
+	}
+	return rs, offset, err
 }
 
-// withTurn adds to a record what a decision on a grant of it needs: the head of its queue with the place of the set, and what keeps the lock from
-// being granted.
+// withTurn adds to a record what a decision on a grant of it needs: the head of its queue with the place of the set.
 func (c *Coordinator) withTurn(ctx context.Context, name string, seen Seen, op setDecider) (r Record, err error) {
 	r = seen.Record
 	if w := seen.Waiter; w.Key == op.owner() && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
 		r.Queue = []Waiter{w}
-	} else if r, err = c.withQueueOf(ctx, name, r, op.owner()); err != nil {
-		return r, c.noteClock(err)
-	}
-	if _, takes := op.(taker); !takes && r.Waiting == 0 {
 		return r, nil
 	}
-	return c.heldBack(ctx, name, r)
+	r, err = c.withQueueOf(ctx, name, r, op.owner())
+	return r, c.noteClock(err)
+}
+
+// withHolds adds to the records of a set what keeps those from being granted that the operation may grant; compare withHold. The rules are looked at last, so that
+// the decision follows at once.
+func (c *Coordinator) withHolds(ctx context.Context, names []string, rs []Record, op setDecider) ([]Record, error) {
+	_, takes := op.(taker)
+	if !takes && !slices.ContainsFunc(rs, func(r Record) bool { return r.Waiting > 0 }) {
+		return rs, nil
+	}
+	holds := c.holdsOn(ctx, names...)
+	for i := range rs {
+		if takes || rs[i].Waiting > 0 {
+			rs[i].hold = holds[i]
+		}
+	}
+	return rs, holds[0].passes()
 }
 
 func asks(names []string, tickets []int64) (list []Ask) {
@@ -171,8 +186,9 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 	}
 	var rs []Record
 	var places []Waiter
+	holds := c.holdsOn(ctx, op.names...)
 	for i, s := range seen {
-		s.Record.hold = c.holdOn(ctx, op.names[i])
+		s.Record.hold = holds[i]
 		rs, places = append(rs, s.Record), append(places, s.Waiter)
 	}
 	until, waits := op.polled(c.clock(), rs, places)
