@@ -148,6 +148,8 @@ type RuleChanged struct {
 	Freeze *Freeze `json:"freeze,omitempty"`
 	// History says for how long the history of the locks is kept from now on; nil if it is not, or not any more.
 	History *Keeping `json:"history,omitempty"`
+	// Limits are those of the locks from now on; nil if there are none, or none any more.
+	Limits *Limits `json:"limits,omitempty"`
 }
 
 // Keeping says for how long the history of locks is kept.
@@ -155,6 +157,17 @@ type Keeping struct {
 	KeepMS int64  `json:"keep_ms"` // an entry, from the change that it describes, in milliseconds
 	Since  Time   `json:"since"`
 	By     string `json:"by,omitempty"` // the principal that asked for it
+}
+
+// Limits bind locks. A number that is 0 sets no limit.
+type Limits struct {
+	Capacity        int64  `json:"capacity,omitempty"`          // permits of each lock
+	MaxTTL          int64  `json:"max_ttl_ms,omitempty"`        // of a lease
+	MaxHold         int64  `json:"max_hold_ms,omitempty"`       // from a grant on, with all renewals
+	MaxQueue        int64  `json:"max_queue,omitempty"`         // waiters of one lock
+	MaxPerPrincipal int64  `json:"max_per_principal,omitempty"` // permits of one lock that one principal holds and waits for
+	Since           Time   `json:"since"`
+	By              string `json:"by,omitempty"` // the principal that set them
 }
 
 // A Freeze is a time in which locks are granted to nobody.

@@ -42,6 +42,7 @@ func all() map[string]events.Event {
 		Version: events.Version, ID: events.RuleID("deploy:", 3, 1772366400123), Prefix: "deploy:", Rev: 3, ChangedAt: events.At(1772366400123), By: by,
 		Freeze:  &events.Freeze{Until: events.At(1772388000000), Since: events.At(1772366400123), Reason: "no deployments during the audit", By: by},
 		History: &events.Keeping{KeepMS: 90 * 24 * 3600_000, Since: events.At(1772366400123), By: by},
+		Limits:  &events.Limits{Capacity: 3, MaxTTL: 300000, MaxHold: 7200000, MaxQueue: 100, MaxPerPrincipal: 1, Since: events.At(1772280000000), By: by},
 	}
 	return map[string]events.Event{
 		"acquired": acquired, "released": released, "expired": expired, "force-released": forced, "rule-changed": rule,

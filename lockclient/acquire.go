@@ -114,13 +114,13 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	if problem := wire.CheckName(a.name); problem != "" && a.set == nil {
 		return refused("name", "name %s", problem)
 	}
-	inv := invocationOf(ctx)
+	inv, defaultTTL := invocationOf(ctx), false
 	switch {
 	case a.opts.TTL != 0:
 	case inv != nil:
 		a.inv = inv
 	default:
-		a.opts.TTL = wire.DefaultTTL
+		a.opts.TTL, defaultTTL = wire.DefaultTTL, true
 	}
 	if err := a.opts.validate(); err != nil {
 		return err
@@ -135,6 +135,9 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	a.request = wire.AcquireRequest{
 		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Metadata: metadata,
 		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits), Mode: wire.Mode(a.opts.Mode),
+	}
+	if defaultTTL { // the coordinator has the same, and a shorter one where a limit says so
+		a.request.TTL = 0
 	}
 	if a.wait {
 		place := min(max(keepPlace, 3*a.client.pollDelay), wire.MaxWait)

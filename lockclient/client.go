@@ -84,7 +84,7 @@ func (c Config) validate() error {
 // Options say how a lock is acquired. The zero value waits until the context ends, for a lease with a TTL of 60 s.
 type Options struct {
 	// TTL is the time from a grant or renewal to the lease's expiry, in whole milliseconds: from 1 s to the maximum of the
-	// deployment, which is 24 h by default and at most 7 days. Zero means 60 s. Within a Lambda invocation zero means the rest of the
+	// deployment, which is 24 h by default and at most 7 days. Zero means 60 s, or less where a limit of the lock's prefix says so. Within a Lambda invocation zero means the rest of the
 	// invocation plus about a second, without renewals: the lease of a function that is killed does not outlive its invocation by
 	// more than that.
 	TTL time.Duration
@@ -117,7 +117,8 @@ type Options struct {
 	// Metadata is shown to others while the lock is held. It must encode to a JSON object of at most 2,048 bytes. Nil means none.
 	Metadata any
 	// Capacity and Permits make the lock a semaphore: the lease takes Permits of the lock's Capacity, from 1 to 100. All holders and
-	// waiters of a lock must give the same Capacity. Zero means 1.
+	// waiters of a lock must give the same Capacity. Zero Permits are 1. Zero Capacity is that of a limit of the lock's prefix, if there is one (see
+	// docs/rules.md), and otherwise 1.
 	Capacity, Permits int
 	// Mode makes the lock one that readers share and a writer has alone; it is instead of Capacity and Permits. All callers of the lock must
 	// give a Mode: where the lock is in use otherwise, Acquire fails at once with an error that matches [ErrRefused]. A reader cannot become a writer: two that both wait for
@@ -151,7 +152,7 @@ func (o Options) validate() error {
 		return refused("Mode", "Options.Mode is %q; give ModeRead or ModeWrite, or leave it out", string(o.Mode))
 	case o.Mode != "" && (o.Capacity != 0 || o.Permits != 0):
 		return refused("Mode", "Options.Mode is there with Capacity or Permits; give one or the other")
-	case o.Permits < 0 || o.Permits > max(o.Capacity, 1):
+	case o.Permits < 0 || o.Permits > cmp.Or(o.Capacity, wire.MaxCapacity):
 		return refused("Permits", "Options.Permits is %d; give 1 to the capacity, which is %d, or 0 for 1", o.Permits, max(o.Capacity, 1))
 	}
 	return nil

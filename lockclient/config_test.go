@@ -46,7 +46,7 @@ func TestBadInputIsRefusedWithoutARequest(t *testing.T) {
 			{"a", lockclient.Options{TTL: -1}, "Options.TTL"},
 			{"a", lockclient.Options{TTL: 8 * 24 * time.Hour}, "Options.TTL"},
 			{"a", lockclient.Options{Wait: -1}, "Options.Wait"},
-			{"a", lockclient.Options{Permits: 2}, "Options.Permits"},
+			{"a", lockclient.Options{Permits: 2, Capacity: 1}, "Options.Permits"},
 			{"a", lockclient.Options{Metadata: func() {}}, "json"},
 			{"a", lockclient.Options{Metadata: []int{1}}, "no JSON object"},
 			{"a", lockclient.Options{Metadata: map[string]string{"x": strings.Repeat("y", 2048)}}, "2056 bytes"},

@@ -17,6 +17,10 @@ var (
 	// ErrFrozen means that an operator has frozen the lock, and that the time to wait ended before the freeze. The error is or wraps a [*HeldError]
 	// with a Frozen, and matches ErrHeld, too.
 	ErrFrozen = errors.New("lock is frozen")
+	// ErrLimit means that a limit, which an operator has set for the lock's prefix, does not allow the request. The error is or wraps a [*LimitError]. If it can never succeed,
+	// it matches ErrRefused, too, and the client does not retry it. If it can, since others wait or the caller's own principal holds permits, it is or wraps a [*HeldError]
+	// with a Limit, and matches ErrHeld, too. If a limit ended a lease, the loss matches ErrLost, too.
+	ErrLimit = errors.New("a limit does not allow it")
 	// ErrLost means that the lease has ended: it expired, was forced out, or was not proved to be held in time.
 	ErrLost = errors.New("lease is lost")
 	// ErrReleased is the cause of a lease's context after Release.
@@ -56,12 +60,15 @@ var (
 	ErrFreeze   = errors.New("freeze")
 	ErrUnfreeze = errors.New("unfreeze")
 	ErrRules    = errors.New("rules")
+	// ErrSetLimits and ErrRemoveLimits match the errors of SetLimits and RemoveLimits.
+	ErrSetLimits    = errors.New("set limits")
+	ErrRemoveLimits = errors.New("remove limits")
 )
 
 // An OpError is the error of an operation on a lock.
 type OpError struct {
-	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch, ErrList, ErrFreeze, ErrUnfreeze, ErrRules, ErrKeepHistory or ErrHistory
-	Lock string // the lock's name; for List, Freeze and Unfreeze, the prefix
+	Op   error  // the operation: ErrAcquire, ErrRenew, ErrRelease, ErrForceRelease, ErrStatus, ErrWatch, ErrList, ErrFreeze, ErrUnfreeze, ErrRules, ErrKeepHistory, ErrHistory, ErrSetLimits or ErrRemoveLimits
+	Lock string // the lock's name; for List, and for changes of rules, the prefix
 	Err  error  // the kind of failure
 }
 
@@ -87,13 +94,15 @@ type Holder struct {
 	Remaining time.Duration // the time until then, when the coordinator answered
 }
 
-// A HeldError matches [ErrHeld] and says who holds the lock. If the lock's queue is full, it has only RetryAfter.
+// A HeldError matches [ErrHeld] and says who holds the lock. If the lock's queue is full, or the caller's principal has as many permits as it may, it has only RetryAfter and
+// Limit.
 type HeldError struct {
 	Holders    []Holder
 	RetryAfter time.Duration // the time until the first of the leases expires, unless it is renewed; or a hint, if the queue is full
 	Position   int           // the caller's place in the lock's queue, from 1; 0 if it is not in the queue
 	Waiting    int           // the number of waiters in the queue
 	Frozen     *Freeze       // not nil: nobody is granted the lock before this ends, whether or not it has holders
+	Limit      *LimitError   // not nil: the limit that keeps the request out of the queue until others have left it, or the caller's principal has released permits
 
 	Lock string // the lock that is held; of a set, the one that holds the set up
 
@@ -125,6 +134,9 @@ func (e *HeldError) Error() string {
 		}
 		return text + ": " + f.Reason
 	}
+	if e.Limit != nil {
+		return fmt.Sprintf("%v: %s", ErrHeld, e.Limit.Detail)
+	}
 	if len(e.Holders) == 0 {
 		return ErrHeld.Error()
 	}
@@ -132,10 +144,37 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("%v by %q until %s", ErrHeld, h.Owner, h.ExpiresAt.Format(time.RFC3339))
 }
 
-// Is reports whether target is [ErrHeld], or [ErrFrozen] if the lock is frozen.
+// Is reports whether target is [ErrHeld], or [ErrFrozen] if the lock is frozen, or [ErrLimit] if a limit keeps the request out.
 func (e *HeldError) Is(target error) bool {
-	return target == ErrHeld || target == ErrFrozen && e.Frozen != nil
+	return target == ErrHeld || target == ErrFrozen && e.Frozen != nil || target == ErrLimit && e.Limit != nil
 }
+
+// A LimitError says which limit does not allow a request. By itself, as the error of a request that can never succeed, it matches [ErrLimit] and [ErrRefused].
+type LimitError struct {
+	Limit  string // its name in the API: capacity, max_ttl_ms, max_hold_ms, max_queue or max_per_principal
+	Value  int64  // of the limit
+	Prefix string // of the rule that sets it; "*" for all locks
+	Field  string // the field of the request that is more than the limit; empty if it is none
+	Detail string // what is wrong and what to do
+}
+
+func newLimitError(p *wire.Problem) *LimitError {
+	if p.Limit == "" && p.Code != wire.LimitExceeded {
+		return nil
+	}
+	return &LimitError{p.Limit, p.Value, p.Prefix, p.Field, p.Detail}
+}
+
+func (e *LimitError) Error() string { return fmt.Sprintf("%v: %s", ErrLimit, e.Detail) }
+
+// Is reports whether target is [ErrLimit] or [ErrRefused].
+func (e *LimitError) Is(target error) bool { return target == ErrLimit || target == ErrRefused }
+
+// An ended is the loss of a lease that a limit ended.
+type ended struct{ limit *LimitError }
+
+func (e *ended) Error() string        { return fmt.Sprintf("%v: %s", ErrLost, e.limit.Detail) }
+func (e *ended) Is(target error) bool { return target == ErrLost || target == ErrLimit }
 
 // A RefusedError matches [ErrRefused] and says what is wrong.
 type RefusedError struct {
@@ -202,9 +241,17 @@ func problemError(p *wire.Problem) error {
 		}
 		return e
 	case wire.LeaseLost:
+		if limit := newLimitError(p); limit != nil {
+			return &ended{limit}
+		}
 		return ErrLost
 	case wire.QueueFull:
-		return &HeldError{RetryAfter: after}
+		return &HeldError{RetryAfter: after, Limit: newLimitError(p)}
+	case wire.LimitExceeded:
+		if after == 0 {
+			return newLimitError(p)
+		}
+		return &HeldError{RetryAfter: after, Limit: newLimitError(p)}
 	}
 	if p.Outage() {
 		text := fmt.Sprintf("%d %s: %s", p.Status, p.Code, p.Detail)

@@ -38,6 +38,7 @@ type Lease struct {
 	mu       sync.Mutex
 	deadline reading // the lease is proved to be held until then
 	renewErr error   // the error of the last renewal; nil if it succeeded
+	hold     int64   // not 0: the deadline is the end by a limit of so many milliseconds from the grant on, which no renewal moves
 	expiry   *time.Timer
 	released chan struct{} // made by the first Release, and closed when its result is known
 	result   error
@@ -58,7 +59,7 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	}
 	l.mu.Lock() // watch may run as soon as the timer is there
 	defer l.mu.Unlock()
-	l.deadline = provedUntil(sent, answer)
+	l.deadline, l.hold = provedUntil(sent, answer), holdOver(answer)
 	if c.left(l.deadline) <= 0 {
 		return nil, ErrLost // the answer took longer than the lease's life
 	}
@@ -90,6 +91,14 @@ const watchEvery = time.Second
 func provedUntil(sent reading, answer wire.Lease) reading {
 	remaining := time.Duration(answer.Remaining) * time.Millisecond
 	return sent.add(remaining - remaining/rateMargin)
+}
+
+// holdOver is for how long the lease may be held from its grant on, in milliseconds, if the expiry of an answer is the end of that time; else 0.
+func holdOver(answer wire.Lease) int64 {
+	if answer.EndsAt == nil || answer.ExpiresAt.Before(answer.EndsAt.Time) {
+		return 0
+	}
+	return answer.EndsAt.Sub(answer.AcquiredAt.Time).Milliseconds()
 }
 
 // String names the lock and the fencing token, and not the secret.
@@ -154,8 +163,13 @@ func (l *Lease) Err() error {
 // ranOut returns the loss of a lease that expired before a renewal succeeded.
 func (l *Lease) ranOut() error {
 	l.mu.Lock()
-	last := l.renewErr
+	last, hold := l.renewErr, l.hold
 	l.mu.Unlock()
+	if hold > 0 {
+		return &OpError{ErrRenew, l.name, &ended{&LimitError{
+			Limit: "max_hold_ms", Value: hold, Detail: fmt.Sprintf("a limit for locks below its prefix ended it %v after its grant; acquire the lock again", time.Duration(hold)*time.Millisecond),
+		}}}
+	}
 	if last == nil {
 		return l.lost("its time ran out")
 	}
@@ -231,7 +245,9 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 		return err
 	})
 	if errors.Is(err, ErrLost) {
-		err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
+		if !errors.Is(err, ErrLimit) {
+			err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
+		}
 		l.stop(&OpError{ErrRenew, l.name, err})
 		if l.fences != nil { // it may be over in some of the locks only: others get the rest now
 			l.client.forget(l.ctx, l.name, l.secret)
@@ -247,7 +263,7 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 		return ErrLost // the proof had a gap: the lease expired before the answer arrived
 	}
 	if proved := provedUntil(sent, answer); proved.monotonic > l.deadline.monotonic { // answers may arrive out of order
-		l.deadline = proved
+		l.deadline, l.hold = proved, holdOver(answer)
 		l.expiry.Reset(min(l.client.left(proved), watchEvery))
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 type Rule struct {
 	Prefix    string // "*" for all locks
 	Frozen    *Freeze
+	Limits    *Limits
 	History   *Keeping  // nil: the rule asks for no history
 	Unknown   []string  // the parts that a newer version has set and the coordinator does not know, and does not go by
 	By        string    // the ARN of the operator who made the last change; empty if it is not known
@@ -43,6 +44,52 @@ func (c *Client) Unfreeze(ctx context.Context, prefix string) (Rule, error) {
 	return r, nil
 }
 
+// Limits bind the locks whose names begin with a prefix. A number that is 0 sets no limit. They bind new leases and new places in queues; those that are
+// there keep what they have.
+type Limits struct {
+	Capacity int // of each lock: callers that name another are refused, those that name none get it
+	// MaxTTL is the longest TTL of a lease; a longer one is refused. MaxHold is how long a lease lasts from its grant on, however often it is renewed.
+	MaxTTL, MaxHold time.Duration
+	MaxQueue        int // waiters of one lock
+	MaxPerPrincipal int // permits of one lock that one principal holds and waits for together; all sessions of a role are one principal
+
+	By    string    // in answers: the ARN of the operator who set the limits; empty if it is not known
+	Since time.Time // in answers: when
+}
+
+// SetLimits sets the limits of the locks whose names begin with prefix, or "*" for all locks, in place of earlier ones of the same prefix. A freeze of the prefix stays. Of the
+// limits of several prefixes the smallest value of each counts. They are in force from [Rule.InForceAt] on. The caller needs the permission for [Client.Freeze].
+func (c *Client) SetLimits(ctx context.Context, prefix string, limits Limits) (Rule, error) {
+	request := wire.RuleRequest{Limits: &wire.LimitsRequest{
+		Capacity: int64(limits.Capacity), MaxTTL: limits.MaxTTL.Milliseconds(), MaxHold: limits.MaxHold.Milliseconds(),
+		MaxQueue: int64(limits.MaxQueue), MaxPerPrincipal: int64(limits.MaxPerPrincipal),
+	}}
+	r, err := c.changeRule(ctx, wire.OpPutRule, prefix, request)
+	if err != nil {
+		return Rule{}, &OpError{ErrSetLimits, prefix, err}
+	}
+	return r, nil
+}
+
+// RemoveLimits removes the limits of a prefix. A prefix without limits is no error. Limits of other prefixes stay.
+func (c *Client) RemoveLimits(ctx context.Context, prefix string) (Rule, error) {
+	r, err := c.changeRule(ctx, wire.OpDeleteRule, prefix, wire.RuleRemoval{Part: "limits"})
+	if err != nil {
+		return Rule{}, &OpError{ErrRemoveLimits, prefix, err}
+	}
+	return r, nil
+}
+
+func newLimits(l *wire.Limits) *Limits {
+	if l == nil {
+		return nil
+	}
+	return &Limits{
+		Capacity: int(l.Capacity), MaxTTL: time.Duration(l.MaxTTL) * time.Millisecond, MaxHold: time.Duration(l.MaxHold) * time.Millisecond,
+		MaxQueue: int(l.MaxQueue), MaxPerPrincipal: int(l.MaxPerPrincipal), By: l.By, Since: l.Since.Time,
+	}
+}
+
 func (c *Client) changeRule(ctx context.Context, op wire.Op, prefix string, request any) (Rule, error) {
 	if problem := wire.CheckRulePrefix(prefix); problem != "" {
 		return Rule{}, refused("prefix", "prefix %s", problem)
@@ -72,7 +119,7 @@ func (c *Client) Rules(ctx context.Context) ([]Rule, error) {
 }
 
 func newRule(r wire.Rule) Rule {
-	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), History: newKeeping(r.History), Unknown: r.Unknown, By: r.By}
+	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), Limits: newLimits(r.Limits), History: newKeeping(r.History), Unknown: r.Unknown, By: r.By}
 	if r.ChangedAt != nil {
 		out.ChangedAt = r.ChangedAt.Time
 	}

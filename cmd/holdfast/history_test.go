@@ -74,7 +74,7 @@ func TestHistoryCommand(t *testing.T) {
 	says(run(0, "history", "deploy:prod"), "no history of deploy:prod is kept", "holdfast keep-history deploy:prod")
 	says(run(0, "keep-history", "deploy:"), "every lock whose name begins with deploy: is kept for 90d")
 	says(run(0, "history", "deploy:prod"), "the rule of deploy: has kept its history since", "each entry for 90d")
-	says(run(0, "rules"), "deploy:  90d      -")
+	says(run(0, "rules"), "deploy:  history kept for 90d")
 	says(run(0, "--json", "rules"), `"history":{"prefix":"deploy:","keep_ms":7776000000,`)
 
 	start := time.Now().Add(-3 * time.Hour).Truncate(time.Minute)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,7 @@ type taking struct {
 	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; by default without a limit."`
 	NoWait   bool           `help:"Fail at once if others hold the lock."`
 	Metadata string         `placeholder:"JSON" help:"A JSON object for others to see."`
-	Capacity int            `default:"1" help:"The lock's permits in all; above 1 it is a semaphore."`
+	Capacity *int           `placeholder:"N" help:"The lock's permits in all; above 1 it is a semaphore. By default that of a limit, or else 1."`
 	Permits  int            `default:"1" help:"Permits to acquire."`
 	Read     bool           `help:"Share the lock with other readers: all its users give --read or --write."`
 	Write    bool           `help:"Have the lock alone, without readers."`
@@ -38,7 +39,10 @@ type taking struct {
 
 // options validates the flags. The coordinator checks the limits that depend on its settings, such as the shortest TTL.
 func (t *taking) options() (lockclient.Options, error) {
-	o := lockclient.Options{TTL: t.TTL, Capacity: t.Capacity, Permits: t.Permits}
+	o := lockclient.Options{TTL: t.TTL, Permits: t.Permits}
+	if t.Capacity != nil {
+		o.Capacity = *t.Capacity
+	}
 	switch {
 	case t.TTL <= 0:
 		return o, fmt.Errorf("--ttl is %v; give a time above 0, like 60s", t.TTL)
@@ -48,12 +52,12 @@ func (t *taking) options() (lockclient.Options, error) {
 		return o, fmt.Errorf("--wait is %v; give a time above 0, or --no-wait", *t.Wait)
 	case t.Read && t.Write:
 		return o, errors.New("--read and --write are both given; give one")
-	case (t.Read || t.Write) && (t.Capacity != 1 || t.Permits != 1):
+	case (t.Read || t.Write) && (t.Capacity != nil || t.Permits != 1):
 		return o, errors.New("--read or --write is given with --capacity or --permits; give one or the other")
-	case t.Capacity < 1 || t.Capacity > wire.MaxCapacity:
-		return o, fmt.Errorf("--capacity is %d; give 1 to %d", t.Capacity, wire.MaxCapacity)
-	case t.Permits < 1 || t.Permits > t.Capacity:
-		return o, fmt.Errorf("--permits is %d; give 1 to the capacity, which is %d", t.Permits, t.Capacity)
+	case t.Capacity != nil && (o.Capacity < 1 || o.Capacity > wire.MaxCapacity):
+		return o, fmt.Errorf("--capacity is %d; give 1 to %d", o.Capacity, wire.MaxCapacity)
+	case t.Permits < 1 || t.Permits > cmp.Or(o.Capacity, wire.MaxCapacity):
+		return o, fmt.Errorf("--permits is %d; give 1 to the capacity, which is %d", t.Permits, cmp.Or(o.Capacity, wire.MaxCapacity))
 	}
 	if t.Wait != nil {
 		o.Wait = *t.Wait

@@ -70,6 +70,8 @@ type cli struct {
 	Unfreeze     unfreezeCmd     `cmd:"" help:"End a freeze."`
 	KeepHistory  keepHistoryCmd  `cmd:"" help:"Keep the history of all locks whose names begin with a prefix."`
 	History      historyCmd      `cmd:"" help:"Show who held a lock, and how long each holder waited."`
+	Limit        limitCmd        `cmd:"" help:"Limit all locks whose names begin with a prefix: capacity, TTL, time held, waiters, permits of a principal."`
+	Unlimit      unlimitCmd      `cmd:"" help:"Remove limits."`
 	Rules        rulesCmd        `cmd:"" help:"Show the rules for locks by prefix."`
 	Repair       repairCmd       `cmd:"" help:"Repair a lock whose fencing token is ahead of the clock."`
 	Redrive      redriveCmd      `cmd:"" help:"Handle dead letters again, and mend what nobody will free or tell."`

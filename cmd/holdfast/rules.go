@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,27 +43,27 @@ func (c *freezeCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	if err != nil {
 		return err
 	}
-	if err := c.settle(ctx, s, rule); err != nil {
+	if err := settle(ctx, s, rule, "freeze is", c.NoWait); err != nil {
 		return err
 	}
 	return s.result(wireRule(rule), fmt.Sprintf("%s is frozen until %s: %s", below(rule.Prefix), stamp(rule.Frozen.Until), printable(rule.Frozen.Reason)))
 }
 
-// settle waits until every coordinator goes by a rule. It counts from the answer, whatever the clocks of both sides say.
-func (c *freezeCmd) settle(ctx context.Context, s *streams, rule lockclient.Rule) error {
+// settle waits until every coordinator goes by a rule, of which a part was changed: "freeze is" or "limits are". It counts from the answer, whatever the clocks of both sides say.
+func settle(ctx context.Context, s *streams, rule lockclient.Rule, part string, noWait bool) error {
 	period := rule.InForceAt.Sub(rule.ChangedAt)
-	if c.NoWait || period <= 0 {
+	if noWait || period <= 0 {
 		return nil
 	}
 	period = min(period, time.Minute).Round(100 * time.Millisecond) // the answer may be another server's
-	s.notice("settling", fmt.Sprintf("the freeze is stored; waiting %v until every coordinator goes by it", period), "prefix", rule.Prefix, "wait_ms", period.Milliseconds())
+	s.notice("settling", fmt.Sprintf("the %s stored; waiting %v until every coordinator goes by it", part, period), "prefix", rule.Prefix, "wait_ms", period.Milliseconds())
 	timer := time.NewTimer(period)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the freeze is stored, and may not be in force everywhere yet: %w", ctx.Err())
+		return fmt.Errorf("the %s stored, and may not be in force everywhere yet: %w", part, ctx.Err())
 	}
 }
 
@@ -133,7 +134,7 @@ func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 	}
 	table := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
 	if !s.json {
-		_, _ = fmt.Fprintln(table, "PREFIX\tHISTORY\tFROZEN UNTIL\tBY\tREASON")
+		_, _ = fmt.Fprintln(table, "PREFIX\tRULE\tBY\tREASON")
 	}
 	for _, r := range list {
 		if s.json {
@@ -142,21 +143,22 @@ func (c *rulesCmd) Run(ctx context.Context, s *streams, conn *connection) error 
 			}
 			continue
 		}
-		until, by, reason := "-", "-", "-"
+		row := func(says, by, reason string) {
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(r.Prefix), says, cmp.Or(printable(by), "-"), reason)
+		}
 		if f := r.Frozen; f != nil {
-			until, reason = stamp(f.Until), printable(f.Reason)
+			says := "frozen until " + stamp(f.Until)
 			if !f.Until.After(time.Now()) {
-				until += " (over)"
+				says += " (over)"
 			}
-			if f.By != "" {
-				by = printable(f.By)
-			}
+			row(says, f.By, printable(f.Reason))
 		}
-		history := "-"
-		if r.History != nil {
-			history = days(r.History.For)
+		if l := r.Limits; l != nil {
+			row(limitsText(l), l.By, "-")
 		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Prefix), history, until, by, reason)
+		if k := r.History; k != nil {
+			row("history kept for "+days(k.For), k.By, "-")
+		}
 		if len(r.Unknown) > 0 {
 			s.notice("unknown", fmt.Sprintf("%s has parts that this coordinator does not know, and does not go by: %s; a newer version has set them",
 				printable(r.Prefix), printable(strings.Join(r.Unknown, ", "))))
@@ -196,6 +198,9 @@ func wireRule(r lockclient.Rule) map[string]any {
 	}
 	if k := r.History; k != nil {
 		out["history"] = &wire.Keeping{Prefix: k.Prefix, Keep: k.For.Milliseconds(), By: k.By, Since: wire.Time{Time: k.Since}}
+	}
+	if r.Limits != nil {
+		out["limits"] = wireLimits(r.Limits)
 	}
 	if len(r.Unknown) > 0 {
 		out["unknown"] = r.Unknown

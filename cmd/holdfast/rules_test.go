@@ -31,7 +31,7 @@ func TestFreezeCommands(t *testing.T) {
 	want("exec|deploy:prod|--no-wait|--|true", ": the audit", exitHeld)
 	want("exec|deploy:prod|--wait|100ms|--|true", "waiting for deploy:prod: frozen until", exitHeld)
 	want("status|deploy:prod", "deploy:prod is free\n  frozen until", 0)
-	want("rules", "deploy:  -        2", 0)
+	want("rules", "deploy:  frozen until 2", 0)
 	want("rules", "the audit", 0)
 	want("--json|rules", `{"changed_at":`, 0)
 	want("unfreeze|*", "every lock has no freeze any more", 0)

@@ -92,6 +92,15 @@ func holdfast(t *testing.T, url string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// refuseToGuard ends this process if exec has started the test binary as its guard, because a test ran exec within its own process and got the lock. The binary
+// would run the tests again, and they exec, without end. Use [holdfast] for an exec that runs a command.
+func refuseToGuard() {
+	if len(os.Args) > 1 && os.Args[1] == "guard" {
+		_, _ = fmt.Fprintln(os.Stderr, "exec was run within a test's process; run the built binary with the helper holdfast")
+		os.Exit(exitCannot)
+	}
+}
+
 func exitOf(err error) int {
 	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
 		return failed.ExitCode()

@@ -84,6 +84,7 @@ type wait struct {
 	holder  int64             // the holder's fence in the last notice
 	waiting bool              // a notice that others hold the lock was written
 	frozen  lockclient.Freeze // in the last notice; the zero Freeze: the lock was not frozen
+	limit   string            // in the last notice; empty: none
 	polls   string            // why the wait polls, to be said in a notice when it begins
 }
 
@@ -111,20 +112,30 @@ func (w *wait) held(held *lockclient.HeldError) {
 		}
 		return
 	}
+	if l := held.Limit; l != nil {
+		if !w.waiting || w.told != "" || w.limit != l.Limit {
+			w.waiting, w.limit, w.told = true, l.Limit, ""
+			w.notice("waiting", fmt.Sprintf("waiting for %s: %s", w.name, printable(l.Detail)), "lock", w.name, "limit", l.Limit, "value", l.Value, "prefix", l.Prefix)
+		}
+		return
+	}
 	fence := int64(0)
 	if len(held.Holders) > 0 {
 		fence = held.Holders[0].Fence
 	}
-	if !w.waiting || fence != w.holder || w.told != "" || w.frozen != (lockclient.Freeze{}) {
-		w.waiting, w.holder, w.told, w.frozen = true, fence, "", lockclient.Freeze{}
+	if !w.waiting || fence != w.holder || w.told != "" || w.limit != "" || w.frozen != (lockclient.Freeze{}) {
+		w.waiting, w.holder, w.told, w.limit, w.frozen = true, fence, "", "", lockclient.Freeze{}
 		w.notice("waiting", fmt.Sprintf("waiting for %s: held by %s", w.name, holders(held.Holders)), "lock", w.name, "holders", held.Holders)
 	}
 }
 
 // reasonOf says for what a waiter waits.
 func reasonOf(held *lockclient.HeldError) string {
-	if held.Frozen != nil {
+	switch {
+	case held.Frozen != nil:
 		return frozen(held.Frozen)
+	case held.Limit != nil:
+		return printable(held.Limit.Detail)
 	}
 	return "held by " + holders(held.Holders)
 }

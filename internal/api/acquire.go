@@ -16,7 +16,7 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	c.fields.share(&req)
 	a.queueing(c, &req, want.chosen)
 	if req.TTL == 0 {
-		req.TTL = a.defaultTTL(req.Execution != "")
+		req.TTL, req.AnyTTL = a.defaultTTL(req.Execution != ""), true
 	}
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
@@ -72,9 +72,9 @@ func (o *object) share(req *lock.AcquireRequest) {
 	o.checkPermits(req.Capacity, req.Permits)
 }
 
-// permits reads capacity and permits, which are 1 where they are absent. given reports whether one of them is there.
+// permits reads capacity, which is 0 if it is absent, since a limit may set it, and permits, which are 1 then. given reports whether one of them is there.
 func (o *object) permits() (capacity, permits int64, given bool) {
-	capacity, permits = 1, 1
+	permits = 1
 	if n, ok := o.integer("capacity", 1, wire.MaxCapacity, ""); ok {
 		capacity, given = n, true
 	}
@@ -85,8 +85,8 @@ func (o *object) permits() (capacity, permits int64, given bool) {
 }
 
 func (o *object) checkPermits(capacity, permits int64) {
-	if permits > capacity {
-		o.fail("permits", "permits is %d; it must be from 1 to the capacity, which is %d", permits, capacity)
+	if capacity > 0 && permits > capacity {
+		o.fail("permits", "%v", &lock.PermitsError{Permits: permits, Capacity: capacity})
 	}
 }
 

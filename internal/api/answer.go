@@ -11,7 +11,8 @@ import (
 func leaseAnswer(l lock.LeaseStatus, secret string) wire.Lease {
 	h := l.Lease
 	return wire.Lease{
-		Lock: l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
+		EndsAt: wire.AtOrNone(h.EndsAt),
+		Lock:   l.Lock, Lease: secret, Fence: h.Fence, Owner: h.Owner, AcquiredAt: wire.At(h.AcquiredAt),
 		RenewedAt: wire.At(h.RenewedAt), ExpiresAt: wire.At(h.ExpiresAt), TTL: h.TTL, Remaining: l.Remaining.Milliseconds(),
 		Capacity: l.Capacity, Permits: h.Permits, Waited: h.Waited(), Metadata: metadata(h.Metadata),
 	}

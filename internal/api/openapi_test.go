@@ -90,7 +90,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"AcquireSetRequest": wire.AcquireSetRequest{}, "SetLock": wire.SetLock{}, "RenewSetRequest": wire.RenewSetRequest{}, "ReleaseSetRequest": wire.ReleaseSetRequest{},
 		"SetLease": wire.SetLease{}, "SetMember": wire.SetMember{}, "SetReleased": wire.SetReleased{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
-		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "KeepRequest": wire.KeepRequest{}, "Keeping": wire.Keeping{}, "History": wire.History{}, "HistoryEntry": wire.HistoryEntry{}, "Freeze": wire.Freeze{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
+		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "KeepRequest": wire.KeepRequest{}, "Keeping": wire.Keeping{}, "History": wire.History{}, "HistoryEntry": wire.HistoryEntry{}, "Freeze": wire.Freeze{}, "LimitsRequest": wire.LimitsRequest{}, "Limits": wire.Limits{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},
 	} {
 		schema := doc.Components.Schemas[name].Value
 		var fields, required []string
@@ -150,6 +150,11 @@ func TestDocumentHasTheWiresLimits(t *testing.T) {
 	value("TTL", float64(wire.MinTTL.Milliseconds()), float64(wire.MaxTTL.Milliseconds()))
 	value("AcquireRequest.capacity", 1, wire.MaxCapacity)
 	value("AcquireRequest.permits", 1, wire.MaxCapacity)
+	value("LimitsRequest.capacity", 1, wire.MaxCapacity)
+	value("LimitsRequest.max_ttl_ms", float64(wire.MinTTL.Milliseconds()), float64(wire.MaxTTL.Milliseconds()))
+	value("LimitsRequest.max_hold_ms", float64(wire.MinHoldLimit.Milliseconds()), float64(wire.MaxHoldLimit.Milliseconds()))
+	value("LimitsRequest.max_queue", 1, wire.MaxQueue)
+	value("LimitsRequest.max_per_principal", 1, wire.MaxCapacity)
 	value("Fence", 1, 1<<53-1)
 	if d := get("AcquireRequest.ttl_ms").Default; d != float64(wire.DefaultTTL.Milliseconds()) {
 		t.Errorf("default TTL %v", d)

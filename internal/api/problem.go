@@ -29,7 +29,7 @@ var problems = []struct {
 	{lock.ErrLeaseLost, wire.LeaseLost, 0, always("the lease has expired, was released or forced out, or never was; acquire with a new one")},
 	{lock.ErrRuleChanged, wire.RuleChanged, 0, always("the rule has another revision than rev says; read it again, and decide whether to change it")},
 	{lock.ErrTooManyRules, wire.TooManyRules, 0, always(fmt.Sprintf("the table has %d rules, which is the most; delete one (one that was removed counts for %d days)", lock.MaxPrefixRules, lock.RuleMemory/(24*time.Hour)))},
-	{lock.ErrCapacityMismatch, wire.CapacityMismatch, 0, func(err error) string { return err.Error() + "; use that, or wait until it is free" }},
+	{lock.ErrCapacityMismatch, wire.CapacityMismatch, 0, mismatch},
 	{lock.ErrMorePermits, wire.MorePermits, 0, always("the lease has fewer permits, and a lease never gets more, nor does a reader become a writer: two that both wait for more would wait for each other for ever; release it, and acquire with a new lease")},
 	{lock.ErrQueueFull, wire.QueueFull, retryFull, always(fmt.Sprintf("%d wait for the lock already; come back later", lock.MaxQueue))},
 	{lock.ErrLockFull, wire.LockFull, retryFull, full},
@@ -70,6 +70,14 @@ func problemOf(err error, requestID string) *wire.Problem {
 	}
 	if held, ok := errors.AsType[*lock.HeldError](err); ok {
 		return heldProblem(held, requestID)
+	}
+	if limit, ok := errors.AsType[*lock.LimitError](err); ok {
+		return limitProblem(limit, requestID)
+	}
+	if permits, ok := errors.AsType[*lock.PermitsError](err); ok {
+		p := wire.NewProblem(wire.InvalidRequest, requestID)
+		p.Field, p.Detail = "permits", permits.Error()
+		return p
 	}
 	for _, row := range problems {
 		if errors.Is(err, row.err) {
@@ -116,7 +124,7 @@ func frozen(held *lock.HeldError) string {
 	switch {
 	case held.Position > 0:
 		return text + fmt.Sprintf("; place %d of %d in its queue is yours: send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
-	case held.Waiting >= lock.MaxQueue:
+	case held.Full:
 		return text + fmt.Sprintf("; %d wait for it already", held.Waiting)
 	}
 	return text + "; send wait_ms to wait for its end"
@@ -128,6 +136,54 @@ func freezeText(f *lock.Freeze) string {
 		text += " by " + f.By
 	}
 	return text + ", as are all below " + lock.RuleSubject(f.Prefix) + ": " + f.Reason
+}
+
+// limitProblem says which limit refuses a request, who can change it, and what the caller can do.
+func limitProblem(e *lock.LimitError, requestID string) *wire.Problem {
+	code, fix := wire.LimitExceeded, ""
+	below := "for locks below " + lock.RuleSubject(e.Prefix)
+	if e.Prefix == "" {
+		below = "for all locks"
+	}
+	limit := fmt.Sprintf("the limit %s is %d %s", e.Name, e.Value, below)
+	switch e.Name {
+	case lock.LimitCapacity:
+		fix = fmt.Sprintf("%s is %d; leave capacity out, and ask for at most %d permits", e.Field, e.Asked, e.Value)
+	case lock.LimitTTL:
+		fix = fmt.Sprintf("ttl_ms is %d; ask for at most %d, and renew the lease", e.Asked, e.Value)
+	case lock.LimitHold:
+		code, fix = wire.LeaseLost, "the lease has lasted so long since its grant, and its time is over; acquire the lock again"
+	case lock.LimitQueue:
+		code, fix = wire.QueueFull, fmt.Sprintf("%d wait already; come back later", e.Asked-1)
+	case lock.LimitPrincipal:
+		fix = fmt.Sprintf("with this request, you would hold and wait for %d permits; release some, or leave the queue", e.Asked)
+		if !e.Passes {
+			fix = fmt.Sprintf("%s is %d; ask for fewer", e.Field, e.Asked)
+		}
+	}
+	p := wire.NewProblem(code, requestID)
+	p.Limit, p.Value, p.Prefix, p.Field = string(e.Name), e.Value, lock.RuleSubject(e.Prefix), e.Field
+	if p.Detail = limit + ": " + fix; e.Passes {
+		p.RetryAfter = retryFull.Milliseconds()
+	}
+	return p
+}
+
+// mismatch is the detail of a request for a lock in use with another capacity: who named which, and how to change it without harm.
+func mismatch(err error) string {
+	e, ok := errors.AsType[*lock.CapacityError](err)
+	if !ok {
+		return err.Error()
+	}
+	by, wants := "its holders named that", "this request names"
+	if e.Owner != "" {
+		by = fmt.Sprintf("its holder %q named that", e.Owner)
+	}
+	if e.Rule != (lock.Limit{}) {
+		wants = fmt.Sprintf("the rule of %s says", lock.RuleSubject(e.Rule.Prefix))
+	}
+	return fmt.Sprintf("the lock is in use with capacity %d, since %s, and %s %d; send wait_ms to be granted as soon as the leases that are held fit both, or come back when it is free",
+		e.Capacity, by, wants, e.Asked)
 }
 
 // full is the detail of a request that does not fit into the lock's record.

@@ -74,8 +74,9 @@ func (a *API) rule(ctx context.Context, c *call) (any, int64, error) {
 func (a *API) putRule(ctx context.Context, c *call) (any, int64, error) {
 	req := lock.RuleRequest{Prefix: lock.RulePrefix(c.lock), Principal: c.principal}
 	req.Set.Freeze, req.Set.History = c.readFreeze(a.coordinator.Now()), c.readKeeping()
+	req.Set.Limits = c.readLimits()
 	if req.Set == (lock.RuleParts{}) {
-		c.fields.fail("freeze", `the request has no part of a rule; send freeze, {"until": TIME, "reason": TEXT}, or history, {"keep_ms": N}; to remove a part, delete it`)
+		c.fields.fail("freeze", `the request has no part of a rule; send freeze, {"until": TIME, "reason": TEXT}, limits, {"capacity": 3, …}, or history, {"keep_ms": N}; to remove a part, delete it`)
 	}
 	if rev, given := c.fields.integer("rev", 0, wire.MaxTicket, ""); given {
 		req.Rev = &rev
@@ -154,8 +155,39 @@ func (c *call) readFreeze(now time.Time) *lock.Freeze {
 	return &lock.Freeze{Until: at.UnixMilli(), Reason: reason}
 }
 
+// readLimits reads the limits of a rule; nil if they are absent.
+func (c *call) readLimits() *lock.Limits {
+	o := c.part("limits", `{"capacity": 3, "max_hold_ms": 7200000}`)
+	if o == nil {
+		return nil
+	}
+	l := &lock.Limits{}
+	l.Capacity, _ = o.integer("capacity", 1, wire.MaxCapacity, "")
+	l.MaxTTL, _ = o.integer("max_ttl_ms", wire.MinTTL.Milliseconds(), wire.MaxTTL.Milliseconds(), " milliseconds")
+	l.MaxHold, _ = o.integer("max_hold_ms", wire.MinHoldLimit.Milliseconds(), wire.MaxHoldLimit.Milliseconds(), " milliseconds")
+	l.MaxQueue, _ = o.integer("max_queue", 1, wire.MaxQueue, "")
+	l.MaxPerPrincipal, _ = o.integer("max_per_principal", 1, wire.MaxCapacity, "")
+	switch err := o.done(); {
+	case err != nil:
+		c.fields.fail("limits", "limits: %v", err)
+	case *l == lock.Limits{}:
+		c.fields.fail("limits", "limits is empty; give one limit at least: capacity, max_ttl_ms, max_hold_ms, max_queue or max_per_principal")
+	}
+	return l
+}
+
+func limitsAnswer(l *lock.Limits) *wire.Limits {
+	if l == nil {
+		return nil
+	}
+	return &wire.Limits{
+		LimitsRequest: wire.LimitsRequest{Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal},
+		By:            l.By, Since: wire.At(l.At),
+	}
+}
+
 func ruleAnswer(p lock.PrefixRule) wire.Rule {
-	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), History: keepingAnswer(p.History), Unknown: strings.Fields(p.Unknown), By: p.By}
+	r := wire.Rule{Prefix: lock.RuleSubject(p.Prefix), Rev: p.Rev, Freeze: freezeAnswer(p.Freeze), Limits: limitsAnswer(p.Limits), History: keepingAnswer(p.History), Unknown: strings.Fields(p.Unknown), By: p.By}
 	if p.At != 0 {
 		r.ChangedAt = new(wire.At(p.At))
 	}

@@ -59,7 +59,7 @@ func compile(table, name string, c lock.Command) *dynamodb.UpdateItemInput {
 var plainNames = map[string]bool{
 	attrPK: true, attrRev: true, attrFence: true, attrHolders: true, attrFreeAt: true, attrWaiting: true, attrCause: true,
 	attrRetired: true, attrRetiredFence: true, attrRetiredAt: true, attrRetiredCause: true,
-	attrIndex: true, attrLeaseFence: true, attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true,
+	attrIndex: true, attrLeaseFence: true, attrExpiresAt: true, attrRenewedAt: true, attrTTLms: true, attrUnclaimed: true, attrMaxTTL: true, attrEndsAt: true,
 }
 
 // name returns how expressions name an attribute.
@@ -127,6 +127,10 @@ func (e *expression) clause(c lock.Clause) string {
 		return e.holder(c.Key) + "." + e.name(attrExpiresAt) + " <= " + e.num(c.N)
 	case lock.LeaseTTLIs:
 		return e.holder(c.Key) + "." + e.name(attrTTLms) + " = " + e.num(c.N)
+	case lock.LeaseTTLAllows:
+		return e.allows(c, attrMaxTTL)
+	case lock.LeaseMayLast:
+		return e.allows(c, attrEndsAt)
 	case lock.LeaseClaimed:
 		return "attribute_exists(" + e.holder(c.Key) + ") AND attribute_not_exists(" + e.holder(c.Key) + "." + e.name(attrUnclaimed) + ")"
 	case lock.OnlyHolder:
@@ -137,6 +141,12 @@ func (e *expression) clause(c lock.Clause) string {
 		return e.name(attrFence) + " = " + e.num(c.N)
 	}
 	panic(fmt.Sprintf("dynamo: no condition for clause %v", c.Test))
+}
+
+// allows is the condition that a limit of a lease, if it has one, is no less than a number. "NOT <": a lease without the limit has no such attribute.
+func (e *expression) allows(c lock.Clause, limit string) string {
+	holder := e.holder(c.Key)
+	return "attribute_exists(" + holder + ") AND NOT " + holder + "." + e.name(limit) + " < " + e.num(c.N)
 }
 
 func (e *expression) assign(path string, v types.AttributeValue) {

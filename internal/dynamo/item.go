@@ -54,6 +54,11 @@ const (
 	attrCheckAt       = "check_at"
 	attrJoined        = "jnd" // absent if the caller did not wait
 	attrSet           = "set" // the names of the set's locks, with a comma between; absent: a single lock
+	attrEndsAt        = "las" // absent without a limit, as are the next four
+	attrMaxTTL        = "mxt"
+	attrTTLPrefix     = "mxtp"
+	attrMaxHold       = "mxh"
+	attrHoldPrefix    = "mxhp"
 
 	// of a waiter, of the end of a wait, and of a binding
 	attrTicket = "ticket"
@@ -67,6 +72,7 @@ const (
 	attrFreeze  = "freeze"  // a map of until, reason, by and at
 	attrHistory = "history" // a map of keep, by and at
 	attrKeep    = "keep"    // milliseconds
+	attrLimits  = "limits"  // a map of those below, by and at
 	attrAt      = "at"
 
 	// of an entry of the history
@@ -74,6 +80,12 @@ const (
 	attrWaited  = "waited"  // milliseconds
 	attrHeld    = "held"
 	attrPurged  = "purged" // 1, or absent
+
+	attrLimitCapacity  = "capacity"
+	attrLimitTTL       = "max_ttl_ms"
+	attrLimitHold      = "max_hold_ms"
+	attrLimitQueue     = "max_queue"
+	attrLimitPrincipal = "max_per_principal"
 
 	skLock  = "lock"
 	skWait  = "wait#"   // and a ticket: a waiter
@@ -108,7 +120,9 @@ func termsAttributes(t lock.Terms) item {
 	m.strings(map[string]string{
 		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution, attrSet: t.Set,
 	})
-	m.numbers(map[string]int64{attrLeaseCapacity: t.Capacity, attrJoined: t.Joined})
+	m.numbers(map[string]int64{
+		attrLeaseCapacity: t.Capacity, attrJoined: t.Joined, attrMaxTTL: t.Bounds.MaxTTL, attrMaxHold: t.Bounds.MaxHold, attrTTLPrefix: t.Bounds.TTLPrefix, attrHoldPrefix: t.Bounds.HoldPrefix,
+	})
 	if !t.Tokens.Empty() {
 		m[attrTokens] = tokensItem(t.Tokens)
 	}
@@ -136,7 +150,7 @@ func leaseAttributes(l lock.Lease) item {
 	if l.Split == lock.SplitButMetadata {
 		m[attrMetadata] = str(l.Metadata)
 	}
-	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known, l.Told), attrCheckAt: l.CheckAt})
+	m.numbers(map[string]int64{attrUnclaimed: flag(l.Unclaimed), attrAttempted: delivery(l.Attempted, l.Known, l.Told), attrCheckAt: l.CheckAt, attrEndsAt: l.EndsAt})
 	return m
 }
 
@@ -187,7 +201,8 @@ func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
 		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Set: d.str(attrSet),
-		Newer: newerText(d.it),
+		Newer:  newerText(d.it, termsKnown),
+		Bounds: lock.Bounds{MaxTTL: d.num(attrMaxTTL), MaxHold: d.num(attrMaxHold), TTLPrefix: d.num(attrTTLPrefix), HoldPrefix: d.num(attrHoldPrefix)},
 	}
 }
 
@@ -196,7 +211,7 @@ func decodeLease(m item) (lock.Lease, error) {
 	terms, fence, expiresAt := d.terms(), d.num(attrLeaseFence), d.num(attrExpiresAt)
 	l := lock.Lease{
 		Terms: terms, Fence: fence, AcquiredAt: d.numOr(attrAcquiredAt, acquiredAt(fence)), RenewedAt: d.numOr(attrRenewedAt, expiresAt-terms.TTL),
-		ExpiresAt: expiresAt, CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0, Told: d.num(attrAttempted)&4 != 0,
+		ExpiresAt: expiresAt, EndsAt: d.num(attrEndsAt), CheckAt: d.num(attrCheckAt), Unclaimed: d.num(attrUnclaimed) != 0, Attempted: d.num(attrAttempted)&1 != 0, Known: d.num(attrAttempted)&2 != 0, Told: d.num(attrAttempted)&4 != 0,
 	}
 	if d.num(attrSplit) != 0 {
 		l.Split = lock.Split

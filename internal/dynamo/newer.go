@@ -13,15 +13,15 @@ import (
 var termsKnown = map[string]bool{
 	attrOwner: true, attrPrincipal: true, attrPermits: true, attrLeaseCapacity: true, attrLeaseFence: true, attrAcquiredAt: true, attrRenewedAt: true,
 	attrExpiresAt: true, attrTTLms: true, attrSplit: true, attrMetadata: true, attrUnclaimed: true, attrTokens: true, attrAttempted: true,
-	attrExecution: true, attrCheckAt: true, attrJoined: true, attrSet: true,
+	attrExecution: true, attrCheckAt: true, attrJoined: true, attrSet: true, attrEndsAt: true, attrMaxTTL: true, attrTTLPrefix: true, attrMaxHold: true, attrHoldPrefix: true,
 }
 
-// newerText is the text of the attributes of a lease's map that this version does not know: DynamoDB's JSON, in the order of their names, so
+// newerText is the text of the attributes of a map, such as a lease's, that this version does not know: DynamoDB's JSON, in the order of their names, so
 // that equal attributes have equal texts. It is empty if there are none.
-func newerText(it item) string {
+func newerText(it item, known map[string]bool) string {
 	var newer map[string]any
 	for attr, v := range it {
-		if !termsKnown[attr] {
+		if !known[attr] {
 			if newer == nil {
 				newer = map[string]any{}
 			}

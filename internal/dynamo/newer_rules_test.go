@@ -44,8 +44,23 @@ func TestNewerPartsOfRules(t *testing.T) {
 			t.Errorf("%+v: %+v", req, p)
 		}
 	}
+	it = item()
+	it["limits"] = &mapValue{Value: newerThings()}
+	if _, err := n.db.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &n.table, Item: it}); err != nil {
+		t.Fatal(err)
+	}
+	for _, req := range []lock.RuleRequest{{Set: lock.RuleParts{Limits: &lock.Limits{Capacity: 2}}}, set(), {Remove: []lock.RulePart{lock.PartLimits}}, {Remove: lock.AllParts()}} {
+		p := change(req)
+		stored, ok := item()["limits"].(*mapValue)
+		if !ok {
+			t.Fatalf("%+v: limits are gone", req)
+		}
+		if lost := missing(newerThings(), stored.Value); len(lost) > 0 || !strings.Contains(p.Unknown, "limits.newer_s") || p.Limits == nil {
+			t.Errorf("%+v: lost %v, %+v", req, lost, p)
+		}
+	}
 	list, err := n.c.PrefixRules(t.Context())
-	if err != nil || len(list) != 1 || list[0].Unknown != names {
+	if err != nil || len(list) != 1 || !strings.Contains(list[0].Unknown, "newer_ss") {
 		t.Errorf("%+v, %v", list, err)
 	}
 	n.clock.Advance(lock.NoRulesPeriod)

@@ -56,7 +56,7 @@ func (s *Store) PutPrefixRule(ctx context.Context, p lock.PrefixRule) error {
 	}
 	e.assignNum(e.name(attrRev), p.Rev)
 	e.assignNum(e.name(attrAt), p.At)
-	optional := item{attrTTL: nil, attrBy: nil, attrFreeze: nil, attrHistory: nil}
+	optional := item{attrTTL: nil, attrBy: nil, attrFreeze: nil, attrLimits: nil, attrHistory: nil}
 	optional.numbers(map[string]int64{attrTTL: p.TTL})
 	optional.strings(map[string]string{attrBy: p.By})
 	if p.Freeze != nil {
@@ -66,6 +66,9 @@ func (s *Store) PutPrefixRule(ctx context.Context, p lock.PrefixRule) error {
 		m := item{attrKeep: num(k.For), attrAt: num(k.At)}
 		m.strings(map[string]string{attrBy: k.By})
 		optional[attrHistory] = &types.AttributeValueMemberM{Value: m}
+	}
+	if p.Limits != nil {
+		optional[attrLimits] = &types.AttributeValueMemberM{Value: limitsItem(p.Limits)}
 	}
 	for attr, v := range optional {
 		if v == nil {
@@ -98,6 +101,36 @@ func freezeItem(f *lock.Freeze) item {
 	return m
 }
 
+func limitsItem(l *lock.Limits) item {
+	m := item{attrAt: num(l.At)}
+	m.strings(map[string]string{attrBy: l.By})
+	m.numbers(map[string]int64{
+		attrLimitCapacity: l.Capacity, attrLimitTTL: l.MaxTTL, attrLimitHold: l.MaxHold, attrLimitQueue: l.MaxQueue, attrLimitPrincipal: l.MaxPerPrincipal,
+	})
+	for attr, v := range newerAttributes(l.Newer) {
+		if !limitsKnown[attr] {
+			m[attr] = v
+		}
+	}
+	return m
+}
+
+// limitsKnown are the attributes of a rule's limits that this version knows.
+var limitsKnown = map[string]bool{
+	attrAt: true, attrBy: true, attrLimitCapacity: true, attrLimitTTL: true, attrLimitHold: true, attrLimitQueue: true, attrLimitPrincipal: true,
+}
+
+func decodeLimits(m item) (*lock.Limits, error) {
+	if m == nil {
+		return nil, nil
+	}
+	d := decoder{it: m}
+	return &lock.Limits{
+		Capacity: d.num(attrLimitCapacity), MaxTTL: d.num(attrLimitTTL), MaxHold: d.num(attrLimitHold), MaxQueue: d.num(attrLimitQueue),
+		MaxPerPrincipal: d.num(attrLimitPrincipal), By: d.str(attrBy), At: d.num(attrAt), Newer: newerText(m, limitsKnown),
+	}, d.err
+}
+
 // decodeRule reads a prefix rule from an item. No item is the zero rule.
 func decodeRule(it item) (p lock.PrefixRule, err error) {
 	if len(it) == 0 {
@@ -116,6 +149,8 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 		p.History = &lock.Keeping{Prefix: prefix, For: of.num(attrKeep), By: of.str(attrBy), At: of.num(attrAt)}
 		d.err = cmp.Or(d.err, of.err)
 	}
+	limits, err := decodeLimits(d.m(attrLimits))
+	p.Limits, d.err = limits, cmp.Or(d.err, err)
 	if d.err == nil && (!ok || p.Rev < 1) {
 		d.err = fmt.Errorf("attribute %q is %d; a rule's is 1 or more", attrRev, p.Rev)
 	}
@@ -124,15 +159,21 @@ func decodeRule(it item) (p lock.PrefixRule, err error) {
 
 // ruleKnown are the attributes of a prefix rule that this version knows.
 var ruleKnown = map[string]bool{
-	attrPK: true, attrSK: true, attrRev: true, attrAt: true, attrTTL: true, attrBy: true, attrFreeze: true, attrHistory: true,
+	attrPK: true, attrSK: true, attrRev: true, attrAt: true, attrTTL: true, attrBy: true, attrFreeze: true, attrLimits: true, attrHistory: true,
 }
 
-// unknownParts names the attributes of a rule that this version does not know: parts that a newer version has set.
+// unknownParts names the attributes of a rule, and limits.NAME for those of its limits, that this version does not know: what a newer version has set.
 func unknownParts(it item) string {
 	var names []string
 	for attr := range it {
 		if !ruleKnown[attr] {
 			names = append(names, attr)
+		}
+	}
+	limits := decoder{it: it}
+	for attr := range limits.m(attrLimits) {
+		if !limitsKnown[attr] {
+			names = append(names, attrLimits+"."+attr)
 		}
 	}
 	slices.Sort(names)

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -15,8 +16,9 @@ type AcquireRequest struct {
 	Owner     string // as the caller names itself; shown to others
 	Principal string // the caller as the authorizer names it
 	TTL       time.Duration
+	AnyTTL    bool   // the caller names no TTL: where a limit is shorter, it takes its place
 	Metadata  string // a JSON object, or empty
-	Capacity  int64
+	Capacity  int64  // 0: the caller names none, and gets that of a limit, or 1
 	Permits   int64
 	// SameCapacity refuses the request with [ErrCapacityMismatch] if the lock is in use with another capacity, also if it would wait.
 	SameCapacity bool
@@ -49,7 +51,7 @@ type LeaseStatus struct {
 // Acquire grants permits. Repeated with the secret of a live lease, it returns that lease again, with the time that is left.
 //
 // The errors are [ErrLockHeld] (a [*HeldError], with the place in the queue), [ErrCapacityMismatch], [ErrQueueFull],
-// [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, [ErrMorePermits] for one whose lease has fewer permits, and the store's.
+// [ErrLimit] (a [*LimitError]), a [*PermitsError], [ErrLockFull], [ErrLeaseLost] for a secret whose lease is over, [ErrMorePermits] for one whose lease has fewer permits, and the store's.
 func (c *Coordinator) Acquire(ctx context.Context, req AcquireRequest) (LeaseStatus, error) {
 	l, err := c.acquire(ctx, req)
 	if held, ok := errors.AsType[*HeldError](err); ok && req.Ticket == 0 { // a poll is one read; the answer before it named the holders
@@ -63,7 +65,7 @@ func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 		return LeaseStatus{}, err
 	}
 	key := KeyOf(req.Lock, req.Secret)
-	op := acquiring{c.rules, key, req}
+	op := c.withLimits(ctx, acquiring{rules: c.rules, key: key, req: req})
 	out, err := c.tryAcquire(ctx, op)
 	if err != nil {
 		return LeaseStatus{}, err
@@ -94,7 +96,7 @@ func (c *Coordinator) tryAcquire(ctx context.Context, op acquiring) (outcome, er
 	switch {
 	case hold.failed() != nil:
 		return outcome{}, hold.failed()
-	case hold == nil && op.blind():
+	case hold == nil && op.refused == nil && op.blind():
 		return c.writeFirst(ctx, op.req.Lock, op)
 	}
 	return c.readFirst(ctx, op.req.Lock, op)
@@ -111,9 +113,11 @@ func (c *Coordinator) lease(name string, key LeaseKey, r Record) (LeaseStatus, e
 }
 
 type acquiring struct {
-	rules Rules
-	key   LeaseKey
-	req   AcquireRequest
+	rules   Rules
+	key     LeaseKey
+	req     AcquireRequest
+	limits  lockLimits // of the lock, by which req was completed
+	refused error      // why the request makes no lease and no place; nil: it may
 }
 
 // polls reports whether the caller learns of a grant by its own acquire.
@@ -132,7 +136,7 @@ func (o acquiring) lease(now time.Time, fence int64) Lease { return grant(o.term
 func (o acquiring) terms() Terms {
 	t := Terms{
 		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Capacity: o.req.Capacity, TTL: o.req.TTL.Milliseconds(),
-		Metadata: o.req.Metadata, Execution: o.req.Execution, Set: o.req.set,
+		Metadata: o.req.Metadata, Execution: o.req.Execution, Set: o.req.set, Bounds: o.limits.bounds(o.req.Execution != ""),
 	}
 	if !o.polls() {
 		t.Tokens, _ = t.Tokens.with(o.req.Token)
@@ -143,6 +147,9 @@ func (o acquiring) terms() Terms {
 func (o acquiring) waiters(r Record) int {
 	if _, mine := r.Holders[o.key]; mine {
 		return 0
+	}
+	if o.req.Wait > 0 && o.limits.counts(o.req.Principal) && o.refused == nil {
+		return max(QueueHead, int(min(r.Waiting, MaxQueue)))
 	}
 	return QueueHead
 }
@@ -168,7 +175,12 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 	to, overdue := o.rules.recheck(now, o.rules.settle(now, to))
 	h, turn := to.Holders[o.key] // it was a waiter, and settling granted it
 	_, waits := to.place(o.key)
-	joins := !waits
+	joins := !waits && !turn
+	if joins {
+		if err := cmp.Or(o.refused, o.limits.overPrincipal(to, o.terms())); err != nil {
+			return nil, err
+		}
+	}
 	if err := o.fenceError(now, to); err != nil && !turn {
 		return nil, err
 	}
@@ -185,7 +197,7 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 		}
 		to = to.withHolder(o.key, h)
 		to.Fence = h.Fence
-	case joins && o.req.Wait > 0 && to.Waiting < MaxQueue && !o.mismatches(to):
+	case joins && o.req.Wait > 0 && to.Waiting < o.limits.maxQueue() && !o.mismatches(to):
 		to = o.enqueue(now, to)
 	case !kept && !overdue && !changesHolders(r, to) && !o.clears(r, to):
 		return nil, o.refusal(now, to)
@@ -308,23 +320,41 @@ func (o acquiring) mismatches(r Record) bool {
 	return inUse && (o.req.Wait == 0 || o.req.SameCapacity) && !waits && r.capacity() != o.req.Capacity
 }
 
+// capacityError is the error of a request that does not wait for a lock in use with another capacity.
+func (o acquiring) capacityError(r Record) error {
+	e := &CapacityError{Capacity: r.capacity(), Asked: o.req.Capacity, Rule: o.limits.capacity}
+	for _, key := range byFence(r.Holders) {
+		if h := r.Holders[key]; h.Capacity == e.Capacity && e.Owner == "" {
+			e.Owner = h.Owner
+		}
+	}
+	return e
+}
+
 // refusal is the error of a request that was not granted.
 func (o acquiring) refusal(now time.Time, r Record) error {
 	_, waits := r.place(o.key)
 	hold := r.hold.at(now)
 	switch {
 	case hold != nil && hold.freeze != nil:
-		return o.rules.frozen(now, r, o.key, hold.freeze)
+		e := o.rules.frozen(now, r, o.key, hold.freeze)
+		e.Full = o.queueIsFull(r, waits)
+		return e
 	case o.mismatches(r):
-		return &CapacityError{Capacity: r.capacity()}
-	case o.req.Wait > 0 && !waits && r.Waiting >= MaxQueue:
-		return ErrQueueFull
+		return o.capacityError(r)
+	case o.queueIsFull(r, waits):
+		return o.limits.queueFull(r)
 	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.terms()):
 		if err := r.room(o.terms()); err != nil {
 			return err
 		}
 	}
 	return o.rules.held(now, r, o.key)
+}
+
+// queueIsFull reports whether the request would join the queue, and cannot.
+func (o acquiring) queueIsFull(r Record, waits bool) bool {
+	return o.req.Wait > 0 && !waits && r.Waiting >= o.limits.maxQueue()
 }
 
 // fenceError is why the next in line cannot be granted although its permits are free; nil if it can.
@@ -378,6 +408,17 @@ func grant(terms Terms, now time.Time, fence int64) Lease {
 	if l.Execution != "" {
 		l.CheckAt, l.ExpiresAt = ms+l.TTL, ms+ExecutionLife.Milliseconds()
 	}
+	if terms.Bounds.MaxHold > 0 {
+		l.EndsAt = ms + terms.Bounds.MaxHold
+	}
+	return l.bounded()
+}
+
+// bounded is a lease that does not last longer than it may, and whose execution is not checked after that.
+func (l Lease) bounded() Lease {
+	if l.EndsAt > 0 {
+		l.ExpiresAt, l.CheckAt = min(l.ExpiresAt, l.EndsAt), min(l.CheckAt, l.EndsAt)
+	}
 	return l
 }
 
@@ -386,5 +427,5 @@ func claimed(h Lease, now time.Time) Lease {
 	fresh := grant(h.Terms, now, h.Fence)
 	h.Tokens = Tokens{}
 	h.Unclaimed, h.RenewedAt, h.ExpiresAt, h.CheckAt = false, fresh.RenewedAt, max(h.ExpiresAt, fresh.ExpiresAt), fresh.CheckAt
-	return h
+	return h.bounded()
 }

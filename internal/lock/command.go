@@ -57,6 +57,8 @@ const (
 	LeaseOutlives                  // the lease's expires_at > N
 	LeaseExpiredBy                 // the lease's expires_at <= N
 	LeaseTTLIs                     // the lease's ttl_ms = N
+	LeaseTTLAllows                 // the lease's terms allow a TTL of N
+	LeaseMayLast                   // the lease may last until N
 	LeaseClaimed                   // the lease is no grant that its waiter has not claimed
 	OnlyHolder                     // there is exactly one holder
 	RevIs                          // rev = N
@@ -66,7 +68,7 @@ const (
 
 func (t Test) String() string {
 	return [...]string{"", "FreeBy", "NobodyWaiting", "FenceBelow", "NotRetired", "LeaseOutlives",
-		"LeaseExpiredBy", "LeaseTTLIs", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs", "PlaceUntil"}[t]
+		"LeaseExpiredBy", "LeaseTTLIs", "LeaseTTLAllows", "LeaseMayLast", "LeaseClaimed", "OnlyHolder", "RevIs", "FenceIs", "PlaceUntil"}[t]
 }
 
 // Holds reports whether the clause holds for a record.
@@ -87,6 +89,10 @@ func (c Clause) Holds(r Record) bool {
 		return held && h.ExpiresAt <= c.N
 	case LeaseTTLIs:
 		return held && h.TTL == c.N
+	case LeaseTTLAllows:
+		return held && (h.Bounds.MaxTTL == 0 || h.Bounds.MaxTTL >= c.N)
+	case LeaseMayLast:
+		return held && (h.EndsAt == 0 || h.EndsAt >= c.N)
 	case LeaseClaimed:
 		return held && !h.Unclaimed
 	case OnlyHolder:
@@ -166,7 +172,7 @@ func (e End) apply(r Record) Record {
 
 func (e Become) apply(r Record) Record {
 	to := e.To
-	to.Queue, to.Own, to.hold = mergeQueue(r.Queue, e.From.Places(), e.To.Places()), Waiter{}, nil
+	to.Queue, to.Own, to.hold, to.texts = mergeQueue(r.Queue, e.From.Places(), e.To.Places()), Waiter{}, nil, nil
 	return to
 }
 
@@ -247,6 +253,8 @@ func (u Rules) renew(now time.Time, key LeaseKey, ttl int64, sameTTL bool, metad
 		Kind: Renew,
 		Guard: []Clause{
 			{Test: LeaseOutlives, Key: key, N: now.UnixMilli()},
+			{Test: LeaseTTLAllows, Key: key, N: ttl},
+			{Test: LeaseMayLast, Key: key, N: expiry},
 			{Test: LeaseClaimed, Key: key}, // to claim a grant changes more than the expiry: see claimed
 			{Test: FreeBy, N: expiry},
 			{Test: NobodyWaiting}, // a row must be kept longer than its waiters' places, which this does not know

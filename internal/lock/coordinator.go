@@ -169,7 +169,10 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		if err != nil {
 			return outcome{}, c.noteClock(err)
 		}
-		if r, err = c.withHold(ctx, name, r, op); err != nil {
+		if r, err = c.withHold(ctx, name, r, op); err == nil {
+			r, err = c.withPrincipals(ctx, name, r, op)
+		}
+		if err != nil {
 			return outcome{}, err
 		}
 		read.After = r

@@ -94,6 +94,12 @@ advance, grants none. When the freeze is over, the next write of the lock grants
 consumer, which looks for them at its end ([Coordinator.Thaw]). While the rules cannot be read, nothing is granted; see
 withHold.
 
+Limits are another part of prefix rules: see [Limits]. An acquire compares them with what it would add, a lease or a place, and
+with nothing that is there. So a limit that is set later refuses no repetition, poll or claim, and a hand-off goes by the limits that were
+compared when the waiter joined. What a lease keeps of them ([Bounds]) is in its terms: a renewal is one request by the clauses LeaseTTLAllows and
+LeaseMayLast, without rules. Principals are counted over the whole queue and all leases in the record that the guard of the write
+proves.
+
 # Failures
 
 What each party sees, and why that is safe:
@@ -164,6 +170,8 @@ What each party sees, and why that is safe:
 	rules cannot be read    | throttled or store_unavailable,   | as it was                         | what may be frozen is not granted
 	                        | also a release to a waiter        |                                   |
 	rules can never be read | misconfigured; a release succeeds | a release hands it on to nobody   | the stream's consumer hands it on later
+	limit set while an      | a lease, or a place               | as by the limits before           | as for a freeze
+	  acquire is under way  |                                   |                                   |
 	freeze set while an     | a lease, or a place               | granted, if the write was decided | the rules that a coordinator goes by are a
 	  acquire is under way  |                                   | on before                         | period old at most
 	end of a freeze not     | polls, and is granted             | granted by the next poll or other | a place is kept by polls; a task's wait is a
@@ -222,5 +230,7 @@ quick tests of each rule.
  15. A set is granted all its locks or none, and only if it is first in all its queues, fits in all locks, and none is frozen: setFits, setAcquiring.free,
     [Store.ApplyAll]. A part of a set is believed only when two reads in a row show it: leaseSeenTwice, placeSeenTwice.
  16. Nobody waits without limit behind a waiter whose caller is gone: [Coordinator.SettleUntil], Effects.Turn, [CauseTurn].
+ 17. No request that a limit refuses makes a lease or a place: acquiring.next, tryAcquire. No renewal or claim makes a lease last beyond its EndsAt, or gives it a longer
+    TTL than its limit: LeaseMayLast and LeaseTTLAllows in renew, renewing.next, bounded. A limit ends or refuses nothing that is there.
 */
 package lock

@@ -56,6 +56,7 @@ type HeldError struct {
 	Position   int64   // in the queue, from 1; 0: not in it
 	Ticket     int64   // of the place, for the next poll; 0: none
 	Waiting    int64   // how many are in the queue
+	Full       bool    // with a Freeze: the queue has no room for the request
 	Freeze     *Freeze // not nil: nobody is granted the lock until the freeze ends, whether or not it has holders
 
 	// Of a set of locks:
@@ -74,10 +75,15 @@ func (e *HeldError) Error() string {
 func (e *HeldError) Is(target error) bool { return target == ErrLockHeld }
 
 // A CapacityError is the answer to an acquire that does not wait and that names another capacity than the lock in use has.
-type CapacityError struct{ Capacity int64 }
+type CapacityError struct {
+	Capacity int64  // the smallest that a holder named; of a lock without holders, the last one
+	Asked    int64  // by this request
+	Owner    string // of the first holder that named Capacity; empty: unknown
+	Rule     Limit  // that set Asked; the zero Limit: the caller did
+}
 
 func (e *CapacityError) Error() string {
-	return fmt.Sprintf("%v: it has %d permit(s) until it is free", ErrCapacityMismatch, e.Capacity)
+	return fmt.Sprintf("%v: it has %d permit(s) until it is free, and the request wants it to have %d", ErrCapacityMismatch, e.Capacity, e.Asked)
 }
 
 // Is makes it an [ErrCapacityMismatch].

@@ -86,12 +86,15 @@ func (o endingPlace) next(now time.Time, r Record) (*Command, error) {
 }
 
 // MarkChecked stores that a grant's execution was found running. It returns when to check again: every from now, or the
-// zero time if the grant is over.
+// zero time if the grant is over. It is no later than the time at which a limit ends the lease.
 func (c *Coordinator) MarkChecked(ctx context.Context, ref GrantRef, every time.Duration) (again time.Time, err error) {
 	again = c.clock().Add(every)
-	_, err = c.readFirst(ctx, ref.Lock, checking{c.rules, ref, again.UnixMilli()})
+	out, err := c.readFirst(ctx, ref.Lock, checking{c.rules, ref, again.UnixMilli()})
 	if errors.Is(err, ErrLeaseLost) {
 		return time.Time{}, nil
+	}
+	if l, held := ref.in(out.After); held && l.EndsAt > 0 { // it may end before that
+		again = time.UnixMilli(l.CheckAt)
 	}
 	return again, err
 }
@@ -109,10 +112,11 @@ func (o checking) next(now time.Time, r Record) (*Command, error) {
 	if !held || l.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
-	if l.CheckAt >= o.again {
+	was := l.CheckAt
+	l.CheckAt = o.again
+	if l = l.bounded(); was >= l.CheckAt {
 		return nil, nil
 	}
-	l.CheckAt = o.again
 	c := o.rules.swap(now, r, r.withHolder(o.ref.Key, l), CauseCheck, "", "")
 	return &c, nil
 }

@@ -40,7 +40,7 @@ func (o expiring) next(now time.Time, r Record) (*Command, error) {
 	if !held {
 		return nil, nil
 	}
-	if h.Execution != "" && !h.Unclaimed { // it ends with its execution, not at a time
+	if h.Execution != "" && !h.Unclaimed && (h.EndsAt == 0 || h.EndsAt > now.UnixMilli()) { // it ends with its execution, or when it may last no longer
 		if h.CheckAt > now.UnixMilli() {
 			return nil, notDue{at: h.CheckAt}
 		}

@@ -115,6 +115,8 @@ var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Swap, PlaceUntil}:       evictTest, // the world "polls" shows it, too, after 1.8 million states
 	{Renew, LeaseClaimed}:    claimTest,
 	{Renew, FenceBelow}:      purgeTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
+	{Renew, LeaseTTLAllows}:  ttlLimitTest,
+	{Renew, LeaseMayLast}:    holdLimitTest,
 	{Expire, FenceBelow}:     purgeTest(func(u Rules, now time.Time) Command { return u.expire(now, "a") }),
 }
 
@@ -301,6 +303,34 @@ func claimTest(_ *testing.T, mutate func(Command) Command) error {
 	r.Holders = map[LeaseKey]Lease{"a": h}
 	if !c.Allows(r) {
 		return fmt.Errorf("a blind renewal of a claimed grant is refused")
+	}
+	return nil
+}
+
+// ttlLimitTest: a blind renewal must not give a lease a longer TTL than its limit.
+func ttlLimitTest(_ *testing.T, mutate func(Command) Command) error {
+	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+	h := Lease{Terms: Terms{Bounds: Bounds{MaxTTL: 5000}}, ExpiresAt: now.UnixMilli() + 1000, Fence: 1}
+	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": h}, FreeAt: h.ExpiresAt}
+	if mutate(u.renew(now, "a", 5001, false, nil, "")).Allows(r) {
+		return fmt.Errorf("a lease is renewed for a longer TTL than its limit")
+	}
+	if !mutate(u.renew(now, "a", 5000, false, nil, "")).Allows(r) {
+		return fmt.Errorf("a renewal by the limit is refused")
+	}
+	return nil
+}
+
+// holdLimitTest: a blind renewal must not extend a lease beyond its end.
+func holdLimitTest(_ *testing.T, mutate func(Command) Command) error {
+	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
+	h := Lease{ExpiresAt: now.UnixMilli() + 1000, EndsAt: now.UnixMilli() + 5000, Fence: 1}
+	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": h}, FreeAt: h.ExpiresAt}
+	if mutate(u.renew(now, "a", 5001, false, nil, "")).Allows(r) {
+		return fmt.Errorf("a lease is extended beyond its end")
+	}
+	if !mutate(u.renew(now, "a", 5000, false, nil, "")).Allows(r) {
+		return fmt.Errorf("a renewal to the end is refused")
 	}
 	return nil
 }

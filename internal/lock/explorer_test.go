@@ -370,7 +370,7 @@ func (x *explorer) operation(m message, r Record) decider {
 	grant := GrantRef{Key: k, Fence: r.Holders[k].Fence}
 	switch m.op {
 	case opAcquire:
-		return acquiring{x.rules, k, AcquireRequest{
+		return acquiring{rules: x.rules, key: k, req: AcquireRequest{
 			TTL: ttl, Capacity: t.capacity, Permits: t.permits, Wait: time.Duration(x.wait) * tick, Execution: t.execution, Token: t.token,
 		}}
 	case opRenew:

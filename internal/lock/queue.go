@@ -75,6 +75,7 @@ func (r Record) handedTo(now time.Time, w Waiter) (Record, Lease) {
 	if !h.Tokens.OfTask() {
 		h.Unclaimed = true
 		h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
+		h = h.bounded()
 	}
 	r = r.withHolder(w.Key, h)
 	r.Fence = h.Fence

@@ -46,6 +46,8 @@ type Record struct {
 
 	// hold is what keeps the lock from being granted, as far as the operation needs to know. It is not stored.
 	hold *hold
+	// texts are those of its leases, as far as the operation needs them. They are not stored here.
+	texts map[int64]Texts
 }
 
 // Terms are what an acquire asks for.
@@ -60,6 +62,9 @@ type Terms struct {
 	Execution string // the state machine's execution that the lease belongs to and ends with; empty: none
 	Joined    int64  // when the caller joined the queue, in Unix milliseconds; 0: it did not wait, or an older version made its place
 	Set       string `json:",omitzero"` // the names of the set's locks, of which this is one: see [SetNames]; empty: a single lock
+
+	// Bounds are the limits that the lease keeps; see [Limits].
+	Bounds Bounds `json:",omitzero"`
 
 	// Newer are the attributes of a newer version, which this one does not know, in a text of the store's own; empty: none. A waiter's go
 	// to its lease with the other terms.
@@ -85,6 +90,7 @@ type Lease struct {
 	AcquiredAt int64
 	RenewedAt  int64
 	ExpiresAt  int64
+	EndsAt     int64 `json:",omitzero"` // no renewal makes it last longer, by Bounds.MaxHold; 0: there is no such limit
 	CheckAt    int64 // with an Execution: when to check next whether it still runs
 
 	// Split says which of the lease's texts were not read: see [Store.Texts]. A record that is not stored yet has none of them split.

@@ -14,8 +14,8 @@ type RenewRequest struct {
 	Metadata  *string       // nil: unchanged
 }
 
-// Renew extends a live lease so that it lasts for at least TTL from now. It never shortens one. A lease that is over is
-// [ErrLeaseLost]. The answer does not have the texts of a lease whose store keeps them apart: a renewal is one request.
+// Renew extends a live lease so that it lasts for at least TTL from now, but not beyond its EndsAt. It never shortens one. A lease that is over is
+// [ErrLeaseLost]; if a limit ended it, and it is still known, the error is a [*LimitError] too, as is that of a TTL that its limit does not allow. The answer does not have the texts of a lease whose store keeps them apart: a renewal is one request.
 func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (LeaseStatus, error) {
 	if err := c.readIfSuspect(ctx, req.Lock); err != nil {
 		return LeaseStatus{}, err
@@ -53,6 +53,9 @@ func (o renewing) waiters(Record) int { return 0 }
 
 func (o renewing) next(now time.Time, r Record) (*Command, error) {
 	h, held := r.Holders[o.key]
+	if held && h.EndsAt > 0 && h.EndsAt <= now.UnixMilli() {
+		return nil, &LimitError{Limit: h.Bounds.hold(o.req.Lock), Asked: now.UnixMilli() - h.AcquiredAt}
+	}
 	if !held || h.ExpiresAt <= now.UnixMilli() {
 		return nil, ErrLeaseLost
 	}
@@ -63,7 +66,13 @@ func (o renewing) next(now time.Time, r Record) (*Command, error) {
 	if o.req.TTL != 0 {
 		ttl = o.req.TTL.Milliseconds()
 	}
+	if most := h.Bounds.MaxTTL; most > 0 && ttl > most {
+		return nil, &LimitError{Limit: h.Bounds.ttl(o.req.Lock), Field: "ttl_ms", Asked: ttl}
+	}
 	expiry := now.UnixMilli() + ttl
+	if h.EndsAt > 0 {
+		expiry = min(expiry, h.EndsAt)
+	}
 	learns := unshared(h.Tokens, h.Known)
 	if expiry <= h.ExpiresAt && !h.Unclaimed && !learns && (o.req.Metadata == nil || *o.req.Metadata == h.Metadata && h.Split != Split) {
 		return nil, nil // the lease lasts longer already: this request is a late duplicate

@@ -7,6 +7,7 @@ import "slices"
 // RuleParts are what a prefix rule says. A part that is nil is not set.
 type RuleParts struct {
 	Freeze  *Freeze
+	Limits  *Limits
 	History *Keeping
 }
 
@@ -16,11 +17,12 @@ type RulePart string
 // The parts.
 const (
 	PartFreeze  RulePart = "freeze"
+	PartLimits  RulePart = "limits"
 	PartHistory RulePart = "history"
 )
 
 // AllParts are the parts that a rule can have.
-func AllParts() []RulePart { return []RulePart{PartFreeze, PartHistory} }
+func AllParts() []RulePart { return []RulePart{PartFreeze, PartLimits, PartHistory} }
 
 // A Freeze keeps a lock from being granted until a time. Its holders go on: they renew and release. Its waiters keep their places.
 type Freeze struct {
@@ -54,12 +56,29 @@ func (p RuleParts) change(q RuleRequest, at int64) RuleParts {
 			p.History = &next
 		}
 	}
+	var newer string // limits that only a newer version knows stay
+	if p.Limits != nil {
+		newer = p.Limits.Newer
+	}
+	switch {
+	case q.Set.Limits != nil:
+		next := *q.Set.Limits
+		next.Newer, next.By, next.At = newer, q.Principal, at
+		if l := p.Limits; l == nil || l.values() != next.values() {
+			p.Limits = &next
+		}
+	case !slices.Contains(q.Remove, PartLimits):
+	case newer != "":
+		p.Limits = &Limits{Newer: newer, By: p.Limits.By, At: p.Limits.At}
+	default:
+		p.Limits = nil
+	}
 	return p
 }
 
 // sameAs reports whether two rules say the same.
 func (p RuleParts) sameAs(o RuleParts) bool {
-	return same(p.Freeze, o.Freeze) && same(p.History, o.History)
+	return same(p.Freeze, o.Freeze) && same(p.Limits, o.Limits) && same(p.History, o.History)
 }
 
 // empty reports whether no part is set.
@@ -68,7 +87,7 @@ func (p RuleParts) empty() bool { return p == (RuleParts{}) }
 // until is when the last of the parts ends; 0 if they have ended or are not set, -1 if one of them has no end.
 func (p RuleParts) until() int64 {
 	switch {
-	case p.History != nil:
+	case p.History != nil, p.Limits != nil:
 		return -1
 	case p.Freeze == nil:
 		return 0

@@ -82,7 +82,7 @@ func (o setAcquiring) queues() bool    { return true }
 // one is the request as it is for one of the locks.
 func (o setAcquiring) one(i int) acquiring {
 	w := o.req.Locks[i]
-	return acquiring{o.rules, o.key, AcquireRequest{
+	return acquiring{rules: o.rules, key: o.key, req: AcquireRequest{
 		Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, TTL: o.req.TTL, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
 		Wait: o.req.Wait, set: setOf(o.names),
 	}}

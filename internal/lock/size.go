@@ -13,6 +13,7 @@ const (
 
 	recordBytes = 4096 // the record without its leases
 	holderBytes = 256  // a lease without its texts: attribute names, numbers and the key
+	boundsBytes = 64   // the limits that a lease keeps
 	tokenBytes  = 8    // a callback token without its kind and text
 )
 
@@ -26,7 +27,11 @@ func (r Record) Bytes() int64 {
 }
 
 func (t Terms) bytes() int64 {
-	return int64(holderBytes + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Set) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
+	size := holderBytes
+	if t.Bounds != (Bounds{}) {
+		size += boundsBytes
+	}
+	return int64(size + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Set) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
 }
 
 // room returns a [*FullError] if the record has no room for another lease. An empty record has room for any.

@@ -115,7 +115,10 @@ var (
 	small  = rapid.Int64Range(0, 6)
 	texts  = []string{"", "x", "ünï ✓", `{"a":[1,2]}`}
 	text   = rapid.SampledFrom(texts)
-	token  = rapid.Custom(func(t *rapid.T) lock.Token {
+	bounds = rapid.Custom(func(t *rapid.T) lock.Bounds {
+		return lock.Bounds{MaxTTL: small.Draw(t, "max ttl"), MaxHold: small.Draw(t, "max hold"), TTLPrefix: small.Draw(t, "ttl of"), HoldPrefix: small.Draw(t, "hold of")}
+	})
+	token = rapid.Custom(func(t *rapid.T) lock.Token {
 		return lock.Token{Kind: rapid.SampledFrom([]lock.TokenKind{lock.TaskToken, lock.CallbackToken}).Draw(t, "kind"), Text: text.Draw(t, "token")}
 	})
 )
@@ -123,8 +126,8 @@ var (
 func holder() *rapid.Generator[lock.Lease] {
 	return rapid.Custom(func(t *rapid.T) lock.Lease {
 		return lock.Lease{
-			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity"), Set: rapid.SampledFrom([]string{"", "a,b", "a,b:c,d"}).Draw(t, "set")},
-			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), Told: rapid.Bool().Draw(t, "told"), CheckAt: small.Draw(t, "check_at"),
+			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity"), Bounds: bounds.Draw(t, "bounds"), Set: rapid.SampledFrom([]string{"", "a,b", "a,b:c,d"}).Draw(t, "set")},
+			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), Told: rapid.Bool().Draw(t, "told"), CheckAt: small.Draw(t, "check_at"), EndsAt: small.Draw(t, "ends_at"),
 		}
 	})
 }
@@ -141,7 +144,7 @@ func command(r lock.Record) *rapid.Generator[lock.Command] {
 		for range rapid.IntRange(0, 3).Draw(t, "clauses") {
 			clause := lock.Clause{Test: lock.Test(rapid.IntRange(1, int(lock.FenceIs)).Draw(t, "test")), N: small.Draw(t, "n")}
 			switch clause.Test {
-			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs, lock.LeaseClaimed:
+			case lock.NotRetired, lock.LeaseOutlives, lock.LeaseExpiredBy, lock.LeaseTTLIs, lock.LeaseTTLAllows, lock.LeaseMayLast, lock.LeaseClaimed:
 				clause.Key = lease
 			}
 			switch clause.Test {

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -16,6 +17,16 @@ func (f *fixture) freeze(d time.Duration) lock.RuleStatus {
 		f.t.Fatal(err)
 	}
 	return s
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// limit sets the limits of the names that begin with the fixture's lock's name.
+func (f *fixture) limit(l lock.Limits) {
+	f.t.Helper()
+	if _, err := f.SetRule(f.t.Context(), lock.RuleRequest{Prefix: f.name, Principal: "arn:op", Set: lock.RuleParts{Limits: &l}}); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 func (f *fixture) frozen(err error) *lock.HeldError {
@@ -59,6 +70,71 @@ var ruleSuite = map[string]func(*fixture){
 			f.t.Errorf("read %+v, %v, stored %+v", got, err, rule)
 		}
 		f.wantErr(f.store.PutPrefixRule(f.t.Context(), lock.PrefixRule{Prefix: f.name + ":new", Rev: 2}), lock.ErrRuleChanged)
+	},
+	"limits are read as they were stored, and a change of them leaves the freeze": func(f *fixture) {
+		frozen := *f.freeze(time.Hour).Freeze
+		all := lock.Limits{Capacity: 3, MaxTTL: 60_000, MaxHold: 90_000, MaxQueue: 4, MaxPerPrincipal: 5}
+		f.limit(all)
+		all.By, all.At = "arn:op", f.clock.Now().UnixMilli()
+		if p, err := f.Rule(f.t.Context(), f.name); err != nil || p.Limits == nil || *p.Limits != all || p.Freeze == nil || *p.Freeze != frozen || p.TTL != 0 {
+			f.t.Errorf("read %+v, %v, stored %+v", p, err, all)
+		}
+		if _, err := f.SetRule(f.t.Context(), lock.RuleRequest{Prefix: f.name, Remove: []lock.RulePart{lock.PartLimits}}); err != nil {
+			f.t.Fatal(err)
+		}
+		if p, err := f.Rule(f.t.Context(), f.name); err != nil || p.Limits != nil || p.Freeze == nil || p.TTL == 0 {
+			f.t.Errorf("read %+v, %v", p, err)
+		}
+	},
+	"a lease and a place keep their limits, and no renewal passes them": func(f *fixture) {
+		f.limit(lock.Limits{Capacity: 2, MaxTTL: 60_000, MaxHold: 90_000})
+		granted := f.clock.Now().UnixMilli()
+		both := func(r *lock.AcquireRequest) { r.Capacity, r.Permits = 0, 2 }
+		f.mustAcquire("a", both)
+		if _, err := f.acquire("b", both, func(r *lock.AcquireRequest) { r.Wait = time.Hour }); !errors.Is(err, lock.ErrLockHeld) {
+			f.t.Fatal(err)
+		}
+		f.clock.Advance(50 * time.Second)
+		l, err := f.renew("a")
+		if err != nil || l.Lease.EndsAt != granted+90_000 || l.Lease.ExpiresAt != granted+90_000 {
+			f.t.Errorf("%+v, %v", l, err)
+		}
+		_, err = f.Renew(f.t.Context(), lock.RenewRequest{Lock: f.name, Secret: "a", TTL: 61 * time.Second})
+		if e, ok := errors.AsType[*lock.LimitError](err); !ok || e.Name != lock.LimitTTL || e.Prefix != f.name || e.Value != 60_000 {
+			f.t.Errorf("error %v", err)
+		}
+		f.clock.Advance(40 * time.Second)
+		if _, err = f.renew("a"); !errors.Is(err, lock.ErrLimit) || !errors.Is(err, lock.ErrLeaseLost) {
+			f.t.Errorf("error %v", err)
+		}
+		f.clock.Advance(time.Second)
+		if err := f.Settle(f.t.Context(), f.name); err != nil {
+			f.t.Fatal(err)
+		}
+		if h := f.record().Holders[lock.KeyOf(f.name, "b")]; h.EndsAt != f.clock.Now().UnixMilli()+90_000 || h.Bounds.MaxTTL != 60_000 {
+			f.t.Errorf("%+v", h)
+		}
+	},
+	"the permits of a principal are counted in all its leases and places": func(f *fixture) {
+		f.limit(lock.Limits{MaxPerPrincipal: 3})
+		of := func(principal string, wait time.Duration) func(r *lock.AcquireRequest) {
+			return func(r *lock.AcquireRequest) { r.Capacity, r.Principal, r.Wait = 4, principal, wait }
+		}
+		const role = "arn:aws:sts::1:assumed-role/r/"
+		f.mustAcquire("a", of("arn:other", 0))
+		f.mustAcquire("b", of(role+"1", 0)) // its texts are kept apart
+		f.mustAcquire("c", of(role+"2", 0))
+		f.mustAcquire("d", of("arn:other", 0))
+		for n := range lock.QueueHead + 1 {
+			f.wantErr(second(f.acquire(fmt.Sprint("w", n), of(fmt.Sprint("arn:", n), time.Hour))), lock.ErrLockHeld)
+		}
+		f.wantErr(second(f.acquire("e", of(role+"3", time.Hour))), lock.ErrLockHeld)
+		err := second(f.acquire("f", of(role+"4", time.Hour)))
+		if e, ok := errors.AsType[*lock.LimitError](err); !ok || e.Asked != 4 || !e.Passes {
+			f.t.Errorf("error %v, %+v", err, e)
+		}
+		f.wantErr(second(f.acquire("e", of(role+"3", time.Hour))), lock.ErrLockHeld)
+		f.mustAcquire("c", of(role+"2", 0))
 	},
 	"nobody is granted a frozen lock, and waiters are granted it afterwards": func(f *fixture) {
 		f.mustAcquire("a")

@@ -134,7 +134,7 @@ func (c *Consumer) withTexts(ctx context.Context, name string, changes []lock.Ch
 // audit logs what an operator did: a change of a rule, or a repair, which changes no lease, so that it makes no event.
 func (c *Consumer) audit(ctx context.Context, w Write) {
 	if w.Rule != nil {
-		c.Log.LogAttrs(ctx, slog.LevelInfo, "rule changed", slog.String("prefix", w.Lock), slog.String("by", w.Rule.After.By), slog.Any("freeze", w.Rule.After.Freeze), slog.Any("history", w.Rule.After.History))
+		c.Log.LogAttrs(ctx, slog.LevelInfo, "rule changed", slog.String("prefix", w.Lock), slog.String("by", w.Rule.After.By), slog.Any("freeze", w.Rule.After.Freeze), slog.Any("limits", w.Rule.After.Limits), slog.Any("history", w.Rule.After.History))
 	}
 	if w.After.Cause == lock.CauseRepair {
 		c.Log.LogAttrs(ctx, slog.LevelWarn, "lock repaired", slog.String("lock", w.Lock), slog.String("by", w.After.By), slog.String("reason", w.After.Reason),

@@ -209,7 +209,7 @@ func (n notifier) fail(ctx context.Context, name string, tokens lock.Tokens, cod
 // output is the result of a task's wait: its lease, as JSON.
 func output(name string, l lock.Lease) []byte {
 	out := wire.Granted{
-		Lock: name, Fence: l.Fence, Owner: l.Owner, AcquiredAt: wire.At(l.AcquiredAt), ExpiresAt: wire.At(l.ExpiresAt), TTL: l.TTL, Permits: l.Permits, Waited: l.Waited(),
+		Lock: name, Fence: l.Fence, Owner: l.Owner, AcquiredAt: wire.At(l.AcquiredAt), ExpiresAt: wire.At(l.ExpiresAt), EndsAt: wire.AtOrNone(l.EndsAt), TTL: l.TTL, Permits: l.Permits, Waited: l.Waited(),
 	}
 	if json.Valid([]byte(l.Metadata)) {
 		out.Metadata = []byte(l.Metadata)

@@ -27,6 +27,11 @@ func ruleEntry(w lock.Write) Entry {
 	if k := p.History; k != nil {
 		e.History = &events.Keeping{KeepMS: k.For, Since: events.At(k.At), By: k.By}
 	}
+	if l := p.Limits; l != nil {
+		e.Limits = &events.Limits{
+			Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal, Since: events.At(l.At), By: l.By,
+		}
+	}
 	return Entry{DetailType: e.DetailType(), Detail: encode(e), Time: e.ChangedAt.Time, Lock: w.Lock}
 }
 

@@ -15,6 +15,7 @@ const (
 	TooManyRules     Code = "too_many_rules"
 	CapacityMismatch Code = "capacity_mismatch"
 	MorePermits      Code = "more_permits"
+	LimitExceeded    Code = "limit_exceeded"
 	LockChanged      Code = "lock_changed"
 	LeaseLost        Code = "lease_lost"
 	PayloadTooLarge  Code = "payload_too_large"
@@ -44,6 +45,7 @@ var codes = []struct {
 	{TooManyRules, 409, "TooManyRules", false, "There are too many rules"},
 	{CapacityMismatch, 409, "CapacityMismatch", false, "The lock is in use with another capacity"},
 	{MorePermits, 409, "MorePermits", false, "A lease cannot get more permits"},
+	{LimitExceeded, 409, "LimitExceeded", false, "A limit does not allow the request"},
 	{LockChanged, 409, "LockChanged", false, "The lock has changed hands"},
 	{LeaseLost, 410, "LeaseLost", false, "The lease is over"},
 	{PayloadTooLarge, 413, "InvalidRequest", false, "The request is too large"},

@@ -16,6 +16,9 @@ type Problem struct {
 	Ticket     int64           `json:"ticket,omitempty"`         // of the place in the queue, to send with the next poll
 	Tickets    []int64         `json:"tickets,omitempty"`        // of a set: those of its places, in the order of the locks' names
 	Freeze     *Freeze         `json:"freeze,omitempty"`         // with frozen: the freeze
+	Limit      string          `json:"limit,omitempty"`          // with limit_exceeded, queue_full and lease_lost: the limit that refuses the request
+	Value      int64           `json:"value,omitempty"`          // of the limit
+	Prefix     string          `json:"prefix,omitempty"`         // of the rule that sets the limit; "*" for all locks
 	RequestID  string          `json:"request_id"`               // also in the log record of the request
 }
 

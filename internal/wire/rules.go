@@ -39,11 +39,12 @@ type KeepRequest struct {
 // RuleRequest sets parts of a prefix rule. A part that it leaves out stays as it is.
 type RuleRequest struct {
 	Freeze  *FreezeRequest `json:"freeze,omitempty"`
+	Limits  *LimitsRequest `json:"limits,omitempty"`
 	History *KeepRequest   `json:"history,omitempty"`
 	Rev     *int64         `json:"rev,omitempty"` // the revision that the rule must have, 0 for none; nil: any
 }
 
-// RuleRemoval removes a part of a prefix rule, "freeze" or "history", or all parts if it is empty.
+// RuleRemoval removes a part of a prefix rule, "freeze", "limits" or "history", or all parts if it is empty.
 type RuleRemoval struct {
 	Part string `json:"part,omitzero"`
 }
@@ -54,11 +55,35 @@ type FreezeRequest struct {
 	Reason string `json:"reason"`
 }
 
+// Limits of the values of limits. MaxHold may be as long as an execution, and is no shorter than the time in which a waiter claims its grant.
+const (
+	MinHoldLimit = 10 * time.Second
+	MaxHoldLimit = 366 * 24 * time.Hour
+	MaxQueue     = 500 // waiters of one lock
+)
+
+// LimitsRequest asks for limits of the locks below a prefix, in place of earlier ones. A number that is 0 sets no limit.
+type LimitsRequest struct {
+	Capacity        int64 `json:"capacity,omitzero"`          // permits of each lock
+	MaxTTL          int64 `json:"max_ttl_ms,omitzero"`        // of a lease
+	MaxHold         int64 `json:"max_hold_ms,omitzero"`       // from a grant on, with all renewals
+	MaxQueue        int64 `json:"max_queue,omitzero"`         // waiters of one lock
+	MaxPerPrincipal int64 `json:"max_per_principal,omitzero"` // permits of one lock that one principal holds and waits for
+}
+
+// Limits are the limits of the locks whose names begin with a prefix.
+type Limits struct {
+	LimitsRequest
+	By    string `json:"by,omitempty"` // the principal that set them
+	Since Time   `json:"since"`
+}
+
 // Rule is a prefix rule.
 type Rule struct {
 	Prefix    string   `json:"prefix"`
 	Rev       int64    `json:"rev"` // number of changes so far; 0: it was never set
 	Freeze    *Freeze  `json:"freeze,omitempty"`
+	Limits    *Limits  `json:"limits,omitempty"`
 	History   *Keeping `json:"history,omitempty"`
 	Unknown   []string `json:"unknown,omitempty"`     // the parts that a newer version has set and this one does not know, and does not go by
 	By        string   `json:"by,omitempty"`          // the principal that made the last change

@@ -59,6 +59,14 @@ type Time struct{ time.Time }
 // At returns the Time of Unix milliseconds.
 func At(ms int64) Time { return Time{time.UnixMilli(ms).UTC()} }
 
+// AtOrNone returns the Time of Unix milliseconds; nil for 0.
+func AtOrNone(ms int64) *Time {
+	if ms == 0 {
+		return nil
+	}
+	return new(At(ms))
+}
+
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // MarshalJSON implements [json.Marshaler].
@@ -146,6 +154,7 @@ type Granted struct {
 	Owner      string          `json:"owner"`
 	AcquiredAt Time            `json:"acquired_at"`
 	ExpiresAt  Time            `json:"expires_at"`
+	EndsAt     *Time           `json:"ends_at,omitempty"` // no renewal, and no execution, makes the lease last longer, by a limit
 	TTL        int64           `json:"ttl_ms"`
 	Permits    int64           `json:"permits"`
 	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queue to the grant
@@ -180,6 +189,7 @@ type Lease struct {
 	AcquiredAt Time            `json:"acquired_at"`
 	RenewedAt  Time            `json:"renewed_at"`
 	ExpiresAt  Time            `json:"expires_at"`
+	EndsAt     *Time           `json:"ends_at,omitempty"` // no renewal makes the lease last longer, by a limit
 	TTL        int64           `json:"ttl_ms"`
 	Remaining  int64           `json:"remaining_ms"`
 	Capacity   int64           `json:"capacity"`

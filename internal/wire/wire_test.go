@@ -148,7 +148,7 @@ func TestCodes(t *testing.T) {
 		errorType string
 	}{
 		wire.InvalidRequest: {400, "InvalidRequest"}, wire.NotFound: {404, "InvalidRequest"}, wire.MethodNotAllowed: {405, "InvalidRequest"},
-		wire.LockHeld: {409, "LockHeld"}, wire.Frozen: {409, "Frozen"}, wire.RuleChanged: {409, "RuleChanged"}, wire.TooManyRules: {409, "TooManyRules"}, wire.CapacityMismatch: {409, "CapacityMismatch"}, wire.LockChanged: {409, "LockChanged"}, wire.MorePermits: {409, "MorePermits"},
+		wire.LockHeld: {409, "LockHeld"}, wire.Frozen: {409, "Frozen"}, wire.RuleChanged: {409, "RuleChanged"}, wire.TooManyRules: {409, "TooManyRules"}, wire.CapacityMismatch: {409, "CapacityMismatch"}, wire.LockChanged: {409, "LockChanged"}, wire.LimitExceeded: {409, "LimitExceeded"}, wire.MorePermits: {409, "MorePermits"},
 		wire.LeaseLost: {410, "LeaseLost"}, wire.PayloadTooLarge: {413, "InvalidRequest"}, wire.QueueFull: {429, "QueueFull"},
 		wire.LockFull: {429, "LockFull"}, wire.NotifyRefused: {422, "NotifyRefused"}, wire.Throttled: {503, "Throttled"}, wire.StoreUnavailable: {503, "StoreUnavailable"},
 		wire.Misconfigured: {500, "Misconfigured"}, wire.Internal: {500, "Internal"},

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// limit bounds the locks below a prefix and says so; what exceeds a limit fails at once; unlimit removes it. A freeze of the same prefix stays.
+func TestLimitCommands(t *testing.T) {
+	s := newService(t)
+	t.Setenv("HOLDFAST_ENDPOINT", s.url)
+	want := func(args, says string, wantCode int) {
+		t.Helper()
+		code, out, errs := call(t.Context(), strings.Split(args, "|")...)
+		if code != wantCode || !strings.Contains(out+errs, says) {
+			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
+		}
+	}
+	want("freeze|a:|--no-wait|--until|2h|--reason|the audit", "frozen until", 0)
+	want("limit|a:|--capacity|2|--max-queue|7", "the limits are stored; waiting 1s until", 0)
+	want("limit|d:|--no-wait|--capacity|2|--max-ttl|30s|--max-hold|1m|--max-queue|1", "d: has these limits: capacity 2, TTL up to 30s, held up to 1m0s, up to 1 waiters", 0)
+	want("--json|limit|b:|--no-wait|--max-hold|2h", `"limits":{"max_hold_ms":7200000,"since":`, 0)
+	want("rules", "a:      capacity 2, up to 7 waiters", 0)
+	want("rules", "a:      frozen until", 0)
+	want("unlimit|a:", "a: has no limits by this prefix any more", 0)
+	want("rules", "a:      frozen until", 0)
+	time.Sleep(1100 * time.Millisecond)
+	began := time.Now()
+	want("exec|d:x|--ttl|20s|--capacity|3|--|true", "the limit capacity is 2 for locks below d:: capacity is 3; leave capacity out", exitFailed)
+	want("exec|d:x|--ttl|1m|--|true", "ask for at most 30000", exitFailed)
+	want("acquire|d:x|--ttl|20s|--permits|3", "at most 2 permits", exitFailed)
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("refused after %v", took)
+	}
+	want("acquire|d:x|--ttl|20s|--permits|2", "HOLDFAST_LEASE=", 0)
+	want("limit|a/b|--capacity|2", "only A-Z a-z", exitFailed)
+	want("limit|a|--no-wait", "there is no limit; give --capacity", exitFailed)
+	want("limit|a|--capacity|101", "--capacity is 101; give a number from 1 to 100", exitFailed)
+	want("limit|a|--capacity=-1", "--capacity is -1", exitFailed)
+	want("limit|a|--max-hold|5s", "--max-hold is 5s; give a time from 10s to", exitFailed)
+	want("limit|a|--max-ttl|8d", "--max-ttl is 192h0m0s", exitFailed)
+	want("unlimit|..", "URLs", exitFailed)
+}

@@ -1,0 +1,13 @@
+//go:build !stress
+
+package main
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	refuseToGuard()
+	os.Exit(m.Run())
+}

@@ -1,0 +1,124 @@
+package api_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/holdfast-lock/holdfast/internal/wire"
+)
+
+// Limits are set beside a freeze, shown, and removed by themselves.
+func TestLimitsAreAPartOfARule(t *testing.T) {
+	s := newSystem(t)
+	s.rule("put-rule", "deploy:", `{"freeze":{"until":"2026-03-01T18:00:00Z","reason":"the audit"}}`)
+	body := `{"limits":{"capacity":3,"max_ttl_ms":300000,"max_hold_ms":7200000,"max_queue":100,"max_per_principal":1}}`
+	want := wire.LimitsRequest{Capacity: 3, MaxTTL: 300000, MaxHold: 7200000, MaxQueue: 100, MaxPerPrincipal: 1}
+	r := s.rule("put-rule", "deploy:", body)
+	if r.Rev != 2 || r.Freeze == nil || r.Limits == nil || r.Limits.LimitsRequest != want || r.Limits.By != alice || r.InForceAt == nil {
+		t.Errorf("%+v, %+v", r, r.Limits)
+	}
+	if again := s.rule("put-rule", "deploy:", body); again.Rev != 2 {
+		t.Errorf("a repetition: %+v", again)
+	}
+	if r := s.rule("put-rule", "deploy:", `{"limits":{"capacity":2}}`); r.Rev != 3 || r.Freeze == nil || r.Limits.LimitsRequest != (wire.LimitsRequest{Capacity: 2}) {
+		t.Errorf("others: %+v, %+v", r, r.Limits)
+	}
+	remove := func(part string) change {
+		return func(e *events.APIGatewayV2HTTPRequest) { e.QueryStringParameters = map[string]string{"part": part} }
+	}
+	var left wire.Rule
+	if resp := s.call("delete-rule", "deploy:", "", remove("limits")); json.Unmarshal([]byte(resp.Body), &left) != nil || left.Freeze == nil || left.Limits != nil {
+		t.Errorf("%s", resp.Body)
+	}
+	s.rule("put-rule", "deploy:", body)
+	left = wire.Rule{}
+	if resp := s.call("delete-rule", "deploy:", "", remove("freeze")); json.Unmarshal([]byte(resp.Body), &left) != nil || left.Freeze != nil || left.Limits == nil {
+		t.Errorf("%s", resp.Body)
+	}
+	if r := s.rule("delete-rule", "deploy:", ""); r.Limits != nil {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Each refusal names its limit, the value, and the prefix of the rule, and says what to do. Those that may pass say when to come back.
+func TestLimitProblems(t *testing.T) {
+	s := newSystem(t)
+	s.rule("put-rule", "*", `{"limits":{"max_queue":1}}`)
+	s.rule("put-rule", "d:", `{"limits":{"capacity":2,"max_ttl_ms":30000,"max_hold_ms":60000,"max_per_principal":2}}`)
+	lease := func(n string) string { return `"lease":"my-secret-lease-000` + n + `"` }
+	other := func(e *events.APIGatewayV2HTTPRequest) {
+		e.RequestContext.Authorizer.IAM.UserARN = "arn:aws:iam::123456789012:user/bob"
+	}
+	for _, test := range []struct {
+		body   string
+		as     change
+		code   wire.Code
+		limit  string
+		field  string
+		retry  bool
+		prefix string
+		says   string
+	}{
+		{`{"capacity":3}`, other, wire.LimitExceeded, "capacity", "capacity", false, "d:", "the limit capacity is 2 for locks below d:: capacity is 3; leave capacity out"},
+		{`{"permits":3}`, other, wire.LimitExceeded, "capacity", "permits", false, "d:", "at most 2 permits"},
+		{`{"ttl_ms":30001}`, other, wire.LimitExceeded, "max_ttl_ms", "ttl_ms", false, "d:", "ask for at most 30000, and renew"},
+		{`{` + lease("1") + `,"permits":2}`, nil, "", "", "", false, "", ""},
+		{`{` + lease("2") + `}`, nil, wire.LimitExceeded, "max_per_principal", "", true, "d:", "hold and wait for 3 permits"},
+		{`{` + lease("3") + `,"wait_ms":60000}`, other, wire.LockHeld, "", "", true, "", "place 1"},
+		{`{` + lease("4") + `,"wait_ms":60000}`, other, wire.QueueFull, "max_queue", "", true, "*", "the limit max_queue is 1 for all locks: 1 wait already"},
+		{`{` + lease("1") + `,"permits":2}`, nil, "", "", "", false, "", ""}, // again
+	} {
+		as := test.as
+		if as == nil {
+			as = func(*events.APIGatewayV2HTTPRequest) {}
+		}
+		resp := s.call("acquire", "d:a", test.body, as)
+		conforms(t, "acquire", test.body, resp)
+		if test.code == "" {
+			var l wire.Lease
+			if err := json.Unmarshal([]byte(resp.Body), &l); err != nil || l.Capacity != 2 || l.TTL != 30000 || l.EndsAt == nil || l.EndsAt.Sub(l.AcquiredAt.Time).Seconds() != 60 {
+				t.Errorf("%s: %s", test.body, resp.Body)
+			}
+			continue
+		}
+		p := s.problem(resp)
+		if p.Code != test.code || p.Limit != test.limit || p.Field != test.field || (p.RetryAfter > 0) != test.retry || p.Prefix != test.prefix || !strings.Contains(p.Detail, test.says) {
+			t.Errorf("%s: %+v", test.body, p)
+		}
+	}
+	body := `{` + lease("1") + `,"ttl_ms":60000}`
+	if p := s.problem(s.call("renew", "d:a", body)); p.Code != wire.LimitExceeded || p.Limit != "max_ttl_ms" || p.Prefix != "d:" {
+		t.Errorf("%+v", p)
+	}
+	s.now = s.now.Add(60_000_000_000)
+	resp := s.call("renew", "d:a", `{`+lease("1")+`}`)
+	conforms(t, "renew", body, resp)
+	if p := s.problem(resp); p.Code != wire.LeaseLost || p.Limit != "max_hold_ms" || p.Value != 60000 || p.Prefix != "d:" || !strings.Contains(p.Detail, "its time is over") {
+		t.Errorf("%+v", p)
+	}
+	_, problem := s.invokeAs(ownFunction, "acquire", `{"name":"d:b","capacity":1}`)
+	if problem == nil || problem.Code.ErrorType() != "LimitExceeded" {
+		t.Errorf("%+v", problem)
+	}
+	if p := s.problem(s.call("acquire", "e", `{"permits":2}`)); p.Code != wire.InvalidRequest || p.Field != "permits" || !strings.Contains(p.Detail, "from 1 to the capacity, which is 1") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// A wrong limit is refused with its name and range.
+func TestBadLimits(t *testing.T) {
+	s := newSystem(t)
+	for limits, says := range map[string]string{
+		`7`: "must be an object", `{}`: "limits is empty; give one limit", `{"capacity":0}`: "capacity is 0; it must be from 1 to 100", `{"capacity":101}`: "from 1 to 100",
+		`{"max_ttl_ms":999}`: "from 1000 to 604800000 milliseconds", `{"max_hold_ms":9999}`: "from 10000 to 31622400000", `{"max_queue":501}`: "from 1 to 500",
+		`{"max_per_principal":"1"}`: "must be a whole number", `{"rate":1}`: `"rate" is unknown`,
+	} {
+		p := s.problem(s.call("put-rule", "a", `{"limits":`+limits+`}`))
+		if p.Code != wire.InvalidRequest || p.Field != "limits" || !strings.Contains(p.Detail, says) {
+			t.Errorf("%s: %+v", limits, p)
+		}
+	}
+}
