@@ -57,7 +57,7 @@ func (c *execCmd) grace() time.Duration {
 // check validates the flags of exec itself; [taking.options] validates the others.
 func (c *execCmd) check() error {
 	switch most := c.TTL / graceShare; {
-	case len(c.set) > 0 && (c.Capacity != 1 || c.Permits != 1):
+	case len(c.set) > 0 && (c.Capacity != nil || c.Permits != 1):
 		return errors.New("--capacity or --permits is beside --lock; write them after the lock's name, like --lock api/20/2")
 	case len(c.set) > 0 && (c.Read || c.Write):
 		return fmt.Errorf("--read or --write is beside --lock; write --lock NAME/%d for a reader and --lock NAME/%[1]d/%[1]d for a writer", wire.ModeCapacity)

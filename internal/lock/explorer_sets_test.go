@@ -433,7 +433,7 @@ func (x *setExplorer) single(m setMessage, r Record) decider {
 	case m.both:
 		return nil
 	case m.op == opAcquire:
-		return acquiring{x.rules, k, AcquireRequest{TTL: ttl, Capacity: x.capacity[m.lock], Permits: x.wants[m.client][m.lock], Wait: x.waits(m.client)}}
+		return acquiring{rules: x.rules, key: k, req: AcquireRequest{TTL: ttl, Capacity: x.capacity[m.lock], Permits: x.wants[m.client][m.lock], Wait: x.waits(m.client)}}
 	case m.op == opRenew:
 		return renewing{x.rules, k, RenewRequest{TTL: ttl}}
 	case m.op == opRelease:
