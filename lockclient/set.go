@@ -1,6 +1,7 @@
 package lockclient
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -11,7 +12,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-// A Want is what a set of locks asks of one of them. Zero stands for 1, in both numbers.
+// A Want is what a set of locks asks of one of them. Zero Permits are 1. Zero Capacity is that of a limit of the lock's prefix, if there is one, and otherwise 1.
 type Want struct {
 	Lock     string
 	Capacity int
@@ -84,7 +85,7 @@ func setOf(locks []Want, opts Options) (name string, set []wire.SetLock, err err
 		if problem := wire.CheckName(w.Name); problem != "" {
 			return name, nil, refused("locks", "name %s", problem)
 		}
-		if capacity := max(w.Capacity, 1); w.Capacity < 0 || capacity > wire.MaxCapacity || w.Permits < 0 || w.Permits > capacity {
+		if w.Capacity < 0 || w.Capacity > wire.MaxCapacity || w.Permits < 0 || w.Permits > cmp.Or(w.Capacity, wire.MaxCapacity) {
 			return name, nil, refused("locks", "%s has the capacity %d and the permits %d; give a capacity of 1 to %d, and 1 to as many permits", w.Name, w.Capacity, w.Permits, wire.MaxCapacity)
 		}
 	}
@@ -123,7 +124,7 @@ func (c *Client) sendSet(ctx context.Context, op wire.Op, name string, request a
 	}
 	*answer = wire.Lease{
 		Lock: name, Lease: set.Lease, Fence: fences[names[0]], Owner: set.Owner, AcquiredAt: set.AcquiredAt, RenewedAt: set.RenewedAt,
-		ExpiresAt: set.ExpiresAt, TTL: set.TTL, Remaining: set.Remaining, Waited: set.Waited, Metadata: set.Metadata,
+		ExpiresAt: set.ExpiresAt, EndsAt: set.EndsAt, TTL: set.TTL, Remaining: set.Remaining, Waited: set.Waited, Metadata: set.Metadata,
 	}
 	return fences, nil
 }

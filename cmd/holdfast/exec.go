@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,10 +101,10 @@ func (c *execCmd) readSet() error {
 	return nil
 }
 
-// readWant reads NAME[/CAPACITY[/PERMITS]]. No lock's name contains a slash.
+// readWant reads NAME[/[CAPACITY][/PERMITS]]. No lock's name contains a slash. Without a capacity, it is that of a limit of the lock's prefix, or 1.
 func readWant(text string) (w lockclient.Want, err error) {
 	parts := strings.Split(text, "/")
-	w = lockclient.Want{Lock: parts[0], Capacity: 1, Permits: 1}
+	w = lockclient.Want{Lock: parts[0], Permits: 1}
 	if problem := wire.CheckName(w.Lock); problem != "" {
 		return w, fmt.Errorf("--lock %q: the name %s", text, problem)
 	}
@@ -111,7 +112,10 @@ func readWant(text string) (w lockclient.Want, err error) {
 		return w, fmt.Errorf("--lock %q has more than two slashes; write it as NAME/CAPACITY/PERMITS", text)
 	}
 	for i, to := range []*int{&w.Capacity, &w.Permits}[:len(parts)-1] {
-		if *to, err = strconv.Atoi(parts[i+1]); err != nil || *to < 1 || *to > wire.MaxCapacity || w.Permits > w.Capacity {
+		if i == 0 && len(parts) == 3 && parts[1] == "" {
+			continue
+		}
+		if *to, err = strconv.Atoi(parts[i+1]); err != nil || *to < 1 || *to > wire.MaxCapacity || w.Permits > cmp.Or(w.Capacity, wire.MaxCapacity) {
 			return w, fmt.Errorf("--lock %q: %q is no number of permits; give a capacity of 1 to %d, and after it 1 to as many permits", text, parts[i+1], wire.MaxCapacity)
 		}
 	}

@@ -25,6 +25,9 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
 		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket, Freeze: freezeAnswer(held.Freeze)}, 0, nil
 	}
+	if limit, ok := errors.AsType[*lock.LimitError](err); ok && limit.Field == "capacity" && req.SameCapacity {
+		limit.Field = "mode" // which stands for a capacity
+	}
 	if err != nil {
 		return nil, 0, err
 	}

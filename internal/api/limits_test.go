@@ -122,3 +122,38 @@ func TestBadLimits(t *testing.T) {
 		}
 	}
 }
+
+// Of a set, a refusal names the lock whose limit it is. The answer has the first end that a limit sets. A capacity that a limit sets allows no modes, and the refusal says so.
+func TestLimitsOfSetsAndModes(t *testing.T) {
+	s := newSystem(t)
+	s.rule("put-rule", "d:b", `{"limits":{"capacity":2,"max_ttl_ms":30000,"max_hold_ms":60000}}`)
+	s.rule("put-rule", "d:a", `{"limits":{"max_hold_ms":90000}}`)
+	for body, want := range map[string]wire.Problem{
+		`{"locks":[{"name":"d:a"},{"name":"d:b","capacity":3}]}`:   {Code: wire.LimitExceeded, Lock: "d:b", Field: "locks", Limit: "capacity", Value: 2, Prefix: "d:b", Detail: "locks[1]: the limit capacity is 2"},
+		`{"locks":[{"name":"d:b","permits":3},{"name":"d:c"}]}`:    {Code: wire.LimitExceeded, Lock: "d:b", Field: "locks", Limit: "capacity", Value: 2, Prefix: "d:b", Detail: "locks[0]: "},
+		`{"locks":[{"name":"d:a"},{"name":"d:b"}],"ttl_ms":30001}`: {Code: wire.LimitExceeded, Lock: "d:b", Field: "ttl_ms", Limit: "max_ttl_ms", Value: 30000, Prefix: "d:b", Detail: "at most 30000"},
+		`{"locks":[{"name":"d:c","permits":2},{"name":"d:a"}]}`:    {Code: wire.InvalidRequest, Lock: "d:c", Field: "locks", Detail: "locks[0]: permits is 2"},
+		`{"locks":[{"name":"d:b","capacity":1}]}`:                  {Code: wire.LimitExceeded, Lock: "d:b", Field: "locks", Limit: "capacity", Value: 2, Prefix: "d:b", Detail: "locks[0]: "},
+	} {
+		resp := s.call("acquire", "", body, inScope("d:*"))
+		if want.Code != wire.InvalidRequest { // a rule between fields, which the document's schema cannot say
+			conforms(t, "acquire-set", body, resp)
+		}
+		p := s.problem(resp)
+		if p.Code != want.Code || p.Lock != want.Lock || p.Field != want.Field || p.Limit != want.Limit || p.Value != want.Value || p.Prefix != want.Prefix || !strings.Contains(p.Detail, want.Detail) {
+			t.Errorf("%s: %+v", body, p)
+		}
+	}
+	body := `{"locks":[{"name":"d:a"},{"name":"d:b"}]}`
+	resp := s.call("acquire", "", body, inScope("d:*"))
+	conforms(t, "acquire-set", body, resp)
+	var l wire.SetLease
+	if err := json.Unmarshal([]byte(resp.Body), &l); err != nil || l.TTL != 30000 || l.EndsAt == nil || l.EndsAt.Sub(l.AcquiredAt.Time).Seconds() != 60 || l.Locks[1].Capacity != 2 {
+		t.Errorf("%s", resp.Body)
+	}
+	resp = s.call("acquire", "d:b", `{"mode":"read"}`)
+	conforms(t, "acquire", `{"mode":"read"}`, resp)
+	if p := s.problem(resp); p.Code != wire.LimitExceeded || p.Field != "mode" || !strings.Contains(p.Detail, "mode makes it 100, so readers cannot share these locks") {
+		t.Errorf("%+v", p)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -51,6 +52,10 @@ func newProblem(c *call, err error) *wire.Problem {
 	}
 	if of, ok := errors.AsType[*lock.SetError](err); ok {
 		p.Lock = of.Lock
+	}
+	if c.op == wire.OpAcquireSet && (p.Field == "capacity" || p.Field == "permits") {
+		at := max(slices.Index(c.names(), p.Lock), 0)
+		p.Field, p.Detail = "locks", fmt.Sprintf("locks[%d]: %s", at, p.Detail)
 	}
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && c.op.IsSet() {
 		p.Lock = held.Lock
@@ -148,6 +153,10 @@ func limitProblem(e *lock.LimitError, requestID string) *wire.Problem {
 	limit := fmt.Sprintf("the limit %s is %d %s", e.Name, e.Value, below)
 	switch e.Name {
 	case lock.LimitCapacity:
+		if e.Field == "mode" {
+			fix = fmt.Sprintf("mode makes it %d, so readers cannot share these locks; leave mode out, or use a lock below another prefix", e.Asked)
+			break
+		}
 		fix = fmt.Sprintf("%s is %d; leave capacity out, and ask for at most %d permits", e.Field, e.Asked, e.Value)
 	case lock.LimitTTL:
 		fix = fmt.Sprintf("ttl_ms is %d; ask for at most %d, and renew the lease", e.Asked, e.Value)

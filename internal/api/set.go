@@ -94,7 +94,8 @@ func (c *call) names() (list []string) {
 func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
 	want := a.newLease(c)
 	req := lock.SetRequest{
-		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, wire.DefaultTTL), Metadata: want.metadata,
+		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, wire.DefaultTTL), AnyTTL: want.ttl == 0,
+		Metadata: want.metadata,
 	}
 	if n, waits := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), wire.MaxWait.Milliseconds(), " milliseconds"); waits {
 		req.Wait = time.Duration(n) * time.Millisecond
@@ -167,12 +168,16 @@ func (a *API) releaseSet(ctx context.Context, c *call) (any, int64, error) {
 func setAnswer(s lock.SetStatus, secret string) wire.SetLease {
 	first := s.Leases[0].Lease
 	answer := wire.SetLease{Lease: secret, Owner: first.Owner, TTL: first.TTL, Remaining: s.Remaining.Milliseconds(), Waited: first.Waited(), Metadata: metadata(first.Metadata)}
-	expires, renewed := first.ExpiresAt, first.RenewedAt
+	expires, renewed, ends := first.ExpiresAt, first.RenewedAt, int64(0)
 	for _, l := range s.Leases {
 		answer.Locks = append(answer.Locks, wire.SetMember{Lock: l.Lock, Fence: l.Lease.Fence, Capacity: l.Capacity, Permits: l.Lease.Permits})
 		expires, renewed = min(expires, l.Lease.ExpiresAt), min(renewed, l.Lease.RenewedAt)
+		if l.Lease.EndsAt > 0 && (ends == 0 || l.Lease.EndsAt < ends) {
+			ends = l.Lease.EndsAt
+		}
 	}
 	answer.AcquiredAt, answer.RenewedAt, answer.ExpiresAt = wire.At(first.AcquiredAt), wire.At(renewed), wire.At(expires)
+	answer.EndsAt = wire.AtOrNone(ends)
 	return answer
 }
 

@@ -148,11 +148,14 @@ func (o acquiring) waiters(r Record) int {
 	if _, mine := r.Holders[o.key]; mine {
 		return 0
 	}
-	if o.req.Wait > 0 && o.limits.counts(o.req.Principal) && o.refused == nil {
-		return max(QueueHead, int(min(r.Waiting, MaxQueue)))
+	if o.req.Wait > 0 && o.countsPrincipal() {
+		return wholeQueue(r)
 	}
 	return QueueHead
 }
+
+// wholeQueue is how many waiters are read to see all of a queue.
+func wholeQueue(r Record) int { return max(QueueHead, int(min(r.Waiting, MaxQueue))) }
 
 func (o acquiring) place(r Record) LeaseKey {
 	if o.req.Wait == 0 && o.polls() {

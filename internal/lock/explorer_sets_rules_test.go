@@ -317,9 +317,9 @@ func (x *setExplorer) checkFree(s setState) {
 
 func (x *setExplorer) probe(at uint8, records [2]uint32) string {
 	rs := []Record{x.record(records[0]), x.record(records[1])}
-	op := setAcquiring{x.rules, setNames[:], "newcomer", SetRequest{
+	op := setAcquiring{rules: x.rules, names: setNames[:], key: "newcomer", req: SetRequest{
 		TTL: tick, Wait: tick, Locks: []Want{{"a", x.capacity[0], x.capacity[0]}, {"b", x.capacity[1], x.capacity[1]}},
-	}}
+	}}.limitedBy(nil, nil)
 	for range 2 {
 		parts, err := op.next(x.clock(at), rs, rs)
 		if err != nil {

@@ -459,7 +459,7 @@ func (x *setExplorer) set(m setMessage) setDecider {
 		for i, name := range names {
 			req.Locks = append(req.Locks, Want{name, x.capacity[i], x.wants[m.client][i]})
 		}
-		return setAcquiring{x.rules, names, k, req}
+		return setAcquiring{rules: x.rules, names: names, key: k, req: req}.limitedBy(nil, nil)
 	case opRenew:
 		return setRenewing{x.rules, names, k, RenewRequest{TTL: ttl}}
 	case opRelease:

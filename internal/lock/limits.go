@@ -221,9 +221,40 @@ func (c *Coordinator) withLimits(ctx context.Context, op acquiring) acquiring {
 	return op
 }
 
+// withLimitsOfSet completes an acquire of a set, as withLimits does.
+func (c *Coordinator) withLimitsOfSet(ctx context.Context, op setAcquiring) setAcquiring {
+	return op.limitedBy(c.freshRules(ctx))
+}
+
+// limitedBy makes of the request of a set one for each of its locks, completed by the limits of the lock. All have the same TTL. With an error, none
+// may be granted or join.
+func (o setAcquiring) limitedBy(rules []PrefixRule, err error) setAcquiring {
+	for _, w := range o.req.Locks {
+		one := acquiring{rules: o.rules, key: o.key, limits: limitsOf(rules, w.Lock), refused: err, req: AcquireRequest{
+			Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
+			Wait: o.req.Wait, set: setOf(o.names),
+		}}
+		if most := time.Duration(one.limits.ttl.Value) * time.Millisecond; o.req.AnyTTL && one.limits.ttl.set() {
+			o.req.TTL = min(o.req.TTL, most)
+		}
+		o.ones = append(o.ones, one)
+	}
+	for i := range o.ones {
+		one := &o.ones[i] // completed in place
+		one.req.TTL = o.req.TTL
+		one.refused = cmp.Or(one.refused, one.limits.admit(&one.req))
+	}
+	return o
+}
+
+// countsPrincipal reports whether an acquire without a lease or a place must see whose all leases and places are.
+func (o acquiring) countsPrincipal() bool {
+	return o.refused == nil && o.limits.counts(o.req.Principal)
+}
+
 // withPrincipals reads the texts of a record's leases that an operation counts by their principals.
 func (c *Coordinator) withPrincipals(ctx context.Context, name string, r Record, op decider) (_ Record, err error) {
-	if o, ok := op.(acquiring); ok && o.limits.counts(o.req.Principal) && o.refused == nil && o.waiters(r) > 0 {
+	if o, ok := op.(acquiring); ok && o.countsPrincipal() && o.waiters(r) > 0 {
 		r.texts, err = c.lookUp(ctx, name, maps.Values(r.Holders))
 	}
 	return r, err

@@ -170,11 +170,10 @@ func (c *Coordinator) holdsOn(ctx context.Context, names ...string) []*hold {
 	return list
 }
 
-// A taker is a decider, or a setDecider, that may grant its caller a lock that nobody waits for.
+// A taker is a decider that may grant its caller a lock that nobody waits for.
 type taker interface{ takes() }
 
-func (acquiring) takes()    {}
-func (setAcquiring) takes() {}
+func (acquiring) takes() {}
 
 // withHold adds to a record what keeps the lock from being granted, if the operation may grant it. While the rules cannot be read for a fault that
 // passes, the operation fails, as it does if the queue cannot be read. While they can never be read as the table is set up, the operation goes on, and

@@ -34,7 +34,8 @@ type SetRequest struct {
 	Secret    string
 	Owner     string
 	Principal string
-	TTL       time.Duration
+	TTL       time.Duration // of all its leases
+	AnyTTL    bool          // the shortest limit of the locks takes the place of TTL
 	Metadata  string
 	Wait      time.Duration
 	Tickets   []int64 // of an earlier [HeldError] for the same request; empty: none
@@ -111,7 +112,7 @@ func (c *Coordinator) AcquireAll(ctx context.Context, req SetRequest) (SetStatus
 	}
 	req.Locks = wants
 	names := namesOf(wants)
-	op := setAcquiring{rules: c.rules, names: names, key: SetKey(names, req.Secret), req: req}
+	op := c.withLimitsOfSet(ctx, setAcquiring{rules: c.rules, names: names, key: SetKey(names, req.Secret), req: req})
 	out, err := c.acquireSet(ctx, op)
 	if err != nil {
 		return SetStatus{}, err
@@ -139,8 +140,8 @@ func (c *Coordinator) acquireSet(ctx context.Context, op setAcquiring) (out setO
 
 func (c *Coordinator) acquireOne(ctx context.Context, w Want, req SetRequest) (SetStatus, error) {
 	one := AcquireRequest{
-		Lock: w.Lock, Secret: req.Secret, Owner: req.Owner, Principal: req.Principal, TTL: req.TTL, Metadata: req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
-		Wait: req.Wait,
+		Lock: w.Lock, Secret: req.Secret, Owner: req.Owner, Principal: req.Principal, TTL: req.TTL, AnyTTL: req.AnyTTL, Metadata: req.Metadata,
+		Capacity: w.Capacity, Permits: w.Permits, Wait: req.Wait,
 	}
 	if len(req.Tickets) == 1 {
 		one.Ticket = req.Tickets[0]

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"errors"
 	"time"
 )
@@ -73,20 +74,12 @@ type setAcquiring struct {
 	rules Rules
 	names []string
 	key   LeaseKey
-	req   SetRequest // its locks are in the order of names
+	req   SetRequest  // its locks are in the order of names
+	ones  []acquiring // the request as it is for each lock, completed by its limits
 }
 
 func (o setAcquiring) owner() LeaseKey { return o.key }
 func (o setAcquiring) queues() bool    { return true }
-
-// one is the request as it is for one of the locks.
-func (o setAcquiring) one(i int) acquiring {
-	w := o.req.Locks[i]
-	return acquiring{rules: o.rules, key: o.key, req: AcquireRequest{
-		Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, TTL: o.req.TTL, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
-		Wait: o.req.Wait, set: setOf(o.names),
-	}}
-}
 
 func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 	switch held := heldIn(rs, o.key); {
@@ -118,12 +111,14 @@ func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 	case whole && fit == nil:
 		to = o.rules.grantSet(now, to, o.key, true)
 	case whole, places > 0: // what is left of it is removed first, and it joins again by another write
+	case o.refused(to) != nil:
+		return nil, o.refused(to)
 	case o.free(now, to):
 		if err := o.fenceError(now, to); err != nil {
 			return nil, err
 		}
 		to = o.grantNew(now, to)
-	case o.req.Wait > 0 && !queueFull(to):
+	case o.req.Wait > 0 && !o.queueFull(to):
 		to = o.enqueue(now, to)
 	}
 	parts := o.parts(now, rs, to)
@@ -178,7 +173,7 @@ func (o setAcquiring) settled(now time.Time, rs []Record, whole bool) (to []Reco
 		switch {
 		case waits && !whole:
 			r = r.withoutPlace(w)
-		case waits && o.one(i).isHalfOver(now, w):
+		case waits && o.ones[i].isHalfOver(now, w):
 			w.Until = max(w.Until, now.Add(o.req.Wait).UnixMilli())
 			r = r.withPlace(w)
 		}
@@ -188,10 +183,20 @@ func (o setAcquiring) settled(now time.Time, rs []Record, whole bool) (to []Reco
 	return to
 }
 
+// refused is why no lock of the set may be granted and no queue joined: a limit of one of them.
+func (o setAcquiring) refused(to []Record) error {
+	for i, one := range o.ones {
+		if err := cmp.Or(one.refused, one.limits.overPrincipal(to[i], one.terms())); err != nil {
+			return &SetError{o.names[i], err}
+		}
+	}
+	return nil
+}
+
 // free reports whether all locks can be granted to a set that has no place.
 func (o setAcquiring) free(now time.Time, to []Record) bool {
 	for i, r := range to {
-		if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {
+		if one := o.ones[i]; r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {
 			return false
 		}
 	}
@@ -207,9 +212,9 @@ func (o setAcquiring) fenceError(now time.Time, to []Record) error {
 	return nil
 }
 
-func queueFull(to []Record) bool {
-	for _, r := range to {
-		if r.Waiting >= MaxQueue {
+func (o setAcquiring) queueFull(to []Record) bool {
+	for i, r := range to {
+		if o.ones[i].queueIsFull(r, false) {
 			return true
 		}
 	}
@@ -218,7 +223,7 @@ func queueFull(to []Record) bool {
 
 func (o setAcquiring) grantNew(now time.Time, rs []Record) (to []Record) {
 	for i, r := range rs {
-		h := o.one(i).lease(now, r.nextFence(now))
+		h := o.ones[i].lease(now, r.nextFence(now))
 		r = r.withHolder(o.key, h)
 		r.Fence = h.Fence
 		to = append(to, r)
@@ -234,9 +239,9 @@ func (o setAcquiring) enqueue(now time.Time, rs []Record) (to []Record) {
 	}
 	for i, r := range rs {
 		if len(r.Holders) == 0 && r.Waiting == 0 {
-			r.Capacity = o.req.Locks[i].Capacity // which the record of a lock that was never granted does not have
+			r.Capacity = o.ones[i].req.Capacity // which the record of a lock that was never granted does not have
 		}
-		r = o.one(i).enqueue(now, r)
+		r = o.ones[i].enqueue(now, r)
 		w, _ := r.place(o.key)
 		w.Tickets = tickets
 		to = append(to, r.withPlace(w))
@@ -275,7 +280,7 @@ func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 	var tickets []int64
 	position := int64(0)
 	for i, r := range rs {
-		one := o.one(i)
+		one := o.ones[i]
 		w, waits := r.place(o.key)
 		blocks := !r.fits(one.terms()) || r.Waiting > 0 && (!waits || r.position(o.key) > 1)
 		err := one.refusal(now, r)
@@ -316,7 +321,7 @@ func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until
 		if len(r.blocking(ms, o.rules.skew())) < len(r.Holders) {
 			return 0, false
 		}
-		if o.one(i).isHalfOver(now, w) {
+		if o.ones[i].isHalfOver(now, w) {
 			until = max(until, w.Until, now.Add(o.req.Wait).UnixMilli())
 		}
 		fits = fits && r.fits(w.Terms) && r.hold.at(now) == nil
@@ -350,9 +355,11 @@ func (o setRenewing) next(now time.Time, rs, prev []Record) (parts []Part, err e
 		return nil, ErrLeaseLost
 	}
 	for i, r := range rs {
-		cmd, err := renewing{o.rules, o.key, o.req}.next(now, r)
+		one := o.req
+		one.Lock = o.names[i]
+		cmd, err := renewing{o.rules, o.key, one}.next(now, r)
 		if err != nil {
-			return nil, err
+			return nil, &SetError{o.names[i], err}
 		}
 		if cmd != nil {
 			parts = append(parts, Part{Lock: o.names[i], Command: *cmd, Read: r})

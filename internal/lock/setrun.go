@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 )
@@ -37,7 +38,7 @@ func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int
 	for i, name := range names {
 		r := seen[i].Record
 		if op.queues() {
-			if r, err = c.withTurn(ctx, name, seen[i], op); err != nil {
+			if r, err = c.withTurn(ctx, i, name, seen[i], op); err != nil {
 				return nil, 0, err
 			}
 		}
@@ -49,21 +50,27 @@ func (c *Coordinator) readSet(ctx context.Context, names []string, tickets []int
 	return rs, offset, err
 }
 
-// withTurn adds to a record what a decision on a grant of it needs: the head of its queue with the place of the set.
-func (c *Coordinator) withTurn(ctx context.Context, name string, seen Seen, op setDecider) (r Record, err error) {
+// withTurn adds to a record what a decision on a grant of it needs: the head of its queue with the place of the set, and whose the leases and places are, if
+// they are counted. The lock is the i-th of the set.
+func (c *Coordinator) withTurn(ctx context.Context, i int, name string, seen Seen, op setDecider) (r Record, err error) {
+	acquire, takes := op.(setAcquiring)
+	counts := takes && acquire.ones[i].countsPrincipal()
 	r = seen.Record
 	if w := seen.Waiter; w.Key == op.owner() && w.Ticket == r.Head && w.Ticket <= r.NextTicket {
 		r.Queue = []Waiter{w}
-		return r, nil
+	} else if r, err = c.withQueueOf(ctx, name, r, placeOf{op.owner(), counts}); err != nil {
+		return r, c.noteClock(err)
 	}
-	r, err = c.withQueueOf(ctx, name, r, op.owner())
-	return r, c.noteClock(err)
+	if counts {
+		r.texts, err = c.lookUp(ctx, name, maps.Values(r.Holders))
+	}
+	return r, err
 }
 
 // withHolds adds to the records of a set what keeps those from being granted that the operation may grant; compare withHold. The rules are looked at last, so that
 // the decision follows at once.
 func (c *Coordinator) withHolds(ctx context.Context, names []string, rs []Record, op setDecider) ([]Record, error) {
-	_, takes := op.(taker)
+	_, takes := op.(setAcquiring)
 	if !takes && !slices.ContainsFunc(rs, func(r Record) bool { return r.Waiting > 0 }) {
 		return rs, nil
 	}
@@ -87,11 +94,11 @@ func asks(names []string, tickets []int64) (list []Ask) {
 	return list
 }
 
-// withQueueOf adds to a record the head of its queue and the place of a key. If the queue changed meanwhile, it reads both again, once; compare
+// withQueueOf adds to a record what a set needs of its queue. If the queue changed meanwhile, it reads both again, once; compare
 // Coordinator.run.
-func (c *Coordinator) withQueueOf(ctx context.Context, name string, r Record, key LeaseKey) (Record, error) {
+func (c *Coordinator) withQueueOf(ctx context.Context, name string, r Record, of placeOf) (Record, error) {
 	for range 2 {
-		with, err := c.withQueue(ctx, name, r, Record{}, placeOf(key))
+		with, err := c.withQueue(ctx, name, r, Record{}, of)
 		if !errors.Is(err, errMoved) {
 			return with, err
 		}
@@ -104,14 +111,23 @@ func (c *Coordinator) withQueueOf(ctx context.Context, name string, r Record, ke
 		}
 		r = reply.After
 	}
-	return c.withQueue(ctx, name, r, Record{}, placeOf(key))
+	return c.withQueue(ctx, name, r, Record{}, of)
 }
 
-// placeOf is a decider that only reads: the head of the queue, and the place of a key.
-type placeOf LeaseKey
+// placeOf is a decider that only reads: the head of the queue, or the whole queue, and the place of a key.
+type placeOf struct {
+	key   LeaseKey
+	whole bool
+}
 
-func (p placeOf) waiters(Record) int                       { return QueueHead }
-func (p placeOf) place(r Record) LeaseKey                  { return placeUnlessHeld(r, LeaseKey(p)) }
+func (p placeOf) waiters(r Record) int {
+	if p.whole {
+		return wholeQueue(r)
+	}
+	return QueueHead
+}
+
+func (p placeOf) place(r Record) LeaseKey                  { return placeUnlessHeld(r, p.key) }
 func (p placeOf) next(time.Time, Record) (*Command, error) { return nil, nil }
 
 // runSet reads the records of a set and tries the commands of an operation until they are applied or it has another outcome. Then it settles

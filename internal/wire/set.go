@@ -48,6 +48,7 @@ type SetLease struct {
 	AcquiredAt Time            `json:"acquired_at"`
 	RenewedAt  Time            `json:"renewed_at"`
 	ExpiresAt  Time            `json:"expires_at"`
+	EndsAt     *Time           `json:"ends_at,omitempty"` // no renewal makes the lease last longer, by a limit of one of the locks
 	TTL        int64           `json:"ttl_ms"`
 	Remaining  int64           `json:"remaining_ms"`
 	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queues to the grant
