@@ -28,11 +28,11 @@ func TestRuleLimitsOfASet(t *testing.T) {
 	k.limit("b", Limits{Capacity: 3, MaxTTL: minute})
 	for _, wait := range []func(*SetRequest){func(*SetRequest) {}, setWaits} {
 		_, err := k.set("s", ab, wait)
-		k.limitedIn("b", err, LimitCapacity, 3, "b", "s")
+		_ = k.limitedIn("b", err, LimitCapacity, 3, "b", "s")
 		_, err = k.set("s", ab, wait, anyCapacity, func(r *SetRequest) { r.Locks[1].Permits = 4 })
-		k.limitedIn("b", err, LimitCapacity, 3, "b", "s")
+		_ = k.limitedIn("b", err, LimitCapacity, 3, "b", "s")
 		_, err = k.set("s", ab, wait, anyCapacity, func(r *SetRequest) { r.TTL = time.Hour })
-		k.limitedIn("b", err, LimitTTL, minute, "b", "s")
+		_ = k.limitedIn("b", err, LimitTTL, minute, "b", "s")
 	}
 	_, err := k.set("s", ab, anyCapacity, func(r *SetRequest) { r.Locks[0].Permits = 2 })
 	if e, ok := errors.AsType[*PermitsError](err); !ok || *e != (PermitsError{2, 1}) {
@@ -46,10 +46,10 @@ func TestRuleLimitsOfASet(t *testing.T) {
 	if e, ok := errors.AsType[*SetError](err); !ok || e.Lock != "b" {
 		t.Errorf("renewed for longer: %v", err)
 	}
-	k.limited(err, LimitTTL, minute, "b")
-	k.waitSet("next", ab, anyCapacity, setWaits, func(r *SetRequest) { r.TTL = time.Minute })
+	_ = k.limited(err, LimitTTL, minute, "b")
+	_ = k.waitSet("next", ab, anyCapacity, setWaits, func(r *SetRequest) { r.TTL = time.Minute })
 	k.limit("b", Limits{Capacity: 2})
-	k.waitSet("next", ab, anyCapacity, setWaits) // what is there stays
+	_ = k.waitSet("next", ab, anyCapacity, setWaits) // what is there stays
 	k.mustSet("s", ab)
 	k.want(k.releaseSet("s", ab...), nil)
 	if s := k.mustSet("next", ab, setWaits); s.Leases[1].Capacity != 3 {
@@ -69,7 +69,7 @@ func TestRuleHoldLimitOfASet(t *testing.T) {
 	}
 	k.pass(45 * time.Second)
 	_, err = k.RenewAll(t.Context(), SetRenewRequest{Locks: ab, Secret: "s"})
-	if k.limited(err, LimitHold, minute+30_000, "b"); !errors.Is(err, ErrLeaseLost) {
+	if _ = k.limited(err, LimitHold, minute+30_000, "b"); !errors.Is(err, ErrLeaseLost) {
 		t.Error(err)
 	}
 	k.want(k.releaseSet("s", ab...), ErrLeaseLost)
@@ -78,7 +78,7 @@ func TestRuleHoldLimitOfASet(t *testing.T) {
 	}
 	k.pass(skew)
 	k.must("holder")
-	k.waitSet("t", ab)
+	_ = k.waitSet("t", ab)
 	k.want(k.release("holder"), nil)
 	if s := k.mustSet("t", ab, setWaits); s.Leases[1].Lease.EndsAt != k.time.UnixMilli()+minute+30_000 || s.Leases[0].Lease.EndsAt != 0 {
 		t.Errorf("granted after a wait: %+v", s)
@@ -90,13 +90,13 @@ func TestRuleQueueLimitOfASet(t *testing.T) {
 	k := newKit(t)
 	k.limit("b", Limits{MaxQueue: 1})
 	k.mustSet("s", ab)
-	k.waitSet("first", ab)
+	_ = k.waitSet("first", ab)
 	_, err := k.set("second", ab, setWaits)
-	if k.limitedIn("b", err, LimitQueue, 1, "b", "second"); !errors.Is(err, ErrQueueFull) {
+	if _ = k.limitedIn("b", err, LimitQueue, 1, "b", "second"); !errors.Is(err, ErrQueueFull) {
 		t.Error(err)
 	}
 	k.waits("single") // of a
-	k.waitSet("first", ab)
+	_ = k.waitSet("first", ab)
 }
 
 // The permits of a principal are counted in each lock of a set, over all leases and places.
@@ -126,7 +126,7 @@ func TestRulePrincipalLimitOfASet(t *testing.T) {
 	}
 	k.want(k.releaseSet("2", ab...), nil)
 	k.want(ask("waits", "p", setWaits), ErrLockHeld)
-	k.limitedIn("b", ask("4", "p", setWaits), LimitPrincipal, 2, "b", "4")
+	_ = k.limitedIn("b", ask("4", "p", setWaits), LimitPrincipal, 2, "b", "4")
 	k.want(ask("waits", "p", setWaits), ErrLockHeld)
 	k.want(ask("5", "", setWaits), ErrLockHeld) // a caller without a name
 }
