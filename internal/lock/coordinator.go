@@ -169,8 +169,8 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		if err != nil {
 			return outcome{}, c.noteClock(err)
 		}
-		if r, err = c.withHold(ctx, name, r, op); err == nil {
-			r, err = c.withPrincipals(ctx, name, r, op)
+		if r, err = c.withPrincipals(ctx, name, r, op); err == nil {
+			r, err = c.withHold(ctx, name, r, op) // the rules last, so that the decision follows at once
 		}
 		if err != nil {
 			return outcome{}, err
