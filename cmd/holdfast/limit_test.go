@@ -17,15 +17,15 @@ func TestLimitCommands(t *testing.T) {
 			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
 		}
 	}
+	s.withOldRule(t)
 	want("freeze|a:|--no-wait|--until|2h|--reason|the audit", "frozen until", 0)
 	want("limit|a:|--capacity|2|--max-queue|7", "the limits are stored; waiting 1s until", 0)
-	want("limit|d:|--no-wait|--capacity|2|--max-ttl|30s|--max-hold|1m|--max-queue|1", "d: has these limits: capacity 2, TTL up to 30s, held up to 1m0s, up to 1 waiters", 0)
+	want("limit|d:|--capacity|2|--max-ttl|30s|--max-hold|1m|--max-queue|1", "d: has these limits: capacity 2, TTL up to 30s, held up to 1m0s, up to 1 waiters", 0)
 	want("--json|limit|b:|--no-wait|--max-hold|2h", `"limits":{"max_hold_ms":7200000,"since":`, 0)
 	want("rules", "a:      capacity 2, up to 7 waiters", 0)
 	want("rules", "a:      frozen until", 0)
 	want("unlimit|a:", "a: has no limits by this prefix any more", 0)
 	want("rules", "a:      frozen until", 0)
-	time.Sleep(1100 * time.Millisecond)
 	began := time.Now()
 	want("exec|d:x|--ttl|20s|--capacity|3|--|true", "the limit capacity is 2 for locks below d:: capacity is 3; leave capacity out", exitFailed)
 	want("exec|d:x|--ttl|1m|--|true", "ask for at most 30000", exitFailed)

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -20,10 +19,7 @@ func TestFreezeCommands(t *testing.T) {
 			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
 		}
 	}
-	old := lock.PrefixRule{Prefix: "gone:", Rev: 1, At: time.Now().Add(-time.Hour).UnixMilli()} // without one, the first freeze waits ten seconds
-	if err := s.memory.PutPrefixRule(t.Context(), old); err != nil {
-		t.Fatal(err)
-	}
+	s.withOldRule(t)
 	want("rules", "there are no rules", 0)
 	want("freeze|deploy:|--no-wait|--until|2h|--reason|the audit", "every lock whose name begins with deploy: is frozen until", 0)
 	want("freeze|*|--until|1h|--reason|all of it", "the freeze is stored; waiting 1s until every coordinator goes by it", 0)

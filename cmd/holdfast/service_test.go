@@ -92,6 +92,15 @@ func holdfast(t *testing.T, url string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// withOldRule stores a rule that was removed an hour ago. Without one, the first rule is in force after ten seconds, not one.
+func (s *service) withOldRule(t *testing.T) {
+	t.Helper()
+	old := lock.PrefixRule{Prefix: "gone:", Rev: 1, At: time.Now().Add(-time.Hour).UnixMilli()}
+	if err := s.memory.PutPrefixRule(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // refuseToGuard ends this process if exec has started the test binary as its guard, because a test ran exec within its own process and got the lock. The binary
 // would run the tests again, and they exec, without end. Use [holdfast] for an exec that runs a command.
 func refuseToGuard() {
