@@ -166,8 +166,15 @@ type Limits struct {
 	MaxHold         int64  `json:"max_hold_ms,omitempty"`       // from a grant on, with all renewals
 	MaxQueue        int64  `json:"max_queue,omitempty"`         // waiters of one lock
 	MaxPerPrincipal int64  `json:"max_per_principal,omitempty"` // permits of one lock that one principal holds and waits for
+	Rate            Rate   `json:"rate,omitzero"`               // how often one lock is granted
 	Since           Time   `json:"since"`
 	By              string `json:"by,omitempty"` // the principal that set them
+}
+
+// A Rate is how often a lock is granted: at most Grants times in any Period, in milliseconds.
+type Rate struct {
+	Grants int64 `json:"grants"`
+	Period int64 `json:"period_ms"`
 }
 
 // A Freeze is a time in which locks are granted to nobody.

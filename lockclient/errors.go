@@ -102,7 +102,7 @@ type HeldError struct {
 	Position   int           // the caller's place in the lock's queue, from 1; 0 if it is not in the queue
 	Waiting    int           // the number of waiters in the queue
 	Frozen     *Freeze       // not nil: nobody is granted the lock before this ends, whether or not it has holders
-	Limit      *LimitError   // not nil: the limit that keeps the request out of the queue until others have left it, or the caller's principal has released permits
+	Limit      *LimitError   // not nil: the limit that keeps the request out of the queue until others have left it, or the caller's principal has released permits; or the rate that keeps the lock from being granted for RetryAfter
 
 	Lock string // the lock that is held; of a set, the one that holds the set up
 
@@ -151,18 +151,28 @@ func (e *HeldError) Is(target error) bool {
 
 // A LimitError says which limit does not allow a request. By itself, as the error of a request that can never succeed, it matches [ErrLimit] and [ErrRefused].
 type LimitError struct {
-	Limit  string // its name in the API: capacity, max_ttl_ms, max_hold_ms, max_queue or max_per_principal
-	Value  int64  // of the limit
-	Prefix string // of the rule that sets it; "*" for all locks
-	Field  string // the field of the request that is more than the limit; empty if it is none
-	Detail string // what is wrong and what to do
+	Limit  string        // its name in the API: capacity, max_ttl_ms, max_hold_ms, max_queue, max_per_principal or rate
+	Value  int64         // of the limit
+	Period time.Duration // of a rate: in any such period the lock is granted Value times at most
+	Prefix string        // of the rule that sets it; "*" for all locks
+	Field  string        // the field of the request that is more than the limit; empty if it is none
+	Detail string        // what is wrong and what to do
 }
 
 func newLimitError(p *wire.Problem) *LimitError {
 	if p.Limit == "" && p.Code != wire.LimitExceeded {
 		return nil
 	}
-	return &LimitError{p.Limit, p.Value, p.Prefix, p.Field, p.Detail}
+	return &LimitError{p.Limit, p.Value, time.Duration(p.Period) * time.Millisecond, p.Prefix, p.Field, p.Detail}
+}
+
+// rateError is the rate that keeps a lock from being granted; nil if none does.
+func rateError(p *wire.Problem) *LimitError {
+	e := newLimitError(p)
+	if e != nil {
+		e.Detail = fmt.Sprintf("each lock below %s is granted %d times in %v at most, and the next grant is possible in %v", e.Prefix, e.Value, e.Period, milliseconds(p.RetryAfter))
+	}
+	return e
 }
 
 func (e *LimitError) Error() string { return fmt.Sprintf("%v: %s", ErrLimit, e.Detail) }
@@ -230,7 +240,7 @@ func problemError(p *wire.Problem) error {
 	switch p.Code {
 	case wire.LockHeld, wire.Frozen:
 		e := &HeldError{
-			RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), Lock: p.Lock,
+			RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), Lock: p.Lock, Limit: rateError(p),
 			ticket: p.Ticket, tickets: p.Tickets,
 		}
 		if p.Code == wire.Frozen && e.Frozen == nil { // not a coordinator's

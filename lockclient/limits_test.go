@@ -108,3 +108,43 @@ func TestHoldLimit(t *testing.T) {
 		wantIs(t, err, lockclient.ErrLimit)
 	})
 }
+
+// A caller that waits is granted a lock when its rate allows it; one that does not is told when, by an error that matches ErrHeld and ErrLimit.
+func TestRate(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		limit(t, c, lockclient.Limits{Rate: lockclient.Rate{Grants: 1, Period: time.Hour}})
+		began := time.Now()
+		if err := w.acquire(c, lockclient.Options{}).Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.TryAcquire(t.Context(), "a", lockclient.Options{})
+		wantIs(t, err, lockclient.ErrHeld)
+		wantIs(t, err, lockclient.ErrLimit)
+		held, _ := errors.AsType[*lockclient.HeldError](err)
+		want := lockclient.LimitError{Limit: "rate", Value: 1, Period: time.Hour, Prefix: "a"}
+		if held == nil || held.Limit == nil || held.RetryAfter > time.Hour || held.RetryAfter < 59*time.Minute {
+			t.Fatalf("%+v", err)
+		}
+		if want.Detail = held.Limit.Detail; *held.Limit != want || !strings.Contains(want.Detail, "is granted 1 times in 1h0m0s at most") {
+			t.Errorf("%+v", held.Limit)
+		}
+		if s, err := c.Status(t.Context(), "a"); err != nil || s.NextGrant.Before(began.Add(59*time.Minute)) {
+			t.Errorf("%+v, %v", s, err)
+		}
+		_, err = c.Acquire(t.Context(), "a", lockclient.Options{Wait: time.Minute})
+		if held, ok := errors.AsType[*lockclient.HeldError](err); !ok || held.Position != 1 || held.Limit == nil || held.Limit.Limit != "rate" || !strings.Contains(err.Error(), "each lock below a is granted") {
+			t.Errorf("%v", err)
+		}
+		lease, err := c.Acquire(t.Context(), "a", lockclient.Options{Wait: 2 * time.Hour})
+		if took := time.Since(began); err != nil || took < time.Hour || took > time.Hour+5*time.Second {
+			t.Fatalf("after %v: %v", took, err)
+		}
+		if err := lease.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s, err := c.Status(t.Context(), "b"); err != nil || !s.NextGrant.IsZero() {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}

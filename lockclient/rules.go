@@ -50,11 +50,18 @@ type Limits struct {
 	Capacity int // of each lock: callers that name another are refused, those that name none get it
 	// MaxTTL is the longest TTL of a lease; a longer one is refused. MaxHold is how long a lease lasts from its grant on, however often it is renewed.
 	MaxTTL, MaxHold time.Duration
-	MaxQueue        int // waiters of one lock
-	MaxPerPrincipal int // permits of one lock that one principal holds and waits for together; all sessions of a role are one principal
+	MaxQueue        int  // waiters of one lock
+	Rate            Rate // how often one lock is granted
+	MaxPerPrincipal int  // permits of one lock that one principal holds and waits for together; all sessions of a role are one principal
 
 	By    string    // in answers: the ARN of the operator who set the limits; empty if it is not known
 	Since time.Time // in answers: when
+}
+
+// A Rate is how often a lock is granted: at most Grants times, 1 to 100, in any Period, from a second to a day. The zero Rate sets no limit.
+type Rate struct {
+	Grants int
+	Period time.Duration
 }
 
 // SetLimits sets the limits of the locks whose names begin with prefix, or "*" for all locks, in place of earlier ones of the same prefix. A freeze of the prefix stays. Of the
@@ -63,6 +70,7 @@ func (c *Client) SetLimits(ctx context.Context, prefix string, limits Limits) (R
 	request := wire.RuleRequest{Limits: &wire.LimitsRequest{
 		Capacity: int64(limits.Capacity), MaxTTL: limits.MaxTTL.Milliseconds(), MaxHold: limits.MaxHold.Milliseconds(),
 		MaxQueue: int64(limits.MaxQueue), MaxPerPrincipal: int64(limits.MaxPerPrincipal),
+		Rate: wire.Rate{Grants: int64(limits.Rate.Grants), Period: limits.Rate.Period.Milliseconds()},
 	}}
 	r, err := c.changeRule(ctx, wire.OpPutRule, prefix, request)
 	if err != nil {
@@ -86,7 +94,8 @@ func newLimits(l *wire.Limits) *Limits {
 	}
 	return &Limits{
 		Capacity: int(l.Capacity), MaxTTL: time.Duration(l.MaxTTL) * time.Millisecond, MaxHold: time.Duration(l.MaxHold) * time.Millisecond,
-		MaxQueue: int(l.MaxQueue), MaxPerPrincipal: int(l.MaxPerPrincipal), By: l.By, Since: l.Since.Time,
+		MaxQueue: int(l.MaxQueue), MaxPerPrincipal: int(l.MaxPerPrincipal),
+		Rate: Rate{int(l.Rate.Grants), time.Duration(l.Rate.Period) * time.Millisecond}, By: l.By, Since: l.Since.Time,
 	}
 }
 

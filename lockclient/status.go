@@ -22,6 +22,7 @@ type Status struct {
 	Holders   []StatusHolder
 	Waiting   int       // the number of waiters in the queue
 	Frozen    *Freeze   // nil if the lock is not frozen; List leaves it out
+	NextGrant time.Time // when a rate of the lock's prefix allows the next grant, if that is later than At; else zero, as in List
 	At        time.Time // when the coordinator answered, by its clock
 }
 
@@ -67,6 +68,9 @@ func newStatus(s wire.Status) Status {
 	out := Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int(s.Capacity), Available: int(s.Available), Fence: s.Fence,
 		Waiting: int(s.Waiting), Frozen: newFreeze(s.Freeze), At: s.ServerTime.Time,
+	}
+	if s.NextGrant != nil {
+		out.NextGrant = s.NextGrant.Time
 	}
 	for _, h := range s.Holders {
 		out.Holders = append(out.Holders, StatusHolder{

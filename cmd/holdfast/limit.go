@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ type limitCmd struct {
 	MaxHold         time.Duration `placeholder:"TIME" help:"How long a lease lasts from its grant on, however often it is renewed."`
 	MaxQueue        int           `placeholder:"N" help:"The most waiters of one lock."`
 	MaxPerPrincipal int           `placeholder:"N" help:"The most permits of one lock that one principal, a user or a role, holds and waits for."`
+	Rate            string        `placeholder:"N/TIME" help:"How often each lock is granted in any such time, like 10/1h: 1 to 100 times, in 1s to 24h."`
 	NoWait          bool          `help:"Do not wait until every coordinator goes by the limits."`
 }
 
@@ -67,10 +69,26 @@ func (c *limitCmd) limits() (l lockclient.Limits, err error) {
 		}
 	}
 	l = lockclient.Limits{Capacity: c.Capacity, MaxTTL: c.MaxTTL, MaxHold: c.MaxHold, MaxQueue: c.MaxQueue, MaxPerPrincipal: c.MaxPerPrincipal}
+	if c.Rate != "" {
+		if l.Rate, err = readRate(c.Rate); err != nil {
+			return l, err
+		}
+	}
 	if l == (lockclient.Limits{}) {
-		return l, errors.New("there is no limit; give --capacity, --max-ttl, --max-hold, --max-queue or --max-per-principal, or use unlimit to remove all")
+		return l, errors.New("there is no limit; give --capacity, --max-ttl, --max-hold, --max-queue, --max-per-principal or --rate, or use unlimit to remove all")
 	}
 	return l, nil
+}
+
+// readRate reads N/TIME.
+func readRate(text string) (r lockclient.Rate, err error) {
+	n, of, _ := strings.Cut(text, "/")
+	grants, wrong := strconv.Atoi(n)
+	period, err := time.ParseDuration(of)
+	if wrong != nil || err != nil || grants < 1 || grants > wire.MaxGrants || period < wire.MinRatePeriod || period > wire.MaxRatePeriod {
+		return r, fmt.Errorf("--rate is %q; give how many grants in which time, like 10/1h: 1 to %d, in %v to %v", text, wire.MaxGrants, wire.MinRatePeriod, wire.MaxRatePeriod)
+	}
+	return lockclient.Rate{Grants: grants, Period: period}, nil
 }
 
 type unlimitCmd struct {
@@ -95,6 +113,7 @@ func limitsText(l *lockclient.Limits) string {
 	}{
 		{l.Capacity > 0, fmt.Sprintf("capacity %d", l.Capacity)}, {l.MaxTTL > 0, fmt.Sprintf("TTL up to %v", l.MaxTTL)}, {l.MaxHold > 0, fmt.Sprintf("held up to %v", l.MaxHold)},
 		{l.MaxQueue > 0, fmt.Sprintf("up to %d waiters", l.MaxQueue)}, {l.MaxPerPrincipal > 0, fmt.Sprintf("up to %d permits for a principal", l.MaxPerPrincipal)},
+		{l.Rate.Grants > 0, fmt.Sprintf("up to %d grants in %v", l.Rate.Grants, l.Rate.Period)},
 	} {
 		if one.set {
 			list = append(list, one.text)
@@ -110,6 +129,7 @@ func wireLimits(l *lockclient.Limits) *wire.Limits {
 	return &wire.Limits{
 		LimitsRequest: wire.LimitsRequest{
 			Capacity: int64(l.Capacity), MaxTTL: l.MaxTTL.Milliseconds(), MaxHold: l.MaxHold.Milliseconds(), MaxQueue: int64(l.MaxQueue), MaxPerPrincipal: int64(l.MaxPerPrincipal),
+			Rate: wire.Rate{Grants: int64(l.Rate.Grants), Period: l.Rate.Period.Milliseconds()},
 		},
 		By: l.By, Since: wire.Time{Time: l.Since},
 	}

@@ -200,10 +200,14 @@ func who(owner string) string {
 
 // wireStatus is a status as the API writes it.
 func wireStatus(s lockclient.Status) wire.Status {
-	return wire.Status{
+	out := wire.Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int64(s.Capacity), Available: int64(s.Available), Fence: s.Fence,
 		Holders: wireHolders(s.Holders), Waiting: int64(s.Waiting), Freeze: wireFreeze(s.Frozen), ServerTime: wire.Time{Time: s.At},
 	}
+	if !s.NextGrant.IsZero() {
+		out.NextGrant = &wire.Time{Time: s.NextGrant}
+	}
+	return out
 }
 
 func wireHolders(list []lockclient.StatusHolder) []wire.Holder {

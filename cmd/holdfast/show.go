@@ -46,6 +46,9 @@ func (s *streams) describe(status lockclient.Status) string {
 	if status.Frozen != nil {
 		fmt.Fprintf(&b, "\n  %s", s.paint(frozen(status.Frozen), color.FgCyan))
 	}
+	if !status.NextGrant.IsZero() {
+		fmt.Fprintf(&b, "\n  %s", s.paint("granted next at "+stamp(status.NextGrant)+" at the earliest, by its rate", color.FgCyan))
+	}
 	for _, h := range status.Holders {
 		fmt.Fprintf(&b, "\n  %s", who(h.Owner))
 		if h.Principal != "" {

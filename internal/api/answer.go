@@ -21,7 +21,7 @@ func leaseAnswer(l lock.LeaseStatus, secret string) wire.Lease {
 func statusAnswer(s lock.Status) wire.Status {
 	return wire.Status{
 		Lock: s.Lock, Locked: len(s.Holders) > 0, Capacity: s.Capacity, Available: s.Available, Fence: s.Fence,
-		Holders: holders(s.Holders, s.Now), Waiting: s.Waiting, Freeze: freezeAnswer(s.Freeze), ServerTime: wire.At(s.Now),
+		Holders: holders(s.Holders, s.Now), Waiting: s.Waiting, Freeze: freezeAnswer(s.Freeze), NextGrant: wire.AtOrNone(s.NextGrant), ServerTime: wire.At(s.Now),
 	}
 }
 

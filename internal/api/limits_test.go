@@ -7,6 +7,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -14,8 +15,8 @@ import (
 func TestLimitsAreAPartOfARule(t *testing.T) {
 	s := newSystem(t)
 	s.rule("put-rule", "deploy:", `{"freeze":{"until":"2026-03-01T18:00:00Z","reason":"the audit"}}`)
-	body := `{"limits":{"capacity":3,"max_ttl_ms":300000,"max_hold_ms":7200000,"max_queue":100,"max_per_principal":1}}`
-	want := wire.LimitsRequest{Capacity: 3, MaxTTL: 300000, MaxHold: 7200000, MaxQueue: 100, MaxPerPrincipal: 1}
+	body := `{"limits":{"capacity":3,"max_ttl_ms":300000,"max_hold_ms":7200000,"max_queue":100,"max_per_principal":1,"rate":{"grants":10,"period_ms":3600000}}}`
+	want := wire.LimitsRequest{Capacity: 3, MaxTTL: 300000, MaxHold: 7200000, MaxQueue: 100, MaxPerPrincipal: 1, Rate: wire.Rate{Grants: 10, Period: 3600000}}
 	r := s.rule("put-rule", "deploy:", body)
 	if r.Rev != 2 || r.Freeze == nil || r.Limits == nil || r.Limits.LimitsRequest != want || r.Limits.By != alice || r.InForceAt == nil {
 		t.Errorf("%+v, %+v", r, r.Limits)
@@ -114,7 +115,9 @@ func TestBadLimits(t *testing.T) {
 	for limits, says := range map[string]string{
 		`7`: "must be an object", `{}`: "limits is empty; give one limit", `{"capacity":0}`: "capacity is 0; it must be from 1 to 100", `{"capacity":101}`: "from 1 to 100",
 		`{"max_ttl_ms":999}`: "from 1000 to 604800000 milliseconds", `{"max_hold_ms":9999}`: "from 10000 to 31622400000", `{"max_queue":501}`: "from 1 to 500",
-		`{"max_per_principal":"1"}`: "must be a whole number", `{"rate":1}`: `"rate" is unknown`,
+		`{"max_per_principal":"1"}`: "must be a whole number", `{"rate":1}`: "rate is a number; it must be an object", `{"other":1}`: `"other" is unknown`,
+		`{"rate":{"grants":1}}`: "grants or period_ms is missing", `{"rate":{"period_ms":1000}}`: "grants or period_ms is missing", `{"rate":{"grants":101,"period_ms":1000}}`: "from 1 to 100",
+		`{"rate":{"grants":1,"period_ms":86400001}}`: "from 1000 to 86400000", `{"rate":{"grants":1,"period_ms":1000,"x":1}}`: `"x" is unknown`,
 	} {
 		p := s.problem(s.call("put-rule", "a", `{"limits":`+limits+`}`))
 		if p.Code != wire.InvalidRequest || p.Field != "limits" || !strings.Contains(p.Detail, says) {
@@ -155,5 +158,55 @@ func TestLimitsOfSetsAndModes(t *testing.T) {
 	conforms(t, "acquire", `{"mode":"read"}`, resp)
 	if p := s.problem(resp); p.Code != wire.LimitExceeded || p.Field != "mode" || !strings.Contains(p.Detail, "mode makes it 100, so readers cannot share these locks") {
 		t.Errorf("%+v", p)
+	}
+}
+
+// A rate refuses a request that does not wait, with the time of the next grant. A waiter is told the same, and a status shows it.
+func TestRateProblems(t *testing.T) {
+	s := newSystem(t)
+	s.rule("put-rule", "d:", `{"limits":{"rate":{"grants":1,"period_ms":60000}}}`)
+	lease := func(n string) string { return `{"lease":"my-secret-lease-000` + n + `"` }
+	if resp := s.call("acquire", "d:a", lease("1")+`}`); resp.StatusCode != 200 {
+		t.Fatal(resp.Body)
+	}
+	if resp := s.call("release", "d:a", lease("1")+`}`); resp.StatusCode != 200 {
+		t.Fatal(resp.Body)
+	}
+	for body, code := range map[string]wire.Code{lease("2") + `}`: wire.LimitExceeded, lease("3") + `,"wait_ms":60000}`: wire.LockHeld} {
+		resp := s.call("acquire", "d:a", body)
+		conforms(t, "acquire", body, resp)
+		p := s.problem(resp)
+		if p.Code != code || p.Limit != "rate" || p.Value != 1 || p.Period != 60000 || p.Prefix != "d:" || p.RetryAfter != 60000 || !strings.Contains(p.Detail, "each lock below d: is granted 1 times in 1m0s at most, and the next grant is possible in 1m0s") {
+			t.Errorf("%s: %+v", body, p)
+		}
+		if code == wire.LimitExceeded && !strings.Contains(p.Detail, "send wait_ms to wait for it in the queue") || code == wire.LockHeld && p.Position != 1 {
+			t.Errorf("%s: %+v", body, p)
+		}
+		s.call("release", "d:a", lease("3")+`}`) // so that the order of the two does not matter
+	}
+	resp := s.call("status", "d:a", "")
+	conforms(t, "status", "", resp)
+	var status wire.Status
+	if err := json.Unmarshal([]byte(resp.Body), &status); err != nil || status.NextGrant == nil || status.NextGrant.Sub(status.ServerTime.Time).Seconds() != 60 {
+		t.Errorf("%s", resp.Body)
+	}
+	set := `{"locks":[{"name":"d:a"},{"name":"d:b"}]}`
+	if p := s.problem(s.call("acquire", "", set, inScope("d:*"))); p.Code != wire.LimitExceeded || p.Lock != "d:a" || p.Limit != "rate" {
+		t.Errorf("a set: %+v", p)
+	}
+	set = `{"locks":[{"name":"d:a"},{"name":"d:b"}],"lease":"my-secret-lease-0004","wait_ms":60000}`
+	if p := s.problem(s.call("acquire", "", set, inScope("d:*"))); p.Code != wire.LockHeld || p.Lock != "d:a" || p.Limit != "rate" || !strings.Contains(p.Detail, "the set waits for d:a: each lock below d:") {
+		t.Errorf("a set that waits: %+v", p)
+	}
+	s.now = s.now.Add(60_000_000_000)
+	if resp := s.call("status", "d:a", ""); strings.Contains(resp.Body, "next_grant_at") {
+		t.Error(resp.Body)
+	}
+}
+
+// The times of the grants that a rate counts are in a row that no write lets be purged within the longest period.
+func TestRatePeriodIsWithinTheRetention(t *testing.T) {
+	if wire.MaxRatePeriod > lock.DefaultRetention {
+		t.Error(wire.MaxRatePeriod)
 	}
 }

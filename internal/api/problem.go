@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,9 +106,16 @@ func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 	}
 	p.RetryAfter, p.Position, p.Waiting, p.Ticket = max(held.RetryAfter.Milliseconds(), 1), held.Position, held.Waiting, held.Ticket
 	p.Tickets = held.Tickets
+	if held.Rate != nil {
+		nameLimit(p, held.Rate)
+	}
 	switch {
 	case held.Freeze != nil:
 		p.Detail = frozen(held)
+	case held.Rate != nil && held.Position > 0:
+		p.Detail = fmt.Sprintf("%s; place %d of %d in its queue is yours: send the same request again, with the ticket, to keep it", rateText(held.Rate), held.Position, held.Waiting)
+	case held.Rate != nil:
+		p.Detail = fmt.Sprintf("%s; %d wait for it: send wait_ms to join them", rateText(held.Rate), held.Waiting)
 	case held.Position > 0:
 		p.Detail = fmt.Sprintf("the lock is held, and place %d of %d in its queue is yours; send the same request again, with the ticket, to keep it", held.Position, held.Waiting)
 	case held.Waiting > 0:
@@ -164,6 +172,8 @@ func limitProblem(e *lock.LimitError, requestID string) *wire.Problem {
 		code, fix = wire.LeaseLost, "the lease has lasted so long since its grant, and its time is over; acquire the lock again"
 	case lock.LimitQueue:
 		code, fix = wire.QueueFull, fmt.Sprintf("%d wait already; come back later", e.Asked-1)
+	case lock.LimitRate:
+		limit, fix = rateText(e), "come back then, or send wait_ms to wait for it in the queue"
 	case lock.LimitPrincipal:
 		fix = fmt.Sprintf("with this request, you would hold and wait for %d permits; release some, or leave the queue", e.Asked)
 		if !e.Passes {
@@ -171,11 +181,25 @@ func limitProblem(e *lock.LimitError, requestID string) *wire.Problem {
 		}
 	}
 	p := wire.NewProblem(code, requestID)
-	p.Limit, p.Value, p.Prefix, p.Field = string(e.Name), e.Value, lock.RuleSubject(e.Prefix), e.Field
+	nameLimit(p, e)
+	p.Field = e.Field
 	if p.Detail = limit + ": " + fix; e.Passes {
-		p.RetryAfter = retryFull.Milliseconds()
+		p.RetryAfter = cmp.Or(e.RetryAfter, retryFull).Milliseconds()
 	}
 	return p
+}
+
+func nameLimit(p *wire.Problem, e *lock.LimitError) {
+	p.Limit, p.Value, p.Period, p.Prefix = string(e.Name), e.Value, e.Period, lock.RuleSubject(e.Prefix)
+}
+
+// rateText says how often a lock is granted, and when it may be granted next.
+func rateText(e *lock.LimitError) string {
+	below := "each lock below " + lock.RuleSubject(e.Prefix)
+	if e.Prefix == "" {
+		below = "each lock"
+	}
+	return fmt.Sprintf("%s is granted %d times in %v at most, and the next grant is possible in %v", below, e.Value, time.Duration(e.Period)*time.Millisecond, e.RetryAfter.Round(time.Millisecond))
 }
 
 // mismatch is the detail of a request for a lock in use with another capacity: who named which, and how to change it without harm.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -167,13 +168,39 @@ func (c *call) readLimits() *lock.Limits {
 	l.MaxHold, _ = o.integer("max_hold_ms", wire.MinHoldLimit.Milliseconds(), wire.MaxHoldLimit.Milliseconds(), " milliseconds")
 	l.MaxQueue, _ = o.integer("max_queue", 1, wire.MaxQueue, "")
 	l.MaxPerPrincipal, _ = o.integer("max_per_principal", 1, wire.MaxCapacity, "")
+	l.Rate = readRate(o)
 	switch err := o.done(); {
 	case err != nil:
 		c.fields.fail("limits", "limits: %v", err)
 	case *l == lock.Limits{}:
-		c.fields.fail("limits", "limits is empty; give one limit at least: capacity, max_ttl_ms, max_hold_ms, max_queue or max_per_principal")
+		c.fields.fail("limits", "limits is empty; give one limit at least: capacity, max_ttl_ms, max_hold_ms, max_queue, max_per_principal, or rate")
 	}
 	return l
+}
+
+// readRate reads the rate of limits; the zero Rate if it is absent or wrong.
+func readRate(of *object) (r lock.Rate) {
+	raw := of.raw("rate")
+	if raw == nil {
+		return r
+	}
+	if raw[0] != '{' {
+		of.fail("rate", `rate is %s; it must be an object, like {"grants": 10, "period_ms": 3600000}`, kind(raw))
+		return r
+	}
+	o, err := parseObject(raw)
+	if err == nil {
+		var grants, period bool
+		r.Grants, grants = o.integer("grants", 1, wire.MaxGrants, "")
+		r.Period, period = o.integer("period_ms", wire.MinRatePeriod.Milliseconds(), wire.MaxRatePeriod.Milliseconds(), " milliseconds")
+		if err = o.done(); err == nil && !(grants && period) {
+			err = errors.New("grants or period_ms is missing; say how many grants of a lock, in which period")
+		}
+	}
+	if err != nil {
+		of.fail("rate", "rate: %v", err)
+	}
+	return r
 }
 
 func limitsAnswer(l *lock.Limits) *wire.Limits {
@@ -181,7 +208,7 @@ func limitsAnswer(l *lock.Limits) *wire.Limits {
 		return nil
 	}
 	return &wire.Limits{
-		LimitsRequest: wire.LimitsRequest{Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal},
+		LimitsRequest: wire.LimitsRequest{Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal, Rate: wire.Rate(l.Rate)},
 		By:            l.By, Since: wire.At(l.At),
 	}
 }

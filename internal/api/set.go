@@ -188,6 +188,10 @@ func setDetail(held *lock.HeldError) string {
 		return fmt.Sprintf("the set waits for %s: %s; send the same request again, with the tickets, to keep its places", held.Lock, freezeText(held.Freeze))
 	case held.Freeze != nil:
 		return fmt.Sprintf("the set needs %s: %s; send wait_ms to join the queues of all its locks", held.Lock, freezeText(held.Freeze))
+	case held.Rate != nil && held.Position > 0:
+		return fmt.Sprintf("the set waits for %s: %s; send the same request again, with the tickets, to keep its places", held.Lock, rateText(held.Rate))
+	case held.Rate != nil:
+		return fmt.Sprintf("the set needs %s: %s; send wait_ms to join the queues of all its locks", held.Lock, rateText(held.Rate))
 	case held.Position > 0:
 		return fmt.Sprintf("the set waits for %s, at place %d; send the same request again, with the tickets, to keep its places", held.Lock, held.Position)
 	case held.Waiting > 0:

@@ -211,6 +211,13 @@ func (e *expression) become(from, to lock.Record) {
 	e.assignNum(e.name(attrWaiting), to.Waiting)
 	e.assignNum(e.name(attrNextTicket), to.NextTicket)
 	e.assignNum(e.name(attrHead), to.Head)
+	switch {
+	case slices.Equal(to.Grants, from.Grants):
+	case len(to.Grants) == 0:
+		e.remove = append(e.remove, e.name(attrGrants))
+	default:
+		e.assign(e.name(attrGrants), numList(to.Grants))
+	}
 	if to.Retired != from.Retired {
 		e.assign(e.name(attrRetired), str(string(to.Retired.Key)))
 		e.assignNum(e.name(attrRetiredFence), to.Retired.Fence)

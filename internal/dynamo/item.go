@@ -33,7 +33,8 @@ const (
 	attrRetiredAt    = "retired_at"
 	attrRetiredCause = "retired_cause"
 	attrTTL          = "ttl"
-	attrIndex        = "idx" // the part of the index of names: see index.go
+	attrGrants       = "grants" // a list of the times of the last grants, oldest first; absent without a rate
+	attrIndex        = "idx"    // the part of the index of names: see index.go
 
 	// of a lease. Those that every lease has are short: a semaphore's item has up to a hundred leases, and each KB of it costs a write unit.
 	attrOwner         = "owner"
@@ -86,6 +87,8 @@ const (
 	attrLimitHold      = "max_hold_ms"
 	attrLimitQueue     = "max_queue"
 	attrLimitPrincipal = "max_per_principal"
+	attrLimitGrants    = "rate_grants"
+	attrLimitPeriod    = "rate_period_ms"
 
 	skLock  = "lock"
 	skWait  = "wait#"   // and a ticket: a waiter
@@ -108,6 +111,14 @@ func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Va
 
 func num(n int64) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatInt(n, 10)}
+}
+
+func numList(all []int64) types.AttributeValue {
+	list := &types.AttributeValueMemberL{}
+	for _, n := range all {
+		list.Value = append(list.Value, num(n))
+	}
+	return list
 }
 
 // termsAttributes are the attributes of terms. Empty strings and zeros are left out: every byte counts towards the 1 KB of
@@ -231,11 +242,7 @@ func waiterItem(name string, w lock.Waiter) item {
 	it[attrTicket], it[attrLease], it[attrWant], it[attrUntil] = num(w.Ticket), str(string(w.Key)), wantItem(w), num(w.Until)
 	it[attrTTL] = num(waiterTTL(w.Until))
 	if w.Tickets[0] != 0 {
-		list := &types.AttributeValueMemberL{}
-		for _, ticket := range w.Tickets[:max(len(lock.SetNames(w.Set)), 1)] {
-			list.Value = append(list.Value, num(ticket))
-		}
-		it[attrPlaces] = list
+		it[attrPlaces] = numList(w.Tickets[:max(len(lock.SetNames(w.Set)), 1)])
 	}
 	return it
 }
@@ -285,6 +292,7 @@ func Decode(it map[string]types.AttributeValue) (lock.Record, error) {
 			Cause: lock.Cause(d.str(attrRetiredCause)),
 		},
 	}
+	r.Grants = d.numbers(attrGrants)
 	if holders := d.m(attrHolders); len(holders) > 0 {
 		r.Holders = make(map[lock.LeaseKey]lock.Lease, len(holders))
 		for k, v := range holders {
@@ -390,20 +398,31 @@ func (d *decoder) tokens() lock.Tokens {
 
 // tickets reads the tickets of a set's places.
 func (d *decoder) tickets(to *[lock.MaxSet]int64) {
-	v, ok := d.it[attrPlaces]
-	if !ok {
+	list := d.numbers(attrPlaces)
+	if len(list) > len(to) {
+		d.fail(attrPlaces, d.it[attrPlaces])
 		return
+	}
+	copy(to[:], list)
+}
+
+// numbers reads a list of numbers; nil if it is absent.
+func (d *decoder) numbers(attr string) (list []int64) {
+	v, ok := d.it[attr]
+	if !ok {
+		return nil
 	}
 	l, ok := v.(*types.AttributeValueMemberL)
-	if !ok || len(l.Value) > len(to) {
-		d.fail(attrPlaces, v)
-		return
+	if !ok {
+		d.fail(attr, v)
+		return nil
 	}
-	for i, v := range l.Value {
-		of := decoder{it: item{attrPlaces: v}}
-		to[i] = of.num(attrPlaces)
+	for _, v := range l.Value {
+		of := decoder{it: item{attr: v}}
+		list = append(list, of.num(attr))
 		d.err = cmp.Or(d.err, of.err)
 	}
+	return list
 }
 
 // fail keeps the error of an attribute of another type than a lock's. It does not repeat the value, which may be a callback token: the

@@ -106,6 +106,7 @@ func limitsItem(l *lock.Limits) item {
 	m.strings(map[string]string{attrBy: l.By})
 	m.numbers(map[string]int64{
 		attrLimitCapacity: l.Capacity, attrLimitTTL: l.MaxTTL, attrLimitHold: l.MaxHold, attrLimitQueue: l.MaxQueue, attrLimitPrincipal: l.MaxPerPrincipal,
+		attrLimitGrants: l.Rate.Grants, attrLimitPeriod: l.Rate.Period,
 	})
 	for attr, v := range newerAttributes(l.Newer) {
 		if !limitsKnown[attr] {
@@ -118,6 +119,7 @@ func limitsItem(l *lock.Limits) item {
 // limitsKnown are the attributes of a rule's limits that this version knows.
 var limitsKnown = map[string]bool{
 	attrAt: true, attrBy: true, attrLimitCapacity: true, attrLimitTTL: true, attrLimitHold: true, attrLimitQueue: true, attrLimitPrincipal: true,
+	attrLimitGrants: true, attrLimitPeriod: true,
 }
 
 func decodeLimits(m item) (*lock.Limits, error) {
@@ -127,7 +129,7 @@ func decodeLimits(m item) (*lock.Limits, error) {
 	d := decoder{it: m}
 	return &lock.Limits{
 		Capacity: d.num(attrLimitCapacity), MaxTTL: d.num(attrLimitTTL), MaxHold: d.num(attrLimitHold), MaxQueue: d.num(attrLimitQueue),
-		MaxPerPrincipal: d.num(attrLimitPrincipal), By: d.str(attrBy), At: d.num(attrAt), Newer: newerText(m, limitsKnown),
+		MaxPerPrincipal: d.num(attrLimitPrincipal), Rate: lock.Rate{Grants: d.num(attrLimitGrants), Period: d.num(attrLimitPeriod)}, By: d.str(attrBy), At: d.num(attrAt), Newer: newerText(m, limitsKnown),
 	}, d.err
 }
 

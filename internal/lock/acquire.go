@@ -192,13 +192,13 @@ func (o acquiring) next(now time.Time, r Record) (*Command, error) {
 		if h.Unclaimed {
 			to = to.withHolder(o.key, claimed(h, now))
 		}
-	case joins && r.hold.at(now) == nil && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.terms()):
+	case joins && to.heldBack(now) == nil && to.Waiting == 0 && !o.mismatches(to) && to.fits(o.terms()):
 		h := o.lease(now, to.nextFence(now))
-		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() {
+		if len(r.Holders) == 0 && r.Waiting == 0 && o.blind() && r.hold == nil {
 			c := o.rules.take(now, o.key, h, o.req.Capacity)
 			return &c, nil
 		}
-		to = to.withHolder(o.key, h)
+		to = to.counting(now).withHolder(o.key, h)
 		to.Fence = h.Fence
 	case joins && o.req.Wait > 0 && to.Waiting < o.limits.maxQueue() && !o.mismatches(to):
 		to = o.enqueue(now, to)
@@ -337,16 +337,22 @@ func (o acquiring) capacityError(r Record) error {
 // refusal is the error of a request that was not granted.
 func (o acquiring) refusal(now time.Time, r Record) error {
 	_, waits := r.place(o.key)
-	hold := r.hold.at(now)
+	rate := r.tooOften(now, o.terms())
 	switch {
-	case hold != nil && hold.freeze != nil:
-		e := o.rules.frozen(now, r, o.key, hold.freeze)
+	case r.hold.freezes(now):
+		e := o.rules.frozen(now, r, o.key, r.hold.freeze)
 		e.Full = o.queueIsFull(r, waits)
 		return e
 	case o.mismatches(r):
 		return o.capacityError(r)
 	case o.queueIsFull(r, waits):
 		return o.limits.queueFull(r)
+	case rate != nil && o.req.Wait == 0 && r.Waiting == 0:
+		return rate
+	case rate != nil:
+		e := o.rules.held(now, r, o.key)
+		e.Rate, e.RetryAfter = rate, rate.RetryAfter
+		return e
 	case o.req.Wait == 0 && r.Waiting == 0 && r.hasPermits(o.terms()):
 		if err := r.room(o.terms()); err != nil {
 			return err

@@ -232,5 +232,7 @@ quick tests of each rule.
  16. Nobody waits without limit behind a waiter whose caller is gone: [Coordinator.SettleUntil], Effects.Turn, [CauseTurn].
  17. No request that a limit refuses makes a lease or a place: acquiring.next, tryAcquire. No renewal or claim makes a lease last beyond its EndsAt, or gives it a longer
     TTL than its limit: LeaseMayLast and LeaseTTLAllows in renew, renewing.next, bounded. A limit ends or refuses nothing that is there.
+ 18. No write grants a lock before its rates allow it, nor more waiters than they allow: Record.heldBack, counting. Nobody waits for a rate without limit: [HeldUp],
+    Effects.Turn.
 */
 package lock

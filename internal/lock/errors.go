@@ -53,11 +53,12 @@ type HeldError struct {
 	Holders    []Lease // oldest grant first
 	Now        int64   // the coordinator's clock when it decided, Unix milliseconds
 	RetryAfter time.Duration
-	Position   int64   // in the queue, from 1; 0: not in it
-	Ticket     int64   // of the place, for the next poll; 0: none
-	Waiting    int64   // how many are in the queue
-	Full       bool    // with a Freeze: the queue has no room for the request
-	Freeze     *Freeze // not nil: nobody is granted the lock until the freeze ends, whether or not it has holders
+	Position   int64       // in the queue, from 1; 0: not in it
+	Ticket     int64       // of the place, for the next poll; 0: none
+	Waiting    int64       // how many are in the queue
+	Full       bool        // with a Freeze: the queue has no room for the request
+	Rate       *LimitError // not nil: permits are free, but nobody is granted the lock before RetryAfter
+	Freeze     *Freeze     // not nil: nobody is granted the lock until the freeze ends, whether or not it has holders
 
 	// Of a set of locks:
 	Lock    string  // the lock that holds the set up, which Holders, RetryAfter, Waiting and Freeze are about

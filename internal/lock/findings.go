@@ -73,7 +73,7 @@ func (u Rules) findings(now time.Time, name string, r Record, listened bool) (li
 	}
 	if ahead := fenceError(now, r.nextFence(now)); ahead != nil {
 		list = append(list, Finding{Kind: FindingAhead, Lock: name})
-	} else if len(list) == 0 && r.hold.at(now) == nil && u.fitsBy(due, r) {
+	} else if len(list) == 0 && r.heldBack(now) == nil && u.fitsBy(due, r) {
 		list = append(list, Finding{Kind: FindingUnsettled, Lock: name})
 	}
 	if r.TTL == 0 {

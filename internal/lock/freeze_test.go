@@ -376,8 +376,8 @@ func TestOneRequestReadsTheRules(t *testing.T) {
 // A hold ends with its freeze, also between the read of the rules and the decision; that of rules that cannot be read does not end by itself.
 func TestHoldEndsWithItsFreeze(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
-	frozen, unreadable := &hold{freeze: &Freeze{Until: now.UnixMilli()}}, &hold{err: ErrThrottled}
-	if frozen.at(now.Add(-ms)) == nil || frozen.at(now) != nil || unreadable.at(now) == nil {
+	frozen, unreadable := Record{hold: &hold{freeze: &Freeze{Until: now.UnixMilli()}}}, Record{hold: &hold{err: ErrThrottled}}
+	if frozen.heldBack(now.Add(-ms)) == nil || frozen.heldBack(now) != nil || unreadable.heldBack(now) == nil {
 		t.Error("a hold of the wrong length")
 	}
 }

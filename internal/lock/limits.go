@@ -21,6 +21,7 @@ type Limits struct {
 	MaxTTL          int64  // of a lease, in milliseconds. The TTL of the lease of an execution, which is the time between two checks, is not limited
 	MaxHold         int64  // how long one lease lasts from its grant on, however often it is renewed, in milliseconds
 	MaxQueue        int64  // waiters of one lock
+	Rate            Rate   // how often one lock is granted
 	MaxPerPrincipal int64  // permits of one lock that one principal holds and waits for together
 	Newer           string // limits of a newer version, in a text of the store's own; empty: none
 	By              string // the principal that set the limits; empty: unknown
@@ -43,6 +44,7 @@ const (
 	LimitHold      LimitName = "max_hold_ms"
 	LimitQueue     LimitName = "max_queue"
 	LimitPrincipal LimitName = "max_per_principal"
+	LimitRate      LimitName = "rate"
 )
 
 // A Limit is one limit of a lock. The zero Limit is none.
@@ -60,12 +62,17 @@ var ErrLimit = errors.New("a limit of the lock's prefix is exceeded")
 // A LimitError is the answer to a request that a limit refuses. Nothing was written.
 type LimitError struct {
 	Limit
-	Field  string // of the request that names more than the limit; empty: none
-	Asked  int64  // what the field names, or what there would be with the request
-	Passes bool   // the same request can succeed later, when waiters or leases have ended
+	Field      string        // of the request that names more than the limit; empty: none
+	Asked      int64         // what the field names, or what there would be with the request
+	Passes     bool          // the same request can succeed later, when waiters or leases have ended
+	Period     int64         // of a limit of grants, in milliseconds
+	RetryAfter time.Duration // of a limit of grants: until the next one is possible
 }
 
 func (e *LimitError) Error() string {
+	if e.Name == LimitRate {
+		return fmt.Sprintf("%v: %s is %d in %v for locks below %q; the next is possible in %v", ErrLimit, e.Name, e.Value, time.Duration(e.Period)*time.Millisecond, RuleSubject(e.Prefix), e.RetryAfter)
+	}
 	return fmt.Sprintf("%v: %s is %d for locks below %q, and the request makes it %d", ErrLimit, e.Name, e.Value, RuleSubject(e.Prefix), e.Asked)
 }
 

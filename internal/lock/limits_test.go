@@ -192,6 +192,19 @@ func TestRuleHoldLimit(t *testing.T) {
 	}
 }
 
+// A waiter that claims its grant gets what is left of the time from the grant on.
+func TestRuleHoldLimitOfAClaim(t *testing.T) {
+	k := newKit(t)
+	k.limit("a", Limits{MaxHold: 15_000})
+	k.must("before")
+	k.waits("x")
+	k.want(k.release("before"), nil)
+	k.pass(5 * time.Second)
+	if l := k.must("x", placeFor(time.Hour)); l.Remaining != 10*time.Second || l.Lease.ExpiresAt != l.Lease.EndsAt {
+		t.Errorf("%+v", l)
+	}
+}
+
 // The lease of an execution ends when it may last no longer, although the execution runs: its timer comes for that, and asks nobody.
 func TestRuleHoldLimitOfAnExecution(t *testing.T) {
 	k := newKit(t)

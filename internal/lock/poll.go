@@ -62,10 +62,10 @@ func (o acquiring) polled(now time.Time, r Record, w Waiter) (until int64, waits
 	if o.isHalfOver(now, w) {
 		until = max(w.Until, now.Add(o.req.Wait).UnixMilli())
 	}
-	frozen := r.hold.at(now) != nil
-	free := permits(r.Holders) < r.capacity() && !frozen
+	held := r.heldBack(now) != nil
+	free := permits(r.Holders) < r.capacity() && !held
 	switch isHead := w.Ticket <= r.Head; {
-	case len(r.Holders) == 0 && !frozen, free && isHead && r.fits(w.Terms): // a write left waiters that fit
+	case len(r.Holders) == 0 && !held, free && isHead && r.fits(w.Terms): // a write left waiters that fit
 		return 0, false
 	case free && until > 0: // the head may be an abandoned waiter that wants more than is free
 		return 0, false

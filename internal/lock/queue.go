@@ -55,7 +55,7 @@ func (u Rules) advanceBy(now time.Time, r Record, most int) Record {
 		switch {
 		case w.Until <= ms: // abandoned
 			moves++
-		case len(to.Queue) == 0 && w.Set == "" && r.hold.at(now) == nil && to.fits(w.Terms) && fenceError(now, fence) == nil:
+		case len(to.Queue) == 0 && w.Set == "" && to.heldBack(now) == nil && to.fits(w.Terms) && fenceError(now, fence) == nil:
 			moves++
 			to, _ = to.handedTo(now, w)
 		default:
@@ -77,7 +77,7 @@ func (r Record) handedTo(now time.Time, w Waiter) (Record, Lease) {
 		h.ExpiresAt = min(ms+h.TTL, ms+ClaimTime.Milliseconds())
 		h = h.bounded()
 	}
-	r = r.withHolder(w.Key, h)
+	r = r.counting(now).withHolder(w.Key, h)
 	r.Fence = h.Fence
 	return r, h
 }
@@ -243,10 +243,10 @@ func (c *Coordinator) Settle(ctx context.Context, name string) error {
 }
 
 // A HeldUp says that a lock has free permits which nobody gets, since the head of its queue does not fit, or is a set that waits for its other
-// locks. The zero HeldUp says that it has none.
+// locks, or since a rate allows the next grant later. The zero HeldUp says that it has none.
 type HeldUp struct {
 	Head  int64     // of the record: while it is the same, so is the head of the queue
-	Until time.Time // when the head loses its place, unless its caller extends it
+	Until time.Time // when the head loses its place, unless its caller extends it, or when the rate allows a grant
 }
 
 // SettleUntil is Settle. It returns when the lock must be settled again, if the head of the queue keeps those behind it from free permits: nothing
@@ -254,11 +254,14 @@ type HeldUp struct {
 func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, error) {
 	for range maxTries {
 		out, err := c.readFirst(ctx, name, settling{c.rules})
-		if err != nil || out.After.hold != nil { // the end of a freeze settles the lock
+		if err != nil || out.After.hold.failed() != nil || out.After.hold.freezes(c.clock()) { // the end of a freeze settles the lock
 			return HeldUp{}, err
 		}
 		if out.wrote { // after a write, decide has settled what is left
 			continue
+		}
+		if at, _ := out.After.nextGrant(); at > c.clock().UnixMilli() && Unsettled(out.After) {
+			return HeldUp{Head: out.After.Head, Until: time.UnixMilli(at)}, nil
 		}
 		set := out.After.headSet()
 		if set == nil {

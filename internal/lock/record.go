@@ -44,6 +44,9 @@ type Record struct {
 	// Own is the place of the operation's caller, if it was read and Queue does not reach so far; else the zero Waiter.
 	Own Waiter
 
+	// Grants are the times of the last grants, oldest first, in Unix milliseconds, while a rate is in force for the lock: see rate.go.
+	Grants []int64
+
 	// hold is what keeps the lock from being granted, as far as the operation needs to know. It is not stored.
 	hold *hold
 	// texts are those of its leases, as far as the operation needs them. They are not stored here.

@@ -122,18 +122,16 @@ func (c *Coordinator) readRules(ctx context.Context) ([]PrefixRule, error) {
 	return rules, nil
 }
 
-// A hold keeps a lock from being granted. nil keeps nothing back.
+// A hold is what may keep a lock from being granted: see [Record.heldBack]. nil keeps nothing back.
 type hold struct {
-	freeze *Freeze // nil: the rules could not be read
-	err    error   // why not
+	freeze *Freeze
+	rates  []rate
+	err    error // why the rules could not be read
 }
 
-// at is the hold at a time; nil if it is over.
-func (h *hold) at(now time.Time) *hold {
-	if h != nil && h.freeze != nil && h.freeze.Until <= now.UnixMilli() {
-		return nil
-	}
-	return h
+// freezes reports whether the freeze is in force at a time.
+func (h *hold) freezes(now time.Time) bool {
+	return h != nil && h.freeze != nil && h.freeze.Until > now.UnixMilli()
 }
 
 // failed is the error of the rules that could not be read, or nil.
@@ -163,8 +161,8 @@ func (c *Coordinator) holdsOn(ctx context.Context, names ...string) []*hold {
 	for i, name := range names {
 		if err != nil {
 			list[i] = &hold{err: err}
-		} else if f := freezeOf(rules, name, now); f != nil {
-			list[i] = &hold{freeze: f}
+		} else if f, rates := freezeOf(rules, name, now), ratesOf(rules, name); f != nil || rates != nil {
+			list[i] = &hold{freeze: f, rates: rates}
 		}
 	}
 	return list

@@ -196,7 +196,7 @@ func (o setAcquiring) refused(to []Record) error {
 // free reports whether all locks can be granted to a set that has no place.
 func (o setAcquiring) free(now time.Time, to []Record) bool {
 	for i, r := range to {
-		if one := o.ones[i]; r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {
+		if one := o.ones[i]; r.Waiting > 0 || r.heldBack(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {
 			return false
 		}
 	}
@@ -224,7 +224,7 @@ func (o setAcquiring) queueFull(to []Record) bool {
 func (o setAcquiring) grantNew(now time.Time, rs []Record) (to []Record) {
 	for i, r := range rs {
 		h := o.ones[i].lease(now, r.nextFence(now))
-		r = r.withHolder(o.key, h)
+		r = r.counting(now).withHolder(o.key, h)
 		r.Fence = h.Fence
 		to = append(to, r)
 	}
@@ -282,7 +282,7 @@ func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 	for i, r := range rs {
 		one := o.ones[i]
 		w, waits := r.place(o.key)
-		blocks := !r.fits(one.terms()) || r.Waiting > 0 && (!waits || r.position(o.key) > 1)
+		blocks := !r.fits(one.terms()) || r.tooOften(now, one.terms()) != nil || r.Waiting > 0 && (!waits || r.position(o.key) > 1)
 		err := one.refusal(now, r)
 		held, ok := errors.AsType[*HeldError](err)
 		if !ok {
@@ -324,13 +324,13 @@ func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until
 		if o.ones[i].isHalfOver(now, w) {
 			until = max(until, w.Until, now.Add(o.req.Wait).UnixMilli())
 		}
-		fits = fits && r.fits(w.Terms) && r.hold.at(now) == nil
+		fits = fits && r.fits(w.Terms) && r.heldBack(now) == nil
 	}
 	if fits {
 		return 0, false
 	}
 	for _, r := range rs {
-		if until > 0 && (permits(r.Holders) < r.capacity() && r.hold.at(now) == nil || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
+		if until > 0 && (permits(r.Holders) < r.capacity() && r.heldBack(now) == nil || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
 			return 0, false // an abandoned waiter may be first; or the row would be purged soon after
 		}
 	}

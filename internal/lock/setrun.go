@@ -272,7 +272,7 @@ var errBehind = errors.New("the set is not first in all queues, or does not fit,
 // setFits returns nil if a set is first in all queues and fits in all records, which are settled, and nothing keeps a lock from being granted.
 func (u Rules) setFits(now time.Time, rs []Record, key LeaseKey) error {
 	for _, r := range rs {
-		if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold.at(now) != nil {
+		if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.heldBack(now) != nil {
 			return errBehind
 		}
 	}
@@ -351,7 +351,7 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, own LeaseKey, tod
 	for n := 1; len(todo) > 0 && n < maxSettled; n++ {
 		l := todo[0]
 		todo = todo[1:]
-		if l.after.hold != nil || !Unsettled(l.after) {
+		if l.after.heldBack(c.clock()) != nil || !Unsettled(l.after) {
 			continue
 		}
 		if set := l.after.headSet(); set != nil {

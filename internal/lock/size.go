@@ -14,12 +14,13 @@ const (
 	recordBytes = 4096 // the record without its leases
 	holderBytes = 256  // a lease without its texts: attribute names, numbers and the key
 	boundsBytes = 64   // the limits that a lease keeps
+	grantBytes  = 16   // the time of a grant
 	tokenBytes  = 8    // a callback token without its kind and text
 )
 
 // Bytes is an upper bound of the record's size in a store, whatever metadata renewals bring.
 func (r Record) Bytes() int64 {
-	sum := int64(recordBytes)
+	sum := int64(recordBytes + grantBytes*len(r.Grants))
 	for _, h := range r.Holders {
 		sum += h.bytes()
 	}

@@ -11,6 +11,7 @@ type Status struct {
 	Holders   []Lease
 	Waiting   int64
 	Freeze    *Freeze // of [Coordinator.Status]: nil if the lock is not frozen. A list leaves it out
+	NextGrant int64   // the same: when a rate allows the next grant, in Unix milliseconds; 0: now, or there is no rate
 	Now       int64   // the coordinator's clock, Unix milliseconds
 }
 
@@ -26,6 +27,10 @@ func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 	}
 	s, err := c.status(ctx, name, reply.After)
 	s.Freeze = freezeOf(rules, name, c.clock())
+	reply.After.hold = &hold{rates: ratesOf(rules, name)}
+	if at, _ := reply.After.nextGrant(); at > s.Now {
+		s.NextGrant = at
+	}
 	return s, err
 }
 

@@ -125,7 +125,8 @@ func (w Write) Effects(listened bool) Effects {
 	joined := w.Before.Waiting == 0 && w.After.Waiting > 0
 	e.Unsettled = Unsettled(w.After)
 	moved := w.After.Cause == CauseTurn || w.Before.Head != w.After.Head
-	e.Turn = e.Unsettled && (moved || permits(w.Before.Holders) >= w.Before.Capacity)
+	rated := len(w.After.Grants) > 0 && permits(w.After.Holders) < permits(w.Before.Holders) // the head may fit only now, and a rate may keep it back
+	e.Turn = e.Unsettled && (moved || rated || permits(w.Before.Holders) >= w.Before.Capacity)
 	for _, c := range e.Changes {
 		if c.Kind == LeaseAcquired && (listened || c.Lease.Execution != "" || w.After.Waiting > 0) {
 			e.Timed = append(e.Timed, c)

@@ -243,6 +243,9 @@ func become(t *rapid.T, from lock.Record) lock.Record {
 	}
 	to.Head = small.Draw(t, "head")
 	to.Waiting, to.NextTicket = rapid.Int64Range(0, 1).Draw(t, "waiting"), small.Draw(t, "next_ticket")
+	if grants := rapid.SliceOfN(small, 0, 3).Draw(t, "grants"); len(grants) > 0 {
+		to.Grants = grants
+	}
 	if rapid.Bool().Draw(t, "retires") {
 		to.Retired = lock.Retired{
 			Key: rapid.SampledFrom(leases).Draw(t, "retired"), Fence: small.Draw(t, "retired fence"), At: small.Draw(t, "retired at"),

@@ -73,7 +73,7 @@ var ruleSuite = map[string]func(*fixture){
 	},
 	"limits are read as they were stored, and a change of them leaves the freeze": func(f *fixture) {
 		frozen := *f.freeze(time.Hour).Freeze
-		all := lock.Limits{Capacity: 3, MaxTTL: 60_000, MaxHold: 90_000, MaxQueue: 4, MaxPerPrincipal: 5}
+		all := lock.Limits{Capacity: 3, MaxTTL: 60_000, MaxHold: 90_000, MaxQueue: 4, MaxPerPrincipal: 5, Rate: lock.Rate{Grants: 6, Period: 7000}}
 		f.limit(all)
 		all.By, all.At = "arn:op", f.clock.Now().UnixMilli()
 		if p, err := f.Rule(f.t.Context(), f.name); err != nil || p.Limits == nil || *p.Limits != all || p.Freeze == nil || *p.Freeze != frozen || p.TTL != 0 {
@@ -113,6 +113,32 @@ var ruleSuite = map[string]func(*fixture){
 		}
 		if h := f.record().Holders[lock.KeyOf(f.name, "b")]; h.EndsAt != f.clock.Now().UnixMilli()+90_000 || h.Bounds.MaxTTL != 60_000 {
 			f.t.Errorf("%+v", h)
+		}
+	},
+	"a lock is granted as often as its rate says": func(f *fixture) {
+		f.limit(lock.Limits{Rate: lock.Rate{Grants: 2, Period: 60_000}})
+		for _, secret := range []string{"a", "b"} {
+			f.mustAcquire(secret)
+			f.must(f.release(secret))
+			f.clock.Advance(20 * time.Second)
+		}
+		err := second(f.acquire("c"))
+		if e, ok := errors.AsType[*lock.LimitError](err); !ok || e.Name != lock.LimitRate || e.RetryAfter.Round(time.Second) != 20*time.Second {
+			f.t.Errorf("error %v", err)
+		}
+		f.wantErr(second(f.acquire("c", func(r *lock.AcquireRequest) { r.Wait = time.Hour })), lock.ErrLockHeld)
+		f.clock.Advance(20 * time.Second)
+		f.mustAcquire("c")
+		if r := f.record(); len(r.Grants) != 2 || r.Grants[0] != f.clock.Now().Add(-40*time.Second).UnixMilli() || r.Grants[1] != f.clock.Now().UnixMilli() {
+			f.t.Errorf("grants %v", r.Grants)
+		}
+		f.must(f.release("c"))
+		f.limit(lock.Limits{MaxQueue: 3})
+		f.clock.Advance(lock.RulePeriod)
+		f.mustAcquire("d")
+		f.must(f.release("d"))
+		if r := f.record(); len(r.Holders) != 0 {
+			f.t.Errorf("%+v", r)
 		}
 	},
 	"the permits of a principal are counted in all its leases and places": func(f *fixture) {

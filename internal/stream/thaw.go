@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The end of a freeze. The write of a rule sets a job for the end of its freeze, or at once if the write ended one. The job looks through the
+// The end of a freeze. The write of a rule sets a job for the end of its freeze, or at once if the write ended one, or changed a rate that may have kept waiters back. The job looks through the
 // locks below the prefix, and grants those that others wait for. Without it, a lock is granted by the next poll of a waiter, or by the next write of the
 // lock, or by an operator's sweep.
 
@@ -29,7 +29,7 @@ func ruleEntry(w lock.Write) Entry {
 	}
 	if l := p.Limits; l != nil {
 		e.Limits = &events.Limits{
-			Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal, Since: events.At(l.At), By: l.By,
+			Capacity: l.Capacity, MaxTTL: l.MaxTTL, MaxHold: l.MaxHold, MaxQueue: l.MaxQueue, MaxPerPrincipal: l.MaxPerPrincipal, Rate: events.Rate(l.Rate), Since: events.At(l.At), By: l.By,
 		}
 	}
 	return Entry{DetailType: e.DetailType(), Detail: encode(e), Time: e.ChangedAt.Time, Lock: w.Lock}
@@ -44,7 +44,9 @@ func (c *Consumer) thaws(ctx context.Context, batch []derivation) (failures []fa
 		job := Job{Kind: JobThaw, Lock: d.Lock, Due: c.now()}
 		switch before, after := d.Rule.Before.Freeze, d.Rule.After.Freeze; {
 		case before == nil && after == nil, before != nil && after != nil && *before == *after: // another part of the rule has changed
-			continue
+			if was := rateOf(d.Rule.Before); was == (lock.Rate{}) || was == rateOf(d.Rule.After) {
+				continue
+			}
 		case after != nil:
 			job.Due = time.UnixMilli(after.Until)
 		}
@@ -53,6 +55,14 @@ func (c *Consumer) thaws(ctx context.Context, batch []derivation) (failures []fa
 		}
 	}
 	return failures
+}
+
+// rateOf is the rate of a rule; the zero Rate if it has none.
+func rateOf(p lock.PrefixRule) lock.Rate {
+	if p.Limits == nil {
+		return lock.Rate{}
+	}
+	return p.Limits.Rate
 }
 
 // later keeps a JobThaw or a JobSettle until it is due; without a backlog it does the job now.

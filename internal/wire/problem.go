@@ -18,6 +18,7 @@ type Problem struct {
 	Freeze     *Freeze         `json:"freeze,omitempty"`         // with frozen: the freeze
 	Limit      string          `json:"limit,omitempty"`          // with limit_exceeded, queue_full and lease_lost: the limit that refuses the request
 	Value      int64           `json:"value,omitempty"`          // of the limit
+	Period     int64           `json:"period_ms,omitempty"`      // of a limit of grants: in any such period the lock is granted Value times at most
 	Prefix     string          `json:"prefix,omitempty"`         // of the rule that sets the limit; "*" for all locks
 	RequestID  string          `json:"request_id"`               // also in the log record of the request
 }

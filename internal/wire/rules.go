@@ -60,6 +60,10 @@ const (
 	MinHoldLimit = 10 * time.Second
 	MaxHoldLimit = 366 * 24 * time.Hour
 	MaxQueue     = 500 // waiters of one lock
+	MaxGrants    = 100 // of a rate
+
+	MinRatePeriod = time.Second
+	MaxRatePeriod = 24 * time.Hour // as long as a row is kept after its last write
 )
 
 // LimitsRequest asks for limits of the locks below a prefix, in place of earlier ones. A number that is 0 sets no limit.
@@ -69,6 +73,13 @@ type LimitsRequest struct {
 	MaxHold         int64 `json:"max_hold_ms,omitzero"`       // from a grant on, with all renewals
 	MaxQueue        int64 `json:"max_queue,omitzero"`         // waiters of one lock
 	MaxPerPrincipal int64 `json:"max_per_principal,omitzero"` // permits of one lock that one principal holds and waits for
+	Rate            Rate  `json:"rate,omitzero"`              // how often one lock is granted
+}
+
+// Rate is how often a lock is granted: at most Grants times in any Period.
+type Rate struct {
+	Grants int64 `json:"grants"`
+	Period int64 `json:"period_ms"`
 }
 
 // Limits are the limits of the locks whose names begin with a prefix.

@@ -233,7 +233,8 @@ type Status struct {
 	Fence      int64    `json:"fence"`
 	Holders    []Holder `json:"holders"`
 	Waiting    int64    `json:"waiting"`
-	Freeze     *Freeze  `json:"freeze,omitempty"` // not in lists
+	Freeze     *Freeze  `json:"freeze,omitempty"`        // not in lists
+	NextGrant  *Time    `json:"next_grant_at,omitempty"` // if a rate keeps the lock from being granted before; not in lists
 	ServerTime Time     `json:"server_time"`
 }
 
