@@ -193,7 +193,7 @@ func readRate(of *object) (r lock.Rate) {
 		var grants, period bool
 		r.Grants, grants = o.integer("grants", 1, wire.MaxGrants, "")
 		r.Period, period = o.integer("period_ms", wire.MinRatePeriod.Milliseconds(), wire.MaxRatePeriod.Milliseconds(), " milliseconds")
-		if err = o.done(); err == nil && !(grants && period) {
+		if err = o.done(); err == nil && (!grants || !period) {
 			err = errors.New("grants or period_ms is missing; say how many grants of a lock, in which period")
 		}
 	}
