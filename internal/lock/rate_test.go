@@ -92,11 +92,18 @@ func TestRuleRatesOfSeveralPrefixes(t *testing.T) {
 	}
 	k.tooOften(second(k.acquire("x")), 3, "", 57*time.Minute)
 	k.limit("", Limits{})
+	k.limit("", rateOf(1, time.Second))
 	k.must("v")
+	err := second(k.acquire("x"))
+	if held, ok := errors.AsType[*HeldError](err); !ok || held.Rate != nil { // the holder keeps it from being granted, too
+		t.Errorf("error %v", err)
+	}
 	k.waits("w", placeFor(time.Hour))
 	k.want(k.release("v"), nil)
+	k.tooOften(second(k.acquire("w", placeFor(time.Hour))), 1, "a", time.Minute)
 	k.holds(nil, []string{"w"})
 	k.limit("a", Limits{})
+	k.pass(time.Second)
 	k.want(k.Settle(t.Context(), "a"), nil)
 	k.holds([]string{"w"}, nil)
 }
