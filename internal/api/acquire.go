@@ -96,6 +96,17 @@ func (o *object) checkPermits(capacity, permits int64) {
 // queueing reads the fields of an acquire that may join the queue, or whose lease belongs to an execution. ownLease is whether the
 // caller chose the lease's secret.
 func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
+	notify := a.notification(c)
+	a.waiting(c, req, notify, ownLease)
+	if n, given := c.fields.integer("ticket", 1, wire.MaxTicket, ""); given {
+		if req.Ticket = n; req.Wait == 0 {
+			c.fields.fail("ticket", "ticket is given without wait_ms; send both, as in the request that the ticket was an answer to")
+		}
+	}
+}
+
+// waiting reads the fields of an acquire, of one lock or of a set, that say who waits and for how long, and with which execution the lease ends.
+func (a *API) waiting(c *call, req *lock.AcquireRequest, notify *wire.Notify, ownLease bool) {
 	token, isTask := c.fields.str("task_token")
 	id, isCallback := c.fields.str("callback_id")
 	field, most := "task_token", wire.MaxWait
@@ -122,7 +133,6 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 			c.fields.fail(field, "%s %s", field, problem)
 		}
 	}
-	notify := a.notification(c)
 	if notify != nil {
 		most = wire.MaxTokenWait
 		if isTask || isCallback {
@@ -137,11 +147,6 @@ func (a *API) queueing(c *call, req *lock.AcquireRequest, ownLease bool) {
 		}
 	} else if notify != nil {
 		c.fields.fail("wait_ms", "wait_ms is missing; with notify say how long the place in the queue is kept after this request")
-	}
-	if n, given := c.fields.integer("ticket", 1, wire.MaxTicket, ""); given {
-		if req.Ticket = n; req.Wait == 0 {
-			c.fields.fail("ticket", "ticket is given without wait_ms; send both, as in the request that the ticket was an answer to")
-		}
 	}
 	if execution, given := c.fields.str("execution"); given {
 		req.Execution = execution

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/scope"
@@ -93,25 +93,30 @@ func (c *call) names() (list []string) {
 
 func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
 	want := a.newLease(c)
+	var one lock.AcquireRequest
+	a.waiting(c, &one, nil, want.chosen)
 	req := lock.SetRequest{
-		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, wire.DefaultTTL), AnyTTL: want.ttl == 0,
-		Metadata: want.metadata,
-	}
-	if n, waits := c.fields.integer("wait_ms", wire.MinWait.Milliseconds(), wire.MaxWait.Milliseconds(), " milliseconds"); waits {
-		req.Wait = time.Duration(n) * time.Millisecond
-		if !want.chosen {
-			c.fields.fail("lease", "lease is missing; with wait_ms choose it yourself, since the places in the queues are kept, and the grant found, by the same lease")
-		}
+		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, a.defaultTTL(one.Execution != "")), AnyTTL: want.ttl == 0,
+		Metadata: want.metadata, Wait: one.Wait, Token: one.Token, Execution: one.Execution,
 	}
 	req.Tickets = c.tickets(req.Wait > 0)
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}
 	s, err := a.coordinator.AcquireAll(ctx, req)
+	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
+		return setQueued(held, slices.Sorted(slices.Values(c.names()))), 0, nil
+	}
 	if err != nil {
 		return nil, 0, err
 	}
 	return setAnswer(s, want.secret), 0, nil
+}
+
+func setQueued(held *lock.HeldError, names []string) wire.SetQueued {
+	return wire.SetQueued{
+		Locks: names, Queued: true, Lock: held.Lock, Position: held.Position, Waiting: held.Waiting, Tickets: held.Tickets, Freeze: freezeAnswer(held.Freeze),
+	}
 }
 
 // tickets reads the tickets of a poll.

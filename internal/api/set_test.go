@@ -92,7 +92,10 @@ func TestBadSets(t *testing.T) {
 		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"wait_ms":1000}`, "*", "lease", "choose it yourself"},
 		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","tickets":[1,2]}`, "*", "tickets", "without wait_ms"},
 		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","wait_ms":1000,"tickets":[1]}`, "*", "tickets", "one ticket for each"},
-		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"execution":"x"}`, "*", "execution", "unknown"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"execution":"x"}`, "*", "execution", "send the ARN"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","task_token":"t"}`, "*", "task_token", "direct invocations"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","notify":{}}`, "*", "notify", "unknown"},
+		{"acquire", `{"locks":[{"name":"a"},{"name":"b"}],"lease":"0123456789abcdef","wait_ms":900001}`, "*", "wait_ms", "wait_ms"},
 		{"renew", `{"locks":[{"name":"a"}],"lease":"0123456789abcdef"}`, "*", "locks", "must be a string"},
 		{"release", `{"locks":["a","b"]}`, "*", "lease", "missing"},
 	} {

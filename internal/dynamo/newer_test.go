@@ -337,7 +337,7 @@ func TestNewerAttributesOfTasks(t *testing.T) {
 	ref, l := n.grant("m", "a")
 	n.step("attempt", func() error { _, err := n.c.MarkAttempt(t.Context(), ref, l.Tokens, lock.Record{}); return err })
 	n.step("told", func() error { _, err := n.c.MarkTold(t.Context(), ref, l.Tokens, lock.Record{}); return err })
-	n.step("check", func() error { _, err := n.c.MarkChecked(t.Context(), ref, time.Hour); return err })
+	n.step("check", func() error { _, err := n.c.MarkChecked(t.Context(), ref, "", time.Hour); return err })
 	again := bound("m", "b")
 	again.Token = task("another token")
 	n.step("another token of a waiter", n.acquire(again))
@@ -349,7 +349,7 @@ func TestNewerAttributesOfTasks(t *testing.T) {
 	n.clock.Advance(2 * time.Hour)
 	other := n.waiting("m", "d")
 	n.step("a refused caller asks for a check", n.acquire(other))
-	n.step("end of a task", func() error { return n.c.EndTask(t.Context(), ref, l.Tokens, "test") })
+	n.step("end of a task", func() error { return n.c.EndTask(t.Context(), ref, l, "test") })
 }
 
 // A cause, a kind of token and a flag that this version does not know are read, and do not change what an operation does.

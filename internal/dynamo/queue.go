@@ -255,13 +255,13 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 	bound := func(r lock.Record) map[lock.Binding]string {
 		all := map[lock.Binding]string{}
 		for k, h := range r.Holders {
-			if h.Execution != "" {
-				all[lock.Binding{Lock: name, Key: k}] = h.Execution
+			if h.Execution != "" && lock.LeadsSet(name, h.Set) {
+				all[lock.Binding{Lock: name, Key: k, Set: h.Set}] = h.Execution
 			}
 		}
 		for _, w := range r.Places() {
-			if w.Execution != "" {
-				all[lock.Binding{Lock: name, Key: w.Key}] = w.Execution
+			if w.Execution != "" && lock.LeadsSet(name, w.Set) {
+				all[lock.Binding{Lock: name, Key: w.Key, Set: w.Set}] = w.Execution
 			}
 		}
 		return all
@@ -281,6 +281,7 @@ func (s *Store) beside(name string, c lock.Command) (writes []types.TransactWrit
 		if before[b] == "" {
 			it := bindingKey(execution, b)
 			it[attrLock], it[attrLease] = str(b.Lock), str(string(b.Key))
+			it.strings(map[string]string{attrSet: b.Set})
 			it[attrTTL] = num(bindingLife + to.Fence/1_000_000)
 			put(it)
 		}
@@ -367,7 +368,7 @@ func (s *Store) Bound(ctx context.Context, execution string) (list []lock.Bindin
 		}
 		for _, it := range page.Items {
 			d := decoder{it: it}
-			b := lock.Binding{Lock: d.str(attrLock), Key: lock.LeaseKey(d.str(attrLease))}
+			b := lock.Binding{Lock: d.str(attrLock), Key: lock.LeaseKey(d.str(attrLease)), Set: d.str(attrSet)}
 			if d.err != nil {
 				return nil, s.corrupt(execution, d.err)
 			}

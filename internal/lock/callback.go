@@ -101,11 +101,16 @@ func (c *Coordinator) Unclaimed(ctx context.Context, ref GrantRef) (bool, error)
 	return held && l.Unclaimed && l.ExpiresAt > c.clock().UnixMilli(), err
 }
 
-// EndTask ends a grant whose only task is gone. tokens is that task's, as the grant was stored; by says who found out. The
-// grant stays if it has other tokens by now, or if anybody else may use the lease. A grant that is over is no error. The
-// event is a release. The secret may be used again: the task, when it is retried, waits with another token.
-func (c *Coordinator) EndTask(ctx context.Context, ref GrantRef, tokens Tokens, by string) error {
-	_, err := c.readFirst(ctx, ref.Lock, endingTask{c.rules, ref, by, tokens})
+// EndTask ends a grant whose only task is gone, of a set in all its locks by one write. l is the lease as it was stored with that task's token, of a
+// set in its first lock; by says who found out. The grant stays if it has other tokens by now, or if anybody else may use the lease. A grant that is
+// over is no error. The event is a release. The secret may be used again: the task, when it is retried, waits with another token.
+func (c *Coordinator) EndTask(ctx context.Context, ref GrantRef, l Lease, by string) error {
+	op := endingTask{c.rules, ref, by, l.Tokens}
+	if names := SetNames(l.Set); names != nil {
+		_, err := c.runSet(ctx, names, nil, setEndingTask{op, names})
+		return err
+	}
+	_, err := c.readFirst(ctx, ref.Lock, op)
 	return err
 }
 
@@ -118,14 +123,17 @@ type endingTask struct {
 
 func (o endingTask) waiters(Record) int { return QueueHead }
 
-func (o endingTask) next(now time.Time, r Record) (*Command, error) {
+// ends reports whether the grant is there, has the same tokens, and no caller may be at work under it.
+func (o endingTask) ends(r Record) bool {
 	l, held := o.ref.in(r)
-	if !held || l.Tokens != o.tokens {
+	return held && l.Tokens == o.tokens && !l.Known && l.RenewedAt == l.AcquiredAt
+}
+
+func (o endingTask) next(now time.Time, r Record) (*Command, error) {
+	if !o.ends(r) {
 		return nil, nil
 	}
-	if l.Known || l.RenewedAt != l.AcquiredAt { // a caller may be at work under the lease
-		return nil, nil
-	}
+	l, _ := o.ref.in(r)
 	to := o.rules.settle(now, r.withoutHolder(o.ref.Key))
 	to.Retired = Retired{Key: o.ref.Key, Fence: l.Fence, At: now.UnixMilli(), Cause: CauseTaskGone}
 	c := o.rules.swap(now, r, to, CauseTaskGone, o.by, "")

@@ -113,7 +113,7 @@ func TestRule10TheFirstAttemptComesLate(t *testing.T) {
 			k.want(learn(k, req), nil)
 			k.want(learn(k, req), nil)
 			rev := k.record().Rev
-			k.want(k.EndTask(t.Context(), req, Tokens{task("t")}, "task gone"), nil)
+			k.want(k.EndTask(t.Context(), req, Lease{Terms: Terms{Tokens: Tokens{task("t")}}}, "task gone"), nil)
 			if k.record().Rev != rev || k.holder("a").Fence != req.Fence {
 				t.Errorf("%s, execution %q: the lease was ended: %+v", name, execution, k.record())
 			}
@@ -187,10 +187,10 @@ func TestEndOfATask(t *testing.T) {
 	req := GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: k.holder("a").Fence}
 	other := req
 	other.Fence++
-	k.want(k.EndTask(t.Context(), other, Tokens{task("t")}, "gone"), nil)
-	k.want(k.EndTask(t.Context(), req, Tokens{task("another")}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), other, Lease{Terms: Terms{Tokens: Tokens{task("t")}}}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Lease{Terms: Terms{Tokens: Tokens{task("another")}}}, "gone"), nil)
 	k.holds([]string{"a"}, nil)
-	k.want(k.EndTask(t.Context(), req, Tokens{task("t")}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), req, Lease{Terms: Terms{Tokens: Tokens{task("t")}}}, "gone"), nil)
 	k.holds(nil, nil)
 	if r := k.record(); r.Cause != CauseTaskGone || r.By != "gone" || r.Retired.Cause != CauseTaskGone || r.Retired.Fence != req.Fence {
 		t.Errorf("record %+v", r)

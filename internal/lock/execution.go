@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -43,17 +44,21 @@ func (c *Coordinator) EndExecution(ctx context.Context, execution string, over f
 		return err
 	}
 	for _, b := range list {
-		if err := c.EndPlace(ctx, b.Lock, b.Key, execution); err != nil {
+		if err := c.EndPlace(ctx, b, execution); err != nil {
 			return err
 		}
 	}
 	return c.store.Unbind(ctx, execution, list)
 }
 
-// EndPlace ends one lease, or one place in a queue, of an execution that is over. One that is not there, or that belongs to
-// something else, is no error. The event is a release.
-func (c *Coordinator) EndPlace(ctx context.Context, name string, key LeaseKey, execution string) error {
-	_, err := c.readFirst(ctx, name, endingPlace{c.rules, key, execution})
+// EndPlace ends one lease, or one place in a queue, of an execution that is over; of a set those in all its locks, by one write. What is not there,
+// or belongs to something else, is no error. The event is a release.
+func (c *Coordinator) EndPlace(ctx context.Context, b Binding, execution string) error {
+	if names := SetNames(b.Set); names != nil {
+		_, err := c.runSet(ctx, names, nil, setEndingExecution{c.rules, names, b.Key, execution})
+		return err
+	}
+	_, err := c.readFirst(ctx, b.Lock, endingPlace{c.rules, b.Key, execution})
 	return err
 }
 
@@ -85,15 +90,26 @@ func (o endingPlace) next(now time.Time, r Record) (*Command, error) {
 	return &c, nil
 }
 
-// MarkChecked stores that a grant's execution was found running. It returns when to check again: every from now, or the
-// zero time if the grant is over. It is no later than the time at which a limit ends the lease.
-func (c *Coordinator) MarkChecked(ctx context.Context, ref GrantRef, every time.Duration) (again time.Time, err error) {
+// MarkChecked stores that a grant's execution was found running; of a set, for the leases in all its locks. set is its text, or empty. MarkChecked
+// returns when to check again: every from now, a minute later for a lease of a set that is not its first, or the zero time if the grant is over. It is no
+// later than the time at which a limit ends the lease.
+func (c *Coordinator) MarkChecked(ctx context.Context, ref GrantRef, set string, every time.Duration) (again time.Time, err error) {
 	again = c.clock().Add(every)
-	out, err := c.readFirst(ctx, ref.Lock, checking{c.rules, ref, again.UnixMilli()})
+	var after Record
+	if names := SetNames(set); names != nil {
+		var out setOutcome
+		if out, err = c.runSet(ctx, names, nil, setChecking{c.rules, names, ref, again.UnixMilli()}); err == nil {
+			after = out.after[slices.Index(names, ref.Lock)]
+		}
+	} else {
+		var out outcome
+		out, err = c.readFirst(ctx, ref.Lock, checking{c.rules, ref, again.UnixMilli()})
+		after = out.After
+	}
 	if errors.Is(err, ErrLeaseLost) {
 		return time.Time{}, nil
 	}
-	if l, held := ref.in(out.After); held && l.EndsAt > 0 { // it may end before that
+	if l, held := ref.in(after); held && (l.EndsAt > 0 || set != "") { // it may end before that, or is due after the first of its set
 		again = time.UnixMilli(l.CheckAt)
 	}
 	return again, err

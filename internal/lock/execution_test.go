@@ -32,7 +32,7 @@ func TestEndExecution(t *testing.T) {
 	fault := errors.New("no answer")
 	k.want(k.EndExecution(t.Context(), "x", func(context.Context) (bool, error) { return true, fault }), fault)
 	for _, secret := range []string{"other", "plain", "waits too", "never"} {
-		k.want(k.EndPlace(t.Context(), lockName, KeyOf(lockName, secret), "x"), nil)
+		k.want(k.EndPlace(t.Context(), Binding{Lock: lockName, Key: KeyOf(lockName, secret)}, "x"), nil)
 	}
 	if k.record().Rev != rev {
 		t.Errorf("another's lease was ended: %+v", k.record())
@@ -56,16 +56,16 @@ func TestChecked(t *testing.T) {
 	if e, ok := errors.AsType[*ExecutionError](err); !ok || e.Execution != "x" || e.Every != ttl {
 		t.Errorf("due: %v", err)
 	}
-	again, err := k.MarkChecked(t.Context(), req, 5*time.Minute)
+	again, err := k.MarkChecked(t.Context(), req, "", 5*time.Minute)
 	if h := k.holder("a"); err != nil || !again.Equal(k.time.Add(5*time.Minute)) || h.CheckAt != again.UnixMilli() || h.ExpiresAt != l.Lease.ExpiresAt || h.Attempted {
 		t.Errorf("%v, %v, %+v", again, err, h)
 	}
 	rev := k.record().Rev
-	if _, err = k.MarkChecked(t.Context(), req, 5*time.Minute); err != nil || k.record().Rev != rev { // another timer did it
+	if _, err = k.MarkChecked(t.Context(), req, "", 5*time.Minute); err != nil || k.record().Rev != rev { // another timer did it
 		t.Errorf("%v, rev %d", err, k.record().Rev)
 	}
 	req.Fence++
-	if again, err = k.MarkChecked(t.Context(), req, ttl); err != nil || !again.IsZero() {
+	if again, err = k.MarkChecked(t.Context(), req, "", ttl); err != nil || !again.IsZero() {
 		t.Errorf("of another grant: %v, %v", again, err)
 	}
 }

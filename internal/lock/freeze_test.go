@@ -64,10 +64,12 @@ func TestRuleFrozenLockIsGrantedToNobody(t *testing.T) {
 		"timer": func(k *kit) error { k.pass(ttl + skew); _, err := k.fire("a", k.holder("a").Fence); return err },
 		"task gone": func(k *kit) error {
 			h := k.holder("a")
-			return k.EndTask(t.Context(), GrantRef{lockName, KeyOf(lockName, "a"), h.Fence}, h.Tokens, "test")
+			return k.EndTask(t.Context(), GrantRef{lockName, KeyOf(lockName, "a"), h.Fence}, h, "test")
 		},
-		"end of an execution": func(k *kit) error { return k.EndPlace(t.Context(), lockName, KeyOf(lockName, "a"), "e") },
-		"another acquire":     func(k *kit) error { k.pass(ttl + skew); _, err := k.acquire("c"); k.mustBeFrozen(err); return nil },
+		"end of an execution": func(k *kit) error {
+			return k.EndPlace(t.Context(), Binding{Lock: lockName, Key: KeyOf(lockName, "a")}, "e")
+		},
+		"another acquire": func(k *kit) error { k.pass(ttl + skew); _, err := k.acquire("c"); k.mustBeFrozen(err); return nil },
 		"a waiter's poll": func(k *kit) error {
 			k.pass(ttl + skew)
 			_, err := k.acquire("b", placeFor(time.Hour))

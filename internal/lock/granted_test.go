@@ -142,7 +142,7 @@ func TestTold(t *testing.T) {
 	}
 	_, err = k.MarkAttempt(t.Context(), ref, one, Record{})
 	k.want(err, ErrTold)
-	k.want(k.EndTask(t.Context(), ref, Tokens{task("another")}, "gone"), nil)
+	k.want(k.EndTask(t.Context(), ref, Lease{Terms: Terms{Tokens: Tokens{task("another")}}}, "gone"), nil)
 	k.waits("a", withToken("two"))
 	if h := k.holder("a"); h.Told || h.Attempted {
 		t.Errorf("with another token: %+v", h)

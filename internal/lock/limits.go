@@ -236,11 +236,14 @@ func (c *Coordinator) withLimitsOfSet(ctx context.Context, op setAcquiring) setA
 // limitedBy makes of the request of a set one for each of its locks, completed by the limits of the lock. All have the same TTL. With an error, none
 // may be granted or join.
 func (o setAcquiring) limitedBy(rules []PrefixRule, err error) setAcquiring {
-	for _, w := range o.req.Locks {
+	for i, w := range o.req.Locks {
 		one := acquiring{rules: o.rules, key: o.key, limits: limitsOf(rules, w.Lock), refused: err, req: AcquireRequest{
 			Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
-			Wait: o.req.Wait, set: setOf(o.names),
+			Wait: o.req.Wait, Execution: o.req.Execution, set: setOf(o.names),
 		}}
+		if i == 0 { // see settask.go
+			one.req.Token = o.req.Token
+		}
 		if most := time.Duration(one.limits.ttl.Value) * time.Millisecond; o.req.AnyTTL && one.limits.ttl.set() {
 			o.req.TTL = min(o.req.TTL, most)
 		}

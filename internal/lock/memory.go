@@ -236,15 +236,20 @@ func (m *Memory) Bound(ctx context.Context, execution string) (list []Binding, e
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	add := func(b Binding) {
+		if !slices.Contains(list, b) {
+			list = append(list, b)
+		}
+	}
 	for name, r := range m.records {
 		for key, h := range r.Holders {
 			if h.Execution == execution {
-				list = append(list, Binding{name, key})
+				add(bindingOf(name, key, h.Terms))
 			}
 		}
 		for _, w := range r.Queue {
 			if w.Execution == execution {
-				list = append(list, Binding{name, w.Key})
+				add(bindingOf(name, w.Key, w.Terms))
 			}
 		}
 	}

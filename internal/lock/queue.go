@@ -272,7 +272,7 @@ func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, err
 		if err != nil || len(granted.parts) == 0 {
 			return out.After.heldUp(), err
 		}
-		c.finish(ctx, nil, "", leftBy(granted)...)
+		c.finish(ctx, c.dueOfSet(nil, granted), "", leftBy(granted)...)
 	}
 	return HeldUp{}, nil // the stream's consumer sees each of these writes
 }

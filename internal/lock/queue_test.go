@@ -21,10 +21,10 @@ var handOffs = map[string]func(*kit, LeaseStatus) error{
 		return err
 	},
 	"the end of its execution": func(k *kit, _ LeaseStatus) error {
-		return k.EndPlace(k.t.Context(), lockName, KeyOf(lockName, "a"), "x")
+		return k.EndPlace(k.t.Context(), Binding{Lock: lockName, Key: KeyOf(lockName, "a")}, "x")
 	},
 	"the end of its task": func(k *kit, l LeaseStatus) error {
-		return k.EndTask(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Tokens{}, "gone")
+		return k.EndTask(k.t.Context(), GrantRef{Lock: lockName, Key: KeyOf(lockName, "a"), Fence: l.Lease.Fence}, Lease{Terms: Terms{Tokens: Tokens{}}}, "gone")
 	},
 	"a newcomer": func(k *kit, _ LeaseStatus) error {
 		k.pass(ttl + skew)

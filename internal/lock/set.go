@@ -39,6 +39,8 @@ type SetRequest struct {
 	Metadata  string
 	Wait      time.Duration
 	Tickets   []int64 // of an earlier [HeldError] for the same request; empty: none
+	Token     Token   // of a task; a set is sent no hints
+	Execution string
 }
 
 // A SetStatus is the coordinator's answer about the lease of a set.
@@ -125,7 +127,7 @@ func (c *Coordinator) AcquireAll(ctx context.Context, req SetRequest) (SetStatus
 }
 
 func (c *Coordinator) acquireSet(ctx context.Context, op setAcquiring) (out setOutcome, err error) {
-	if len(op.req.Tickets) == len(op.names) && op.req.Wait > 0 {
+	if len(op.req.Tickets) == len(op.names) && op.req.Wait > 0 && op.ones[0].polls() {
 		return c.pollSet(ctx, op)
 	}
 	for range maxTries {
@@ -141,7 +143,7 @@ func (c *Coordinator) acquireSet(ctx context.Context, op setAcquiring) (out setO
 func (c *Coordinator) acquireOne(ctx context.Context, w Want, req SetRequest) (SetStatus, error) {
 	one := AcquireRequest{
 		Lock: w.Lock, Secret: req.Secret, Owner: req.Owner, Principal: req.Principal, TTL: req.TTL, AnyTTL: req.AnyTTL, Metadata: req.Metadata,
-		Capacity: w.Capacity, Permits: w.Permits, Wait: req.Wait,
+		Capacity: w.Capacity, Permits: w.Permits, Wait: req.Wait, Token: req.Token, Execution: req.Execution,
 	}
 	if len(req.Tickets) == 1 {
 		one.Ticket = req.Tickets[0]

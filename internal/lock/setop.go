@@ -91,7 +91,7 @@ func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 		return nil, ErrLeaseLost
 	}
 	for _, r := range rs {
-		if r.Retired.Key == o.key {
+		if r.Retired.Key == o.key && (r.Retired.Cause != CauseTaskGone || o.ones[0].polls()) {
 			return nil, ErrLeaseLost
 		}
 	}
@@ -146,7 +146,8 @@ func sameGeneration(rs []Record, key LeaseKey) bool {
 	return true
 }
 
-// repeat decides on a request whose lease is in all records. A grant that is not claimed is claimed in all.
+// repeat decides on a request whose lease is in all records. A grant that is not claimed is claimed in all. A task's further token, and that a caller
+// without one knows of a task's lease, is stored with the first.
 func (o setAcquiring) repeat(now time.Time, rs []Record) (parts []Part, err error) {
 	for _, r := range rs {
 		h := r.Holders[o.key]
@@ -158,27 +159,49 @@ func (o setAcquiring) repeat(now time.Time, rs []Record) (parts []Part, err erro
 		}
 	}
 	for i, r := range rs {
-		if h := r.Holders[o.key]; h.Unclaimed {
-			parts = append(parts, o.rules.part(now, o.names[i], r, r.withHolder(o.key, claimed(h, now)), CauseClaim, o.req.Principal))
+		h := r.Holders[o.key]
+		to, cause := h, CauseClaim
+		if h.Unclaimed {
+			to = checkedInOrder(i, claimed(h, now))
 		}
+		switch one := o.ones[i]; {
+		case !one.polls():
+			var added bool
+			if to, added = to.withToken(o.req.Token); added {
+				cause = CauseToken
+			}
+		case unshared(h.Tokens, h.Known):
+			to.Known = true
+		}
+		if to == h {
+			continue
+		}
+		if err := grows(r, r.withHolder(o.key, to)); err != nil {
+			return nil, &SetError{o.names[i], err}
+		}
+		parts = append(parts, o.rules.part(now, o.names[i], r, r.withHolder(o.key, to), cause, o.req.Principal))
 	}
 	return parts, nil
 }
 
-// settled are the records, settled, with the places of the set extended if they have used up half of their time, or removed if some of them are
-// gone.
+// settled are the records, settled, with the places of the set extended if they have used up half of their time or get another token, or removed if some of
+// them are gone. Overdue checks of executions are asked for again.
 func (o setAcquiring) settled(now time.Time, rs []Record, whole bool) (to []Record) {
+	kept := whole && o.keeps(now, rs)
 	for i, r := range rs {
 		w, waits := r.place(o.key)
 		switch {
 		case waits && !whole:
 			r = r.withoutPlace(w)
-		case waits && o.ones[i].isHalfOver(now, w):
+		case kept:
+			w, _ = w.withToken(o.ones[i].req.Token)
+			w.Known = w.Known || o.ones[i].polls() && unshared(w.Tokens, w.Known)
 			w.Until = max(w.Until, now.Add(o.req.Wait).UnixMilli())
 			r = r.withPlace(w)
 		}
 		r.Holders = r.blocking(now.UnixMilli(), o.rules.skew())
-		to = append(to, o.rules.advanceBy(now, r, setMoves(len(rs))))
+		r, _ = o.rules.recheck(now, o.rules.advanceBy(now, r, setMoves(len(rs))))
+		to = append(to, r)
 	}
 	return to
 }
@@ -191,6 +214,19 @@ func (o setAcquiring) refused(to []Record) error {
 		}
 	}
 	return nil
+}
+
+// keeps reports whether the request extends the places of its set: as that of a caller that polls, or with another token of a task.
+func (o setAcquiring) keeps(now time.Time, rs []Record) bool {
+	for i, r := range rs {
+		w, _ := r.place(o.key)
+		one := o.ones[i]
+		_, added := w.withToken(one.req.Token)
+		if added || o.ones[0].polls() && (one.isHalfOver(now, w) || unshared(w.Tokens, w.Known)) {
+			return true
+		}
+	}
+	return false
 }
 
 // free reports whether all locks can be granted to a set that has no place.
@@ -223,7 +259,7 @@ func (o setAcquiring) queueFull(to []Record) bool {
 
 func (o setAcquiring) grantNew(now time.Time, rs []Record) (to []Record) {
 	for i, r := range rs {
-		h := o.ones[i].lease(now, r.nextFence(now))
+		h := checkedInOrder(i, o.ones[i].lease(now, r.nextFence(now)))
 		r = r.counting(now).withHolder(o.key, h)
 		r.Fence = h.Fence
 		to = append(to, r)
@@ -254,19 +290,35 @@ func (o setAcquiring) parts(now time.Time, from, to []Record) (list []Part) {
 	for i := range from {
 		was, waited := from[i].place(o.key)
 		is, waits := to[i].place(o.key)
-		if !changesHolders(from[i], to[i]) && from[i].Waiting == to[i].Waiting && waited == waits && was == is {
+		overdue := asksForChecks(from[i], to[i])
+		if !changesHolders(from[i], to[i]) && from[i].Waiting == to[i].Waiting && waited == waits && was == is && !overdue {
 			continue
 		}
 		cause := CauseQueue
+		h, granted := to[i].Holders[o.key]
 		switch {
 		case from[i].Waiting == 0 && to[i].Waiting > 0:
 			cause = CauseJoin
+		case granted && h.bound():
+			cause = CauseTask
+		case overdue:
+			cause = CauseRecheck
 		case changesHolders(from[i], to[i]):
 			cause = CauseAcquire
 		}
 		list = append(list, o.rules.part(now, o.names[i], from[i], to[i], cause, o.req.Principal))
 	}
 	return list
+}
+
+// asksForChecks reports whether a write asks again for an overdue check of an execution.
+func asksForChecks(from, to Record) bool {
+	for key, l := range to.Holders {
+		if was, there := from.Holders[key]; there && was.Fence == l.Fence && was.CheckAt != l.CheckAt {
+			return true
+		}
+	}
+	return false
 }
 
 func (u Rules) part(now time.Time, name string, from, to Record, cause Cause, by string) Part {
@@ -318,7 +370,7 @@ func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until
 		if _, holds := r.Holders[o.key]; holds || w.Key != o.key || r.Rev == 0 || w.Tickets[i] != w.Ticket || w.Tickets != places[0].Tickets {
 			return 0, false
 		}
-		if len(r.blocking(ms, o.rules.skew())) < len(r.Holders) {
+		if _, overdue := o.rules.recheck(now, r); overdue || len(r.blocking(ms, o.rules.skew())) < len(r.Holders) || unshared(w.Tokens, w.Known) {
 			return 0, false
 		}
 		if o.ones[i].isHalfOver(now, w) {
@@ -397,30 +449,13 @@ func (o *setReleasing) repeated(rs []Record) error {
 }
 
 func (o *setReleasing) next(now time.Time, rs, prev []Record) (parts []Part, err error) {
-	held, places := heldIn(rs, o.key), waitsIn(rs, o.key)
-	if held+places == 0 {
+	if heldIn(rs, o.key)+waitsIn(rs, o.key) == 0 {
 		return nil, o.repeated(rs)
 	}
-	if held < len(rs) && places < len(rs) && !leaseSeenTwice(rs, prev, o.key) && !placeSeenTwice(rs, prev, o.key) {
+	if isTorn(rs, prev, o.key) {
 		return nil, errTorn
 	}
-	for i, r := range rs {
-		h, holds := r.Holders[o.key]
-		w, waits := r.place(o.key)
-		var to Record
-		switch {
-		case holds && h.ExpiresAt > now.UnixMilli():
-			to = r.withoutHolder(o.key)
-		case !holds && waits:
-			to = r.withoutPlace(w)
-		default:
-			continue
-		}
-		to.Holders = to.blocking(now.UnixMilli(), o.rules.skew())
-		to = o.rules.advanceBy(now, to, setMoves(len(rs)))
-		to.Retired = Retired{Key: o.key, Fence: h.Fence, At: now.UnixMilli(), Cause: CauseRelease}
-		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))
-	}
+	parts = o.rules.endAll(now, o.names, rs, o.key, CauseRelease, o.by, func(_ Terms, h Lease) bool { return h.Fence == 0 || h.ExpiresAt > now.UnixMilli() })
 	if o.partial = len(parts) < len(rs); len(parts) == 0 {
 		return nil, ErrLeaseLost
 	}

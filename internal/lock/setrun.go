@@ -140,7 +140,7 @@ func (c *Coordinator) runSet(ctx context.Context, names []string, tickets []int6
 func (c *Coordinator) runSetFrom(ctx context.Context, read []Record, names []string, tickets []int64, op setDecider) (setOutcome, error) {
 	out, err := c.trySet(ctx, read, names, tickets, op)
 	if err == nil && len(out.parts) > 0 {
-		c.finish(ctx, nil, op.owner(), leftBy(out)...)
+		c.finish(ctx, c.dueOfSet(nil, out), op.owner(), leftBy(out)...)
 	}
 	return out, err
 }
@@ -251,16 +251,17 @@ func (c *Coordinator) undoSet(ctx context.Context, out setOutcome) {
 	}
 }
 
-// grantSet grants a set its places in all records. One that claims its grant at once has the lease for its whole TTL.
+// grantSet grants a set its places in all records. A task, and a caller that claims its grant at once, has the lease for its whole TTL.
 func (u Rules) grantSet(now time.Time, rs []Record, key LeaseKey, claims bool) (to []Record) {
-	for _, r := range rs {
+	first, _ := rs[0].place(key)
+	for i, r := range rs {
 		w, _ := r.place(key)
 		r = r.withoutPlace(w)
 		r, h := r.handedTo(now, w)
-		if claims {
+		if h.Unclaimed && (claims || first.Tokens.OfTask()) {
 			h = claimed(h, now)
-			r = r.withHolder(key, h)
 		}
+		r = r.withHolder(key, checkedInOrder(i, h))
 		to = append(to, u.advanceBy(now, r, setMoves(len(rs))))
 	}
 	return to
@@ -357,7 +358,9 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, own LeaseKey, tod
 		if set := l.after.headSet(); set != nil {
 			if tried[set.Key] <= l.since {
 				tried[set.Key] = n
-				for _, next := range c.settleSet(ctx, *set) {
+				out := c.settleSet(ctx, *set)
+				due = c.dueOfSet(due, out)
+				for _, next := range leftBy(out) {
 					next.since = n
 					todo = append(todo, next)
 				}
@@ -384,14 +387,11 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, own LeaseKey, tod
 	}
 }
 
-// settleSet grants the set that has a place, if it can be granted, and returns the locks that it wrote.
-func (c *Coordinator) settleSet(ctx context.Context, w Waiter) []left {
+// settleSet grants the set that has a place, if it can be granted.
+func (c *Coordinator) settleSet(ctx context.Context, w Waiter) setOutcome {
 	names := SetNames(w.Set)
-	out, err := c.trySet(ctx, nil, names, w.Tickets[:len(names)], setSettling{c.rules, names, w.Key})
-	if err != nil {
-		return nil
-	}
-	return leftBy(out)
+	out, _ := c.trySet(ctx, nil, names, w.Tickets[:len(names)], setSettling{c.rules, names, w.Key}) // after an error it has no parts
+	return out
 }
 
 // headSet is the first waiter that was read, if it is a set that fits in this record.

@@ -83,10 +83,11 @@ type Seen struct {
 	Waiter Waiter
 }
 
-// A Binding is the lease, or the place in a queue, of an execution.
+// A Binding is the lease, or the place in a queue, of an execution. A set has one, of its first lock.
 type Binding struct {
 	Lock string
 	Key  LeaseKey
+	Set  string // the names of the set's locks: see [SetNames]; empty: a single lock
 }
 
 // A Reply is a store's answer about one record.

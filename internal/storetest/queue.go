@@ -221,7 +221,7 @@ var queueSuite = map[string]func(*fixture){
 		r := f.record()
 		req := lock.GrantRef{Lock: f.name, Key: lock.KeyOf(f.name, "a"), Fence: r.Fence}
 		f.must(f.MarkAttempt(f.t.Context(), req, lock.Tokens{task("one")}, r))
-		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{task("one")}, "task gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Lease{Terms: lock.Terms{Tokens: lock.Tokens{task("one")}}}, "task gone"))
 		f.holds()
 		f.waits("a", waitingWith("two"))
 		f.holds("a")
@@ -236,7 +236,7 @@ var queueSuite = map[string]func(*fixture){
 		f.waits("a", waitingWith("two"))
 		_, err := f.MarkAttempt(f.t.Context(), req, lock.Tokens{task("one")}, r)
 		f.wantErr(err, lock.ErrSuperseded)
-		f.must(nil, f.EndTask(f.t.Context(), req, lock.Tokens{task("one")}, "task gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, lock.Lease{Terms: lock.Terms{Tokens: lock.Tokens{task("one")}}}, "task gone"))
 		f.holds("a")
 		f.waits("a", waitingWith("one")) // a late duplicate
 		if h := f.record().Holders[req.Key]; h.Tokens != (lock.Tokens{task("one"), task("two")}) || h.Attempted {
@@ -303,15 +303,15 @@ var queueSuite = map[string]func(*fixture){
 			}
 		}
 		attempt(true)
-		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "its task is gone"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h, "its task is gone"))
 		f.holds()
-		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "again"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h, "again"))
 		f.waits("b", other)
 		h = f.record().Holders[lock.KeyOf(f.name, "b")]
 		req.Fence, seen = h.Fence, f.record()
 		attempt(true)
 		attempt(false)
-		f.must(nil, f.EndTask(f.t.Context(), req, h.Tokens, "the other attempt may have told it"))
+		f.must(nil, f.EndTask(f.t.Context(), req, h, "the other attempt may have told it"))
 		f.holds("b")
 		for range 2 {
 			told, err := f.MarkTold(f.t.Context(), req, h.Tokens, f.record())
@@ -340,7 +340,7 @@ var queueSuite = map[string]func(*fixture){
 		if e, ok := errors.AsType[*lock.ExecutionError](err); !ok || e.Execution != "arn:execution:"+f.name {
 			f.t.Errorf("due for a check: %v", err)
 		}
-		if again, err := f.MarkChecked(f.t.Context(), req, ttl); err != nil || !again.After(f.clock.Now()) {
+		if again, err := f.MarkChecked(f.t.Context(), req, "", ttl); err != nil || !again.After(f.clock.Now()) {
 			f.t.Errorf("checked: %v, %v", again, err)
 		}
 		if again, err := f.Expire(f.t.Context(), req); err != nil || again.IsZero() {

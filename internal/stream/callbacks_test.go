@@ -17,7 +17,8 @@ import (
 type fakeTasks struct {
 	mu       sync.Mutex
 	waits    map[string]bool
-	told     []string                                 // "token ok fence" or "token CODE"
+	told     []string                                 // "token ok" or "token CODE"
+	output   map[string]string                        // by token: of the last callback of a grant
 	before   func(token string) error                 // instead of the request
 	after    func(token string) error                 // instead of its answer
 	execs    map[string]bool                          // executions that run
@@ -52,6 +53,12 @@ func (f *fakeTasks) Succeed(_ context.Context, token lock.Token, output []byte) 
 	if !strings.Contains(string(output), `"fence":`) || strings.Contains(string(output), "secret") {
 		return fmt.Errorf("output %s", output)
 	}
+	f.mu.Lock()
+	if f.output == nil {
+		f.output = map[string]string{}
+	}
+	f.output[token.Text] = string(output)
+	f.mu.Unlock()
 	return f.tell(token.Text, "ok")
 }
 
@@ -485,7 +492,8 @@ func TestUndeliverable(t *testing.T) {
 // The output of a callback has all that is public of the lease, and no secret.
 func TestOutput(t *testing.T) {
 	h := record(lock.CauseAcquire, 7).Holders[leaseKey(7)]
-	const plain = `{"lock":"a","fence":7,"owner":"o7","acquired_at":"1970-01-01T00:00:01.000Z","expires_at":"1970-01-01T00:00:05.000Z","ttl_ms":4000,"permits":1`
+	const plain = `{"lock":"a","fence":7,"permits":1,"locks":[{"lock":"a","fence":7,"permits":1}],"owner":"o7","acquired_at":"1970-01-01T00:00:01.000Z",` +
+		`"expires_at":"1970-01-01T00:00:05.000Z","ttl_ms":4000`
 	if got := string(output("a", h)); got != plain+"}" {
 		t.Errorf("%s", got)
 	}

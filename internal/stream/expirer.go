@@ -90,7 +90,7 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 	if !x.mayCheck() {
 		x.reporter().fault(ctx, ExecutionChecksLate, "check of an execution was postponed", attrs...)
 		// Stored, so that an acquire that is refused meanwhile does not ask for the check again.
-		return x.Coordinator.MarkChecked(ctx, t.GrantRef, checkDelay+chance.N(checkDelay))
+		return x.Coordinator.MarkChecked(ctx, t.GrantRef, bound.Lease.Set, checkDelay+chance.N(checkDelay))
 	}
 	running, err := x.Executions.Running(ctx, bound.Execution)
 	if err != nil {
@@ -101,19 +101,29 @@ func (x *Expirer) check(ctx context.Context, t Timer, bound *lock.ExecutionError
 		if err := x.deliverMissed(ctx, t, bound.Lease); err != nil {
 			return time.Time{}, err
 		}
-		return x.Coordinator.MarkChecked(ctx, t.GrantRef, max(bound.Every, minCheckInterval))
+		return x.Coordinator.MarkChecked(ctx, t.GrantRef, bound.Lease.Set, max(bound.Every, minCheckInterval))
 	}
 	x.reporter().fault(ctx, ExecutionEndMissed, "execution ended without an event", attrs...)
 	// This lease first: EndExecution finds the others by the execution's bindings, which may lack this one.
-	if err := x.Coordinator.EndPlace(ctx, t.Lock, t.Key, bound.Execution); err != nil {
+	if err := x.Coordinator.EndPlace(ctx, lock.Binding{Lock: t.Lock, Key: t.Key, Set: bound.Lease.Set}, bound.Execution); err != nil {
 		return time.Time{}, err
 	}
 	return time.Time{}, x.Coordinator.EndExecution(ctx, bound.Execution, func(context.Context) (bool, error) { return true, nil })
 }
 
 // deliverMissed delivers the callbacks of a grant if they were not answered: the stream's record of the grant was lost, and its
-// task may wait for ever.
+// task may wait for ever. The token of a set is with its first lease.
 func (x *Expirer) deliverMissed(ctx context.Context, t Timer, l lock.Lease) error {
+	if !lock.LeadsSet(t.Lock, l.Set) {
+		leases, err := x.Coordinator.LeasesOfSet(ctx, l.Set, t.Key)
+		if errors.Is(err, lock.ErrLeaseLost) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		t.Lock, l = lock.SetNames(l.Set)[0], leases[0]
+	}
 	if !l.Tokens.OfTask() || l.Told || x.Consumer == nil || x.Consumer.Callbacks == nil {
 		return nil
 	}

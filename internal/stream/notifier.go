@@ -28,13 +28,16 @@ func AtOnce(callbacks ByKind, notifications Notifications, log *slog.Logger, met
 		ctx, cancel := context.WithTimeout(ctx, AtOnceLimit)
 		defer cancel()
 		n := notifier{callbacks: callbacks, notifications: notifications, coordinator: c, reporter: reporter{log, metrics, nil}, atOnce: true}
-		seen := writes[len(writes)-1].After
+		seen := map[string]*lock.Record{} // as the last write of each lock left it
+		for _, w := range writes {
+			seen[w.Lock] = &w.After
+		}
 		for _, w := range writes {
 			for _, ch := range lock.CallbacksDue(w.Before, w.After) {
 				if callbacks.leaves(ch.Lease.Tokens) {
 					continue
 				}
-				err := catchPanic(func() error { return n.deliver(ctx, w.Lock, ch.Key, ch.Lease, &seen) })
+				err := catchPanic(func() error { return n.deliver(ctx, w.Lock, ch.Key, ch.Lease, seen[w.Lock]) })
 				if err != nil { // the other grants keep their first attempts for the stream's consumer
 					log.LogAttrs(ctx, slog.LevelWarn, "callbacks of a write are left to the stream", slog.String("lock", w.Lock), slog.Any("error", err))
 					return
@@ -97,10 +100,10 @@ func (n notifier) deliver(ctx context.Context, name string, key lock.LeaseKey, l
 		return err
 	}
 	*seen = attempt.Seen
-	gone, err := n.succeed(ctx, name, l, append(attrs, slog.Bool("first", attempt.First)))
+	gone, err := n.answer(ctx, ref, l, append(attrs, slog.Bool("first", attempt.First)))
 	if attempt.First && gone {
 		// If EndTask fails, a retry is not a first attempt: the lease's TTL ends it.
-		if err := n.coordinator.EndTask(ctx, ref, l.Tokens, "task gone"); err != nil {
+		if err := n.coordinator.EndTask(ctx, ref, l, "task gone"); err != nil {
 			n.failed(ctx, "lease of a dead task was not ended", err, attrs...)
 		}
 		return err
@@ -114,12 +117,30 @@ func (n notifier) deliver(ctx context.Context, name string, key lock.LeaseKey, l
 	return nil
 }
 
+// answer sends the callbacks of a grant. gone reports whether no task uses the lease: its only task cannot get a callback, or was told that a set's lease
+// is lost. Of a set it first reads the leases of the other locks: one may have been forced out, or have expired, since the grant.
+func (n notifier) answer(ctx context.Context, ref lock.GrantRef, l lock.Lease, attrs []slog.Attr) (gone bool, failed error) {
+	if l.Set == "" {
+		return n.succeed(ctx, l.Tokens, output(ref.Lock, l), attrs)
+	}
+	leases, err := n.coordinator.LeasesOfSet(ctx, l.Set, ref.Key)
+	switch {
+	case errors.Is(err, lock.ErrLeaseLost):
+		n.log.LogAttrs(ctx, slog.LevelWarn, "a lock of the set was lost before the callback of its grant", attrs...)
+		return true, n.fail(ctx, ref.Lock, l.Tokens, FailLost, endedEarly)
+	case err != nil:
+		n.failed(ctx, "callback of a grant was not delivered", err, attrs...)
+		return false, err
+	}
+	return n.succeed(ctx, l.Tokens, setOutput(l, leases), attrs)
+}
+
 // succeed sends the callbacks of a grant. gone reports whether its only task cannot get one. An error is that of a callback of which
 // it is unknown whether it was delivered.
-func (n notifier) succeed(ctx context.Context, name string, l lock.Lease, attrs []slog.Attr) (gone bool, failed error) {
-	tokens := l.Tokens.List()
+func (n notifier) succeed(ctx context.Context, all lock.Tokens, output []byte, attrs []slog.Attr) (gone bool, failed error) {
+	tokens := all.List()
 	for _, token := range tokens {
-		err := n.callbacks.Succeed(ctx, token, output(name, l))
+		err := n.callbacks.Succeed(ctx, token, output)
 		withError := append(slices.Clone(attrs), slog.Any("error", err))
 		switch {
 		case err == nil:
@@ -206,15 +227,30 @@ func (n notifier) fail(ctx context.Context, name string, tokens lock.Tokens, cod
 	return failed
 }
 
-// output is the result of a task's wait: its lease, as JSON.
+// output is the result of a task's wait for one lock: its lease, as JSON.
 func output(name string, l lock.Lease) []byte {
-	out := wire.Granted{
-		Lock: name, Fence: l.Fence, Owner: l.Owner, AcquiredAt: wire.At(l.AcquiredAt), ExpiresAt: wire.At(l.ExpiresAt), EndsAt: wire.AtOrNone(l.EndsAt), TTL: l.TTL, Permits: l.Permits, Waited: l.Waited(),
+	return mustJSON(wire.Granted{Lock: name, Fence: l.Fence, Permits: l.Permits, SetGranted: granted(l, []string{name}, []lock.Lease{l})})
+}
+
+// setOutput is the result of a task's wait for a set: its leases, as JSON. l is the first of them.
+func setOutput(l lock.Lease, leases []lock.Lease) []byte {
+	return mustJSON(granted(l, lock.SetNames(l.Set), leases))
+}
+
+func granted(first lock.Lease, names []string, leases []lock.Lease) wire.SetGranted {
+	out := wire.SetGranted{Owner: first.Owner, AcquiredAt: wire.At(first.AcquiredAt), TTL: first.TTL, Waited: first.Waited()}
+	expires, ends := first.ExpiresAt, int64(0)
+	for i, l := range leases {
+		out.Locks = append(out.Locks, wire.GrantedLock{Lock: names[i], Fence: l.Fence, Permits: l.Permits})
+		if expires = min(expires, l.ExpiresAt); l.EndsAt > 0 && (ends == 0 || l.EndsAt < ends) {
+			ends = l.EndsAt
+		}
 	}
-	if json.Valid([]byte(l.Metadata)) {
-		out.Metadata = []byte(l.Metadata)
+	out.ExpiresAt, out.EndsAt = wire.At(expires), wire.AtOrNone(ends)
+	if json.Valid([]byte(first.Metadata)) {
+		out.Metadata = []byte(first.Metadata)
 	}
-	return mustJSON(out)
+	return out
 }
 
 func mustJSON(v any) []byte {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +33,30 @@ type brittle struct {
 	fails  map[lock.Cause]bool
 	causes []lock.Cause // of the writes
 	reads  int
+
+	noReads int // how many reads of several locks fail after the next grant of a set
+	granted bool
+}
+
+func (s *brittle) ApplyAll(ctx context.Context, parts []lock.Part) (time.Duration, error) {
+	var causes []string
+	for _, p := range parts {
+		causes = append(causes, string(p.Command.Stamp.Cause))
+		if s.fails[p.Command.Stamp.Cause] {
+			return 0, &lock.StoreError{Kind: lock.ErrThrottled, What: "throttled"}
+		}
+		s.granted = s.granted || p.Command.Stamp.Cause == lock.CauseSettle
+	}
+	s.causes = append(s.causes, lock.Cause(strings.Join(causes, "+")))
+	return s.Memory.ApplyAll(ctx, parts)
+}
+
+func (s *brittle) Read(ctx context.Context, list []lock.Ask) ([]lock.Seen, time.Duration, error) {
+	if s.granted && s.noReads > 0 {
+		s.noReads--
+		return nil, 0, &lock.StoreError{Kind: lock.ErrThrottled, What: "throttled"}
+	}
+	return s.Memory.Read(ctx, list)
 }
 
 func (s *brittle) Get(ctx context.Context, name string) (lock.Reply, error) {

@@ -17,6 +17,10 @@ type AcquireSetRequest struct {
 	Metadata json.RawMessage `json:"metadata,omitempty"`
 	Wait     int64           `json:"wait_ms,omitzero"`  // join the queues; the places are kept for this long after the request
 	Tickets  []int64         `json:"tickets,omitempty"` // of the last answer to the same request, if it had any
+
+	Execution string `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
+	TaskToken string `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
+	Callback  string `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
 }
 
 // SetLock is what a set asks of one of its locks.
@@ -61,6 +65,38 @@ type SetMember struct {
 	Fence    int64  `json:"fence"`
 	Capacity int64  `json:"capacity"`
 	Permits  int64  `json:"permits"`
+}
+
+// SetGranted is the output of a callback to a task that waited for a set: its leases without their secret, which the caller chose. ExpiresAt is that of
+// the first of them that expires.
+type SetGranted struct {
+	Locks      []GrantedLock   `json:"locks"` // in the order of their names
+	Owner      string          `json:"owner"`
+	AcquiredAt Time            `json:"acquired_at"`
+	ExpiresAt  Time            `json:"expires_at"`
+	EndsAt     *Time           `json:"ends_at,omitempty"` // no renewal, and no execution, makes the lease last longer, by a limit of one of the locks
+	TTL        int64           `json:"ttl_ms"`
+	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queues to the grant
+	Metadata   json.RawMessage `json:"metadata,omitempty"`
+}
+
+// GrantedLock is one lock of a [SetGranted].
+type GrantedLock struct {
+	Lock    string `json:"lock"`
+	Fence   int64  `json:"fence"`
+	Permits int64  `json:"permits"`
+}
+
+// SetQueued is the answer to an acquire of a set with a task token that has joined the queues.
+type SetQueued struct {
+	Locks    []string `json:"locks"` // in the order of their names
+	Queued   bool     `json:"queued"`
+	Lock     string   `json:"lock"`     // the one that holds the set up
+	Position int64    `json:"position"` // the highest of all queues
+	Waiting  int64    `json:"waiting"`  // in the queue of Lock
+	Tickets  []int64  `json:"tickets"`
+
+	Freeze *Freeze `json:"freeze,omitempty"` // Lock is granted to nobody before it ends
 }
 
 // SetReleased is the answer to release of a set: the locks whose leases ended, or whose queues were left.

@@ -147,18 +147,12 @@ type Queued struct {
 	Freeze *Freeze `json:"freeze,omitempty"` // nobody is granted the lock before it ends
 }
 
-// Granted is the output of a callback: the lease without its secret, which the caller chose.
+// Granted is the output of a callback to a task that waited for one lock: the lease without its secret, which the caller chose. Its Locks are this lock.
 type Granted struct {
-	Lock       string          `json:"lock"`
-	Fence      int64           `json:"fence"`
-	Owner      string          `json:"owner"`
-	AcquiredAt Time            `json:"acquired_at"`
-	ExpiresAt  Time            `json:"expires_at"`
-	EndsAt     *Time           `json:"ends_at,omitempty"` // no renewal, and no execution, makes the lease last longer, by a limit
-	TTL        int64           `json:"ttl_ms"`
-	Permits    int64           `json:"permits"`
-	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queue to the grant
-	Metadata   json.RawMessage `json:"metadata,omitempty"`
+	Lock    string `json:"lock"`
+	Fence   int64  `json:"fence"`
+	Permits int64  `json:"permits"`
+	SetGranted
 }
 
 // RenewRequest extends a lease. A nil Metadata leaves the metadata as it is.
