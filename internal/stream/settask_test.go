@@ -122,6 +122,7 @@ var grantingPaths = map[string]func(w *tasks) []string{
 	},
 	"the end of an execution": func(w *tasks) []string {
 		w.waits("one", on("b"), bound)
+		w.deliver(5)
 		w.setWaits("set")
 		if err := w.coordinator.EndExecution(w.t.Context(), "arn:one", func(context.Context) (bool, error) { return true, nil }); err != nil {
 			w.t.Fatal(err)
