@@ -372,6 +372,40 @@ func TestDocumentedSection(t *testing.T) {
 	}
 }
 
+// A critical section of several locks acquires and releases them by name or path. One whose settings contradict each other is refused.
+func TestSectionOfSeveralLocks(t *testing.T) {
+	tpl := synth(t, func(stack awscdk.Stack, _ string) {
+		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
+		locks := infra.NewCoordinator(stack, "Locks", infra.Props{StateMachines: []string{"Import*"}})
+		several := []infra.SectionLock{{Name: "$.customer"}, {Name: "import:api", Capacity: 20, Permits: 2}}
+		section := locks.CriticalSection(stack, "Import", infra.SectionProps{Role: role, Locks: several, Pattern: "import:*", Body: awsstepfunctions.NewPass(stack, jsii.String("Body"), nil)})
+		awsstepfunctions.NewStateMachine(stack, jsii.String("Machine"), &awsstepfunctions.StateMachineProps{
+			StateMachineName: jsii.String("ImportAll"), Role: role, DefinitionBody: awsstepfunctions.DefinitionBody_FromChainable(section),
+		})
+		for i, bad := range []infra.SectionProps{
+			{Locks: several, Pattern: "import:*", Lock: "import:a"}, {Locks: several, Pattern: "import:*", Capacity: 2}, {Locks: several, Pattern: "import:*", Permits: 1},
+			{Locks: make([]infra.SectionLock, 11), Pattern: "import:*"}, {Locks: several},
+		} {
+			bad.Role = role
+			if said := panics(func() { locks.CriticalSection(stack, fmt.Sprint("bad", i), bad) }); !strings.Contains(said, "give the Pattern of their names") {
+				t.Errorf("%+v: %s", bad, said)
+			}
+		}
+	})
+	text, err := json.Marshal(tpl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`\"locks\":[{\"name.$\":\"$.customer\"},{\"capacity\":20,\"name\":\"import:api\",\"permits\":2}]`,
+		`\"locks.$\":\"States.Array($.customer, 'import:api')\"`,
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the template has no %s", want)
+		}
+	}
+}
+
 // A grant covers the locks of its pattern only.
 func TestGrants(t *testing.T) {
 	tpl := synth(t, func(stack awscdk.Stack, code string) {

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -18,12 +19,24 @@ type SectionProps struct {
 	Role awsiam.IRole
 	// Lock is the lock's name, or the JSONPath of the name in the input ("$.lock").
 	Lock string
-	// Pattern covers the names that Lock may have: a name, or a prefix of names followed by "*". Empty: Lock itself.
+	// Locks, instead of Lock, are 2 to 10 locks that are acquired together, all or none.
+	Locks []SectionLock
+	// Pattern covers the names that Lock, or each of Locks, may have: a name, or a prefix of names followed by "*". Empty: Lock itself.
+	// With Locks it is required.
 	Pattern string
-	// Body runs while the lock is held. Its input has the fencing token at $.holdfast.grant.fence.
+	// Body runs while the lock is held. Its input has the fencing token at $.holdfast.grant.fence, and those of Locks at
+	// $.holdfast.grant.locks[*].fence, in the order of the locks' names.
 	Body awsstepfunctions.IChainable
 	// WaitSeconds is how long to wait for the lock. 0: a day.
 	WaitSeconds float64
+	// Capacity and Permits make the lock a semaphore. 0: 1.
+	Capacity, Permits int
+}
+
+// A SectionLock is one of the locks of a critical section that acquires several.
+type SectionLock struct {
+	// Name is the lock's name, or the JSONPath of the name in the input ("$.customer").
+	Name string
 	// Capacity and Permits make the lock a semaphore. 0: 1.
 	Capacity, Permits int
 }
@@ -33,21 +46,10 @@ type SectionProps struct {
 // lease belongs to the execution. Its output and its error are the chain's. The execution's input must be an object.
 // The state machine must be one of Props.StateMachines.
 func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, props SectionProps) awsstepfunctions.Chain {
+	wanted, lock := props.payloads()
 	functions := c.GrantDirectLock(props.Role, cmp.Or(props.Pattern, props.Lock))
-	lock := map[string]any{"lease.$": "$.holdfast.lease"}
-	if strings.HasPrefix(props.Lock, "$") {
-		lock["name.$"] = props.Lock
-	} else {
-		lock["name"] = props.Lock
-	}
 	acquire := map[string]any{"owner.$": "$$.Execution.Name", "task_token.$": "$$.Task.Token", "execution.$": "$$.Execution.Id"} //nolint:gosec // paths, not credentials
-	maps.Copy(acquire, lock)
-	if props.Capacity > 0 {
-		acquire["capacity"] = props.Capacity
-	}
-	if props.Permits > 0 {
-		acquire["permits"] = props.Permits
-	}
+	maps.Copy(acquire, wanted)
 	retry := []any{map[string]any{
 		"ErrorEquals": []string{
 			"Throttled", "StoreUnavailable", "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException",
@@ -86,6 +88,48 @@ func (c *Coordinator) CriticalSection(scope constructs.Construct, id string, pro
 		Parameters: &map[string]any{"lease.$": "States.UUID()"}, ResultPath: jsii.String("$.holdfast"),
 	})
 	return awsstepfunctions.Chain_Start(lease).Next(taking).Next(body).Next(release).Next(result)
+}
+
+// payloads are what the payloads of an acquire and of a release say of the locks and the lease.
+func (p SectionProps) payloads() (acquire, release map[string]any) {
+	const lease, path = "lease.$", "$.holdfast.lease"
+	if len(p.Locks) == 0 {
+		acquire = SectionLock{p.Lock, p.Capacity, p.Permits}.json()
+		release = SectionLock{Name: p.Lock}.json()
+		acquire[lease], release[lease] = path, path
+		return acquire, release
+	}
+	if p.Lock != "" || p.Capacity != 0 || p.Permits != 0 || p.Pattern == "" || len(p.Locks) > 10 {
+		panic(fmt.Errorf("infra: SectionProps has %d Locks, Lock %q, Capacity %d, Permits %d, Pattern %q; with up to 10 Locks give the Pattern of their names, and leave out Lock, Capacity and Permits",
+			len(p.Locks), p.Lock, p.Capacity, p.Permits, p.Pattern))
+	}
+	var locks []any
+	var names []string
+	for _, l := range p.Locks {
+		locks = append(locks, l.json())
+		if !strings.HasPrefix(l.Name, "$") {
+			l.Name = "'" + l.Name + "'"
+		}
+		names = append(names, l.Name)
+	}
+	return map[string]any{"locks": locks, lease: path}, map[string]any{"locks.$": "States.Array(" + strings.Join(names, ", ") + ")", lease: path}
+}
+
+// json is what an acquire asks of the lock.
+func (l SectionLock) json() map[string]any {
+	m := map[string]any{}
+	if strings.HasPrefix(l.Name, "$") {
+		m["name.$"] = l.Name
+	} else {
+		m["name"] = l.Name
+	}
+	if l.Capacity > 0 {
+		m["capacity"] = l.Capacity
+	}
+	if l.Permits > 0 {
+		m["permits"] = l.Permits
+	}
+	return m
 }
 
 // invokeResource is the resource of a state that invokes a function.

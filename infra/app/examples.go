@@ -50,12 +50,19 @@ func addExamples(stack awscdk.Stack, locks *infra.Coordinator, dir, work string)
 		}
 		machine(stack, role, name(strings.TrimSuffix(filepath.Base(f), ".asl.json")), awsstepfunctions.DefinitionBody_FromString(jsii.String(replace.Replace(string(text)))))
 	}
-	body := awsstepfunctions.NewCustomState(stack, jsii.String("Work"), &awsstepfunctions.CustomStateProps{StateJson: &map[string]any{
-		"Type": "Task", "Resource": "arn:" + *awscdk.Aws_PARTITION() + ":states:::lambda:invoke", "ResultSelector": map[string]any{"done.$": "$.Payload"},
-		"Parameters": map[string]any{"FunctionName": worker.FunctionArn(), "Payload": map[string]any{"fence.$": "$.holdfast.grant.fence", "input.$": "$"}},
-	}})
-	section := locks.CriticalSection(stack, "Section", infra.SectionProps{Role: role, Lock: "$.lock", Pattern: "example:*", Body: body})
+	body := func(id, fence string) awsstepfunctions.CustomState {
+		return awsstepfunctions.NewCustomState(stack, &id, &awsstepfunctions.CustomStateProps{StateJson: &map[string]any{
+			"Type": "Task", "Resource": "arn:" + *awscdk.Aws_PARTITION() + ":states:::lambda:invoke", "ResultSelector": map[string]any{"done.$": "$.Payload"},
+			"Parameters": map[string]any{"FunctionName": worker.FunctionArn(), "Payload": map[string]any{"fence.$": fence, "input.$": "$"}},
+		}})
+	}
+	section := locks.CriticalSection(stack, "Section", infra.SectionProps{Role: role, Lock: "$.lock", Pattern: "example:*", Body: body("Work", "$.holdfast.grant.fence")})
 	machine(stack, role, name("construct"), awsstepfunctions.DefinitionBody_FromChainable(section))
+	together := locks.CriticalSection(stack, "Together", infra.SectionProps{
+		Role: role, Locks: []infra.SectionLock{{Name: "$.lock"}, {Name: "example:shared", Capacity: 20}}, Pattern: "example:*",
+		Body: body("Work together", "$.holdfast.grant.locks[0].fence"),
+	})
+	machine(stack, role, name("construct-together"), awsstepfunctions.DefinitionBody_FromChainable(together))
 }
 
 func machine(stack awscdk.Stack, role awsiam.Role, name string, definition awsstepfunctions.DefinitionBody) {

@@ -106,7 +106,8 @@ func TestExamples(t *testing.T) {
 		{"GateRetry", map[string]any{"lock": "example:retry"}, []string{"example:retry"}, 1},
 		{"CriticalSection", map[string]any{"lock": "example:section"}, []string{"example:section"}, 1},
 		{"Construct", map[string]any{"lock": "example:construct"}, []string{"example:construct"}, 1},
-		{"NestedLocks", map[string]any{"locks": []string{"example:a", "example:b"}}, []string{"example:a", "example:b"}, 1},
+		{"ConstructTogether", map[string]any{"lock": "example:together"}, []string{"example:together", "example:shared"}, 1},
+		{"LocksTogether", map[string]any{"locks": []map[string]any{{"name": "example:b"}, {"name": "example:a", "capacity": 2}}}, []string{"example:a", "example:b"}, 1},
 		{"MapBounded", map[string]any{"lock": "example:map", "items": []int{1, 2, 3, 4, 5, 6}}, []string{"example:map"}, 6},
 	} {
 		t.Run(test.example, func(t *testing.T) {

@@ -72,12 +72,14 @@ type (
 		Name string `json:"name"`
 		wire.AcquireRequest
 	}
+	httpAcquireSet struct{ wire.AcquireSetRequest }
 )
 
 // overHTTPOnly reports whether a field of an acquire is left out of its schema for HTTP: a task waits with a token in direct invocations only.
 func overHTTPOnly(v any, field string) bool {
-	_, overHTTP := v.(httpAcquire)
-	return overHTTP && (field == "TaskToken" || field == "Callback")
+	_, ofLock := v.(httpAcquire)
+	_, ofSet := v.(httpAcquireSet)
+	return (ofLock || ofSet) && (field == "TaskToken" || field == "Callback")
 }
 
 // The document has exactly the fields of package wire. Fields that are always present are required.
@@ -87,7 +89,7 @@ func TestDocumentHasTheWiresFields(t *testing.T) {
 		"AcquireRequest": httpAcquire{}, "DirectAcquireRequest": directAcquire{}, "Notify": wire.Notify{}, "Notification": wire.Notification{}, "RenewRequest": wire.RenewRequest{}, "ReleaseRequest": wire.ReleaseRequest{},
 		"ForceReleaseRequest": wire.ForceReleaseRequest{}, "Lease": wire.Lease{}, "Released": wire.Released{},
 		"ForceReleased": wire.ForceReleased{}, "Holder": wire.Holder{}, "Status": wire.Status{}, "List": wire.List{},
-		"AcquireSetRequest": wire.AcquireSetRequest{}, "SetLock": wire.SetLock{}, "RenewSetRequest": wire.RenewSetRequest{}, "ReleaseSetRequest": wire.ReleaseSetRequest{},
+		"AcquireSetRequest": httpAcquireSet{}, "DirectAcquireSetRequest": wire.AcquireSetRequest{}, "SetLock": wire.SetLock{}, "RenewSetRequest": wire.RenewSetRequest{}, "ReleaseSetRequest": wire.ReleaseSetRequest{},
 		"SetLease": wire.SetLease{}, "SetMember": wire.SetMember{}, "SetReleased": wire.SetReleased{},
 		"Problem": wire.Problem{}, "ProblemHolder": wire.ProblemHolder{},
 		"RuleRequest": wire.RuleRequest{}, "FreezeRequest": wire.FreezeRequest{}, "KeepRequest": wire.KeepRequest{}, "Keeping": wire.Keeping{}, "History": wire.History{}, "HistoryEntry": wire.HistoryEntry{}, "Freeze": wire.Freeze{}, "LimitsRequest": wire.LimitsRequest{}, "Limits": wire.Limits{}, "Rule": wire.Rule{}, "Rules": wire.Rules{},

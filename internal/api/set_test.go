@@ -6,6 +6,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/scope"
 )
 
@@ -102,6 +103,49 @@ func TestBadSets(t *testing.T) {
 		p := s.problem(s.call(test.op, "", test.body, inScope(test.scope)))
 		if p.Code != "invalid_request" || p.Field != test.field || !strings.Contains(p.Detail, test.detail) {
 			t.Errorf("%s %s: %+v", test.op, test.body, p)
+		}
+	}
+}
+
+// A direct invocation lets a task wait for a set, which belongs to its execution. The answer says that it waits and for which lock, or has the lease.
+func TestSetOfATask(t *testing.T) {
+	s := newSystem(t, machines("Deploy"))
+	arn := "arn:aws:states:eu-west-1:123456789012:execution:Deploy:run-1"
+	payload := func(locks, lease, token string) string {
+		return `{"locks":` + locks + `,"lease":"` + lease + `","owner":"o","task_token":"` + token + `","execution":"` + arn + `"}`
+	}
+	two := `[{"name":"b"},{"name":"a","capacity":3,"permits":2}]`
+	out, p := s.invokeAs(ownFunction, "acquire", payload(two, setSecret, "t1"))
+	if p != nil || !strings.HasPrefix(out, `{"locks":[{"lock":"a","fence":`) || !strings.Contains(out, `"ttl_ms":3600000`) {
+		t.Fatalf("%s %+v", out, p)
+	}
+	out, p = s.invokeAs(ownFunction, "acquire", payload(`[{"name":"c"},{"name":"b"}]`, "fedcba9876543210", "t2"))
+	if want := `{"locks":["b","c"],"queued":true,"lock":"b","position":1,"waiting":1,"tickets":[1,1]}`; p != nil || out != want {
+		t.Errorf("%s %+v, want %s", out, p, want)
+	}
+	s.rule("put-rule", "d", `{"freeze":{"until":"2026-03-01T18:00:00Z","reason":"the audit"}}`)
+	out, p = s.invokeAs(ownFunction, "acquire", payload(`[{"name":"d"},{"name":"e"}]`, "0000000000000000", "t3"))
+	if p != nil || !strings.Contains(out, `"lock":"d"`) || !strings.Contains(out, `"freeze":{"prefix":"d"`) {
+		t.Errorf("%s %+v", out, p)
+	}
+	out, p = s.invokeAs(ownFunction, "acquire", payload(`[{"name":"b"}]`, "1111111111111111", "t4"))
+	if p != nil || !strings.Contains(out, `"locks":["b"],"queued":true,"lock":"b"`) {
+		t.Errorf("a set of one: %s %+v", out, p)
+	}
+	for name, key := range map[string]lock.LeaseKey{"a": lock.SetKey([]string{"a", "b"}, setSecret), "b": lock.SetKey([]string{"a", "b"}, setSecret)} {
+		r, err := s.store.Get(t.Context(), name)
+		if h := r.After.Holders[key]; err != nil || h.Execution != arn || h.Tokens.Empty() != (name == "b") {
+			t.Errorf("%s: %+v, %v", name, h, err)
+		}
+	}
+	for _, test := range []struct{ fields, field, detail string }{
+		{`"task_token":"t"`, "lease", "with task_token choose it yourself"},
+		{`"lease":"` + setSecret + `","task_token":"t","callback_id":"c"`, "callback_id", "both there"},
+		{`"lease":"` + setSecret + `","task_token":""`, "task_token", "empty"},
+		{`"lease":"` + setSecret + `","execution":"arn:aws:states:eu-west-1:123456789012:execution:Other:run-1"`, "execution", "StateMachines"},
+	} {
+		if _, p := s.invokeAs(ownFunction, "acquire", `{"locks":`+two+`,`+test.fields+`}`); p == nil || p.Field != test.field || !strings.Contains(p.Detail, test.detail) {
+			t.Errorf("%s: %+v", test.fields, p)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
 // write replaces the record from by another one, as it is.
@@ -111,5 +113,89 @@ func TestLargestHandOff(t *testing.T) {
 	reply, err := s.Get(t.Context(), "s")
 	if err != nil || len(reply.After.Holders) != 60 || reply.After.Waiting != 0 {
 		t.Errorf("%d holders, %d wait, %v", len(reply.After.Holders), reply.After.Waiting, err)
+	}
+}
+
+// The largest set of a task fits every transaction: ten locks with the longest names, three tokens, metadata and owner as long as they may be. Its joining
+// removes abandoned tasks from all queues, and its grant grants a task in each of them.
+func TestLargestSetOfATask(t *testing.T) {
+	s, clock := newStore(t), &storetest.Clock{}
+	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := func(text string, n int) string { return text + strings.Repeat("x", n-len(text)) }
+	var wants []lock.Want
+	var names []string
+	for i := range lock.MaxSet {
+		wants = append(wants, lock.Want{Lock: long(fmt.Sprint(i), 255), Capacity: 2, Permits: 1})
+		names = append(names, wants[i].Lock)
+	}
+	held := func(err error) {
+		t.Helper()
+		if !errors.Is(err, lock.ErrLockHeld) {
+			t.Fatal(err)
+		}
+	}
+	single := func(name, secret string, permits int64, wait time.Duration, tokens int) {
+		t.Helper()
+		req := lock.AcquireRequest{
+			Lock: name, Secret: secret, Owner: long("o", 256), Principal: long("p", 700), TTL: time.Hour, Metadata: long("m", lock.MaxMetadata), Capacity: 2, Permits: permits, Wait: wait,
+		}
+		if tokens == 0 {
+			if _, err := c.Acquire(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range tokens {
+			req.Token, req.Execution = task(long(fmt.Sprint(name[:1], secret, i), 2048)), long("arn:"+name[:1]+secret, 256)
+			_, err := c.Acquire(t.Context(), req)
+			held(err)
+		}
+	}
+	for i, name := range names {
+		single(name, "holder", 2, 0, 0)
+		for range 1 + i%2 {
+			single(name, fmt.Sprint("dead", i), 1, time.Minute, 3)
+		}
+	}
+	for i := range lock.QueueHead { // in the first queue the set is behind the first ten
+		single(names[0], fmt.Sprint("early", i), 1, 2*time.Minute, 1)
+	}
+	clock.Advance(90 * time.Second) // now the first abandoned places are removed by the joining of the set
+	for i := range 3 {
+		_, err := c.AcquireAll(t.Context(), lock.SetRequest{
+			Locks: wants, Secret: "set", Owner: long("o", 256), Principal: long("p", 700), TTL: time.Hour, Metadata: long("m", lock.MaxMetadata), Wait: time.Hour,
+			Token: task(long(fmt.Sprint("set", i), 2048)), Execution: long("arn:set", 256),
+		})
+		held(err)
+	}
+	for _, name := range names {
+		single(name, "next", 1, time.Hour, 3)
+	}
+	clock.Advance(2 * time.Minute)
+	if _, err := c.ReleaseAll(t.Context(), lock.SetReleaseRequest{Locks: names, Secret: "holder"}); !errors.Is(err, lock.ErrLeaseLost) { // they are no set
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if _, err := c.Release(t.Context(), lock.ReleaseRequest{Lock: name, Secret: "holder"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leases, err := c.LeasesOfSet(t.Context(), strings.Join(names, ","), lock.SetKey(names, "set"))
+	if err != nil || len(leases) != lock.MaxSet || len(leases[0].Tokens.List()) != 3 {
+		t.Fatalf("%d leases, %v", len(leases), err)
+	}
+	for _, name := range names {
+		r, err := s.Get(t.Context(), name)
+		if err != nil || len(r.After.Holders) != 2 || r.After.Waiting != 0 {
+			t.Errorf("%d holders, %d wait, %v", len(r.After.Holders), r.After.Waiting, err)
+		}
+	}
+	if err := c.EndExecution(t.Context(), long("arn:set", 256), func(context.Context) (bool, error) { return true, nil }); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.LeasesOfSet(t.Context(), strings.Join(names, ","), lock.SetKey(names, "set")); !errors.Is(err, lock.ErrLeaseLost) {
+		t.Errorf("after the end of its execution: %v", err)
 	}
 }

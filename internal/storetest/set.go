@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -256,4 +257,76 @@ var setSuite = map[string]func(*fixture){
 			f.t.Fatalf("joined again: %+v, %v", held, err)
 		}
 	},
+	"a set of a task and of an execution is one": func(f *fixture) {
+		for _, capacity := range []int64{1, 3} {
+			f.name = Name()
+			list, arn := f.wants(capacity, 3), "arn:"+f.name
+			first, key := list[0].Lock, lock.SetKey(locksOf(list), "s")
+			for _, w := range list[:2] {
+				_, err := f.Acquire(f.t.Context(), lock.AcquireRequest{Lock: w.Lock, Secret: "single", TTL: 10 * ttl, Capacity: capacity, Permits: capacity})
+				f.must(nil, err)
+			}
+			f.taskWaits(list, "s", arn, "one")
+			f.taskWaits(list, "s", arn, "two")
+			for i, w := range list {
+				queue, err := f.store.Waiters(f.t.Context(), w.Lock, 2)
+				if err != nil || len(queue) != 1 || queue[0].Tokens.Empty() != (i > 0) || queue[0].Execution != arn || queue[0].Known != (i == 0) {
+					f.t.Errorf("the queue of %s is %+v, %v", w.Lock, queue, err)
+				}
+			}
+			bound, err := f.store.Bound(f.t.Context(), arn)
+			if want := (lock.Binding{Lock: first, Key: key, Set: strings.Join(locksOf(list), ",")}); err != nil || len(bound) != 1 || bound[0] != want {
+				f.t.Errorf("bound %+v, %v; want %+v", bound, err, want)
+			}
+			for _, w := range list[:2] {
+				f.must(f.Release(f.t.Context(), lock.ReleaseRequest{Lock: w.Lock, Secret: "single"}))
+			}
+			f.holdSet("s", list, true)
+			ref, lease := f.taskHolds(list, key)
+			attempt, err := f.MarkAttempt(f.t.Context(), ref, lease.Tokens, lock.Record{})
+			if err != nil || attempt.First {
+				f.t.Errorf("the attempt of a task that was retried: %+v, %v", attempt, err)
+			}
+			f.must(f.MarkTold(f.t.Context(), ref, lease.Tokens, attempt.Seen))
+			f.must(nil, f.EndTask(f.t.Context(), ref, lease, "not the only task"))
+			f.holdSet("s", list, true)
+			f.must(nil, f.EndExecution(f.t.Context(), arn, func(context.Context) (bool, error) { return true, nil }))
+			f.holdSet("s", list, false)
+
+			key = lock.SetKey(locksOf(list), "t")
+			f.taskWaits(list, "t", "", "dead")
+			ref, lease = f.taskHolds(list, key)
+			f.must(nil, f.EndTask(f.t.Context(), ref, lease, "gone"))
+			f.holdSet("t", list, false)
+			f.taskWaits(list, "t", "", "alive") // the state is tried again
+			f.holdSet("t", list, true)
+		}
+	},
+}
+
+// taskWaits acquires a set for a task.
+func (f *fixture) taskWaits(list []lock.Want, secret, execution, token string) {
+	f.t.Helper()
+	_, err := f.AcquireAll(f.t.Context(), lock.SetRequest{
+		Locks: list, Secret: secret, Owner: "o", TTL: ttl, Wait: 20 * ttl, Token: task(token), Execution: execution,
+	})
+	if err != nil && !errors.Is(err, lock.ErrLockHeld) {
+		f.t.Fatal(err)
+	}
+}
+
+// taskHolds is the grant of a set whose task waits for its callback. It checks that no lease of it is to be claimed, and which is checked first.
+func (f *fixture) taskHolds(list []lock.Want, key lock.LeaseKey) (ref lock.GrantRef, first lock.Lease) {
+	f.t.Helper()
+	leases, err := f.LeasesOfSet(f.t.Context(), strings.Join(locksOf(list), ","), key)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for i, l := range leases {
+		late := l.Execution != "" && i > 0
+		if l.Unclaimed || l.Tokens.Empty() != (i > 0) || (l.CheckAt > leases[0].CheckAt) != late {
+			f.t.Errorf("lease %d is %+v", i, l)
+		}
+	}
+	return lock.GrantRef{Lock: list[0].Lock, Key: key, Fence: leases[0].Fence}, leases[0]
 }
