@@ -123,7 +123,7 @@ func (c *caller) session() {
 	time.Sleep(c.own.between(time.Millisecond, 2*time.Second))
 	targets := []*target{w.locks[c.own.intn(len(w.locks))]}
 	if c.own.happens(Sets) {
-		targets = c.several()
+		targets = c.w.several(c.own)
 	}
 	opts := lockclient.Options{TTL: targets[0].ttl + time.Duration(c.own.intn(2000))*time.Millisecond, ManualRenew: c.own.chance(0.2)}
 	opts.Heartbeat = opts.TTL/3 + c.own.between(0, 20*time.Millisecond)
@@ -144,10 +144,10 @@ func (c *caller) session() {
 }
 
 // several are some of the locks, in any order; all, if there are less than three.
-func (c *caller) several() (list []*target) {
-	order := c.own.rng.Perm(len(c.w.locks))
-	for _, i := range order[:min(len(order), 2+c.own.intn(2))] {
-		list = append(list, c.w.locks[i])
+func (w *world) several(d *dice) (list []*target) {
+	order := d.rng.Perm(len(w.locks))
+	for _, i := range order[:min(len(order), 2+d.intn(2))] {
+		list = append(list, w.locks[i])
 	}
 	return list
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
@@ -28,8 +30,8 @@ type task struct {
 
 // A callback is what a task was told.
 type callback struct {
-	fence int64  // of the lease; 0: the wait failed
-	code  string // of the failure
+	fences map[string]int64 // of the leases, by lock; nil: the wait failed
+	code   string           // of the failure
 }
 
 func newExecutions(w *world) *executions {
@@ -42,7 +44,11 @@ func (e *executions) Succeed(ctx context.Context, token lock.Token, output []byt
 	if err := json.Unmarshal(output, &granted); err != nil {
 		return err
 	}
-	return e.call(ctx, token, callback{fence: granted.Fence})
+	c := callback{fences: map[string]int64{}}
+	for _, l := range granted.Locks {
+		c.fences[l.Lock] = l.Fence
+	}
+	return e.call(ctx, token, c)
 }
 
 // Fail implements [stream.Callbacks].
@@ -161,7 +167,7 @@ func (e *executions) tellEnd(d *dice, arn string, delay time.Duration) {
 	}
 }
 
-// A machine is a state machine: it runs one execution after another, each of which waits for a lock, works, and ends.
+// A machine is a state machine: it runs one execution after another, each of which waits for a lock or for several together, works, and ends.
 type machine struct {
 	w *world
 	*dice
@@ -174,42 +180,64 @@ func (m *machine) run() {
 		m.w.sleepThroughNight(m.dice)
 		time.Sleep(m.between(10*time.Millisecond, 8*time.Second))
 		m.runs++
-		m.execute(m.w.locks[m.intn(len(m.w.locks))])
+		targets := []*target{m.w.locks[m.intn(len(m.w.locks))]}
+		if m.happens(Sets) {
+			targets = m.w.several(m.dice)
+			slices.SortFunc(targets, func(a, b *target) int { return strings.Compare(a.name, b.name) })
+		}
+		m.execute(targets)
 	}
 }
 
 // execute is one execution.
-func (m *machine) execute(t *target) {
+func (m *machine) execute(ts []*target) {
 	arn := fmt.Sprintf("arn:aws:states:eu-west-1:123456789012:execution:sim:%s-%d", m.name, m.runs)
 	secret := fmt.Sprintf("lease-of-%s-%d------------------", m.name, m.runs)
-	began, told := m.wait(t, arn, secret)
-	if told.fence != 0 {
-		m.work(t, secret, began, told.fence)
+	began, told := m.wait(ts, arn, secret)
+	if told.fences != nil {
+		m.work(ts, secret, began, told.fences)
 	}
-	m.mayEnd(t, secret)
+	m.mayEnd(ts, secret)
 	m.w.execs.end(arn)
 }
 
-// mayEnd records that the coordinator may end the lease at any time from now on, since its execution is over or its task waits no more.
-func (m *machine) mayEnd(t *target, secret string) *request {
+// mayEnd records that the coordinator may end the leases at any time from now on, since their execution is over or their task waits no more.
+func (m *machine) mayEnd(ts []*target, secret string) (list []*request) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
-	op := &request{Op: history.Op{
-		Client: m.name, Op: history.Release, Lock: t.name, Lease: m.w.nameOf(m.name, secret), Began: m.w.at(), Ended: m.w.at(), Result: history.Unknown,
-	}, landed: 1 << 62}
-	m.w.ops = append(m.w.ops, op)
-	return op
+	for _, t := range ts {
+		list = append(list, &request{Op: history.Op{
+			Client: m.name, Op: history.Release, Lock: t.name, Set: setOf(ts), Lease: m.w.nameOf(m.name, secret), Began: m.w.at(), Ended: m.w.at(), Result: history.Unknown,
+		}, landed: 1 << 62})
+	}
+	m.w.ops = append(m.w.ops, list...)
+	return list
+}
+
+// setOf are the names of several locks, with commas between; empty for one.
+func setOf(ts []*target) string {
+	if len(ts) == 1 {
+		return ""
+	}
+	return strings.Join(namesOf(ts), ",")
+}
+
+func namesOf(ts []*target) (names []string) {
+	for _, t := range ts {
+		names = append(names, t.name)
+	}
+	return names
 }
 
 // maxTaskWait is how long a task waits at most, in the run's virtual time. It is longer than everything else in a run.
 const maxTaskWait = 40 * time.Hour
 
-// wait is the task that waits for the lock. It is retried with another token now and then, or its execution is stopped.
-func (m *machine) wait(t *target, arn, secret string) (began int64, told callback) {
+// wait is the task that waits for the locks. It is retried with another token now and then, or its execution is stopped.
+func (m *machine) wait(ts []*target, arn, secret string) (began int64, told callback) {
 	began = m.w.at()
 	var gone []*request
 	defer func() {
-		if told.fence != 0 { // the lease is that of a task that knows of it
+		if told.fences != nil { // the lease is that of a task that knows of it
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
 			for _, op := range gone {
@@ -221,11 +249,14 @@ func (m *machine) wait(t *target, arn, secret string) (began int64, told callbac
 		token := fmt.Sprintf("token-of-%s-%d-%d", m.name, m.runs, try)
 		task := m.w.execs.wait(token)
 		refused := make(chan struct{})
-		d, visits, over := m.another(), m.another(), make(chan struct{})
-		m.w.spawn(func() { m.visit(visits, t, over) })
+		d, over := m.another(), make(chan struct{})
+		for _, t := range ts {
+			visits := m.another()
+			m.w.spawn(func() { m.visit(visits, t, over) })
+		}
 		defer close(over)
 		m.w.spawn(func() {
-			if !m.ask(d, t, arn, secret, token, task) {
+			if !m.ask(d, ts, arn, secret, token, task) {
 				close(refused)
 			}
 		})
@@ -254,7 +285,7 @@ func (m *machine) wait(t *target, arn, secret string) (began int64, told callbac
 		if m.chance(0.5) { // the execution is stopped
 			return began, callback{}
 		}
-		gone = append(gone, m.mayEnd(t, secret))
+		gone = append(gone, m.mayEnd(ts, secret)...)
 	}
 }
 
@@ -271,7 +302,7 @@ func (m *machine) visit(d *dice, t *target, over <-chan struct{}) {
 			return
 		case <-time.After(2*time.Hour + d.between(0, time.Minute)):
 		}
-		secret := fmt.Sprintf("visitor-of-%s-%d-%d------------------", m.name, m.runs, n)
+		secret := fmt.Sprintf("visitor-of-%s-%d-%d-of-%s------------------", m.name, m.runs, n, strings.ReplaceAll(t.name, ":", "-"))
 		l := &link{w: m.w, client: m.name + "-visitor"}
 		for _, r := range []lockclient.Request{
 			{Op: "acquire", Lock: t.name, Body: encode(wire.AcquireRequest{Lease: secret, TTL: t.ttl.Milliseconds(), Capacity: int64(t.capacity), Permits: 1})},
@@ -300,17 +331,25 @@ func (e *executions) waits(t *task) bool {
 }
 
 // ask sends the task's acquire until it is answered, or the task waits no more. It returns false if the request is refused, or never answered.
-func (m *machine) ask(d *dice, t *target, arn, secret, token string, task *task) bool {
-	body := encode(wire.AcquireRequest{
+func (m *machine) ask(d *dice, ts []*target, arn, secret, token string, task *task) bool {
+	t := ts[0]
+	r := lockclient.Request{Op: "acquire", Lock: t.name, Body: encode(wire.AcquireRequest{
 		Lease: secret, Owner: m.name, TTL: t.ttl.Milliseconds(), Capacity: int64(t.capacity), Permits: 1, Execution: arn, TaskToken: token,
-	})
+	})}
+	if len(ts) > 1 {
+		body := wire.AcquireSetRequest{Lease: secret, Owner: m.name, TTL: t.ttl.Milliseconds(), Execution: arn, TaskToken: token}
+		for _, t := range ts {
+			body.Locks = append(body.Locks, wire.SetLock{Name: t.name, Capacity: int64(t.capacity), Permits: 1})
+		}
+		r = lockclient.Request{Op: string(wire.OpAcquireSet), Lock: "*", Body: encode(body)}
+	}
 	l := &link{w: m.w, client: m.name, life: orphanLife}
 	for range 20 {
 		if !m.w.execs.waits(task) {
 			return true
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second+d.between(0, time.Second))
-		resp, err := l.RoundTrip(ctx, lockclient.Request{Op: "acquire", Lock: t.name, Body: body})
+		resp, err := l.RoundTrip(ctx, r)
 		cancel()
 		if problem, failed := resp.Answer.(*wire.Problem); err == nil && (!failed || !problem.Outage()) {
 			return !failed
@@ -320,33 +359,43 @@ func (m *machine) ask(d *dice, t *target, arn, secret, token string, task *task)
 	return false
 }
 
-// work holds the lock for a while, and then releases it, or leaves that to the end of the execution.
-func (m *machine) work(t *target, secret string, began, fence int64) {
+// work holds the locks for a while, and then releases them, or leaves that to the end of the execution.
+func (m *machine) work(ts []*target, secret string, began int64, fences map[string]int64) {
 	w := m.w
 	from := w.at()
 	w.mu.Lock()
 	lease := w.nameOf(m.name, secret)
-	// The callback was sent while the lease was stored.
-	op := &request{Op: history.Op{
-		Client: m.name, Op: history.Acquire, Lock: t.name, Lease: lease, Permits: 1, Capacity: int64(t.capacity), Began: max(began, from-int64(10*time.Second)), Ended: from,
-		Result: history.Granted, Fence: fence, TTL: int64(lock.ExecutionLife),
-	}}
-	w.ops = append(w.ops, op)
+	var beliefs []history.Belief
+	for _, t := range ts {
+		// The callback was sent while the lease was stored.
+		op := &request{Op: history.Op{
+			Client: m.name, Op: history.Acquire, Lock: t.name, Set: setOf(ts), Lease: lease, Permits: 1, Capacity: int64(t.capacity), Began: max(began, from-int64(10*time.Second)), Ended: from,
+			Result: history.Granted, Fence: fences[t.name], TTL: int64(lock.ExecutionLife),
+		}}
+		w.ops = append(w.ops, op)
+		beliefs = append(beliefs, history.Belief{
+			Client: m.name, Lock: t.name, Lease: lease, Fence: fences[t.name], Permits: 1, Capacity: int64(t.capacity), From: from,
+		})
+	}
 	w.mu.Unlock()
-	time.Sleep(m.between(time.Millisecond, 3*t.ttl))
+	time.Sleep(m.between(time.Millisecond, 3*ts[0].ttl))
 	w.mu.Lock()
-	w.h.Beliefs = append(w.h.Beliefs, history.Belief{
-		Client: m.name, Lock: t.name, Lease: lease, Fence: fence, Permits: 1, Capacity: int64(t.capacity), From: from, Until: w.at(),
-	})
+	for _, b := range beliefs {
+		b.Until = w.at()
+		w.h.Beliefs = append(w.h.Beliefs, b)
+	}
 	w.mu.Unlock()
 	if m.chance(0.3) {
 		return
 	}
-	body := encode(wire.ReleaseRequest{Lease: secret})
+	r := lockclient.Request{Op: "release", Lock: ts[0].name, Body: encode(wire.ReleaseRequest{Lease: secret})}
+	if len(ts) > 1 {
+		r = lockclient.Request{Op: string(wire.OpReleaseSet), Lock: "*", Body: encode(wire.ReleaseSetRequest{Locks: namesOf(ts), Lease: secret})}
+	}
 	l := &link{w: w, client: m.name}
 	for range 3 {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		resp, err := l.RoundTrip(ctx, lockclient.Request{Op: "release", Lock: t.name, Body: body})
+		resp, err := l.RoundTrip(ctx, r)
 		cancel()
 		if problem, failed := resp.Answer.(*wire.Problem); err == nil && (!failed || !problem.Outage()) {
 			return

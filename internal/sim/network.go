@@ -275,6 +275,11 @@ func (l *link) endSet(op *request, resp lockclient.Response) {
 				}
 			}
 		}
+	case wire.SetQueued:
+		result(history.Held)
+		for i, ticket := range answer.Tickets {
+			op.set[i].Ticket = ticket
+		}
 	case wire.SetReleased:
 		for i := range op.set {
 			if slices.ContainsFunc(answer.Locks, func(r wire.Released) bool { return r.Lock == op.set[i].Lock }) {

@@ -64,7 +64,7 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("simulation: %v, %.1f s\n", sum, time.Since(start).Seconds())
 }
 
-type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited int }
+type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited, tasks int }
 
 func (s *totals) add(r *Run) {
 	s.runs, s.ops, s.rows, s.events = s.runs+1, s.ops+len(r.History.Ops), s.rows+len(r.History.Rows), s.events+len(r.History.Events)
@@ -84,12 +84,15 @@ func (s *totals) add(r *Run) {
 		if waits[lease] {
 			s.waited++
 		}
+		if strings.HasPrefix(lease, "machine-") {
+			s.tasks++
+		}
 	}
 }
 
 func (s totals) String() string {
-	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait",
-		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited)
+	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait, %d to tasks",
+		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited, s.tasks)
 }
 
 // check makes a run and checks it. A failure says how to replay it.

@@ -6,6 +6,8 @@ const (
 	acquires  = "lockclient/acquire.go"
 	consumer  = "internal/stream/consumer.go"
 	notifier  = "internal/stream/notifier.go"
+	setOp     = "internal/lock/setop.go"
+	setTask   = "internal/lock/settask.go"
 	redundant = "the decision on the record that was read says the same; the clause matters between a read and a write, and for commands that are sent without a read"
 )
 
@@ -36,15 +38,26 @@ var plants = []plant{
 	// Sets of locks.
 	{"a set is granted out of turn", "internal/lock/setrun.go", "if len(r.Queue) == 0 || r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold.at(now) != nil {", "if w, waits := r.place(key); !waits || !r.fits(w.Terms) {", ""},
 	{"a set is granted where it does not fit", "internal/lock/setrun.go", "r.Queue[0].Key != key || !r.fits(r.Queue[0].Terms) || r.hold", "r.Queue[0].Key != key || r.hold", ""},
-	{"one lock of a set is released", "internal/lock/setop.go", "		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))\n	}\n", "		parts = append(parts, o.rules.part(now, o.names[i], r, to, CauseRelease, o.by))\n		break\n	}\n",
+	{"one lock of a set is released", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseRelease {\n			break\n		}\n	}\n",
 		"the checks are of safety: what is left expires"},
-	{"one lock of a set is renewed", "internal/lock/setop.go", "		if cmd != nil {\n			parts = append", "		if cmd != nil && i == 0 {\n			parts = append",
+	{"one lock of a set is renewed", setOp, "		if cmd != nil {\n			parts = append", "		if cmd != nil && i == 0 {\n			parts = append",
 		"the answer has the time of the first of the leases that expires, so the client ends in time"},
-	{"a set takes a lock that others hold", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {", "if one := o.one(i); i == 0 && (r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms())) {", ""},
-	{"a set goes before those who wait", "internal/lock/setop.go", "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil", "if one := o.one(i); r.hold.at(now) != nil", ""},
+	{"a set takes a lock that others hold", setOp, "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms()) {", "if one := o.one(i); i == 0 && (r.Waiting > 0 || r.hold.at(now) != nil || one.mismatches(r) || !r.fits(one.terms())) {", ""},
+	{"a set goes before those who wait", setOp, "if one := o.one(i); r.Waiting > 0 || r.hold.at(now) != nil", "if one := o.one(i); r.hold.at(now) != nil", ""},
 	{"a write of one lock grants a set there", "internal/lock/queue.go", "len(to.Queue) == 0 && w.Set == \"\" && ", "len(to.Queue) == 0 && ", ""},
 	{"a set is written in part", "internal/lock/memory.go", "		if !p.Command.Allows(m.records[p.Lock]) {\n			return 0, &GuardError{}\n		}\n	}\n	for _, p := range parts {\n		m.put(p.Lock, p.Command)\n", "		if !p.Command.Allows(m.records[p.Lock]) {\n			return 0, &GuardError{}\n		}\n		m.put(p.Lock, p.Command)\n", ""},
 	{"the client forgets the rest of a set that is lost in one lock", "lockclient/lease.go", "if l.fences != nil { // it may be over", "if false { // it may be over", "the checks are of safety: what is left expires"},
+
+	// Sets that wait for a task, and sets of executions.
+	{"the token of a set is in none of its places", setOp, "		one.req.Token = o.req.Token\n", "", ""},
+	{"the token of a set is in all of its places", setOp, "	if i == 0 {\n		one.req.Token", "	if o.key != \"\" {\n		one.req.Token", ""},
+	{"the further token of a set's task is forgotten", setOp, "			w, _ = w.withToken(o.one(i).req.Token)\n", "", ""},
+	{"the further leases of a set's task are to be claimed", "internal/lock/setrun.go", "(claims || first.Tokens.OfTask())", "claims", ""},
+	{"the output of a set has one fencing token", notifier, "wire.GrantedLock{Lock: names[i], Fence: l.Fence,", "wire.GrantedLock{Lock: names[i], Fence: first.Fence,", ""},
+	{"the callback of a set is sent although one of its leases is lost", setTask, "		if !held {\n			return nil, ErrLeaseLost\n		}\n", "		if !held {\n			continue\n		}\n", ""},
+	{"the end of an execution ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseExecutionEnd {\n			break\n		}\n	}\n", ""},
+	{"the end of a dead task ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseTaskGone {\n			break\n		}\n	}\n", "the end of the execution ends the others; TestCrashPointsOfASet notices"},
+	{"the leases of a set that belong to an execution end by time", setOp, "Wait: o.req.Wait, Execution: o.req.Execution, set:", "Wait: o.req.Wait, Execution: map[bool]string{true: o.req.Execution}[i == 0], set:", ""},
 
 	// Rules of the client.
 	{"the deadline is counted from the answer", client, "l.deadline = provedUntil(sent, answer)", "l.deadline = provedUntil(c.now(), answer)", ""},
