@@ -27,6 +27,9 @@ var setWorlds = []setWorld{
 	{name: "three sets", clients: 3, clocks: 1, wants: wants{both, both, both}, capacity: oneEach, sends: 1, forces: 2, stream: true, ttl: 3, wait: 4, retention: 3, horizon: 1},
 	{name: "a set before a task in the queue of a free lock", clients: 3, clocks: 1, wants: wants{onlyB, both, onlyA}, capacity: oneEach, sends: 1, stream: true, jobs: true, ttl: 6, wait: 1, patience: [maxClients]int64{2: 6}, retention: 3, horizon: 3},
 	{name: "a waiter for two permits before a task that fits", clients: 3, clocks: 1, wants: wants{onlyA, {2, 0}, onlyA}, capacity: [2]int64{2, 1}, sends: 1, stream: true, jobs: true, ttl: 6, wait: 1, patience: [maxClients]int64{2: 6}, retention: 3, horizon: 4},
+	{name: "a task, and a set that polls", clients: 2, clocks: 1, wants: wants{both, both}, capacity: oneEach, sends: 1, stream: true, tasks: 2, deaths: 1, deliveries: 1, crashes: 1, ttl: 4, wait: 5, retention: 3, horizon: 2},
+	{name: "a task that is told by two", clients: 1, clocks: 1, wants: wants{both}, capacity: oneEach, sends: 2, stream: true, tasks: 1, deaths: 1, deliveries: 2, crashes: 2, ttl: 4, wait: 5, retention: 3, horizon: 2},
+	{name: "a task, and an operator", clients: 2, clocks: 1, wants: wants{both, onlyB}, capacity: oneEach, sends: 1, forces: 1, stream: true, tasks: 1, deliveries: 1, crashes: 1, ttl: 4, wait: 5, retention: 3, horizon: 2},
 	{name: "sets on two permits", clients: 3, clocks: 1, wants: wants{both, both, both}, capacity: [2]int64{1, 2}, sends: 1, timers: 2, stream: true, ttl: 1, wait: 3, retention: 3, horizon: 2},
 	{name: "sets of many permits", clients: 3, clocks: 1, wants: wants{{2, 1}, {1, 2}, {1, 0}}, capacity: [2]int64{2, 3}, sends: 1, timers: 2, stream: true, ttl: 1, wait: 3, retention: 3, horizon: 2},
 }
@@ -97,25 +100,31 @@ var setMutants = map[string]func(*setWorld){
 
 func TestSetMutants(t *testing.T) {
 	var killed atomic.Int64
+	kill := func(t *testing.T, change func(*setWorld), fits func(setWorld) bool) {
+		t.Parallel()
+		for _, limit := range []int{30_000, 300_000} {
+			for _, w := range slices.Clone(setWorlds) {
+				if change(&w); !fits(w) {
+					continue
+				}
+				if x := exploreSets(w, limit); x.found != "" {
+					t.Logf("caught by %s after %d states", w.name, x.visited.n)
+					killed.Add(1)
+					return
+				}
+			}
+		}
+		t.Error("survives")
+	}
 	t.Run("all", func(t *testing.T) {
 		for name, change := range setMutants {
 			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				for _, limit := range []int{30_000, 300_000} {
-					for _, w := range slices.Clone(setWorlds) {
-						if change(&w); (w.once || w.still) && !w.jobs {
-							continue
-						}
-						if x := exploreSets(w, limit); x.found != "" {
-							t.Logf("caught by %s after %d states", w.name, x.visited.n)
-							killed.Add(1)
-							return
-						}
-					}
-				}
-				t.Error("survives")
+				kill(t, change, func(w setWorld) bool { return w.tasks == 0 && (w.jobs || !w.once && !w.still) })
 			})
 		}
+		for name, change := range setTaskMutants {
+			t.Run(name, func(t *testing.T) { kill(t, change, func(w setWorld) bool { return w.tasks != 0 }) })
+		}
 	})
-	fmt.Printf("mutants: %d of %d of sets killed\n", killed.Load(), len(setMutants))
+	fmt.Printf("mutants: %d of %d of sets killed\n", killed.Load(), len(setMutants)+len(setTaskMutants))
 }

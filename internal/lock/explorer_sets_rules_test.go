@@ -28,6 +28,8 @@ func (x *setExplorer) land(s, gone setState, m setMessage) {
 	}
 	x.checkWrite(s, m, next)
 	t.records = next
+	x.due(&t, x.record(s.records[0]), x.record(next[0]))
+	x.forcedOut(&t, m)
 	for lock := range 2 {
 		t.fences[lock] = max(t.fences[lock], x.record(next[lock]).Fence)
 	}
@@ -128,7 +130,7 @@ func (x *setExplorer) followUp(t *setState, s setState, parts []Part, m setMessa
 		if todo&(1<<lock) == 0 || !Unsettled(x.record(t.records[lock])) {
 			continue
 		}
-		next := setMessage{stage: setRead, op: opSettle, lock: lock, of: max(m.of, 1)}
+		next := setMessage{stage: setRead, op: opSettle, lock: lock, of: max(m.of%ofTask, 1)}
 		if next.of == 2 && x.jobs {
 			if next.head = noHead; lock == m.lock {
 				next.head = m.head
@@ -155,12 +157,12 @@ func (x *setExplorer) checkWrite(s setState, m setMessage, next [2]uint32) {
 			if h.Fence <= s.fences[lock] {
 				x.fail("fence: %v got %d after %d", k, h.Fence, s.fences[lock])
 			}
-			if before.Retired.Key == k {
+			if before.Retired.Key == k && before.Retired.Cause != CauseTaskGone {
 				x.fail("rule 1: %v is over, and was granted again", k)
 			}
 		}
 		for k, h := range before.Holders {
-			if _, still := after.Holders[k]; !still && h.ExpiresAt > read-tick.Milliseconds() && m.op != opForce && (m.op != opRelease || k != x.key(m.client)) {
+			if _, still := after.Holders[k]; !still && h.ExpiresAt > read-tick.Milliseconds() && m.op != opForce && (m.op != opRelease && m.op != opEnd || k != x.key(m.client)) {
 				x.fail("%s ended the lease of %v, which is live", opName(m.op), k)
 			}
 		}
@@ -179,6 +181,7 @@ func (x *setExplorer) checkWrite(s setState, m setMessage, next [2]uint32) {
 		}
 	}
 	x.checkRelease(m, s, next)
+	x.checkTaskEnd(m, s, next)
 }
 
 // checkRelease checks that a release that was applied leaves nothing of a lease that it could have ended.
@@ -255,6 +258,7 @@ func (x *setExplorer) checkState(s setState) {
 		x.checkForgotten(s, rs)
 	}
 	x.checkFree(s)
+	x.checkTold(s)
 }
 
 // drained reports whether everything that settles is done: the stream's consumer, or without a stream the writers, which then do not die.

@@ -34,12 +34,20 @@ type setWorld struct {
 	retention int64
 	horizon   uint8
 
+	tasks      uint8 // bit per client that waits with a token, for both locks
+	deaths     int   // of tasks
+	deliveries int   // how many processes send callbacks at a time
+	crashes    int   // of these
+
 	// What a mutant changes.
-	mutate func([]Part) []Part // before they are applied
-	trust  bool                // a part of a set that was read once is believed
-	alone  bool                // whoever settles looks at its own lock only
-	once   bool                // the stream's consumer sets no job for the end of a place
-	still  bool                // it sets one at each turn, and does not repeat it
+	mutate      func([]Part) []Part // before they are applied
+	trust       bool                // a part of a set that was read once is believed
+	alone       bool                // whoever settles looks at its own lock only
+	once        bool                // the stream's consumer sets no job for the end of a place
+	trustful    bool                // the leases of a set are not read before its callback
+	alwaysFirst bool                // every attempt at a callback is taken for the first
+	forgets     bool                // places have no tokens
+	still       bool                // it sets one at each turn, and does not repeat it
 }
 
 type setStage uint8
@@ -68,6 +76,7 @@ type setMessage struct {
 	until      uint8
 	seen, prev [2]uint32 // records, plus 1
 	cmds       [2]uint32 // commands, plus 1
+	first      bool      // of a process that sends a callback: its attempt is the first
 }
 
 // opSettle is a settling of a lock, or, of both, of the set that is first there.
@@ -78,6 +87,10 @@ const maxSetMessages = 7
 type setState struct {
 	now, timers, forces uint8
 	forced              uint8
+	owed, told, failing uint8 // bit per task: a callback is due; it was sent; the task is to be told that its wait is over
+	dead                uint8 // bit per task
+	deaths, deliveries  uint8
+	crashes             uint8
 	pending, turned     uint8 // bit per lock that the stream's consumer must settle; those of which the head or the free permits are new
 	jobs                [2]setJob
 	records             [2]uint32
@@ -185,8 +198,11 @@ func (x *setExplorer) step(s setState, what string, m setMessage) {
 }
 
 func opName(k opKind) string {
-	if k == opSettle {
+	switch k {
+	case opSettle:
 		return "settle"
+	case opCall:
+		return "callback"
 	}
 	return k.String()
 }
@@ -234,8 +250,18 @@ func compareMessages(a, b setMessage) int {
 	return cmp.Or(
 		-cmp.Compare(a.stage, b.stage), cmp.Compare(a.op, b.op), cmp.Compare(a.client, b.client), cmp.Compare(a.lock, b.lock), cmp.Compare(a.of, b.of),
 		cmp.Compare(a.head, b.head), cmp.Compare(a.held, b.held), cmp.Compare(a.due, b.due), cmp.Compare(a.sent, b.sent), cmp.Compare(a.read, b.read), cmp.Compare(a.offset, b.offset), slices.Compare(a.seen[:], b.seen[:]),
-		slices.Compare(a.prev[:], b.prev[:]), slices.Compare(a.cmds[:], b.cmds[:]), cmp.Compare(a.answer, b.answer), cmp.Compare(a.until, b.until),
+		slices.Compare(a.prev[:], b.prev[:]), slices.Compare(a.cmds[:], b.cmds[:]), cmp.Compare(a.answer, b.answer), cmp.Compare(a.until, b.until), compareBools(a.first, b.first),
 	)
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }
 
 func (x *setExplorer) moves(s setState) {
@@ -246,6 +272,7 @@ func (x *setExplorer) moves(s setState) {
 	}
 	for i := range uint8(x.clients) {
 		x.clientMoves(s, i)
+		x.taskMoves(s, i)
 	}
 	for i, m := range s.messages {
 		if m.stage != 0 {
@@ -284,7 +311,9 @@ func (x *setExplorer) moves(s setState) {
 			if int(s.forces) < x.forces {
 				t := s
 				t.forces++
-				t.forced |= 1 << client
+				if !x.isTask(client) {
+					t.forced |= 1 << client
+				}
 				if m := (setMessage{stage: setRead, op: opForce, lock: lock, client: client}); t.put(m) {
 					x.step(t, "an operator forces", m)
 				}
@@ -318,12 +347,17 @@ func (x *setExplorer) clientMoves(s setState, i uint8) {
 		}
 	case phaseAcquiring:
 		send(opAcquire, false, same)
+		if x.isTask(i) {
+			return
+		}
 		if x.polls && x.isSet(i) {
 			send(opAcquire, true, same)
 		}
 		send(opRelease, false, func(c *clientState) { c.phase = phaseIdle })
 	case phaseHolding:
-		send(opRenew, false, same)
+		if !x.isTask(i) {
+			send(opRenew, false, same)
+		}
 		send(opRelease, false, func(c *clientState) { c.phase, c.until = phaseReleasing, 0 })
 	}
 }
@@ -332,6 +366,7 @@ func (x *setExplorer) messageMoves(s setState, i int) {
 	m := s.messages[i]
 	gone := s
 	gone.messages[i] = setMessage{}
+	x.diesAt(gone, m)
 	switch m.stage {
 	case setRequest:
 		for offset := range x.clocks {
@@ -372,7 +407,11 @@ func (x *setExplorer) messageMoves(s setState, i int) {
 
 // put puts a message that is still to be moved: settling ends with its last decision, and that of the stream's consumer with a job.
 func (x *setExplorer) put(t *setState, m setMessage) {
-	if m.stage == setReply && m.op >= opExpire {
+	if m.stage == setReply && m.of == ofTask && m.op != opCall {
+		x.nextStep(t, m)
+		return
+	}
+	if m.stage == setReply && m.op >= opExpire && m.op != opCall {
 		if x.jobs && m.of == 2 && m.held != 0 && (m.head == 0 || m.head == m.held && !x.still) && !x.once {
 			job := &t.jobs[m.lock]
 			if int64(job.head) != x.record(t.records[m.lock]).Head { // else there is a job for the head, and another one ends at once
@@ -384,12 +423,17 @@ func (x *setExplorer) put(t *setState, m setMessage) {
 	if m.stage == setReply && !x.matters(t, m) {
 		return
 	}
+	if m.stage == setReply && m.op == opAcquire && x.isTask(m.client) { // it waits for its callback
+		return
+	}
 	t.put(m)
 }
 
 func (x *setExplorer) matters(t *setState, m setMessage) bool {
 	c := t.clients[m.client]
 	switch {
+	case m.op == opCall:
+		return true
 	case m.answer == held:
 		return false
 	case m.op == opAcquire:
@@ -401,6 +445,10 @@ func (x *setExplorer) matters(t *setState, m setMessage) bool {
 }
 
 func (x *setExplorer) receive(t setState, m setMessage) {
+	if m.op == opCall {
+		x.call(t, m)
+		return
+	}
 	if !x.matters(&t, m) {
 		x.step(t, "an answer comes too late", m)
 		return
@@ -442,6 +490,8 @@ func (x *setExplorer) single(m setMessage, r Record) decider {
 		return expiring{x.rules, ref}
 	case m.op == opForce:
 		return &forcing{rules: x.rules, req: ForceReleaseRequest{Fence: ref.Fence}}
+	case m.of == ofTask:
+		return x.ofCallback(m, r)
 	}
 	return settling{x.rules}
 }
@@ -455,7 +505,7 @@ func (x *setExplorer) set(m setMessage) setDecider {
 	names := setNames[:]
 	switch m.op {
 	case opAcquire:
-		req := SetRequest{TTL: ttl, Wait: x.waits(m.client)}
+		req := SetRequest{TTL: ttl, Wait: x.waits(m.client), Token: x.token(m.client)}
 		for i, name := range names {
 			req.Locks = append(req.Locks, Want{name, x.capacity[i], x.wants[m.client][i]})
 		}
@@ -464,6 +514,8 @@ func (x *setExplorer) set(m setMessage) setDecider {
 		return setRenewing{x.rules, names, k, RenewRequest{TTL: ttl}}
 	case opRelease:
 		return &setReleasing{rules: x.rules, names: names, key: k}
+	case opEnd:
+		return x.endOfTask(m, x.record(m.seen[0]-1))
 	}
 	return setSettling{x.rules, names, k}
 }
@@ -481,8 +533,12 @@ func (x *setExplorer) decide(m setMessage, at uint8) setMessage {
 		n = x.decideSet(n, now)
 	} else {
 		r := x.record(m.seen[m.lock] - 1)
-		cmd, err := x.single(m, r).next(now, r)
+		op := x.single(m, r)
+		cmd, err := op.next(now, r)
 		n = x.become(n, err)
+		if a, attempts := op.(*attempting); attempts {
+			n.first = a.first || x.alwaysFirst
+		}
 		if held := r.heldUp(); x.jobs && m.op == opSettle && m.of == 2 && held.Head != 0 {
 			n.held, n.due = uint8(held.Head), uint8(held.Until.Sub(x.clock(0))/tick)
 		}
@@ -508,6 +564,8 @@ func (x *setExplorer) become(n setMessage, err error) setMessage {
 		n.answer = ok
 	case errors.Is(err, ErrLeaseLost):
 		n.answer = lost
+	case answered(err):
+		n.answer = held
 	default:
 		n.answer = held
 	}
@@ -526,8 +584,11 @@ func (x *setExplorer) decideSet(n setMessage, now time.Time) setMessage {
 	if x.trust {
 		prev = rs
 	}
-	if m.poll {
+	switch {
+	case m.poll:
 		return x.decidePoll(n, now, rs)
+	case m.op == opCall:
+		return x.leases(n, rs)
 	}
 	parts, err := x.set(m).next(now, rs, prev)
 	if errors.Is(err, errTorn) {
@@ -536,7 +597,7 @@ func (x *setExplorer) decideSet(n setMessage, now time.Time) setMessage {
 	}
 	n = x.become(n, err)
 	if len(parts) == 0 {
-		if err == nil && m.op != opRelease && m.op != opSettle {
+		if err == nil && m.op != opRelease && m.op != opSettle && m.op != opEnd {
 			n = x.lease(n, now, rs)
 		}
 		return n
