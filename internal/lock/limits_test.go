@@ -222,7 +222,7 @@ func TestRuleHoldLimitOfAnExecution(t *testing.T) {
 	ref := GrantRef{lockName, KeyOf(lockName, "x"), l.Lease.Fence}
 	for range 2 {
 		rev := k.record().Rev
-		if again, err := k.MarkChecked(t.Context(), ref, time.Minute); err != nil || again.UnixMilli() != end {
+		if again, err := k.MarkChecked(t.Context(), ref, "", time.Minute); err != nil || again.UnixMilli() != end {
 			t.Errorf("again at %v, %v", again, err)
 		}
 		if k.store.reset(); k.record().Rev > rev+1 {
