@@ -80,6 +80,9 @@ left together, and holds nothing. So all queues have the sets that they share in
 of one record grants a set: its writer then reads the other locks of the set that is first, and grants it if it is first in all
 queues and fits in all locks; see setrun.go.
 
+A task waits for a set with a token in its place in the first lock, by the order of names. So the lease in that lock alone needs a callback, and says whether it
+was attempted and answered; the set belongs to its execution by one binding; and what ends it for the task or the execution ends it in all locks. See settask.go.
+
 The head of a queue may so keep those behind it from free permits: a set that waits for another lock, or a waiter for more
 permits than are free. When the head's place ends, and its caller is gone, no other write of the lock may come. So the stream's consumer
 settles the lock then; see [Coordinator.SettleUntil].
@@ -180,6 +183,8 @@ What each party sees, and why that is safe:
 	  first in a queue dies |                                   | time; then the next is granted    | its places or none
 	writer dies before it   | waits                             | granted by the stream's consumer  | the consumer sees each write that frees
 	  granted a set         |                                   | or by the set's next poll         | permits or changes the head: cause turn
+	a lock of a set is lost | callback: LeaseLost               | the others are ended, if it was   | the notifier reads the leases of all locks
+	  before its callback   |                                   | the first attempt                 | before it sends the callback
 	row purged              | nothing                           | free; late duplicates are not     | only a day after its last use
 	                        |                                   | recognised                        |
 	coordinator dies        | no answer; sends it again         | changed or not                    | coordinators keep no state
