@@ -76,6 +76,13 @@ func everything(stack awscdk.Stack, code string, props infra.Props) {
 	awsstepfunctions.NewStateMachine(stack, jsii.String("Machine"), &awsstepfunctions.StateMachineProps{
 		StateMachineName: jsii.String("DeployProd"), Role: role, DefinitionBody: awsstepfunctions.DefinitionBody_FromChainable(section),
 	})
+	together := locks.CriticalSection(stack, "All", infra.SectionProps{
+		Role: role, Locks: []infra.SectionLock{{Name: "$.lock"}, {Name: "deploy:shared", Capacity: 3, Permits: 2}}, Pattern: "deploy:*",
+		Body: awsstepfunctions.NewPass(stack, jsii.String("Body of all"), nil),
+	})
+	awsstepfunctions.NewStateMachine(stack, jsii.String("MachineOfAll"), &awsstepfunctions.StateMachineProps{
+		StateMachineName: jsii.String("DeployAll"), Role: role, DefinitionBody: awsstepfunctions.DefinitionBody_FromChainable(together),
+	})
 }
 
 var variants = []variant{
