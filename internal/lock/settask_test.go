@@ -48,7 +48,7 @@ func TestRuleOnlyTheDeadTasksSetEnds(t *testing.T) {
 	} {
 		k := newKit(t)
 		k.mustSet("holder", ab)
-		k.waitSet("s", ab, setToken("t"))
+		_ = k.waitSet("s", ab, setToken("t"))
 		if test.before != nil {
 			k.want(test.before(k), ErrLockHeld)
 		}
@@ -117,8 +117,8 @@ func TestEndOfASetsExecution(t *testing.T) {
 	bound := func(r *SetRequest) { r.Execution = "x" }
 	k := newKit(t)
 	k.mustSet("s", ab, bound)
-	k.waitSet("w", ab, bound)
-	k.waitSet("other", ab, func(r *SetRequest) { r.Execution = "y" })
+	_ = k.waitSet("w", ab, bound)
+	_ = k.waitSet("other", ab, func(r *SetRequest) { r.Execution = "y" })
 	if _, err := k.ForceRelease(t.Context(), ForceReleaseRequest{Lock: "a", Reason: "test"}); err != nil {
 		t.Fatal(err)
 	}
@@ -157,5 +157,25 @@ func TestEndOfASetsExecution(t *testing.T) {
 	}
 	if _, err := k.LeasesOfSet(t.Context(), "a,b", ref.Key); !errors.Is(err, ErrLeaseLost) {
 		t.Error(err)
+	}
+}
+
+// The stream's consumer sees the grant of a set that needs it, whoever listens: of the first lock for the callback, of each for the checks.
+func TestStreamSeesTheGrantOfASet(t *testing.T) {
+	for _, test := range []struct {
+		change func(*SetRequest)
+		sees   [2]bool
+	}{
+		{func(*SetRequest) {}, [2]bool{false, false}},
+		{func(r *SetRequest) { r.Token, r.Wait = task("t"), time.Minute }, [2]bool{true, false}},
+		{func(r *SetRequest) { r.Execution = "x" }, [2]bool{true, true}},
+	} {
+		k := newKit(t)
+		k.mustSet("s", ab, test.change)
+		for i, lock := range ab {
+			if w := (Write{Lock: lock, After: k.at(lock)}); w.OfQueue() != test.sees[i] {
+				t.Errorf("%s: cause %s", lock, w.After.Cause)
+			}
+		}
 	}
 }

@@ -52,10 +52,10 @@ var plants = []plant{
 	{"the token of a set is in none of its places", "internal/lock/limits.go", "			one.req.Token = o.req.Token\n", "", ""},
 	{"the token of a set is in all of its places", "internal/lock/limits.go", "		if i == 0 { // see settask.go\n", "		if o.key != \"\" {\n", ""},
 	{"the further token of a set's task is forgotten", setOp, "			w, _ = w.withToken(o.ones[i].req.Token)\n", "", ""},
-	{"the further leases of a set's task are to be claimed", "internal/lock/setrun.go", "(claims || first.Tokens.OfTask())", "claims", ""},
-	{"the output of a set has one fencing token", notifier, "wire.GrantedLock{Lock: names[i], Fence: l.Fence,", "wire.GrantedLock{Lock: names[i], Fence: first.Fence,", ""},
+	{"the further leases of a set's task are to be claimed", "internal/lock/setrun.go", "(claims || first.Tokens.OfTask())", "(claims || i == 0 && first.Tokens.OfTask())", ""},
+	{"the output of a set has one fencing token", notifier, "wire.GrantedLock{Lock: names[i], Fence: l.Fence,", "wire.GrantedLock{Lock: names[i], Fence: first.Fence,", "the tokens of one grant are equal unless a lock's is ahead; TestSetOfATaskIsToldOnce notices"},
 	{"the callback of a set is sent although one of its leases is lost", setTask, "		if !held {\n			return nil, ErrLeaseLost\n		}\n", "		if !held {\n			continue\n		}\n", ""},
-	{"the end of an execution ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseExecutionEnd {\n			break\n		}\n	}\n", ""},
+	{"the end of an execution ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseExecutionEnd {\n			break\n		}\n	}\n", "the checks of the others end them; TestSetOfAnExecution notices"},
 	{"the end of a dead task ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseTaskGone {\n			break\n		}\n	}\n", "the end of the execution ends the others; TestCrashPointsOfASet notices"},
 	{"the leases of a set that belong to an execution end by time", "internal/lock/limits.go", "Wait: o.req.Wait, Execution: o.req.Execution, set:", "Wait: o.req.Wait, Execution: map[bool]string{true: o.req.Execution}[i == 0], set:", ""},
 
