@@ -168,6 +168,40 @@ func TestHundredExecutionsTakeTurns(t *testing.T) {
 	fmt.Printf("e2e: %d executions at one lock, in order; from the end of one's work to the start of the next's: p50 %v, p99 %v\n", n, handOffs[n/2], handOffs[n-2])
 }
 
+// Executions that wait for two locks together get both in the order of their arrival, also when only one of the locks was held.
+func TestSetsOfExecutionsTakeTurns(t *testing.T) {
+	const n = 5
+	m := newMachines(t)
+	client := m.root()
+	holder, err := client.Acquire(t.Context(), "example:set-b", lockclient.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks := []map[string]any{{"name": "example:set-b"}, {"name": "example:set-a"}}
+	var executions []string
+	for i := range n {
+		executions = append(executions, m.start("LocksTogether", fmt.Sprintf("set-%d", i), map[string]any{"locks": locks}))
+		for _, name := range []string{"example:set-a", "example:set-b"} {
+			m.until(client, name, fmt.Sprintf("waited for by %d", i+1), func(s lockclient.Status) bool { return s.Waiting == i+1 })
+		}
+	}
+	if err := holder.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var last worked
+	for i, e := range executions {
+		var w worked
+		output := m.succeeds(e)
+		if err := json.Unmarshal([]byte(output), &w); err != nil || w.Done.Fence <= last.Done.Fence || w.Done.Started < last.Done.Ended {
+			t.Fatalf("turn %d: %s after %+v, %v", i, output, last, err)
+		}
+		last = w
+	}
+	for _, name := range []string{"example:set-a", "example:set-b"} {
+		m.until(client, name, "free", free)
+	}
+}
+
 // The lock is released soon after an execution ends inside its critical section in any way.
 func TestExecutionsThatEndInside(t *testing.T) {
 	const n = 100
