@@ -3,10 +3,8 @@ package lockclient
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"iter"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -117,61 +115,6 @@ type listRequest struct {
 	Limit  int    `json:"limit"`
 	State  string `json:"state"`
 	Cursor string `json:"cursor,omitzero"`
-}
-
-// Watch returns an iterator that gives a lock's status, and again each time that it has changed: its holders, their metadata, the
-// number of waiters, or a freeze. A renewal is no change. Watch polls: every Config.RetryDelay at most, and while nothing changes less and
-// less often, down to a tenth of that rate, but always soon after a lease's expiry. It does not see changes between two polls;
-// subscribe to events for those (see docs/events.md).
-//
-// An error is an element of its own, and the iterator continues, except after an [ErrRefused]. When ctx ends, the iterator gives
-// ctx's error and ends.
-func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error] {
-	return func(yield func(Status, error) bool) {
-		var last *Status
-		quiet := 0 // the number of polls since the last change
-		for {
-			s, err := c.status(ctx, name)
-			switch {
-			case err != nil:
-				if !yield(Status{}, &OpError{ErrWatch, name, err}) || errors.Is(err, ErrRefused) || ctx.Err() != nil {
-					return
-				}
-				last = nil // the first status after an error is given in any case
-			case last == nil || !s.same(*last):
-				quiet = 0
-				if !yield(s, nil) {
-					return
-				}
-				last = &s
-			}
-			if err := sleep(ctx, c.watchPause(s, quiet)); err != nil {
-				yield(Status{}, &OpError{ErrWatch, name, context.Cause(ctx)})
-				return
-			}
-			quiet++
-		}
-	}
-}
-
-// watchSlack is the time after a lease's expiry at which Watch polls again: when the coordinator does not list the lease any more.
-const watchSlack = wire.SkewAllowance + 50*time.Millisecond
-
-func (c *Client) watchPause(s Status, quiet int) time.Duration {
-	pause := jitter(c.retryDelay * time.Duration(min(1+quiet, 10)))
-	for _, h := range s.Holders {
-		pause = min(pause, max(h.Remaining+watchSlack, c.retryDelay/10))
-	}
-	return pause
-}
-
-// same reports whether s and o differ in renewals only.
-func (s Status) same(o Status) bool {
-	frozen := (s.Frozen == nil) == (o.Frozen == nil) && (s.Frozen == nil || *s.Frozen == *o.Frozen)
-	return frozen && s.Locked == o.Locked && s.Capacity == o.Capacity && s.Fence == o.Fence && s.Waiting == o.Waiting &&
-		slices.EqualFunc(s.Holders, o.Holders, func(a, b StatusHolder) bool {
-			return a.Fence == b.Fence && string(a.Metadata) == string(b.Metadata)
-		})
 }
 
 // ForceRelease ends leases of a lock without their holders' consent: all of them if fence is 0, or else only the one with that

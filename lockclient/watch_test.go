@@ -2,6 +2,7 @@ package lockclient_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -86,6 +87,98 @@ func TestWatchThroughFailures(t *testing.T) {
 			last = err
 		}
 		wantIs(t, last, lockclient.ErrRefused)
+		_ = c.Close(t.Context())
+	})
+}
+
+// WatchPrefix gives each lock that is held at first, and then each change: a lock that is acquired, one that comes free, another holder. It gives no renewal, and no lock of
+// other names.
+func TestWatchPrefix(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		hold := func(name string) *lockclient.Lease {
+			l, err := c.Acquire(t.Context(), name, lockclient.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		first := hold("a:1")
+		_ = hold("b:1")
+		seen := make(chan string)
+		ctx, stop := context.WithCancel(t.Context())
+		go func() {
+			for s, err := range c.WatchPrefix(ctx, "a:") {
+				switch {
+				case errors.Is(err, context.Canceled):
+					close(seen)
+					return
+				case err != nil:
+					t.Error(err)
+				default:
+					seen <- fmt.Sprintf("%s %v %d", s.Lock, s.Locked, len(s.Holders))
+				}
+			}
+		}()
+		want := func(lines ...string) {
+			t.Helper()
+			for _, line := range lines {
+				if got := <-seen; got != line {
+					t.Errorf("got %s, want %s", got, line)
+				}
+			}
+		}
+		want("a:1 true 1")
+		time.Sleep(5 * time.Minute) // of renewals
+		second := hold("a:2")
+		want("a:2 true 1")
+		if err := errors.Join(first.Release(t.Context()), second.Release(t.Context())); err != nil {
+			t.Error(err)
+		}
+		want("a:1 false 0", "a:2 false 0")
+		_ = hold("a:1")
+		want("a:1 true 1")
+		stop()
+		if _, more := <-seen; more {
+			t.Error("the iterator went on")
+		}
+		_ = c.Close(t.Context())
+	})
+}
+
+// A failure is given, and the changes that were made meanwhile after it. A coordinator that refuses ends the iterator.
+func TestWatchPrefixThroughFailures(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		if _, err := c.Acquire(t.Context(), "a", lockclient.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for s, err := range c.WatchPrefix(t.Context(), "a") {
+			switch n++; n {
+			case 1:
+				if err != nil || s.Lock != "a" {
+					t.Errorf("%+v, %v", s, err)
+				}
+				w.breakWith(cutAll, nil)
+			case 2:
+				wantIs(t, err, lockclient.ErrWatch)
+				w.breakWith(nil, nil)
+				if _, err := c.ForceRelease(t.Context(), "a", "test", 0); err != nil {
+					t.Error(err)
+				}
+			default:
+				if err != nil || s.Lock != "a" || s.Locked {
+					t.Errorf("%+v, %v", s, err)
+				}
+			}
+			if n == 3 {
+				break
+			}
+		}
+		for _, err := range c.WatchPrefix(t.Context(), "a/b") {
+			wantIs(t, err, lockclient.ErrRefused)
+		}
 		_ = c.Close(t.Context())
 	})
 }

@@ -21,7 +21,7 @@ import (
 
 type execCmd struct {
 	taking
-	Lock       []string       `sep:"none" placeholder:"NAME[/CAPACITY[/PERMITS]]" help:"One lock of a set, up to 10, which are acquired all at once, in place of a name before --."`
+	Lock       []string       `sep:"none" predictor:"lock" placeholder:"NAME[/CAPACITY[/PERMITS]]" help:"One lock of a set, up to 10, which are acquired all at once, in place of a name before --."`
 	Grace      *time.Duration `placeholder:"TIME" help:"Time between SIGTERM and SIGKILL when the command is stopped; at most a sixth of the TTL. By default 5s, or a sixth of a TTL below 30s."`
 	AtLeast    time.Duration  `placeholder:"TIME" help:"Keep the lock for at least this long after it was acquired, even if the command ends sooner."`
 	WithParent bool           `env:"HOLDFAST_WITH_PARENT" help:"End the command when the process that started holdfast ends."`

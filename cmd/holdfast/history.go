@@ -15,7 +15,7 @@ import (
 )
 
 type historyCmd struct {
-	Name  string `arg:"" help:"The lock's name."`
+	Name  string `arg:"" predictor:"lock" help:"The lock's name."`
 	At    string `placeholder:"WHEN" help:"Show who held the lock at this time, and who was next: 02:14, '2026-11-26 02:14', a time in RFC 3339, or a duration before now such as 3h."`
 	From  string `placeholder:"WHEN" help:"Show what happened from this time on; as --at, or a day (2026-11-26) or a weekday."`
 	To    string `placeholder:"WHEN" help:"Show what happened before this time."`

@@ -142,7 +142,7 @@ func (m *moment) text(at time.Time) string {
 }
 
 type keepHistoryCmd struct {
-	Prefix string        `arg:"" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
+	Prefix string        `arg:"" predictor:"lock" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
 	For    time.Duration `placeholder:"TIME" default:"90d" help:"How long an entry is kept: an hour to 400 days."`
 	Stop   bool          `help:"Keep no history from now on; entries that exist stay until their time."`
 }

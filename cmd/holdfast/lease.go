@@ -19,7 +19,7 @@ import (
 
 // taking are the arguments and flags of exec and acquire.
 type taking struct {
-	Name     string         `arg:"" optional:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
+	Name     string         `arg:"" predictor:"lock" optional:"" help:"The lock's name: A-Z a-z 0-9 . _ : @ + = -, with : for hierarchy."`
 	TTL      time.Duration  `name:"ttl" placeholder:"TIME" default:"60s" help:"How long the lease lasts without a renewal; by default 60s."`
 	Wait     *time.Duration `placeholder:"TIME" help:"How long to wait while others hold the lock; by default without a limit."`
 	NoWait   bool           `help:"Fail at once if others hold the lock."`
@@ -175,7 +175,7 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 // held are the arguments of renew and release: a lease of an earlier acquire.
 type held struct {
 	secret
-	Name string `arg:"" help:"The lock's name."`
+	Name string `arg:"" predictor:"lock" help:"The lock's name."`
 }
 
 func (h *held) open(ctx context.Context, conn *connection) (client *lockclient.Client, lease string, err error) {

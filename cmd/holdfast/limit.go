@@ -13,7 +13,7 @@ import (
 )
 
 type limitCmd struct {
-	Prefix          string        `arg:"" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
+	Prefix          string        `arg:"" predictor:"lock" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
 	Capacity        int           `placeholder:"N" help:"The permits of each lock. Callers that name another capacity are refused; those that name none get it."`
 	MaxTTL          time.Duration `name:"max-ttl" placeholder:"TIME" help:"The longest TTL of a lease; a longer one is refused."`
 	MaxHold         time.Duration `placeholder:"TIME" help:"How long a lease lasts from its grant on, however often it is renewed."`
@@ -92,7 +92,7 @@ func readRate(text string) (r lockclient.Rate, err error) {
 }
 
 type unlimitCmd struct {
-	Prefix string `arg:"" help:"The prefix, as its limits were set."`
+	Prefix string `arg:"" predictor:"lock" help:"The prefix, as its limits were set."`
 }
 
 // Run removes limits.

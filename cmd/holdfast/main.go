@@ -64,7 +64,8 @@ type cli struct {
 	Release      releaseCmd      `cmd:"" help:"Release a lease."`
 	Status       statusCmd       `cmd:"" help:"Show a lock."`
 	Ls           lsCmd           `cmd:"" help:"List locks."`
-	Watch        watchCmd        `cmd:"" help:"Show a lock each time it changes."`
+	Watch        watchCmd        `cmd:"" help:"Show a lock, or all below a prefix, each time they change."`
+	Events       eventsCmd       `cmd:"" help:"Show grants and ends of leases as they happen."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
 	Freeze       freezeCmd       `cmd:"" help:"Freeze all locks whose names begin with a prefix: nobody is granted them until a time."`
 	Unfreeze     unfreezeCmd     `cmd:"" help:"End a freeze."`
@@ -154,7 +155,10 @@ func run(ctx context.Context, args []string, s *streams) int {
 	exited := -1
 	parser := newParser(&c, s, kong.Exit(func(code int) { exited = max(exited, code) }), // help, and completion
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(s, &c.connection, slog.New(slog.NewTextHandler(s.err, nil))))
-	if len(args) == 0 {
+	switch {
+	case os.Getenv("COMP_LINE") != "":
+		return s.complete(parser)
+	case len(args) == 0:
 		args = []string{"--help"}
 	}
 	k, err := parser.Parse(args)
@@ -192,7 +196,6 @@ func newParser(c *cli, s *streams, options ...kong.Option) *kong.Kong {
 		kong.KindMapper(reflect.String, textMapper(func(text string) string { return text })), kong.NamedMapper("path", textMapper(kong.ExpandPath)),
 	)...)
 	ignoreEmptyVariables(parser.Model)
-	kongcompletion.Register(parser)
 	return parser
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 type repairCmd struct {
-	Name   string `arg:"" help:"The lock's name."`
+	Name   string `arg:"" predictor:"lock" help:"The lock's name."`
 	Reason string `required:"" placeholder:"TEXT" help:"The reason; stored in the lock's row with your name."`
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 type freezeCmd struct {
-	Prefix string `arg:"" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
+	Prefix string `arg:"" predictor:"lock" help:"How the names of the locks begin, such as deploy: ; '*' for all locks."`
 	Until  string `required:"" placeholder:"WHEN" help:"The end of the freeze: 18:00, mon, 2026-12-01, '2026-12-01 18:00', a time in RFC 3339, or a duration such as 2h or 3d."`
 	Reason string `required:"" placeholder:"TEXT" help:"The reason; shown to everybody who asks for one of the locks, and published to subscribers."`
 	NoWait bool   `help:"Do not wait until every coordinator goes by the freeze."`
@@ -108,7 +108,7 @@ func untilOf(text string, now time.Time) (time.Time, error) {
 }
 
 type unfreezeCmd struct {
-	Prefix string `arg:"" help:"The prefix, as it was frozen."`
+	Prefix string `arg:"" predictor:"lock" help:"The prefix, as it was frozen."`
 }
 
 // Run ends a freeze.

@@ -44,6 +44,7 @@ type service struct {
 	hangs       atomic.Bool  // nor is its connection closed
 	refused     atomic.Int64 // when a renewal was first answered that the lease is lost, in Unix nanoseconds
 	requests    atomic.Int64
+	lists       atomic.Int64 // answered
 }
 
 func newService(t *testing.T) *service {
@@ -74,6 +75,9 @@ func newService(t *testing.T) *service {
 		}
 		w.WriteHeader(rec.Code)
 		_, _ = w.Write(rec.Body.Bytes())
+		if r.URL.Path == "/v1/locks" {
+			s.lists.Add(1)
+		}
 	}))
 	t.Cleanup(server.Close)
 	s.url = server.URL

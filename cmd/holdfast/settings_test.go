@@ -24,6 +24,7 @@ var commandLines = map[string][]string{
 	"status":        {"status", "a"},
 	"ls":            {"ls"},
 	"watch":         {"watch", "a"},
+	"events":        {"events"},
 	"force-release": {"force-release", "a", "--reason=r"},
 	"freeze":        {"freeze", "a:", "--until=1h", "--reason=r"},
 	"unfreeze":      {"unfreeze", "a:"},

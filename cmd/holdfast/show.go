@@ -14,7 +14,7 @@ import (
 )
 
 type statusCmd struct {
-	Name string `arg:"" help:"The lock's name."`
+	Name string `arg:"" predictor:"lock" help:"The lock's name."`
 }
 
 // Run shows a lock.
@@ -68,7 +68,7 @@ func (s *streams) describe(status lockclient.Status) string {
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
 type lsCmd struct {
-	Prefix string `arg:"" optional:"" help:"The prefix of the names to list; by default all locks."`
+	Prefix string `arg:"" predictor:"lock" optional:"" help:"The prefix of the names to list; by default all locks."`
 	All    bool   `help:"Also list free locks whose record still exists (for a day)."`
 	Limit  int    `placeholder:"N" help:"List at most N locks; by default all."`
 }
@@ -137,39 +137,8 @@ func row(status lockclient.Status) string {
 	return fmt.Sprintf("%s\t%s\t%d\t%s\t%d", printable(status.Lock), owner, status.Fence, expires, status.Waiting)
 }
 
-type watchCmd struct {
-	Name string `arg:"" help:"The lock's name."`
-}
-
-// Run shows the lock at first and after each change, until it is interrupted.
-func (c *watchCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	client, err := conn.client(ctx)
-	if err != nil {
-		return err
-	}
-	answered := s.slow("watch")
-	defer answered()
-	for status, err := range client.Watch(ctx, c.Name) {
-		answered()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, lockclient.ErrRefused):
-			return err
-		case err != nil:
-			s.notice("unavailable", "coordinator unreachable, trying: "+why(err), "lock", c.Name, "reason", why(err))
-		default:
-			line := stamp(status.At) + " " + s.describe(status)
-			if err := s.result(wireStatus(status), line); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 type forceReleaseCmd struct {
-	Name   string `arg:"" help:"The lock's name."`
+	Name   string `arg:"" predictor:"lock" help:"The lock's name."`
 	Reason string `required:"" placeholder:"TEXT" help:"The reason; recorded with your name, and published to subscribers."`
 	Fence  *int64 `placeholder:"N" help:"End only the lease with this fencing token, so that a newer holder keeps its lease."`
 }
