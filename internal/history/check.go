@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // Config is what the checks must know of the service.
@@ -37,11 +39,18 @@ type Config struct {
 	// Start is the time 0 of the history, in Unix milliseconds, if the rows have the times of their writes; else 0. Refusals are then judged by
 	// the rows.
 	Start int64
+	// RuleUse is how long a coordinator goes by prefix rules that it has read, counted from before the request, where the table has any; NoRuleUse is the same
+	// where it has none. RuleRead is how long such a request and the decision after it may take. RuleLanding is how long after [Rule.At] a rule may be stored.
+	RuleUse, NoRuleUse, RuleRead, RuleLanding time.Duration
+	// Flight is how long before the time of its row a write may have been decided on.
+	Flight time.Duration
+	// Forgotten is how long a task may wait for a lock that is free and not frozen; 0: that is not checked.
+	Forgotten time.Duration
 }
 
 // Holdfast is the Config of Holdfast with its default rules.
 func Holdfast() Config {
-	return Config{Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Late: 10 * time.Second}
+	return Config{Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Late: 10 * time.Second, RuleUse: lock.RulePeriod, NoRuleUse: lock.NoRulesPeriod}
 }
 
 // grain is the precision of times in Holdfast's records and answers.
@@ -61,9 +70,9 @@ func (v Violation) String() string {
 
 // A Report is what [Check] found.
 type Report struct {
-	Ops, Beliefs, Guarded, Events, Rows int // what was checked
-	Violations                          []Violation
-	Undecided                           []string // what was not decided in time, which is not passed
+	Ops, Beliefs, Guarded, Events, Rows, Rules int // what was checked
+	Violations                                 []Violation
+	Undecided                                  []string // what was not decided in time, which is not passed
 }
 
 // Err is an error that lists the violations and what is undecided, at most ten of each; nil with neither.
@@ -90,7 +99,8 @@ func Check(h *History, cfg Config) Report {
 	if cfg.Span == 0 {
 		cfg.Span = 2000
 	}
-	r := Report{Ops: len(h.Ops), Beliefs: len(h.Beliefs), Guarded: len(h.Guarded), Events: len(h.Events), Rows: len(h.Rows)}
+	r := Report{Ops: len(h.Ops), Beliefs: len(h.Beliefs), Guarded: len(h.Guarded), Events: len(h.Events), Rows: len(h.Rows), Rules: len(h.Rules)}
+	freezes := freezesOf(h, cfg)
 	byLock := map[string][]Op{}
 	for _, o := range h.Ops {
 		if o.Result != Refused {
@@ -107,13 +117,17 @@ func Check(h *History, cfg Config) Report {
 	}
 	r.Violations = append(r.Violations, checkBeliefs(h.Beliefs, byLock, cfg)...)
 	r.Violations = append(r.Violations, checkGuarded(h.Guarded)...)
-	r.Violations = append(r.Violations, checkRows(h, cfg)...)
+	r.Violations = append(r.Violations, checkRows(h, freezes, cfg)...)
+	r.Violations = append(r.Violations, checkFreezes(h, freezes)...)
 	if cfg.Recorded {
 		r.Violations = append(r.Violations, checkGrants(h)...)
 		r.Violations = append(r.Violations, checkSets(h, cfg)...)
 	}
 	if cfg.Start != 0 {
 		r.Violations = append(r.Violations, checkRefusals(h, cfg)...)
+		r.Violations = append(r.Violations, checkHeads(h, freezes)...)
+		r.Violations = append(r.Violations, checkForgotten(h, freezes)...)
+		r.Violations = append(r.Violations, checkDowngrades(h)...)
 	}
 	r.Violations = append(r.Violations, checkEvents(h, cfg)...)
 	return r

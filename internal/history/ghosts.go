@@ -11,10 +11,14 @@ func prepare(ops []Op, cfg Config) []*call {
 	exists := map[string]int64{}  // by lease: from when on an acquire may have taken effect without an answer that says so
 	asked := map[string]Op{}      // by lease: an acquire
 	releases := map[string][]Op{} // by lease: those without an answer
+	reads := map[string]int64{}   // by lease: when the first downgrade began
 	for _, o := range ops {
 		lastUse[o.Lease] = max(lastUse[o.Lease], o.Ended)
 		if o.Op == Release && o.Result == Unknown {
 			releases[o.Lease] = append(releases[o.Lease], o)
+		}
+		if first, known := reads[o.Lease]; o.Op == Downgrade && (!known || o.Began < first) {
+			reads[o.Lease] = o.Began
 		}
 		if o.Op != Acquire {
 			continue
@@ -35,6 +39,9 @@ func prepare(ops []Op, cfg Config) []*call {
 	for i, o := range ops {
 		if o.Op == Renew { // it does not say how much its lease has
 			o.Permits, o.Capacity = asked[o.Lease].Permits, asked[o.Lease].Capacity
+			if at, known := reads[o.Lease]; known && at <= o.Ended {
+				o.Permits = 1
+			}
 		}
 		first, known := exists[o.Lease]
 		freed := int64(0)

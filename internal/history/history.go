@@ -2,7 +2,7 @@
 // history is one that a lock service may produce. The simulation, the fault campaign and the benchmarks share it.
 //
 // A history is a list of entries: operations as their callers saw them, beliefs of holders, writes at a resource that compares fencing
-// tokens, events as a subscriber got them, and rows as the table's stream shows them. A file has one entry a line, in JSON, so that
+// tokens, events as a subscriber got them, and rows and prefix rules as the table's stream shows them. A file has one entry a line, in JSON, so that
 // programs in other languages can write it. Times are nanoseconds of one monotonic clock, which all processes of a run share, or of a
 // simulation. [Check] runs all checks.
 package history
@@ -24,6 +24,8 @@ const (
 	Renew   Kind = "renew"
 	Release Kind = "release" // also of a place in the queue
 	Force   Kind = "force"   // an operator ends leases: all, or the one with the operation's Fence
+	// Downgrade gives back all permits of a lease but one; the lease goes on.
+	Downgrade Kind = "downgrade"
 )
 
 // A Result is the answer to an operation.
@@ -34,7 +36,7 @@ const (
 	Granted Result = "granted" // of acquire and renew: the lease is held
 	Held    Result = "held"    // of acquire: others hold the lock; with a Ticket, the caller waits
 	Lost    Result = "lost"    // the lease is over, or never was; of force: nobody has the fencing token that it names
-	OK      Result = "ok"      // of release and force: done, now or before
+	OK      Result = "ok"      // of release, force and downgrade: done, now or before
 	Unknown Result = "unknown" // no answer, or one that does not say whether the operation took effect
 	Refused Result = "refused" // another answer; the operation certainly had no effect, and never will
 )
@@ -53,6 +55,10 @@ type Op struct {
 	Result   Result `json:"result"`
 	Fence    int64  `json:"fence,omitempty"`
 	Ticket   int64  `json:"ticket,omitempty"`
+	// Frozen is when the freeze ends that kept the lock from this acquire, as its answer says, in Unix milliseconds; 0: the answer names none.
+	Frozen int64 `json:"frozen,omitempty"`
+	// NoRules says that the coordinator could not read the rules for this acquire, so that it granted nothing. Only a simulation knows.
+	NoRules bool `json:"no_rules,omitempty"`
 
 	TTL  int64 `json:"ttl,omitempty"`  // nanoseconds of life that an acquire or a renewal asks for
 	Wait int64 `json:"wait,omitempty"` // nanoseconds for which an acquire keeps a place in the queue; 0: it does not wait
@@ -111,6 +117,18 @@ type Record struct {
 	EndedAt  int64            `json:"retired_at,omitempty"`    // when
 	Holders  map[string]Lease `json:"holders,omitempty"`       // by lease key
 	SetFirst bool             `json:"set_first,omitempty"`     // the first waiter is a set, as far as that is known: a write of this row alone does not grant it
+	Head     int64            `json:"head,omitempty"`          // the lowest ticket of the waiters, or a lower one
+	First    int64            `json:"first,omitempty"`         // the permits that the first waiter wants; 0: unknown
+	Of       int64            `json:"first_of,omitempty"`      // of how many, as it says
+}
+
+// A Rule is one write of a prefix rule, as the table shows it. The rules of one prefix are in the order of the writes.
+type Rule struct {
+	Prefix  string `json:"prefix"` // empty: every lock
+	Rev     int64  `json:"rev"`
+	At      int64  `json:"at"`                 // when it was stored; or, see [Config.RuleLanding], when the coordinator decided on it
+	Until   int64  `json:"until,omitempty"`    // when its freeze ends, in Unix milliseconds; 0: it has none
+	InForce int64  `json:"in_force,omitempty"` // from when on every coordinator goes by it, as an answer says, in Unix milliseconds; 0: nobody was told
 }
 
 // A Lease is a lease in a [Record].
@@ -130,11 +148,12 @@ type History struct {
 	Guarded []Guarded
 	Events  []Event
 	Rows    []Row
+	Rules   []Rule
 }
 
 // Entries is how many entries the history has.
 func (h *History) Entries() int {
-	return len(h.Ops) + len(h.Beliefs) + len(h.Guarded) + len(h.Events) + len(h.Rows)
+	return len(h.Ops) + len(h.Beliefs) + len(h.Guarded) + len(h.Events) + len(h.Rows) + len(h.Rules)
 }
 
 // A Writer writes a history as JSON lines. It is safe for concurrent use.
@@ -146,7 +165,7 @@ type Writer struct {
 // NewWriter returns a Writer to w. Each entry is one call of w.Write.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// Write writes one entry: an [Op], a [Belief], a [Guarded], an [Event] or a [Row].
+// Write writes one entry: an [Op], a [Belief], a [Guarded], an [Event], a [Row] or a [Rule].
 func (w *Writer) Write(entry any) error {
 	var line []byte
 	var err error
@@ -176,8 +195,13 @@ func (w *Writer) Write(entry any) error {
 			T string `json:"t"`
 			Row
 		}{"row", e})
+	case Rule:
+		line, err = json.Marshal(struct {
+			T string `json:"t"`
+			Rule
+		}{"rule", e})
 	default:
-		return fmt.Errorf("history: %T is no entry of a history; give an Op, Belief, Guarded, Event or Row", entry)
+		return fmt.Errorf("history: %T is no entry of a history; give an Op, Belief, Guarded, Event, Row or Rule", entry)
 	}
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
@@ -204,6 +228,9 @@ func (h *History) WriteTo(w *Writer) error {
 		list = append(list, e)
 	}
 	for _, e := range h.Rows {
+		list = append(list, e)
+	}
+	for _, e := range h.Rules {
 		list = append(list, e)
 	}
 	for _, e := range list {
@@ -253,8 +280,10 @@ func (h *History) add(line []byte) error {
 		return decode(line, &h.Events)
 	case "row":
 		return decode(line, &h.Rows)
+	case "rule":
+		return decode(line, &h.Rules)
 	}
-	return fmt.Errorf("t is %q; it must be op, belief, guarded, event or row", kind.T)
+	return fmt.Errorf("t is %q; it must be op, belief, guarded, event, row or rule", kind.T)
 }
 
 func decode[E any](line []byte, list *[]E) error {

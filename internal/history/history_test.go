@@ -117,7 +117,7 @@ func rows() []Row {
 func TestRows(t *testing.T) {
 	cfg := exact()
 	cfg.Recorded = true
-	if found := checkRows(&History{Rows: rows()}, cfg); len(found) > 0 {
+	if found := checkRows(&History{Rows: rows()}, freezes{cfg: cfg}, cfg); len(found) > 0 {
 		t.Errorf("refused: %v", found)
 	}
 	for name, change := range map[string]func([]Row) []Row{
@@ -150,7 +150,7 @@ func TestRows(t *testing.T) {
 		},
 		"a lease that has ended": func(r []Row) []Row { r[3].After.Holders = map[string]Lease{"a": r[3].After.Holders["b"]}; return r },
 	} {
-		if found := checkRows(&History{Rows: change(rows())}, cfg); len(found) == 0 {
+		if found := checkRows(&History{Rows: change(rows())}, freezes{cfg: cfg}, cfg); len(found) == 0 {
 			t.Errorf("%s: accepted", name)
 		}
 	}

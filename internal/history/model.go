@@ -72,6 +72,8 @@ func (m model) step(s *state, c *call) (bool, *state) {
 		return m.renewed(s, c)
 	case c.Op.Op == Release && c.Result == OK:
 		return m.released(s, c)
+	case c.Op.Op == Downgrade && c.Result == OK:
+		return m.downgraded(s, c)
 	case c.Result == Lost && c.Op.Op == Force:
 		i := slices.IndexFunc(s.live, func(k known) bool { return k.fence == c.Fence })
 		if i < 0 || !c.behind {
@@ -199,7 +201,7 @@ func (m model) held(s *state, c *call) (bool, *state) {
 	if i >= 0 && m.certain(s.live[i], c, int64(m.cfg.Skew)) {
 		return false, s // it would have been answered with its lease
 	}
-	explained := c.ghosts || c.Set != "" // another lock of the set may hold it up: see checkSets
+	explained := c.ghosts || c.Set != "" || c.Frozen != 0 || c.NoRules // another lock of the set may hold it up: see checkSets; of freezes see checkFreezes
 	for _, k := range s.live {
 		explained = explained || k.lease != c.Lease && c.Began <= m.keeps(k)
 	}
@@ -265,6 +267,26 @@ func (m model) released(s *state, c *call) (bool, *state) {
 	return true, next
 }
 
+// downgraded is an answer that a lease is live and has one permit from now on.
+func (m model) downgraded(s *state, c *call) (bool, *state) {
+	i := s.find(c.Lease)
+	switch {
+	case i < 0:
+		return c.exists && !s.isOver(c.Fence), s
+	case s.live[i].fence != c.Fence || c.Began > s.live[i].latest:
+		return false, s
+	}
+	next := s.clone(c)
+	k := next.live[i]
+	k.permits = 1
+	next.live = slices.Delete(next.live, i, i+1)
+	if !m.makeRoom(next, c, k.permits, k.capacity) {
+		return false, s
+	}
+	next.put(k)
+	return true, next
+}
+
 // lost is an answer that a lease is over. So may be answered a release that is repeated on the way, by the SDK of a coordinator: the
 // first try ended the lease, and the lock has forgotten it since.
 func (m model) lost(s *state, c *call) (bool, *state) {
@@ -309,6 +331,8 @@ func (m model) unknown(s *state, c *call) *state {
 		case c.Op.Op == Force && (c.Fence == 0 || c.Fence == k.fence), c.Op.Op == Release && own:
 			k.loose, k.byRelease = true, k.byRelease || c.Op.Op == Release
 			k.looseUntil = max(k.looseUntil, c.copies)
+		case c.Op.Op == Downgrade && own: // it has one permit at least
+			k.permits = 1
 		case c.Op.Op == Renew && own:
 			k.latest = max(k.latest, m.latest(c))
 		}

@@ -21,7 +21,10 @@ func recordOf(r lock.Record) *Record {
 	}
 	out := &Record{
 		Rev: r.Rev, Fence: r.Fence, Capacity: r.Capacity, Waiting: r.Waiting, Retired: string(r.Retired.Key), Ended: string(r.Retired.Cause), EndedAt: r.Retired.At,
-		Holders: make(map[string]Lease, len(r.Holders)), SetFirst: len(r.Queue) > 0 && r.Queue[0].Set != "",
+		Holders: make(map[string]Lease, len(r.Holders)), SetFirst: len(r.Queue) > 0 && r.Queue[0].Set != "", Head: r.Head,
+	}
+	if len(r.Queue) > 0 {
+		out.First, out.Of = r.Queue[0].Permits, r.Queue[0].Capacity
 	}
 	for key, l := range r.Holders {
 		out.Holders[string(key)] = Lease{Fence: l.Fence, Permits: l.Permits, Capacity: l.Capacity, Renewed: l.RenewedAt, Expires: l.ExpiresAt, Set: l.Set}
@@ -33,8 +36,8 @@ func recordOf(r lock.Record) *Record {
 // capacity, each grant has a fencing token above all before it, no lease is granted again that is remembered as ended, no lease's expiry
 // moves back, and a lease is renewed, claimed or released before its expiry, by the clock of the coordinator that does it. A lease that
 // ends by expiry has expired by every clock.
-// A write that ends the last lease grants the lock to a waiter.
-func checkRows(h *History, cfg Config) (found []Violation) {
+// A lease gets no further permits. A write that frees permits grants them to the first waiter if they suffice, unless the lock may be frozen.
+func checkRows(h *History, freezes freezes, cfg Config) (found []Violation) {
 	inSet := map[string]bool{} // locks at the head of whose queue a set may be
 	for _, o := range h.Ops {
 		inSet[o.Lock] = inSet[o.Lock] || o.Set != ""
@@ -70,6 +73,8 @@ func checkRows(h *History, cfg Config) (found []Violation) {
 				wrong("the lease with fencing token %d is renewed at %d, and expired at %d", l.Fence, l.Renewed, was.Expires)
 			case was.Fence != l.Fence && l.Fence <= top[r.Lock] && !corrects(r.Cause):
 				wrong("a grant has the fencing token %d, and an earlier one had %d", l.Fence, top[r.Lock])
+			case was.Fence == l.Fence && l.Permits > was.Permits:
+				wrong("the lease with fencing token %d has %d permits, and had %d", l.Fence, l.Permits, was.Permits)
 			case was.Fence != l.Fence && key == before.Retired && before.Ended != string(lock.CauseTaskGone) && !corrects(r.Cause):
 				wrong("the lease with fencing token %d is granted, and is remembered as ended", l.Fence)
 			}
@@ -80,8 +85,8 @@ func checkRows(h *History, cfg Config) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
 			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
 		}
-		if len(before.Holders) > 0 && len(after.Holders) == 0 && after.Waiting > 0 && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) {
-			wrong("it frees the lock, and grants it to none of %d waiters", after.Waiting) // it removes the abandoned among those that it reads
+		if frees(before, after) && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) && !freezes.may(r.Lock, r.At-int64(cfg.Flight), r.At) {
+			wrong("it frees permits, and grants them to none of %d waiters, of whom the first wants %d", after.Waiting, after.First) // it removes the abandoned among those that it reads
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
 			wrong("%d permits of %d are held", sum, capacity)
@@ -128,7 +133,7 @@ func rowsOf(h *History) map[string][]Row {
 func checkRefusals(h *History, cfg Config) (found []Violation) {
 	rows := rowsOf(h)
 	for _, o := range h.Ops {
-		if o.Op != Acquire || o.Result != Held || o.Set != "" {
+		if o.Op != Acquire || o.Result != Held || o.Set != "" || o.Frozen != 0 || o.NoRules {
 			continue
 		}
 		if !refusedBy(rows[o.Lock], o, cfg) {
@@ -168,6 +173,33 @@ func (r Record) refuses(o Op, cfg Config) bool {
 		}
 	}
 	return r.Waiting > 0 || held+o.permits() > limit
+}
+
+// frees reports whether a write leaves fewer permits held than before, and enough of them free for the first waiter. What the first waiter wants is not known from all
+// rows; then all permits must be free.
+func frees(before, after Record) bool {
+	had, _ := before.held()
+	has, capacity := after.held()
+	if after.Waiting == 0 || has >= had {
+		return false
+	}
+	for key, l := range after.Holders {
+		if l.Set != "" && before.Holders[key].Fence != l.Fence { // the write that grants a set leaves those behind it to the next write
+			return false
+		}
+	}
+	return has == 0 || after.First > 0 && has+after.First <= min(capacity, after.Of)
+}
+
+// held is how many permits are held, and of how many.
+func (r Record) held() (sum, capacity int64) {
+	for _, l := range r.Holders {
+		sum += max(l.Permits, 1)
+		if capacity == 0 || l.Capacity < capacity {
+			capacity = l.Capacity
+		}
+	}
+	return sum, capacity
 }
 
 // settles reports whether a write with this cause grants a lock that it frees to those who wait. A force-release may leave that to the next

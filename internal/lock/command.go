@@ -299,7 +299,7 @@ func (u Rules) unseenFence(now time.Time) int64 { return now.Add(u.Skew).UnixMic
 // a retention after the last of them loses its place, so that a row whose waiters all died is purged in the end.
 func (u Rules) swap(now time.Time, from, to Record, cause Cause, by, reason string) Command {
 	to.FreeAt, to.Capacity, to.Head = freeAt(to.Holders), to.capacity(), to.headFrom(from)
-	if cause == CauseQueue && to.headMoved(from) && permits(to.Holders) < to.Capacity {
+	if cause == CauseQueue && to.headMoved(from) && to.hasFree() {
 		cause = CauseTurn // the stream's consumer must see it: no other write may come that grants the head
 	}
 	stamp := Stamp{Cause: cause, By: by, Reason: reason, TTL: u.purgeAt(now, max(to.FreeAt, to.lastUntil()), to.Fence)}

@@ -97,7 +97,14 @@ func (x *setExplorer) refused(s, gone setState, m setMessage) {
 	if !m.both {
 		n.prev = [2]uint32{}
 		n.seen[m.lock] = s.records[m.lock] + 1
-		n = x.decide(n, s.now+m.offset)
+		for _, view := range x.views(&s, m) {
+			n, t := n, gone
+			n.view = view
+			n = x.decide(n, s.now+m.offset)
+			x.put(&t, n)
+			x.step(t, "write refused", n)
+		}
+		return
 	}
 	x.put(&gone, n)
 	x.step(gone, "write refused", n)
@@ -124,6 +131,9 @@ func (x *setExplorer) followUp(t *setState, s setState, parts []Part, m setMessa
 		}
 		if x.follows || m.of == 2 {
 			todo |= 1 << lock
+		}
+		if become, ok := p.Command.Effect.(Become); ok && become.To.hold != nil { // the end of the freeze settles it
+			todo &^= 1 << lock
 		}
 	}
 	for lock := range uint8(2) {
@@ -161,6 +171,7 @@ func (x *setExplorer) checkWrite(s setState, m setMessage, next [2]uint32) {
 				x.fail("rule 1: %v is over, and was granted again", k)
 			}
 		}
+		x.checkGiveBack(m, before, after)
 		for k, h := range before.Holders {
 			if _, still := after.Holders[k]; !still && h.ExpiresAt > read-tick.Milliseconds() && m.op != opForce && (m.op != opRelease && m.op != opEnd || k != x.key(m.client)) {
 				x.fail("%s ended the lease of %v, which is live", opName(m.op), k)
@@ -234,7 +245,11 @@ func (x *setExplorer) checkState(s setState) {
 	for lock := range 2 {
 		believed := int64(0)
 		for i, c := range s.clients[:x.clients] {
-			if c.phase == phaseHolding && s.forced&(1<<i) == 0 {
+			switch {
+			case c.phase != phaseHolding || s.forced&(1<<i) != 0:
+			case c.lease == gaveBack:
+				believed += min(x.wants[i][lock], 1)
+			default:
 				believed += x.wants[i][lock]
 			}
 		}
@@ -263,7 +278,7 @@ func (x *setExplorer) checkState(s setState) {
 
 // drained reports whether everything that settles is done: the stream's consumer, or without a stream the writers, which then do not die.
 func (x *setExplorer) drained(s *setState) bool {
-	if s.pending != 0 {
+	if s.pending != 0 || s.rule.wake || s.rule.thaws&(2<<s.now-1) != 0 {
 		return false
 	}
 	for _, job := range s.jobs {
@@ -288,6 +303,9 @@ func (x *setExplorer) checkForgotten(s setState, rs []Record) {
 	}
 	alive := func(w Waiter) bool { return w.Until > x.clock(s.now+1).UnixMilli() }
 	for lock, r := range rs {
+		if s.rule.until > s.now && x.frozen != 0 { // what a freeze of one lock leaves is judged when it is over
+			return
+		}
 		if len(r.Queue) == 0 || !alive(r.Queue[0]) || !r.fits(r.Queue[0].Terms) {
 			continue
 		}

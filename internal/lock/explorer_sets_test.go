@@ -33,6 +33,9 @@ type setWorld struct {
 	patience  [maxClients]int64 // the wait of a client, if not that of all
 	retention int64
 	horizon   uint8
+	freezes   int   // how often an operator freezes locks, until two ticks later; he may end that early
+	frozen    uint8 // bit per lock that the freeze is of
+	downgrade bool  // a client that holds more than one permit of one lock may give back all but one
 
 	tasks      uint8 // bit per client that waits with a token, for both locks
 	deaths     int   // of tasks
@@ -48,6 +51,10 @@ type setWorld struct {
 	alwaysFirst bool                // every attempt at a callback is taken for the first
 	forgets     bool                // places have no tokens
 	still       bool                // it sets one at each turn, and does not repeat it
+	deaf        bool                // nothing goes by freezes
+	stale       bool                // the stream's consumer goes by a freeze that has been ended since
+	hasty       bool                // the end of a freeze is looked at without an allowance for clocks
+	asleep      bool                // nothing looks at the end of a freeze
 }
 
 type setStage uint8
@@ -74,6 +81,7 @@ type setMessage struct {
 	held, due  uint8 // the head that was found to hold up others, and when its place ends
 	answer     verdict
 	until      uint8
+	view       uint8     // of a decision: the end of the freeze in the rules that it goes by; 0: none
 	seen, prev [2]uint32 // records, plus 1
 	cmds       [2]uint32 // commands, plus 1
 	first      bool      // of a process that sends a callback: its attempt is the first
@@ -81,6 +89,12 @@ type setMessage struct {
 
 // opSettle is a settling of a lock, or, of both, of the set that is first there.
 const opSettle opKind = opTold + 1
+
+// gaveBack is the lease of a client that believes in one permit.
+const gaveBack = 2
+
+// opGiveBack gives back all permits of a lease but one.
+const opGiveBack = opCall + 1
 
 const maxSetMessages = 7
 
@@ -93,6 +107,7 @@ type setState struct {
 	crashes             uint8
 	pending, turned     uint8 // bit per lock that the stream's consumer must settle; those of which the head or the free permits are new
 	jobs                [2]setJob
+	rule                setRule
 	records             [2]uint32
 	fences              [2]int64
 	clients             [maxClients]clientState
@@ -120,6 +135,7 @@ type setExplorer struct {
 	writing     map[[2]uint32]setCommands
 	firsts      map[firstKey]uint32
 	probed      map[[3]uint32]string
+	holds       map[uint8]*hold // by the end of a freeze
 	trace       []setStep
 	found       string
 	transitions int
@@ -130,6 +146,7 @@ func exploreSets(w setWorld, limit int) *setExplorer {
 		setWorld: w, limit: limit, rules: Rules{Skew: tick, Retention: time.Duration(w.retention) * tick}, seed: maphash.MakeSeed(),
 		recordID: map[string]uint32{}, cmdID: map[string]uint32{}, decided: map[setMessage]setMessage{}, applied: map[[2]uint32]uint32{},
 		writing: map[[2]uint32]setCommands{}, firsts: map[firstKey]uint32{}, probed: map[[3]uint32]string{},
+		holds: map[uint8]*hold{},
 	}
 	intern(&x.records, x.recordID, Record{})
 	x.visit(setState{now: 1})
@@ -203,6 +220,8 @@ func opName(k opKind) string {
 		return "settle"
 	case opCall:
 		return "callback"
+	case opGiveBack:
+		return "give-back"
 	}
 	return k.String()
 }
@@ -274,6 +293,7 @@ func (x *setExplorer) moves(s setState) {
 		x.clientMoves(s, i)
 		x.taskMoves(s, i)
 	}
+	x.ruleMoves(s)
 	for i, m := range s.messages {
 		if m.stage != 0 {
 			x.messageMoves(s, i)
@@ -282,14 +302,16 @@ func (x *setExplorer) moves(s setState) {
 	for lock := range uint8(2) {
 		r := x.record(s.records[lock])
 		if s.pending&(1<<lock) != 0 {
-			t := s
-			m := setMessage{stage: setRead, op: opSettle, lock: lock, of: 2}
-			if x.jobs && s.turned&(1<<lock) == 0 {
-				m.head = noHead
-			}
-			t.pending, t.turned = s.pending&^(1<<lock), s.turned&^(1<<lock)
-			if t.put(m) {
-				x.step(t, "the stream's consumer settles", m)
+			for offset := range x.clocksOfJobs() {
+				t := s
+				m := setMessage{stage: setRead, op: opSettle, lock: lock, of: 2, offset: offset}
+				if x.jobs && s.turned&(1<<lock) == 0 {
+					m.head = noHead
+				}
+				t.pending, t.turned = s.pending&^(1<<lock), s.turned&^(1<<lock)
+				if t.put(m) {
+					x.step(t, "the stream's consumer settles", m)
+				}
 			}
 		}
 		if job := s.jobs[lock]; job.head != 0 && job.due <= s.now {
@@ -358,6 +380,9 @@ func (x *setExplorer) clientMoves(s setState, i uint8) {
 		if !x.isTask(i) {
 			send(opRenew, false, same)
 		}
+		if !x.isSet(i) && x.downgrade && x.wants[i][x.only(i)] > 1 {
+			send(opGiveBack, false, func(c *clientState) { c.lease = gaveBack })
+		}
 		send(opRelease, false, func(c *clientState) { c.phase, c.until = phaseReleasing, 0 })
 	}
 }
@@ -370,27 +395,32 @@ func (x *setExplorer) messageMoves(s setState, i int) {
 	switch m.stage {
 	case setRequest:
 		for offset := range x.clocks {
-			n, t := m, gone
-			n.stage, n.offset = setRead, offset
-			if !n.both {
-				n.stage, n.read = setWrite, s.now+offset
-				n.cmds[n.lock] = x.first(n) + 1
+			for _, view := range x.views(&s, m) {
+				n, t := m, gone
+				n.stage, n.offset = setRead, offset
+				if !n.both && n.op != opGiveBack && (n.op != opAcquire || x.holdBy(view, n.lock, s.now+offset) == nil) {
+					n.stage, n.read = setWrite, s.now+offset
+					n.cmds[n.lock] = x.first(n) + 1
+				}
+				t.put(n)
+				x.step(t, "request delivered", n)
 			}
-			t.put(n)
-			x.step(t, "request delivered", n)
 		}
 	case setRead:
 		for lock := range uint8(2) {
 			if m.seen[lock] != 0 || !m.both && lock != m.lock {
 				continue
 			}
-			n, t := m, gone
-			n.seen[lock] = s.records[lock] + 1
-			if !n.both || n.seen[1-lock] != 0 {
-				n = x.decide(n, s.now+n.offset)
+			for _, view := range x.views(&s, m) {
+				n, t := m, gone
+				n.seen[lock] = s.records[lock] + 1
+				if whole := !n.both || n.seen[1-lock] != 0; whole {
+					n.view = view
+					n = x.decide(n, s.now+n.offset)
+				}
+				x.put(&t, n)
+				x.step(t, "a record is read", n)
 			}
-			x.put(&t, n)
-			x.step(t, "a record is read", n)
 			if m.both && m.prev == [2]uint32{} { // which of the two is read first matters once
 				continue
 			}
@@ -486,6 +516,8 @@ func (x *setExplorer) single(m setMessage, r Record) decider {
 		return renewing{x.rules, k, RenewRequest{TTL: ttl}}
 	case m.op == opRelease:
 		return releasing{x.rules, k, ReleaseRequest{}}
+	case m.op == opGiveBack:
+		return givingBack{x.rules, k, ReleaseRequest{Keep: 1, Capacity: x.capacity[m.lock]}}
 	case m.op == opExpire:
 		return expiring{x.rules, ref}
 	case m.op == opForce:
@@ -528,30 +560,32 @@ func (x *setExplorer) decide(m setMessage, at uint8) setMessage {
 		return n
 	}
 	n = m
+	n.view = 0
 	now := x.clock(at)
 	if m.both {
-		n = x.decideSet(n, now)
+		n = x.decideSet(n, m.view, now)
 	} else {
-		r := x.record(m.seen[m.lock] - 1)
+		r := x.seen(m, m.lock, at)
 		op := x.single(m, r)
 		cmd, err := op.next(now, r)
 		n = x.become(n, err)
 		if a, attempts := op.(*attempting); attempts {
 			n.first = a.first || x.alwaysFirst
 		}
-		if held := r.heldUp(); x.jobs && m.op == opSettle && m.of == 2 && held.Head != 0 {
+		if held := r.heldUp(); x.jobs && r.hold == nil && m.op == opSettle && m.of == 2 && held.Head != 0 {
 			n.held, n.due = uint8(held.Head), uint8(held.Until.Sub(x.clock(0))/tick)
 		}
 		if cmd != nil {
 			n.stage, n.held, n.due = setWrite, 0, 0
 			n.cmds[m.lock] = intern(&x.commands, x.cmdID, *cmd) + 1
-		} else if set := r.headSet(); m.op == opSettle && set != nil && !x.alone {
+		} else if set := r.headSet(); m.op == opSettle && set != nil && !x.alone && r.hold == nil {
 			client, _ := parseKey(set.Key)
 			n = setMessage{stage: setRead, op: opSettle, both: true, client: client, of: m.of, lock: m.lock, head: m.head, held: n.held, due: n.due}
 		} else if err == nil && m.op == opAcquire {
 			n = x.lease(n, now, []Record{r})
 		}
 	}
+	x.checkFrozen(m, n, at)
 	x.decided[m] = n
 	return n
 }
@@ -572,15 +606,17 @@ func (x *setExplorer) become(n setMessage, err error) setMessage {
 	return n
 }
 
-func (x *setExplorer) decideSet(n setMessage, now time.Time) setMessage {
+func (x *setExplorer) decideSet(n setMessage, view uint8, now time.Time) setMessage {
 	m := n
+	n.view = view
 	var rs, prev []Record
-	for i := range 2 {
-		rs = append(rs, x.record(m.seen[i]-1))
+	for i := range uint8(2) {
+		rs = append(rs, x.seen(n, i, n.read))
 		if m.prev[i] != 0 {
 			prev = append(prev, x.record(m.prev[i]-1))
 		}
 	}
+	n.view = 0
 	if x.trust {
 		prev = rs
 	}

@@ -89,7 +89,7 @@ func (u Rules) fitsBy(due int64, r Record) bool {
 	if len(r.Queue) > 0 {
 		return r.Queue[0].Set == "" && r.fits(r.Queue[0].Terms)
 	}
-	return r.Waiting > 0 && permits(r.Holders) < max(r.capacity(), 1)
+	return r.Waiting > 0 && r.hasFree()
 }
 
 // Suspect reports whether a record, as a sweep of the table reads it, needs a closer look by [Coordinator.Examine].

@@ -347,6 +347,34 @@ func TestRuleUnreadableRulesGrantNothing(t *testing.T) {
 	k.holds([]string{"b"}, nil)
 }
 
+// The stream's consumer settles a lock by no freeze that has been ended since: the job for the end of the freeze may have looked at the lock before. A lock whose row was made
+// by a waiter counts as free.
+func TestRuleNobodyIsForgottenAfterAFreeze(t *testing.T) {
+	k := newKit(t)
+	k.freeze("a", time.Hour)
+	var writes []Write
+	changed := k.store.Changed
+	k.store.Changed = func(name string, before, after Record) {
+		changed(name, before, after)
+		writes = append(writes, Write{Lock: name, Before: before, After: after})
+	}
+	_, err := k.acquire("b", withToken("t")) // by the freeze, which it reads now
+	k.mustBeFrozen(err)
+	if len(writes) != 1 || !writes[0].OfQueue() || !writes[0].Effects(false).Unsettled {
+		t.Errorf("the stream's consumer would not settle the lock after %+v", writes)
+	}
+	k.unfreeze("a")
+	k.want(k.Settle(t.Context(), lockName), nil)
+	k.holds([]string{"b"}, nil)
+
+	k.freeze("a", time.Hour)
+	k.pass(RulePeriod)
+	_, err = k.acquire("c", placeFor(time.Hour)) // reads the rules
+	k.mustBeFrozen(err)
+	k.store.noRules = &StoreError{Kind: ErrThrottled, What: "test"}
+	k.want(k.Settle(t.Context(), lockName), ErrThrottled) // to be repeated, since it goes by no freeze that it remembers
+}
+
 // One request reads the rules for all that need them at the same time. One that waits for it gives up with its context.
 func TestOneRequestReadsTheRules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

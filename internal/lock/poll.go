@@ -63,7 +63,7 @@ func (o acquiring) polled(now time.Time, r Record, w Waiter) (until int64, waits
 		until = max(w.Until, now.Add(o.req.Wait).UnixMilli())
 	}
 	held := r.heldBack(now) != nil
-	free := permits(r.Holders) < r.capacity() && !held
+	free := r.hasFree() && !held
 	switch isHead := w.Ticket <= r.Head; {
 	case len(r.Holders) == 0 && !held, free && isHead && r.fits(w.Terms): // a write left waiters that fit
 		return 0, false

@@ -92,7 +92,7 @@ func (r Record) hasPermits(want Terms) bool {
 // Unsettled reports whether a write may have left waiters that fit, because the queue is longer than what the write read or
 // moved, or because a set is first. The coordinator that made the write settles the lock; if it fails, the stream's consumer does.
 func Unsettled(r Record) bool {
-	return r.Waiting > 0 && permits(r.Holders) < r.Capacity && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
+	return r.Waiting > 0 && r.hasFree() && (len(r.Queue) == 0 || r.fits(r.Queue[0].Terms))
 }
 
 // settling is the operation of [Coordinator.Settle].
@@ -251,7 +251,15 @@ type HeldUp struct {
 
 // SettleUntil is Settle. It returns when the lock must be settled again, if the head of the queue keeps those behind it from free permits: nothing
 // else may happen to the lock when the head's caller is gone and its place ends.
+//
+// It goes by no freeze that was read before: if that has been ended since, nobody may look at the lock again.
 func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, error) {
+	now := c.clock()
+	if rules, fresh := c.cache.get(now); fresh && freezeOf(rules, name, now) != nil {
+		if _, err := c.readRules(ctx); err != nil {
+			return HeldUp{}, err
+		}
+	}
 	for range maxTries {
 		out, err := c.readFirst(ctx, name, settling{c.rules})
 		if err != nil || out.After.hold.failed() != nil || out.After.hold.freezes(c.clock()) { // the end of a freeze settles the lock
@@ -279,7 +287,7 @@ func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, err
 
 // heldUp is the HeldUp of a record that is settled, and of which the head of the queue was read.
 func (r Record) heldUp() HeldUp {
-	if len(r.Queue) == 0 || permits(r.Holders) >= r.Capacity {
+	if len(r.Queue) == 0 || !r.hasFree() {
 		return HeldUp{}
 	}
 	return HeldUp{Head: r.Head, Until: time.UnixMilli(r.Queue[0].Until)}

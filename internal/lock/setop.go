@@ -382,7 +382,7 @@ func (o setAcquiring) polled(now time.Time, rs []Record, places []Waiter) (until
 		return 0, false
 	}
 	for _, r := range rs {
-		if until > 0 && (permits(r.Holders) < r.capacity() && r.heldBack(now) == nil || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
+		if until > 0 && (r.hasFree() && r.heldBack(now) == nil || until > (r.TTL-int64(o.rules.Retention/(2*time.Second)))*1000) {
 			return 0, false // an abandoned waiter may be first; or the row would be purged soon after
 		}
 	}

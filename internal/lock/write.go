@@ -126,7 +126,7 @@ func (w Write) Effects(listened bool) Effects {
 	e.Unsettled = Unsettled(w.After)
 	moved := w.After.Cause == CauseTurn || w.Before.Head != w.After.Head
 	rated := len(w.After.Grants) > 0 && permits(w.After.Holders) < permits(w.Before.Holders) // the head may fit only now, and a rate may keep it back
-	e.Turn = e.Unsettled && (moved || rated || permits(w.Before.Holders) >= w.Before.Capacity)
+	e.Turn = e.Unsettled && (moved || rated || !w.Before.hasFree())
 	for _, c := range e.Changes {
 		if c.Kind == LeaseAcquired && (listened || c.Lease.Execution != "" || w.After.Waiting > 0) {
 			e.Timed = append(e.Timed, c)

@@ -130,17 +130,27 @@ func (c *caller) session() {
 	var wants []lockclient.Want
 	for _, t := range targets {
 		want := lockclient.Want{Lock: t.name, Capacity: t.capacity, Permits: 1 + c.own.intn(t.capacity)}
+		mode := lockclient.Mode("")
+		if t.modes {
+			if mode, want.Permits = lockclient.ModeRead, 1; c.own.chance(0.5) {
+				mode, want.Permits = lockclient.ModeWrite, t.capacity
+			}
+		}
 		if c.own.happens(Capacities) {
+			mode = ""
 			want.Capacity = 1 + c.own.intn(4)
 			want.Permits = 1 + c.own.intn(want.Capacity)
 		}
 		wants = append(wants, want)
+		if len(targets) == 1 {
+			opts.Mode = mode
+		}
 	}
 	lease, err := c.acquire(wants, opts)
 	if err != nil || !c.alive() {
 		return
 	}
-	c.hold(targets, wants, opts.TTL, lease)
+	c.hold(targets, wants, opts, lease)
 }
 
 // several are some of the locks, in any order; all, if there are less than three.
@@ -175,13 +185,15 @@ func (c *caller) acquire(wants []lockclient.Want, opts lockclient.Options) (*loc
 	if len(wants) > 1 {
 		return acquireAll(ctx, wants, opts)
 	}
-	opts.Capacity, opts.Permits = wants[0].Capacity, wants[0].Permits
+	if opts.Mode == "" {
+		opts.Capacity, opts.Permits = wants[0].Capacity, wants[0].Permits
+	}
 	return acquire(ctx, wants[0].Lock, opts)
 }
 
 // hold works under a lease for a while, and then releases it, crashes, or loses it before.
-func (c *caller) hold(targets []*target, wants []lockclient.Want, ttl time.Duration, lease *lockclient.Lease) {
-	w := c.w
+func (c *caller) hold(targets []*target, wants []lockclient.Want, opts lockclient.Options, lease *lockclient.Lease) {
+	w, ttl := c.w, opts.TTL
 	w.mu.Lock()
 	name := w.nameOf(c.link.client, lease.Secret())
 	w.mu.Unlock()
@@ -197,24 +209,17 @@ func (c *caller) hold(targets []*target, wants []lockclient.Want, ttl time.Durat
 		work = c.own.between(ttl, 3*ttl)
 	}
 	crash := c.own.happens(ClientCrash)
-	timer := time.NewTimer(work)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-lease.Context().Done():
-	case <-c.ending:
+	if opts.Mode == lockclient.ModeWrite && c.own.happens(Modes) {
+		c.pause(c.own.between(0, work), lease)
+		beliefs = c.downgrade(lease, beliefs)
 	}
+	c.pause(work, lease)
 	for _, t := range targets {
 		if lease.Err() == nil && t.capacity == 1 && c.alive() {
 			c.write(t, fences[t.name])
 		}
 	}
-	w.mu.Lock()
-	for _, b := range beliefs {
-		b.Until = w.at()
-		w.h.Beliefs = append(w.h.Beliefs, b)
-	}
-	w.mu.Unlock()
+	w.endBeliefs(beliefs)
 	switch {
 	case crash: // or the process closes its client, which releases the leases of all its callers
 		c.end(c.own.chance(0.5))
@@ -224,6 +229,42 @@ func (c *caller) hold(targets []*target, wants []lockclient.Want, ttl time.Durat
 		defer cancel()
 		_ = lease.Release(ctx) // the history has what the coordinator answered
 	}
+}
+
+// pause works for a while, or until the lease or the process ends.
+func (c *caller) pause(work time.Duration, lease *lockclient.Lease) {
+	timer := time.NewTimer(work)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-lease.Context().Done():
+	case <-c.ending:
+	}
+}
+
+// endBeliefs records beliefs that end now.
+func (w *world) endBeliefs(list []history.Belief) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range list {
+		b.Until = w.at()
+		w.h.Beliefs = append(w.h.Beliefs, b)
+	}
+}
+
+// downgrade makes a reader of a writer. From the beginning of the request on, the caller believes in one permit only.
+func (c *caller) downgrade(lease *lockclient.Lease, beliefs []history.Belief) []history.Belief {
+	if lease.Err() != nil || !c.alive() {
+		return beliefs
+	}
+	c.w.endBeliefs(beliefs)
+	for i := range beliefs {
+		beliefs[i].Permits, beliefs[i].From = 1, c.w.at()
+	}
+	ctx, cancel := context.WithTimeout(lease.Context(), c.own.between(500*time.Millisecond, 8*time.Second))
+	defer cancel()
+	_ = lease.Downgrade(ctx) // the history has what the coordinator answered
+	return beliefs
 }
 
 // write writes to the resource that compares fencing tokens, at once, or after the process was paused.

@@ -40,6 +40,9 @@ func (l *link) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.
 	if err := sleep(ctx, d.between(0, 50*time.Microsecond)); err != nil { // of requests that a client sends at the same moment, one is first
 		return lockclient.Response{}, err
 	}
+	if wire.Op(r.Op).OfRules() {
+		return l.changeRule(ctx, r, d)
+	}
 	op := l.begin(r, f)
 	resp, err := l.exchange(ctx, r, op, d)
 	l.end(op, resp, err)
@@ -162,6 +165,7 @@ type fields struct {
 	Permits  int64           `json:"permits"`
 	Wait     int64           `json:"wait_ms"`
 	Fence    int64           `json:"fence"`
+	Mode     wire.Mode       `json:"mode"`
 }
 
 var kinds = map[wire.Op]history.Kind{
@@ -181,6 +185,12 @@ func (l *link) diceOf(op, secret string) *dice {
 // begin records the beginning of a request.
 func (l *link) begin(r lockclient.Request, f fields) *request {
 	kind := kinds[wire.Op(r.Op)]
+	switch {
+	case kind == history.Release && f.Mode != "":
+		kind = history.Downgrade
+	case f.Mode != "":
+		f.Capacity, f.Permits = wire.ModeCapacity, f.Mode.Permits()
+	}
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	op := &request{Op: history.Op{
@@ -234,18 +244,23 @@ func (l *link) end(op *request, resp lockclient.Response, err error) {
 	switch answer := resp.Answer.(type) {
 	case wire.Lease:
 		op.Result, op.Fence, op.Left = history.Granted, answer.Fence, answer.Remaining*int64(time.Millisecond)
-	case wire.Released, wire.ForceReleased:
+	case wire.Released:
+		op.Result = history.OK
+		if op.Op.Op == history.Downgrade {
+			op.Fence = answer.Fence
+		}
+	case wire.ForceReleased:
 		op.Result = history.OK
 	case wire.Queued:
-		op.Result, op.Ticket = history.Held, answer.Ticket
+		op.Result, op.Ticket, op.Frozen = history.Held, answer.Ticket, frozenUntil(answer.Freeze)
 	case *wire.Problem:
-		if answer.Code == wire.LockHeld && l.finder {
+		if (answer.Code == wire.LockHeld || answer.Code == wire.Frozen) && l.finder {
 			op.Result = history.Refused
 			return
 		}
 		switch answer.Code {
-		case wire.LockHeld:
-			op.Result, op.Ticket = history.Held, answer.Ticket
+		case wire.LockHeld, wire.Frozen:
+			op.Result, op.Ticket, op.Frozen = history.Held, answer.Ticket, frozenUntil(answer.Freeze)
 		case wire.LeaseLost, wire.LockChanged:
 			op.Result = history.Lost
 		case wire.CapacityMismatch, wire.QueueFull, wire.LockFull:
@@ -288,8 +303,11 @@ func (l *link) endSet(op *request, resp lockclient.Response) {
 		}
 	case *wire.Problem:
 		switch answer.Code {
-		case wire.LockHeld:
+		case wire.LockHeld, wire.Frozen:
 			result(history.Held)
+			for i := range op.set {
+				op.set[i].Frozen = frozenUntil(answer.Freeze)
+			}
 			for i, ticket := range answer.Tickets {
 				op.set[i].Ticket = ticket
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/chance"
 	"github.com/holdfast-lock/holdfast/internal/history"
+	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -51,6 +52,9 @@ func Simulate(p Params) *Run {
 	}
 	if p.has(Force) {
 		actors.Go(w.operate)
+	}
+	if p.has(Freezes) {
+		actors.Go(w.govern)
 	}
 	actors.Wait()
 	w.settle()
@@ -110,6 +114,7 @@ func (w *world) finish() *Run {
 			w.h.Ops = append(w.h.Ops, o)
 		}
 	}
+	w.finishRules()
 	slices.SortStableFunc(w.h.Beliefs, func(a, b history.Belief) int { // several may end at once
 		return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.Lease, b.Lease))
 	})
@@ -123,6 +128,10 @@ func (w *world) finish() *Run {
 func (r *Run) Check() history.Report {
 	cfg := history.Config{
 		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Queues: true, Start: r.Start.UnixMilli(), Ordered: !r.Params.has(Bus), Timeout: time.Minute,
+		RuleUse: lock.RulePeriod, NoRuleUse: lock.NoRulesPeriod, RuleRead: 50 * time.Millisecond, Flight: serveTimeout + maxLate, Forgotten: 10 * time.Minute,
+	}
+	if r.Params.has(Slow) {
+		cfg.RuleRead += maxSlow
 	}
 	report := history.Check(&r.History, cfg)
 	for _, p := range r.Problems {
@@ -136,7 +145,11 @@ func (r *Run) Hash() uint64 {
 	h := fnv.New64a()
 	for _, o := range r.History.Ops {
 		text(h, o.Client, string(o.Op), o.Lock, o.Set, o.Lease, string(o.Result))
-		numbers(h, o.Permits, o.Capacity, o.Began, o.Ended, o.Fence, o.Ticket, o.TTL, o.Wait, o.Left, o.Late)
+		numbers(h, o.Permits, o.Capacity, o.Began, o.Ended, o.Fence, o.Ticket, o.TTL, o.Wait, o.Left, o.Late, o.Frozen)
+	}
+	for _, r := range r.History.Rules {
+		text(h, r.Prefix)
+		numbers(h, r.At, r.Rev, r.Until, r.InForce)
 	}
 	for _, b := range r.History.Beliefs {
 		text(h, b.Client, b.Lock, b.Lease)

@@ -64,14 +64,19 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("simulation: %v, %.1f s\n", sum, time.Since(start).Seconds())
 }
 
-type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited, tasks int }
+type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited, tasks, rules, frozen, downgrades int }
 
 func (s *totals) add(r *Run) {
 	s.runs, s.ops, s.rows, s.events = s.runs+1, s.ops+len(r.History.Ops), s.rows+len(r.History.Rows), s.events+len(r.History.Events)
-	s.timers, s.crashes = s.timers+r.Fired, s.crashes+r.Crashes
+	s.timers, s.crashes, s.rules = s.timers+r.Fired, s.crashes+r.Crashes, s.rules+len(r.History.Rules)
 	waits, granted := map[string]bool{}, map[string]bool{} // sets, by lease
 	for _, o := range r.History.Ops {
+		if o.Frozen != 0 {
+			s.frozen++
+		}
 		switch {
+		case o.Op == history.Downgrade && o.Result == history.OK:
+			s.downgrades++
 		case o.Set == "" || o.Op != history.Acquire:
 		case o.Ticket != 0:
 			waits[o.Lease] = true
@@ -91,8 +96,8 @@ func (s *totals) add(r *Run) {
 }
 
 func (s totals) String() string {
-	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait, %d to tasks",
-		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited, s.tasks)
+	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait, %d to tasks, %d changes of rules, %d acquires refused by a freeze, %d downgrades",
+		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited, s.tasks, s.rules, s.frozen, s.downgrades)
 }
 
 // check makes a run and checks it. A failure says how to replay it.

@@ -10,12 +10,17 @@ import (
 // store is the memory store behind a network that fails. It is a fake of DynamoDB's faults, not of DynamoDB.
 type store struct{ w *world }
 
+const (
+	maxSlow = 3 * time.Second // how long a request to the store is under way
+	maxLate = 9 * time.Second // how late a write lands whose coordinator gave up
+)
+
 func (s *store) enter(ctx context.Context) error {
 	step(ctx)
 	p := processOf(ctx)
 	pause := p.between(200*time.Microsecond, 4*time.Millisecond)
 	if p.happens(Slow) {
-		pause = p.between(10*time.Millisecond, 3*time.Second)
+		pause = p.between(10*time.Millisecond, maxSlow)
 	}
 	if err := sleep(ctx, pause); err != nil {
 		return err
@@ -79,7 +84,7 @@ func (s *store) ApplyAll(ctx context.Context, parts []lock.Part) (time.Duration,
 // late writes later than the coordinator waits.
 func (s *store) late(ctx context.Context, write func()) error {
 	p := processOf(ctx)
-	after := p.between(time.Second, 9*time.Second)
+	after := p.between(time.Second, maxLate)
 	s.w.landed(p.op, s.w.at()+int64(after))
 	s.w.spawn(func() {
 		time.Sleep(after)
@@ -176,10 +181,33 @@ func (s *store) History(ctx context.Context, q lock.HistoryQuery) ([]lock.Histor
 }
 
 func (s *store) PrefixRules(ctx context.Context) ([]lock.PrefixRule, error) {
-	return read(ctx, s, s.w.memory.PrefixRules)
+	p := processOf(ctx)
+	rules, err := read(ctx, s, s.w.memory.PrefixRules)
+	if err == nil && s.w.isOut(p, NoRules) || p.happens(NoRules) {
+		err = &lock.StoreError{Kind: lock.ErrThrottled, What: "simulated"}
+	}
+	if err != nil {
+		s.w.unread(p.op)
+		return nil, err
+	}
+	return rules, nil
 }
 
+// PutPrefixRule stores a rule. Its write may land late, as that of a lock.
 func (s *store) PutPrefixRule(ctx context.Context, rule lock.PrefixRule) error {
-	_, err := read(ctx, s, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.w.memory.PutPrefixRule(ctx, rule) })
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	put := func() error { return s.w.memory.PutPrefixRule(context.Background(), rule) }
+	if processOf(ctx).happens(StoreLate) {
+		return s.late(ctx, func() { _ = put() })
+	}
+	err := put()
+	if processOf(ctx).happens(StoreRepeat) {
+		err = put()
+	}
+	if failed := s.leave(ctx); failed != nil {
+		return failed
+	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
 
+	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
@@ -37,9 +38,7 @@ func (w *world) changed(name string, before, after lock.Record) {
 	if !purged && after.Cause.Quiet() || !listened && (purged || !write.OfQueue()) {
 		return
 	}
-	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(name))
-	shard := w.shards[hash.Sum32()%uint32(len(w.shards))]
+	shard := w.shardOf(name)
 	// The end of a wait is an item of its own. The records of one transaction are in any order.
 	ended := write.Ended
 	write.Ended = nil
@@ -53,6 +52,13 @@ func (w *world) changed(name string, before, after lock.Record) {
 	if !first {
 		shard.add(write)
 	}
+}
+
+// shardOf is the shard that has the records of a lock, or of the rule of a prefix.
+func (w *world) shardOf(name string) *shard {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(name))
+	return w.shards[hash.Sum32()%uint32(len(w.shards))]
 }
 
 func (w *world) listens(name string) bool {
@@ -314,6 +320,10 @@ func (b bus) record(e stream.Entry) {
 	}
 	if err := json.Unmarshal(e.Detail, &detail); err != nil {
 		b.w.problem("an event's detail is not JSON: " + err.Error())
+		return
+	}
+	if e.DetailType == events.TypeRuleChanged {
+		b.recordRule(e)
 		return
 	}
 	kind := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(e.DetailType, "Lock ")), " ", "-")

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/stream"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
 // A world is one run.
@@ -40,9 +41,11 @@ type world struct {
 	tops     map[string]int64 // the highest fencing token that the guarded resource of each lock has seen
 	calm     bool             // no more faults
 	night    time.Time
-	done     chan struct{}       // closed at the end: what runs for ever ends
-	life     sync.WaitGroup      // what spawn started
-	idle     []chan func()       // workers of spawn that have nothing to do
+	done     chan struct{}  // closed at the end: what runs for ever ends
+	life     sync.WaitGroup // what spawn started
+	idle     []chan func()  // workers of spawn that have nothing to do
+	promises []promise
+	told     map[ruleWrite]bool  // the writes of prefix rules of which there is an event
 	problems []string            // what only the simulation can see
 	outages  map[Fault]time.Time // until when a service refuses everything
 	crashes  int
@@ -53,7 +56,8 @@ type world struct {
 var rates = map[Fault]float64{
 	LostRequest: 0.02, LostReply: 0.02, Slow: 0.02, Duplicate: 0.02, Late: 0.005, Busy: 0.01, Partition: 0.002, StoreThrottle: 0.01, StoreLost: 0.01,
 	StoreRepeat: 0.01, StoreLate: 0.003, Crash: 0.01, ClientCrash: 0.03, Pause: 0.05, Force: 1, Clocks: 1, TimerLost: 0.05, TimerLate: 0.1, TimerTwice: 0.1,
-	Queue: 0.02, Bus: 0.05, Callback: 0.1, TaskGone: 0.1, EndLost: 0.2, Night: 1, Cancel: 0.1, Capacities: 0.05, Sets: 0.5,
+	Queue: 0.02, Bus: 0.05, Callback: 0.1, TaskGone: 0.1, EndLost: 0.2, Night: 1, Cancel: 0.1, Capacities: 0.05, Sets: 0.3, Freezes: 1,
+	NoRules: 0.02, Modes: 0.4,
 }
 
 // A target is a lock that the run uses.
@@ -62,6 +66,7 @@ type target struct {
 	capacity int
 	ttl      time.Duration
 	listened bool // somebody listens for its events
+	modes    bool // its callers are readers and writers
 }
 
 // A front is a coordinator with its own clock.
@@ -75,18 +80,21 @@ type front struct {
 func newWorld(p Params) *world {
 	w := &world{
 		p: p, start: time.Now(), rates: map[Fault]float64{}, names: map[string]string{}, leases: map[string]int{}, sent: map[string]int64{},
-		done: make(chan struct{}), kinds: map[Fault]int{}, outages: map[Fault]time.Time{}, tops: map[string]int64{},
+		done: make(chan struct{}), kinds: map[Fault]int{}, outages: map[Fault]time.Time{}, tops: map[string]int64{}, told: map[ruleWrite]bool{},
 	}
 	for _, f := range p.Faults {
 		w.rates[f] = min(rates[f]*p.Level, 1)
 	}
-	w.memory.Changed = w.changed
+	w.memory.Changed, w.memory.RuleChanged = w.changed, w.ruleChanged
 	d := w.dice("world")
 	w.store = &store{w}
 	for i := range p.Locks {
 		t := &target{name: "lock:" + strconv.Itoa(i), capacity: 1, ttl: time.Duration(1500+d.intn(20000)) * time.Millisecond, listened: d.intn(5) > 0}
 		if d.intn(3) == 0 {
 			t.capacity = 2 + d.intn(3)
+		}
+		if p.has(Modes) && d.intn(2) == 0 {
+			t.capacity, t.modes = wire.ModeCapacity, true
 		}
 		w.locks = append(w.locks, t)
 	}

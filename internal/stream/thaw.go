@@ -48,7 +48,7 @@ func (c *Consumer) thaws(ctx context.Context, batch []derivation) (failures []fa
 				continue
 			}
 		case after != nil:
-			job.Due = time.UnixMilli(after.Until)
+			job.Due = time.UnixMilli(after.Until).Add(c.Skew) // by any clock it is over then
 		}
 		if err := c.later(ctx, job); err != nil {
 			failures = append(failures, failure{job, i, err})
@@ -97,7 +97,7 @@ func (c *Consumer) thaw(ctx context.Context, j Job) error {
 		case !done.Again.IsZero() && c.Backlog == nil:
 			return nil
 		case !done.Again.IsZero():
-			return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again, Newer: j.Newer})
+			return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again.Add(c.Skew), Newer: j.Newer})
 		}
 		for _, name := range done.Waiting {
 			j := Job{Kind: JobSettle, Lock: name, Due: c.now().Add(firstDelay)}

@@ -31,7 +31,7 @@ func newThawing(t *testing.T, backlog Backlog) *thawing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.Consumer = &Consumer{Bus: nowhere{}, Coordinator: c, Backlog: backlog, Clock: now, Log: slog.New(slog.DiscardHandler)}
+	k.Consumer = &Consumer{Bus: nowhere{}, Coordinator: c, Backlog: backlog, Skew: lock.DefaultSkew, Clock: now, Log: slog.New(slog.DiscardHandler)}
 	return k
 }
 
@@ -78,7 +78,7 @@ func only(t *testing.T, b *fakeBacklog) Job {
 	return list[0]
 }
 
-// The job of a freeze's end is due then. It waits on if the freeze was extended, and grants the locks of all pages.
+// The job of a freeze's end is due when it is over by the clock of every coordinator. It waits on if the freeze was extended, and grants the locks of all pages.
 func TestThawAtTheEndOfAFreeze(t *testing.T) {
 	backlog := new(fakeBacklog)
 	k := newThawing(t, backlog)
@@ -86,7 +86,7 @@ func TestThawAtTheEndOfAFreeze(t *testing.T) {
 		t.Fatal(failed)
 	}
 	job := only(t, backlog)
-	if job.Kind != JobThaw || job.Lock != "t:" || !job.Due.Equal(k.time.Add(time.Hour)) {
+	if job.Kind != JobThaw || job.Lock != "t:" || !job.Due.Equal(k.time.Add(time.Hour+lock.DefaultSkew)) {
 		t.Fatalf("%+v", job)
 	}
 	for i := range 300 {

@@ -98,7 +98,9 @@ func run(ops int, only string, procs int) error {
 // tryTimeout limits the simulation with one bug.
 const tryTimeout = 10 * time.Minute
 
-var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|sets|events|simulation): .{0,90})`)
+var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|sets|events|freezes|heads|forgotten|downgrades|simulation): .{0,90})`)
+
+var needed = regexp.MustCompile(`(?m)^simulation: (\d+) operations`)
 
 // try runs the simulation with a bug. It returns what noticed the bug, or "" if nothing did.
 func try(p plant, dir string, ops int) (string, error) {
@@ -136,6 +138,9 @@ func try(p plant, dir string, ops int) (string, error) {
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("the simulation does not end within %v", tryTimeout)
 	case m != nil:
+		if n := needed.FindSubmatch(out); n != nil {
+			return fmt.Sprintf("after %s operations: %s", n[1], m[1]), nil
+		}
 		return string(m[1]), nil
 	}
 	return "", fmt.Errorf("the simulation fails without a violation: %.300s", bytes.TrimSpace(out))

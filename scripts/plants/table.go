@@ -8,6 +8,9 @@ const (
 	notifier  = "internal/stream/notifier.go"
 	setOp     = "internal/lock/setop.go"
 	setTask   = "internal/lock/settask.go"
+	rulecache = "internal/lock/rulecache.go"
+	giveback  = "internal/lock/giveback.go"
+	thaw      = "internal/stream/thaw.go"
 	redundant = "the decision on the record that was read says the same; the clause matters between a read and a write, and for commands that are sent without a read"
 )
 
@@ -58,6 +61,35 @@ var plants = []plant{
 	{"the end of an execution ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseExecutionEnd {\n			break\n		}\n	}\n", "the checks of the others end them; TestSetOfAnExecution notices"},
 	{"the end of a dead task ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseTaskGone {\n			break\n		}\n	}\n", "the end of the execution ends the others; TestCrashPointsOfASet notices"},
 	{"the leases of a set that belong to an execution end by time", "internal/lock/limits.go", "Wait: o.req.Wait, Execution: o.req.Execution, set:", "Wait: o.req.Wait, Execution: map[bool]string{true: o.req.Execution}[i == 0], set:", ""},
+	// Freezes.
+	{"a hand-off grants a frozen lock", "internal/lock/queue.go", "w.Set == \"\" && to.heldBack(now) == nil && to.fits", "w.Set == \"\" && to.fits", ""},
+	{"an acquire is granted a frozen lock", "internal/lock/acquire.go", "case hold == nil && op.refused == nil && op.blind():", "case op.refused == nil && op.blind():", ""},
+	{"a set is granted a frozen lock", "internal/lock/setop.go", "r.Waiting > 0 || r.heldBack(now) != nil || one.mismatches(r)", "r.Waiting > 0 || one.mismatches(r)", ""},
+	{"a set that waits is granted a frozen lock", "internal/lock/setrun.go", "!r.fits(r.Queue[0].Terms) || r.heldBack(now) != nil {", "!r.fits(r.Queue[0].Terms) {", ""},
+	{"rules are used for longer than their period", rulecache, "age >= 0 && age < period && wall >= 0 && wall < period", "age >= 0 && age < 6*period && wall >= 0 && wall < 6*period", ""},
+	{"rules are used for as long as if there were none", rulecache, "	if len(rules) == 0 {\n		return NoRulesPeriod", "	if true {\n		return NoRulesPeriod", ""},
+	{"a freeze is promised too early", "internal/lock/prefixrule.go", "return max(stored+RulePeriod.Milliseconds(), first+none)", "return min(stored, first)", ""},
+	{"a second rule is promised too early", "internal/lock/prefixrule.go", "return max(stored+RulePeriod.Milliseconds(), first+none)", "_ = first + none\n	return stored + RulePeriod.Milliseconds()", ""},
+	{"rules that cannot be read freeze nothing", rulecache, "		if err != nil {\n			list[i] = &hold{err: err}\n		} else if f", "		if err != nil {\n			continue\n		} else if f", ""},
+	{"a freeze covers its own name only", "internal/lock/prefixrule.go", "return strings.HasPrefix(name, p.Prefix)", "return name == p.Prefix || p.Prefix == \"\" && strings.HasPrefix(name, p.Prefix)", ""},
+	{"of two freezes the one counts that ends first", "internal/lock/prefixrule.go", "(last == nil || f.Until > last.Until)", "(last == nil || f.Until < last.Until)", ""},
+	{"a freeze that has ended goes on", rulecache, "h.freeze.Until > now.UnixMilli()", "h.freeze.Until+60000 > now.UnixMilli()",
+		"a freeze that has ended is none for freezeOf; this is for one that ends between the read of the rules and the decision"},
+	{"a poll does not find the end of a freeze", "internal/lock/poll.go", "held := r.heldBack(now) != nil", "held := true", ""},
+	{"nothing looks for waiters at the end of a freeze", thaw, "		if err := c.later(ctx, job); err != nil {", "		if err := error(nil); err != nil {", ""},
+	{"a freeze that was ended early is looked at when it would have ended", thaw, "		case after != nil:\n			job.Due = time.UnixMilli(after.Until)", "		case after != nil || before != nil:\n			job.Due = c.now().Add(time.Hour)", ""},
+	{"the job of the first end is not set again for a longer freeze", thaw, "	return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again", "	return nil\n	return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again", ""},
+	{"a rule's event is not published", consumer, "d.events = []Entry{ruleEntry(w.Write)}", "_ = ruleEntry", ""},
+
+	// Readers and a writer.
+	{"a downgrade keeps all permits", giveback, "	h.Permits = o.req.Keep\n", "", ""},
+	{"a downgrade wakes nobody", giveback, "to := o.rules.settle(now, r.withHolder(o.key, h))", "to := r.withHolder(o.key, h)", ""},
+	{"a downgrade ends the lease", giveback, "to := o.rules.settle(now, r.withHolder(o.key, h))", "to := o.rules.settle(now, r.withoutHolder(o.key))", ""},
+	{"a downgrade revives a lease that has expired", giveback, "case !held || h.ExpiresAt <= now.UnixMilli():", "case !held:",
+		"the client sends none after the end of its lease"},
+	{"a downgrade makes a new grant", giveback, "	h.Permits = o.req.Keep\n", "	h.Permits, h.Fence = o.req.Keep, r.nextFence(now)\n", ""},
+	{"a reader is as large as a writer", "internal/wire/wire.go", "	case ModeRead:\n		return 1", "	case ModeRead:\n		return ModeCapacity", ""},
+	{"a writer is as small as a reader", "internal/wire/wire.go", "	case ModeWrite:\n		return ModeCapacity", "	case ModeWrite:\n		return 1", ""},
 
 	// Rules of the client.
 	{"the deadline is counted from the answer", client, "l.deadline, l.hold = provedUntil(sent, answer), ", "l.deadline, l.hold = provedUntil(c.now(), answer), ", ""},
