@@ -219,7 +219,7 @@ func (r Record) capacity() int64 {
 }
 
 // hasFree reports whether permits are free. A lock without leases is free, also if its row was made by a waiter and has no capacity yet.
-func (r Record) hasFree() bool { return len(r.Holders) == 0 || permits(r.Holders) < r.capacity() }
+func (r Record) hasFree() bool { return len(r.Holders) == 0 || permits(r.Holders) < r.Capacity }
 
 func permits(holders map[LeaseKey]Lease) (sum int64) {
 	for _, h := range holders {
