@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"internal/dynamo":    {"internal/lock", "internal/reach"},
 	"internal/history":   {"internal/lock"},
 	"internal/chance":    {},
-	"internal/sim":       {"internal/api", "internal/chance", "internal/history", "internal/lock", "internal/stream", "internal/wire", "lockclient"},
+	"internal/sim":       {"internal/api", "internal/chance", "internal/history", "internal/lock", "internal/stream", "internal/wire", "events", "lockclient"},
 	"internal/storetest": {"internal/lock", "internal/history"},
 	"internal/api":       {"internal/lock", "internal/wire", "internal/emf", "internal/scope"},
 	"internal/stream":    {"internal/lock", "internal/wire", "internal/emf", "internal/chance", "events"},
