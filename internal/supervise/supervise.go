@@ -359,10 +359,17 @@ func killOrphans(t tree, now func() time.Duration) []Process {
 	}
 }
 
+// interruptLead is the time in which a shell learns of an interrupt before its child dies of it. Bash ends its script only if it has seen SIGINT when it sees the
+// child's death. If both reach a shell that the kernel has not run in between, it handles the death first, and the script goes on.
+const interruptLead = 100 * time.Millisecond
+
 // Interrupt ends this process and its process group by SIGINT. Ctrl-C signals only the terminal's foreground, which was
 // the command; with Interrupt, a script that runs this process ends as if it had run the command itself.
 func Interrupt() {
-	signal.Reset(syscall.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT) // which the first one does not end
 	_ = syscall.Kill(0, syscall.SIGINT)
+	time.Sleep(interruptLead)
+	signal.Reset(syscall.SIGINT)
+	_ = syscall.Kill(syscall.Getpid(), syscall.SIGINT)
 	time.Sleep(time.Second) // until the signal arrives
 }
