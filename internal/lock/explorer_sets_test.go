@@ -33,7 +33,7 @@ type setWorld struct {
 	patience  [maxClients]int64 // the wait of a client, if not that of all
 	retention int64
 	horizon   uint8
-	freezes   int   // how often an operator freezes locks, until two ticks later; he may end that early
+	freezes   int   // how often an operator freezes locks, until a tick later; he may end that early
 	frozen    uint8 // bit per lock that the freeze is of
 	downgrade bool  // a client that holds more than one permit of one lock may give back all but one
 

@@ -50,3 +50,25 @@ func TestRuleSetWaitsForThoseAheadOnly(t *testing.T) {
 		}
 	}
 }
+
+// A set behind another set that waits for a lock which only that one wants is not granted the locks that are free, whoever asks: it itself, or who settles a lock.
+func TestRuleSetIsNotPassedByASet(t *testing.T) {
+	k := newKit(t)
+	k.must("holder", func(r *AcquireRequest) { r.Lock, r.TTL = "c", time.Hour })
+	first, second := []string{"a", "b", "c"}, []string{"a", "b"}
+	wait := func(r *SetRequest) { r.Wait = time.Hour }
+	_ = k.waitSet("first", first, wait)
+	tickets := k.waitSet("second", second, wait).Tickets
+	_ = k.waitSet("second", second, wait)
+	_ = k.waitSet("second", second, wait, func(r *SetRequest) { r.Tickets = tickets })
+	for _, name := range first {
+		k.want(k.Settle(t.Context(), name), nil)
+	}
+	if a, b := k.at("a"), k.at("b"); len(a.Holders)+len(b.Holders) != 0 || a.Waiting != 2 || b.Waiting != 2 {
+		t.Errorf("a is %+v, b is %+v", a, b)
+	}
+	k.mustRelease("c", "holder")
+	k.mustSet("first", first, wait)
+	k.want(k.releaseSet("first", first...), nil)
+	k.mustSet("second", second, wait)
+}
