@@ -194,6 +194,20 @@ func TestRuleRateKeepsNobodyForEver(t *testing.T) {
 	if got := k.heldUp("a"); got != time.Minute {
 		t.Errorf("held up for %v", got)
 	}
+	turns = 0
+	for _, secret := range []string{"2", "3"} { // their joins leave the head as it is
+		k.waits(secret, of(3, 1), placeFor(time.Hour))
+	}
+	if turns != 0 {
+		t.Errorf("%d turns of joins", turns)
+	}
+	for _, secret := range []string{"heavy", "2", "3", "1"} {
+		k.want(k.release(secret), nil)
+	}
+	if got := k.heldUp("a"); got != 0 {
+		t.Errorf("held up for %v, and nobody waits", got)
+	}
+	k.waits("4", of(3, 1), placeFor(time.Hour))
 	k.limit("a", rateOf(2, time.Hour))
 	k.freeze("a", 2*time.Hour)
 	if got := k.heldUp("a"); got != 0 { // the end of the freeze settles the lock, and finds the rate
@@ -223,7 +237,11 @@ func TestRuleRateOfASet(t *testing.T) {
 		t.Errorf("held up for %v", got)
 	}
 	k.pass(30 * time.Second)
+	k.store.reset()
 	k.tooOften(k.waitSet("2", ab, anHour, func(r *SetRequest) { r.Tickets = held.Tickets }), 1, "b", 30*time.Second)
+	if k.store.requests() != 0 || k.store.sets != 1 {
+		t.Errorf("a poll: %d requests and %d about both locks", k.store.requests(), k.store.sets)
+	}
 	k.want(k.Settle(t.Context(), "a"), nil)
 	k.holdsSet("2", ab, false, true)
 	k.pass(30 * time.Second)

@@ -97,7 +97,10 @@ func TestChangeOfARateLetsWaitersGo(t *testing.T) {
 	k := newRated(t, backlog)
 	k.queue("x", "1")
 	_ = k.settles(backlog) // the job for the old rate, which is lost
-	k.rate(1, time.Minute)
+	if _, err := k.Coordinator.SetRule(t.Context(), lock.RuleRequest{Set: lock.RuleParts{Limits: &lock.Limits{MaxQueue: 9, Rate: lock.Rate{Grants: 1, Period: 60_000}}}}); err != nil {
+		t.Fatal(err)
+	}
+	k.deliver()
 	if len(backlog.jobs) > 0 {
 		t.Errorf("jobs %v", backlog.kinds())
 	}
