@@ -186,6 +186,9 @@ func TestRuleRateKeepsNobodyForEver(t *testing.T) {
 	k.must("0", of(3, 1), lasting(time.Hour))
 	k.must("1", of(3, 1), lasting(time.Hour))
 	k.waits("heavy", of(3, 2), placeFor(time.Hour))
+	if got := k.heldUp("a"); got != time.Hour { // it does not fit: its place's end comes first
+		t.Errorf("held up for %v", got)
+	}
 	turns = 0
 	k.want(k.release("0"), nil)
 	if turns != 1 || k.holder("heavy").Fence != 0 {
@@ -198,8 +201,9 @@ func TestRuleRateKeepsNobodyForEver(t *testing.T) {
 	for _, secret := range []string{"2", "3"} { // their joins leave the head as it is
 		k.waits(secret, of(3, 1), placeFor(time.Hour))
 	}
+	k.want(second(k.renew("1", 2*time.Hour)), nil)
 	if turns != 0 {
-		t.Errorf("%d turns of joins", turns)
+		t.Errorf("%d turns of joins and a renewal", turns)
 	}
 	for _, secret := range []string{"heavy", "2", "3", "1"} {
 		k.want(k.release(secret), nil)
