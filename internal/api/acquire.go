@@ -23,7 +23,8 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	}
 	l, err := a.coordinator.Acquire(ctx, req)
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && req.Token.OfTask() && held.Position > 0 {
-		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket, Freeze: freezeAnswer(held.Freeze)}, 0, nil
+		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket,
+			Freeze: freezeAnswer(held.Freeze), NextGrant: nextGrant(held)}, 0, nil
 	}
 	if limit, ok := errors.AsType[*lock.LimitError](err); ok && limit.Field == "capacity" && req.SameCapacity {
 		limit.Field = "mode" // which stands for a capacity

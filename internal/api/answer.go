@@ -25,6 +25,14 @@ func statusAnswer(s lock.Status) wire.Status {
 	}
 }
 
+// nextGrant is when a rate allows the grant for which a task waits; nil if none keeps it waiting.
+func nextGrant(held *lock.HeldError) *wire.Time {
+	if held.Rate == nil {
+		return nil
+	}
+	return new(wire.At(held.Now + held.Rate.RetryAfter.Milliseconds()))
+}
+
 // metadata returns the metadata of a stored lease, or nil if it is not JSON, which another program must have written.
 func metadata(s string) json.RawMessage {
 	if !json.Valid([]byte(s)) {

@@ -198,6 +198,13 @@ func TestRateProblems(t *testing.T) {
 	if p := s.problem(s.call("acquire", "", set, inScope("d:*"))); p.Code != wire.LockHeld || p.Lock != "d:a" || p.Limit != "rate" || !strings.Contains(p.Detail, "the set waits for d:a: each lock below d:") {
 		t.Errorf("a set that waits: %+v", p)
 	}
+	task := `"lease":"my-secret-lease-0005","task_token":"AQCk","locks":[{"name":"d:a"},{"name":"d:b"}]}`
+	if out, problem := s.invokeAs(ownFunction, "acquire", `{`+task); problem != nil || !strings.Contains(out, `"queued":true`) || !strings.Contains(out, `"next_grant_at":`) {
+		t.Errorf("a task that waits for a set: %s, %+v", out, problem)
+	}
+	if out, problem := s.invokeAs(ownFunction, "acquire", `{"name":"d:a","lease":"my-secret-lease-0006","task_token":"AQCk"}`); problem != nil || !strings.Contains(out, `"next_grant_at":`) {
+		t.Errorf("a task: %s, %+v", out, problem)
+	}
 	s.now = s.now.Add(60_000_000_000)
 	if resp := s.call("status", "d:a", ""); strings.Contains(resp.Body, "next_grant_at") {
 		t.Error(resp.Body)

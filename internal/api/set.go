@@ -116,6 +116,7 @@ func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
 func setQueued(held *lock.HeldError, names []string) wire.SetQueued {
 	return wire.SetQueued{
 		Locks: names, Queued: true, Lock: held.Lock, Position: held.Position, Waiting: held.Waiting, Tickets: held.Tickets, Freeze: freezeAnswer(held.Freeze),
+		NextGrant: nextGrant(held),
 	}
 }
 

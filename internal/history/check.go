@@ -119,6 +119,7 @@ func Check(h *History, cfg Config) Report {
 	r.Violations = append(r.Violations, checkGuarded(h.Guarded)...)
 	r.Violations = append(r.Violations, checkRows(h, freezes, cfg)...)
 	r.Violations = append(r.Violations, checkFreezes(h, freezes)...)
+	r.Violations = append(r.Violations, checkRates(h, freezes)...)
 	if cfg.Recorded {
 		r.Violations = append(r.Violations, checkGrants(h)...)
 		r.Violations = append(r.Violations, checkSets(h, cfg)...)

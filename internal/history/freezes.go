@@ -12,6 +12,8 @@ import (
 type version struct {
 	from, to int64 // when a coordinator may go by it: from its write until every coordinator has read the next one
 	until    int64 // the end of its freeze; 0: it has none
+	grants   int64 // of its rate; 0: it has none
+	period   int64
 }
 
 // freezes are the freezes of a history.
@@ -41,7 +43,7 @@ func freezesOf(h *History, cfg Config) freezes {
 			read = promised
 		}
 		list[len(list)-1].to = read + int64(cfg.RuleRead+2*cfg.Skew)
-		v := version{from: r.At - int64(cfg.Skew), to: math.MaxInt64}
+		v := version{from: r.At - int64(cfg.Skew), to: math.MaxInt64, grants: r.Grants, period: r.Period * grain}
 		if r.Until != 0 {
 			v.until = f.at(r.Until)
 		}
@@ -63,12 +65,12 @@ func (f freezes) must(name string, at int64) bool {
 	})
 }
 
-// may reports whether a coordinator may take a lock for frozen at some time from one time to another.
+// may reports whether a coordinator may take a lock for frozen, or a rate may keep it from being granted, at some time from one time to another.
 func (f freezes) may(name string, from, to int64) bool {
 	return f.last(name, from, to) != math.MinInt64
 }
 
-// last is the last moment, from one time to another, at which a coordinator may take a lock for frozen; math.MinInt64 if there is none.
+// last is the last moment, from one time to another, at which a coordinator may take a lock for frozen, or a rate may keep it from being granted; math.MinInt64 if there is none.
 func (f freezes) last(name string, from, to int64) int64 {
 	last := int64(math.MinInt64)
 	for _, prefix := range f.prefixes {
@@ -77,6 +79,9 @@ func (f freezes) last(name string, from, to int64) int64 {
 		}
 		for _, v := range f.versions[prefix] {
 			if end := min(v.to, v.until+int64(f.cfg.Skew), to); v.until != 0 && v.from <= to && end >= from {
+				last = max(last, end)
+			}
+			if end := min(v.to, to-v.period) + v.period; v.grants != 0 && v.from <= to && end >= from { // who goes by the rule last may be told to wait for a period
 				last = max(last, end)
 			}
 		}
@@ -143,7 +148,7 @@ func (f freezes) explain(o Op) (explained bool) {
 func checkHeads(h *History, f freezes) (found []Violation) {
 	rows := rowsOf(h)
 	for _, o := range h.Ops {
-		if o.Op != Acquire || o.Result != Held || o.Ticket == 0 || o.Set != "" || o.Wait == 0 || o.Frozen != 0 || o.NoRules || f.may(o.Lock, o.Began-int64(f.cfg.Skew), o.Ended) {
+		if o.Op != Acquire || o.Result != Held || o.Ticket == 0 || o.Set != "" || o.Wait == 0 || o.ruled() || f.may(o.Lock, o.Began-int64(f.cfg.Skew), o.Ended) {
 			continue
 		}
 		waits := func(r Record) bool { return len(r.Holders) > 0 || r.Head != o.Ticket }

@@ -59,6 +59,8 @@ type Op struct {
 	Frozen int64 `json:"frozen,omitempty"`
 	// NoRules says that the coordinator could not read the rules for this acquire, so that it granted nothing. Only a simulation knows.
 	NoRules bool `json:"no_rules,omitempty"`
+	// Rated says that a rate kept the lock from this acquire, as its answer says.
+	Rated bool `json:"rated,omitempty"`
 
 	TTL  int64 `json:"ttl,omitempty"`  // nanoseconds of life that an acquire or a renewal asks for
 	Wait int64 `json:"wait,omitempty"` // nanoseconds for which an acquire keeps a place in the queue; 0: it does not wait
@@ -122,12 +124,17 @@ type Record struct {
 	Of       int64            `json:"first_of,omitempty"`      // of how many, as it says
 }
 
+// ruled reports whether rules by prefix explain that this acquire was not granted, by what its answer says, or by what a simulation knows.
+func (o Op) ruled() bool { return o.Frozen != 0 || o.NoRules || o.Rated }
+
 // A Rule is one write of a prefix rule, as the table shows it. The rules of one prefix are in the order of the writes.
 type Rule struct {
 	Prefix  string `json:"prefix"` // empty: every lock
 	Rev     int64  `json:"rev"`
 	At      int64  `json:"at"`                 // when it was stored; or, see [Config.RuleLanding], when the coordinator decided on it
 	Until   int64  `json:"until,omitempty"`    // when its freeze ends, in Unix milliseconds; 0: it has none
+	Grants  int64  `json:"grants,omitempty"`   // of its rate; 0: it has none
+	Period  int64  `json:"period,omitempty"`   // of its rate, in milliseconds
 	InForce int64  `json:"in_force,omitempty"` // from when on every coordinator goes by it, as an answer says, in Unix milliseconds; 0: nobody was told
 }
 

@@ -201,7 +201,7 @@ func (m model) held(s *state, c *call) (bool, *state) {
 	if i >= 0 && m.certain(s.live[i], c, int64(m.cfg.Skew)) {
 		return false, s // it would have been answered with its lease
 	}
-	explained := c.ghosts || c.Set != "" || c.Frozen != 0 || c.NoRules // another lock of the set may hold it up: see checkSets; of freezes see checkFreezes
+	explained := c.ghosts || c.Set != "" || c.ruled() // another lock of the set may hold it up: see checkSets; of freezes see checkFreezes
 	for _, k := range s.live {
 		explained = explained || k.lease != c.Lease && c.Began <= m.keeps(k)
 	}

@@ -133,7 +133,7 @@ func rowsOf(h *History) map[string][]Row {
 func checkRefusals(h *History, cfg Config) (found []Violation) {
 	rows := rowsOf(h)
 	for _, o := range h.Ops {
-		if o.Op != Acquire || o.Result != Held || o.Set != "" || o.Frozen != 0 || o.NoRules {
+		if o.Op != Acquire || o.Result != Held || o.Set != "" || o.ruled() {
 			continue
 		}
 		if !refusedBy(rows[o.Lock], o, cfg) {

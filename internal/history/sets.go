@@ -86,7 +86,7 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 		switch {
 		case mixed || len(ops) != strings.Count(first.Set, ",")+1:
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s has answers about some of the locks of %s", first.Lease, first.Client, first.Set)})
-		case cfg.Start != 0 && first.Result == Held && first.Frozen == 0 && !first.NoRules && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
+		case cfg.Start != 0 && first.Result == Held && !slices.ContainsFunc(ops, Op.ruled) && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s is answered \"held\", and all of %s were free for it", first.Lease, first.Client, first.Set)})
 		}
 	}

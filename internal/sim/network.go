@@ -252,15 +252,15 @@ func (l *link) end(op *request, resp lockclient.Response, err error) {
 	case wire.ForceReleased:
 		op.Result = history.OK
 	case wire.Queued:
-		op.Result, op.Ticket, op.Frozen = history.Held, answer.Ticket, frozenUntil(answer.Freeze)
+		op.Result, op.Ticket, op.Frozen, op.Rated = history.Held, answer.Ticket, frozenUntil(answer.Freeze), answer.NextGrant != nil
 	case *wire.Problem:
 		if (answer.Code == wire.LockHeld || answer.Code == wire.Frozen) && l.finder {
 			op.Result = history.Refused
 			return
 		}
 		switch answer.Code {
-		case wire.LockHeld, wire.Frozen:
-			op.Result, op.Ticket, op.Frozen = history.Held, answer.Ticket, frozenUntil(answer.Freeze)
+		case wire.LockHeld, wire.Frozen, wire.LimitExceeded:
+			op.Result, op.Ticket, op.Frozen, op.Rated = history.Held, answer.Ticket, frozenUntil(answer.Freeze), answer.Limit == "rate"
 		case wire.LeaseLost, wire.LockChanged:
 			op.Result = history.Lost
 		case wire.CapacityMismatch, wire.QueueFull, wire.LockFull:
@@ -292,6 +292,9 @@ func (l *link) endSet(op *request, resp lockclient.Response) {
 		}
 	case wire.SetQueued:
 		result(history.Held)
+		for i := range op.set {
+			op.set[i].Frozen, op.set[i].Rated = frozenUntil(answer.Freeze), answer.NextGrant != nil
+		}
 		for i, ticket := range answer.Tickets {
 			op.set[i].Ticket = ticket
 		}
@@ -303,10 +306,10 @@ func (l *link) endSet(op *request, resp lockclient.Response) {
 		}
 	case *wire.Problem:
 		switch answer.Code {
-		case wire.LockHeld, wire.Frozen:
+		case wire.LockHeld, wire.Frozen, wire.LimitExceeded:
 			result(history.Held)
 			for i := range op.set {
-				op.set[i].Frozen = frozenUntil(answer.Freeze)
+				op.set[i].Frozen, op.set[i].Rated = frozenUntil(answer.Freeze), answer.Limit == "rate"
 			}
 			for i, ticket := range answer.Tickets {
 				op.set[i].Ticket = ticket

@@ -48,6 +48,7 @@ const (
 	Capacities    Fault = "capacities" // callers name different capacities for one lock
 	Sets          Fault = "sets"       // callers acquire several locks at once: no fault, but as rare as one
 	Freezes       Fault = "freezes"    // an operator freezes locks, and changes and ends freezes: no fault either
+	Rates         Fault = "rates"      // an operator sets and removes limits of how often locks are granted: no fault either
 	NoRules       Fault = "no-rules"   // the prefix rules cannot be read
 	Modes         Fault = "modes"      // readers and a writer share some of the locks, and writers become readers: no fault either
 )
@@ -55,7 +56,7 @@ const (
 // Faults are all kinds of fault.
 var Faults = []Fault{
 	LostRequest, LostReply, Slow, Duplicate, Late, Busy, Partition, StoreThrottle, StoreLost, StoreRepeat, StoreLate, Crash, ClientCrash, Pause,
-	Force, Clocks, TimerLost, TimerLate, TimerTwice, Queue, Bus, Callback, TaskGone, EndLost, Night, Cancel, Capacities, Sets, Freezes, NoRules, Modes,
+	Force, Clocks, TimerLost, TimerLate, TimerTwice, Queue, Bus, Callback, TaskGone, EndLost, Night, Cancel, Capacities, Sets, Freezes, NoRules, Modes, Rates,
 }
 
 // Params are the parameters of a run.

@@ -15,7 +15,7 @@ import (
 )
 
 // govern is an operator who freezes all locks, or some, or none that there are, for a second to ten minutes; who freezes them anew for a longer or a shorter time;
-// and who ends freezes early.
+// and who ends freezes early; and who sets and removes rates.
 func (w *world) govern() {
 	d := w.dice("governor")
 	l := &link{w: w, client: "governor"}
@@ -28,13 +28,20 @@ func (w *world) govern() {
 		w.sleepThroughNight(d)
 		time.Sleep(d.between(time.Second, 50*time.Second))
 		prefix := prefixes[d.intn(len(prefixes))]
-		if w.over() || !d.happens(Freezes) {
+		rates, freezes := d.happens(Rates), d.happens(Freezes)
+		if w.over() || !rates && !freezes {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), d.between(3*time.Second, 9*time.Second))
-		if d.chance(0.4) {
-			_, _ = client.Unfreeze(ctx, prefix) // the history has the rules as they are stored
-		} else {
+		switch ends := d.chance(0.4); { // the history has the rules as they are stored
+		case rates && ends:
+			_, _ = client.RemoveLimits(ctx, prefix)
+		case rates:
+			rate := lockclient.Rate{Grants: 1 + d.intn(4), Period: d.between(time.Second, 40*time.Second).Truncate(time.Millisecond)}
+			_, _ = client.SetLimits(ctx, prefix, lockclient.Limits{Rate: rate})
+		case ends:
+			_, _ = client.Unfreeze(ctx, prefix)
+		default:
 			_, _ = client.Freeze(ctx, prefix, time.Now().Add(d.freezeTime()), "simulated")
 		}
 		cancel()
@@ -95,6 +102,9 @@ func (w *world) ruleChanged(before, after lock.PrefixRule) {
 	rule := history.Rule{Prefix: after.Prefix, Rev: after.Rev, At: w.at()}
 	if after.Freeze != nil {
 		rule.Until = after.Freeze.Until
+	}
+	if after.Limits != nil {
+		rule.Grants, rule.Period = after.Limits.Rate.Grants, after.Limits.Rate.Period
 	}
 	w.h.Rules = append(w.h.Rules, rule)
 	w.mu.Unlock()

@@ -53,7 +53,7 @@ func Simulate(p Params) *Run {
 	if p.has(Force) {
 		actors.Go(w.operate)
 	}
-	if p.has(Freezes) {
+	if p.has(Freezes) || p.has(Rates) {
 		actors.Go(w.govern)
 	}
 	actors.Wait()

@@ -64,7 +64,7 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("simulation: %v, %.1f s\n", sum, time.Since(start).Seconds())
 }
 
-type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited, tasks, rules, frozen, downgrades int }
+type totals struct{ runs, ops, rows, events, timers, crashes, sets, waited, tasks, rules, frozen, rated, downgrades int }
 
 func (s *totals) add(r *Run) {
 	s.runs, s.ops, s.rows, s.events = s.runs+1, s.ops+len(r.History.Ops), s.rows+len(r.History.Rows), s.events+len(r.History.Events)
@@ -73,6 +73,9 @@ func (s *totals) add(r *Run) {
 	for _, o := range r.History.Ops {
 		if o.Frozen != 0 {
 			s.frozen++
+		}
+		if o.Rated {
+			s.rated++
 		}
 		switch {
 		case o.Op == history.Downgrade && o.Result == history.OK:
@@ -96,8 +99,8 @@ func (s *totals) add(r *Run) {
 }
 
 func (s totals) String() string {
-	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait, %d to tasks, %d changes of rules, %d acquires refused by a freeze, %d downgrades",
-		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited, s.tasks, s.rules, s.frozen, s.downgrades)
+	return fmt.Sprintf("%d operations in %d runs, %d writes, %d events, %d timers and jobs, %d crashes, %d sets granted, %d of them after a wait, %d to tasks, %d changes of rules, %d acquires refused by a freeze, %d by a rate, %d downgrades",
+		s.ops, s.runs, s.rows, s.events, s.timers, s.crashes, s.sets, s.waited, s.tasks, s.rules, s.frozen, s.rated, s.downgrades)
 }
 
 // check makes a run and checks it. A failure says how to replay it.

@@ -57,7 +57,7 @@ var rates = map[Fault]float64{
 	LostRequest: 0.02, LostReply: 0.02, Slow: 0.02, Duplicate: 0.02, Late: 0.005, Busy: 0.01, Partition: 0.002, StoreThrottle: 0.01, StoreLost: 0.01,
 	StoreRepeat: 0.01, StoreLate: 0.003, Crash: 0.01, ClientCrash: 0.03, Pause: 0.05, Force: 1, Clocks: 1, TimerLost: 0.05, TimerLate: 0.1, TimerTwice: 0.1,
 	Queue: 0.02, Bus: 0.05, Callback: 0.1, TaskGone: 0.1, EndLost: 0.2, Night: 1, Cancel: 0.1, Capacities: 0.05, Sets: 0.3, Freezes: 1,
-	NoRules: 0.02, Modes: 0.4,
+	NoRules: 0.02, Modes: 0.4, Rates: 0.4,
 }
 
 // A target is a lock that the run uses.

@@ -96,7 +96,8 @@ type SetQueued struct {
 	Waiting  int64    `json:"waiting"`  // in the queue of Lock
 	Tickets  []int64  `json:"tickets"`
 
-	Freeze *Freeze `json:"freeze,omitempty"` // Lock is granted to nobody before it ends
+	Freeze    *Freeze `json:"freeze,omitempty"`        // Lock is granted to nobody before it ends
+	NextGrant *Time   `json:"next_grant_at,omitempty"` // a rate keeps Lock from being granted before
 }
 
 // SetReleased is the answer to release of a set: the locks whose leases ended, or whose queues were left.

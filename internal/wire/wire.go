@@ -144,7 +144,8 @@ type Queued struct {
 	Waiting  int64  `json:"waiting"`
 	Ticket   int64  `json:"ticket"`
 
-	Freeze *Freeze `json:"freeze,omitempty"` // nobody is granted the lock before it ends
+	Freeze    *Freeze `json:"freeze,omitempty"`        // nobody is granted the lock before it ends
+	NextGrant *Time   `json:"next_grant_at,omitempty"` // a rate keeps the lock from being granted before
 }
 
 // Granted is the output of a callback to a task that waited for one lock: the lease without its secret, which the caller chose. Its Locks are this lock.
