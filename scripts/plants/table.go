@@ -81,6 +81,19 @@ var plants = []plant{
 	{"the job of the first end is not set again for a longer freeze", thaw, "	return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again", "	return nil\n	return c.later(ctx, Job{Kind: JobThaw, Lock: j.Lock, Due: done.Again", ""},
 	{"a rule's event is not published", consumer, "d.events = []Entry{ruleEntry(w.Write)}", "_ = ruleEntry", ""},
 
+	// Rates.
+	{"a rate keeps nothing back", "internal/lock/rate.go", "	if at, _ := r.nextGrant(); at > now.UnixMilli() {\n		return h\n	}\n", "", ""},
+	{"a rate allows one grant more", "internal/lock/rate.go", "counted := len(r.Grants) - int(one.Value)", "counted := len(r.Grants) - int(one.Value) - 1", ""},
+	{"grants to waiters are not counted", "internal/lock/queue.go", "r = r.counting(now).withHolder(w.Key, h)", "r = r.withHolder(w.Key, h)", ""},
+	{"grants to newcomers are not counted", "internal/lock/acquire.go", "to = to.counting(now).withHolder(o.key, h)", "to = to.withHolder(o.key, h)", ""},
+	{"grants to sets are not counted", setOp, "r = r.counting(now).withHolder(o.key, h)", "r = r.withHolder(o.key, h)", ""},
+	{"a write grants all waiters that fit, if the rate allows one", "internal/lock/queue.go", "w.Set == \"\" && to.heldBack(now) == nil && to.fits", "w.Set == \"\" && r.heldBack(now) == nil && to.fits", ""},
+	{"a free lock is taken without a look at its rate", "internal/lock/acquire.go", "o.blind() && r.hold == nil {", "o.blind() {", ""},
+	{"the times of the grants are forgotten by the next one", "internal/lock/rate.go", "	r.Grants = append(slices.Clip(r.Grants), at)\n", "	r.Grants = []int64{at}\n", ""},
+	{"no job is set for the next grant of a rate", "internal/lock/queue.go", "			return HeldUp{Head: out.After.Head, Until: time.UnixMilli(at)}, nil\n", "			return HeldUp{}, nil\n", ""},
+	{"the consumer does not learn that a head fits which a rate keeps back", "internal/lock/write.go", "(moved || rated || !w", "(moved || rated && false || !w",
+		"others ask for the lock, and grant it to the head; TestRuleRateKeepsNobodyForEver notices"},
+
 	// Readers and a writer.
 	{"a downgrade keeps all permits", giveback, "	h.Permits = o.req.Keep\n", "", ""},
 	{"a downgrade wakes nobody", giveback, "to := o.rules.settle(now, r.withHolder(o.key, h))", "to := r.withHolder(o.key, h)", ""},
