@@ -85,7 +85,7 @@ func checkRows(h *History, freezes freezes, cfg Config) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
 			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
 		}
-		if frees(before, after) && before.Waiting-after.Waiting < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) && !freezes.may(r.Lock, r.At-int64(cfg.Flight), r.At) {
+		if frees(before, after) && before.Waiting-after.Waiting+joined(r.Cause) < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) && !freezes.may(r.Lock, r.At-int64(cfg.Flight), r.At) {
 			wrong("it frees permits, and grants them to none of %d waiters, of whom the first wants %d", after.Waiting, after.First) // it removes the abandoned among those that it reads
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
@@ -117,6 +117,14 @@ func checkGrants(h *History) (found []Violation) {
 		}
 	}
 	return found
+}
+
+// joined is how many waiters a write of a cause may add: an acquire that finds only abandoned waiters at the head of the queue removes them, and joins.
+func joined(cause string) int64 {
+	if cause == string(lock.CauseAcquire) || cause == string(lock.CauseRecheck) {
+		return 1
+	}
+	return 0
 }
 
 // rowsOf are the rows of each lock.

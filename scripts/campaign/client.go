@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/internal/wirefault"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
@@ -145,15 +146,22 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// lock chooses a lock of the present epoch: the first ones are chosen more often. Every fourth is a semaphore of three permits.
+// lock chooses a lock of the present epoch: the first ones are chosen more often. Every fourth is a semaphore of three permits, and every fourth one that readers and a
+// writer share.
 func (w *worker) lock() (name string, opts lockclient.Options) {
 	u := w.random.Float64()
 	i := int(u * u * float64(w.cfg.Locks))
 	epoch := (now() - w.cfg.Start) / w.cfg.Epoch
 	name = fmt.Sprintf("e%d:m%d", epoch, i)
-	if i%4 == 3 {
+	switch i % 4 {
+	case 3:
 		name = fmt.Sprintf("e%d:s%d", epoch, i)
 		opts.Capacity, opts.Permits = 3, 1+w.random.IntN(2)
+	case 1:
+		name = fmt.Sprintf("e%d:rw%d", epoch, i)
+		if opts.Capacity, opts.Permits = wire.ModeCapacity, 1; w.random.IntN(2) == 0 {
+			opts.Permits = wire.ModeCapacity
+		}
 	}
 	opts.TTL = time.Duration(1000+w.random.IntN(1500)) * time.Millisecond
 	return name, opts

@@ -72,6 +72,12 @@ func (r *recorder) begin(client string, op wire.Op, name string, body []byte) fu
 		Locks json.RawMessage `json:"locks"` // of a set
 	}
 	_ = json.Unmarshal(body, &request) // the client made it
+	switch {
+	case kind == history.Release && request.Mode != "":
+		kind = history.Downgrade
+	case request.Mode != "":
+		request.Capacity, request.Permits = wire.ModeCapacity, request.Mode.Permits()
+	}
 	ms := int64(time.Millisecond)
 	o := history.Op{
 		Client: client, Op: kind, Lock: name, Permits: request.Permits, Capacity: request.Capacity, Began: now(), Result: history.Unknown,
@@ -161,7 +167,7 @@ func readAnswer(o *history.Op, status int, body []byte) {
 	case status == http.StatusOK && a.Lock != o.Lock: // cut off
 	case status == http.StatusOK && (o.Op == history.Acquire || o.Op == history.Renew):
 		o.Result, o.Fence, o.Left = history.Granted, a.Fence, a.Remaining*int64(time.Millisecond)
-	case status == http.StatusOK && o.Op == history.Release:
+	case status == http.StatusOK && (o.Op == history.Release || o.Op == history.Downgrade):
 		o.Result, o.Fence = history.OK, a.Fence
 	case status == http.StatusOK:
 		o.Result = history.OK

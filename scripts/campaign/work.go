@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
@@ -35,6 +36,10 @@ func (w *worker) cycle(ctx context.Context) {
 	}
 	b := w.believe(lease, wants)
 	w.hold(ctx, b, opts)
+	if len(wants) == 1 && opts.Permits == wire.ModeCapacity && w.random.IntN(3) == 0 {
+		b = w.downgrade(ctx, b, wants)
+		w.hold(ctx, b, opts)
+	}
 	switch n := w.random.IntN(100); {
 	case n < 6 && opts.ManualRenew: // it expires by itself
 		b.untilOver(ctx)
@@ -71,10 +76,31 @@ func (w *worker) acquire(ctx context.Context, wants []lockclient.Want, opts lock
 		}
 		return w.client.TryAcquireAll(ctx, wants, opts)
 	}
+	if opts.Capacity == wire.ModeCapacity {
+		mode := lockclient.ModeRead
+		if opts.Permits > 1 {
+			mode = lockclient.ModeWrite
+		}
+		opts.Mode, opts.Capacity, opts.Permits = mode, 0, 0
+	}
 	if wait {
 		return w.client.Acquire(ctx, wants[0].Lock, opts)
 	}
 	return w.client.TryAcquire(ctx, wants[0].Lock, opts)
+}
+
+// downgrade makes a reader of a writer. From the beginning of the request on, the client believes in one permit only.
+func (w *worker) downgrade(ctx context.Context, b *belief, wants []lockclient.Want) *belief {
+	if b.lease.Err() != nil {
+		return b
+	}
+	b.end()
+	wants = slices.Clone(wants)
+	wants[0].Permits = 1
+	next := w.believe(b.lease, wants)
+	w.rec.refused(w.name, b.lease.Downgrade(ctx))
+	next.update()
+	return next
 }
 
 // hold uses the lock for a time, mostly a short one.

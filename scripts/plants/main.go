@@ -98,7 +98,7 @@ func run(ops int, only string, procs int) error {
 // tryTimeout limits the simulation with one bug.
 const tryTimeout = 10 * time.Minute
 
-var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|sets|events|freezes|heads|forgotten|downgrades|simulation): .{0,90})`)
+var found = regexp.MustCompile(`(?m)^ +((?:order|beliefs|fences|guarded|queue|refusals|rows|sets|events|freezes|rates|heads|forgotten|downgrades|simulation): .{0,90})`)
 
 var needed = regexp.MustCompile(`(?m)^simulation: (\d+) operations`)
 

@@ -89,8 +89,9 @@ var plants = []plant{
 	{"grants to sets are not counted", setOp, "r = r.counting(now).withHolder(o.key, h)", "r = r.withHolder(o.key, h)", ""},
 	{"a write grants all waiters that fit, if the rate allows one", "internal/lock/queue.go", "w.Set == \"\" && to.heldBack(now) == nil && to.fits", "w.Set == \"\" && r.heldBack(now) == nil && to.fits", ""},
 	{"a free lock is taken without a look at its rate", "internal/lock/acquire.go", "o.blind() && r.hold == nil {", "o.blind() {", ""},
-	{"the times of the grants are forgotten by the next one", "internal/lock/rate.go", "	r.Grants = append(slices.Clip(r.Grants), at)\n", "	r.Grants = []int64{at}\n", ""},
-	{"no job is set for the next grant of a rate", "internal/lock/queue.go", "			return HeldUp{Head: out.After.Head, Until: time.UnixMilli(at)}, nil\n", "			return HeldUp{}, nil\n", ""},
+	{"the times of the grants are forgotten by the next one", "internal/lock/rate.go", "	r.Grants = append(slices.Clip(r.Grants), at)\n", "	r.Grants = slices.Clone([]int64{at})\n", ""},
+	{"no job is set for the next grant of a rate", "internal/lock/queue.go", "			return HeldUp{Head: out.After.Head, Until: time.UnixMilli(at)}, nil\n", "			return HeldUp{}, nil\n",
+		"others ask for the lock, and grant it to the first; TestTasksAreGrantedAtTheirRate notices"},
 	{"the consumer does not learn that a head fits which a rate keeps back", "internal/lock/write.go", "(moved || rated || !w", "(moved || rated && false || !w",
 		"others ask for the lock, and grant it to the head; TestRuleRateKeepsNobodyForEver notices"},
 
