@@ -33,7 +33,8 @@ var mayImport = map[string][]string{
 	"internal/awsenv":      {"internal/reach"},
 	"internal/awstest":     {},
 
-	"internal/local":    {"internal/api", "internal/lock", "internal/loopback", "internal/stream", "internal/wire", "events"},
+	"internal/local":    {"internal/api", "internal/lock", "internal/loopback", "internal/stream", "internal/ui", "internal/wire", "events"},
+	"internal/ui":       {"internal/wire"},
 	"internal/loopback": {},
 	"internal/secrets":  {},
 	"internal/emf":      {},
