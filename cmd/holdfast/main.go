@@ -66,6 +66,7 @@ type cli struct {
 	Ls           lsCmd           `cmd:"" help:"List locks."`
 	Watch        watchCmd        `cmd:"" help:"Show a lock, or all below a prefix, each time they change."`
 	Events       eventsCmd       `cmd:"" help:"Show grants and ends of leases as they happen."`
+	UI           uiCmd           `cmd:"" name:"ui" help:"Show the locks in a browser on this machine, live."`
 	ForceRelease forceReleaseCmd `cmd:"" help:"End the leases of others on a lock."`
 	Freeze       freezeCmd       `cmd:"" help:"Freeze all locks whose names begin with a prefix: nobody is granted them until a time."`
 	Unfreeze     unfreezeCmd     `cmd:"" help:"End a freeze."`

@@ -197,7 +197,7 @@ func wireRule(r lockclient.Rule) map[string]any {
 		out["freeze"] = wireFreeze(r.Frozen)
 	}
 	if k := r.History; k != nil {
-		out["history"] = &wire.Keeping{Prefix: k.Prefix, Keep: k.For.Milliseconds(), By: k.By, Since: wire.Time{Time: k.Since}}
+		out["history"] = wireKeeping(k)
 	}
 	if r.Limits != nil {
 		out["limits"] = wireLimits(r.Limits)
@@ -213,4 +213,11 @@ func wireFreeze(f *lockclient.Freeze) *wire.Freeze {
 		return nil
 	}
 	return &wire.Freeze{Prefix: f.Prefix, Until: wire.Time{Time: f.Until}, Reason: f.Reason, By: f.By, Since: wire.Time{Time: f.Since}}
+}
+
+func wireKeeping(k *lockclient.Keeping) *wire.Keeping {
+	if k == nil {
+		return nil
+	}
+	return &wire.Keeping{Prefix: k.Prefix, Keep: k.For.Milliseconds(), By: k.By, Since: wire.Time{Time: k.Since}}
 }

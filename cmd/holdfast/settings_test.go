@@ -25,6 +25,7 @@ var commandLines = map[string][]string{
 	"ls":            {"ls"},
 	"watch":         {"watch", "a"},
 	"events":        {"events"},
+	"ui":            {"ui"},
 	"force-release": {"force-release", "a", "--reason=r"},
 	"freeze":        {"freeze", "a:", "--until=1h", "--reason=r"},
 	"unfreeze":      {"unfreeze", "a:"},

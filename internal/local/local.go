@@ -79,7 +79,16 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 	defer work.Wait()
 	workCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	work.Go(func() { backend.Follow(workCtx, consumer.Consume, log) })
+	page, err := newLivePage(ctx, coordinator, o, backend.Name, log)
+	if err != nil {
+		return err
+	}
+	work.Go(func() { backend.Follow(workCtx, page.follow(consumer.Consume), log) })
+	work.Go(func() {
+		if err := page.page.Serve(workCtx, page.listener); err != nil {
+			log.Error("live page", "error", err)
+		}
+	})
 
 	gateway := NewGateway(a, log)
 	gateway.live = live
@@ -89,7 +98,7 @@ func (o *Options) Run(ctx context.Context, backend Backend, out io.Writer, log *
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(live.close)
-	o.greet(out, "http://"+listener.Addr().String(), backend.Name)
+	o.greet(out, "http://"+listener.Addr().String(), backend.Name, page.page.Link())
 	return serve(ctx, server, listener)
 }
 
@@ -144,7 +153,7 @@ type Backend struct {
 }
 
 // greet prints commands to try. They work again when repeated: each round uses a new secret, since a secret is used once.
-func (o *Options) greet(out io.Writer, url, engine string) {
+func (o *Options) greet(out io.Writer, url, engine, page string) {
 	_, _ = fmt.Fprintf(out, `holdfast dev: %s
 Locks are kept %s. Try:
 
@@ -154,8 +163,9 @@ curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/renew   -d '
 curl -H 'Content-Type: application/json' %[1]s/v1/locks/deploy:prod/release -d '{"lease":"'$lease'"}'; try=$((try+1))
 
 Events, live: curl -N '%[1]s/v1/events?prefix=deploy:'
+The locks in a browser, live: %[3]s
 
-`, url, engine)
+`, url, engine, page)
 	if o.MinTTL < wire.MinTTL {
 		_, _ = fmt.Fprintf(out, "TTLs from %v are accepted here, and from %v in AWS: --min-ttl %[2]v makes it the same.\n\n", o.MinTTL, wire.MinTTL)
 	}
