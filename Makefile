@@ -62,6 +62,17 @@ lint: go-version ## Check formatting, vet, linters, go fix, modules and the CI w
 	@go mod verify >/dev/null
 	@$(ACTIONLINT)
 
+# What drives the browser is a package of npm's, the browser Debian's chromium or another that CHROMIUM names.
+ui-tools: go-version node
+	@npm ci --prefix internal/ui/browser --silent --no-audit --no-fund
+	@go build -o .bin/uidemo ./scripts/uidemo && go build -o .bin/run ./scripts/run
+
+ui-test: ui-tools ## Test the live page in a headless Chromium, with axe, and print what it takes with 10,000 locks (needs Node.js 20 and Chromium)
+	@cd internal/ui/browser && node --test --test-concurrency=1 --test-timeout=60000 --test-reporter=spec *.test.mjs
+
+ui-shots: ui-tools ## Take the screenshots of docs/ui.md
+	@mkdir -p docs/ui && node internal/ui/browser/shots.mjs docs/ui
+
 build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
 	@rm -rf dist
 	@for arch in $(ARCHES); do for f in $(FUNCTIONS); do \
