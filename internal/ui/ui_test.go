@@ -294,7 +294,9 @@ func serve(t *testing.T, p *Page) (open func(query string) *tab) {
 		}
 	})
 	return func(query string) *tab {
-		r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+listener.Addr().String()+"/api/live"+query, http.NoBody)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a message that never comes fails the test
+		t.Cleanup(cancel)
+		r, err := http.NewRequestWithContext(ctx, "GET", "http://"+listener.Addr().String()+"/api/live"+query, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
