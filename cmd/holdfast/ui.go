@@ -112,10 +112,12 @@ func (c *uiCmd) readEvents(ctx context.Context, client *http.Client, endpoint st
 		return true
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusForbidden
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
+		return resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusOK
 	}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); { // an event that is too long for the scanner ends the stream, and is asked for anew
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20) // an event is at most 256 KB
+	for lines.Scan() {
 		id, ok := strings.CutPrefix(lines.Text(), "id: ")
 		name, rest, _ := strings.Cut(id, "/")
 		if !ok || strings.Count(rest, "/") != 1 { // an event of a lock: name/fence/kind

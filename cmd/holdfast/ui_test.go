@@ -135,6 +135,7 @@ func TestUIFollowsEvents(t *testing.T) {
 	asked := ""
 	local := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.String()
+		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = fmt.Fprint(w, ": comment\n\nid: deploy:prod/7/released\nevent: Lock Released\ndata: {\"id\":\"x\"}\n\nid: rules/deploy:/3/177\nevent: Rule Changed\ndata: {}\n\nid: a/8/acquired\n\n")
 	}))
 	defer local.Close()
