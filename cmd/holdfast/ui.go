@@ -19,7 +19,7 @@ import (
 )
 
 type uiCmd struct {
-	Prefix string        `arg:"" optional:"" help:"Show only the locks whose names begin with this; by default all."`
+	Prefix string        `arg:"" optional:"" predictor:"lock" help:"Show only the locks whose names begin with this; by default all."`
 	Listen string        `placeholder:"HOST:PORT" default:"127.0.0.1:0" help:"Loopback address of the page; port 0 takes a free one."`
 	Every  time.Duration `placeholder:"TIME" default:"5s" help:"The least time between two lists while a tab is open; longer where a list takes long."`
 }
