@@ -253,7 +253,7 @@ func TestInForceAt(t *testing.T) {
 	k.pass(time.Second)
 	set("a late repetition", q, RulePeriod)
 	k.pass(30 * time.Minute)
-	set("a repetition after long", q, RulePeriod-30*time.Minute-time.Second)
+	set("a repetition after long", q, ruleLanding+NoRulesPeriod-30*time.Minute-time.Second) // that is over, and late enough for any table
 	for i := range 5 {
 		k.unfreeze(fmt.Sprint(i))
 	}

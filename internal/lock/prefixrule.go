@@ -136,8 +136,8 @@ func inForceAt(p PrefixRule, others []PrefixRule, now time.Time) int64 {
 	switch {
 	case p.At == 0:
 		return 0
-	case stored > p.At+landing+none: // the repetition of a change that has been in force for long
-		return p.At + periodOf(others).Milliseconds()
+	case stored > p.At+landing+none: // the repetition of a change that has been in force for long, at the latest since then
+		return p.At + landing + none
 	}
 	first := stored // by then the table had a rule
 	for _, o := range others {
