@@ -1,6 +1,6 @@
 // Command uidemo serves the live page over locks that it makes up, for the page's browser tests and the screenshots of docs/ui.md. It prints the page's
 // link, and then obeys the lines of its standard input: "locks N" makes N locks, "renew N" renews N leases and tells the page of none, "change NAME" gives a
-// lock to another holder, "fail STATUS CODE TEXT" makes every request fail and "work" ends that. It answers each with "ok".
+// lock to another holder, "end NAME" ends all leases of a lock and tells the page of none, "fail STATUS CODE TEXT" makes every request fail and "work" ends that. It answers each with "ok".
 package main
 
 import (
@@ -77,6 +77,8 @@ func (w *world) obey(line string) error {
 			return err
 		}
 		w.renew(n)
+	case "end":
+		w.end(rest)
 	case "change":
 		w.change(rest)
 	case "fail":

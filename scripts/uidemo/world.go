@@ -133,6 +133,12 @@ func (w *world) renew(n int) {
 	}
 }
 
+func (w *world) end(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.locks, name)
+}
+
 func (w *world) change(name string) {
 	w.mu.Lock()
 	delete(w.locks, name)

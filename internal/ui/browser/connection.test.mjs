@@ -55,8 +55,13 @@ test('a tab that was cut off says so, and catches up', async () => {
   await page.clock.fastForward(40_000); // as a tab that slept: the stream was silent for too long
   await page.locator('#banner', { hasText: 'No connection' }).waitFor();
   await d.tell('change deploy:staging');
+  const other = await b.open(d.link); // for which the list goes on, so that the end is no news when the first tab is back
+  await row(other, 'report:daily').waitFor();
+  await d.tell('end report:daily');
+  await row(other, 'report:daily').waitFor({ state: 'detached' });
   await page.context().setOffline(false);
   await row(page, 'deploy:staging').locator('.owner', { hasText: 'next-holder' }).waitFor();
+  await row(page, 'report:daily').waitFor({ state: 'detached' });
   await page.locator('#banner').waitFor({ state: 'hidden' });
   d.stop();
   await page.locator('#banner', { hasText: 'the process that serves this page' }).waitFor();
