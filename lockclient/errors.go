@@ -170,7 +170,7 @@ func newLimitError(p *wire.Problem) *LimitError {
 func rateError(p *wire.Problem) *LimitError {
 	e := newLimitError(p)
 	if e != nil {
-		e.Detail = fmt.Sprintf("each lock below %s is granted %d times in %v at most, and the next grant is possible in %v", e.Prefix, e.Value, e.Period, milliseconds(p.RetryAfter))
+		e.Detail = fmt.Sprintf("each lock below %s is granted %s in %v at most, and the next grant is possible in %v", e.Prefix, wire.Times(e.Value), e.Period, milliseconds(p.RetryAfter))
 	}
 	return e
 }
@@ -260,6 +260,9 @@ func problemError(p *wire.Problem) error {
 	case wire.LimitExceeded:
 		if after == 0 {
 			return newLimitError(p)
+		}
+		if p.Limit == "rate" {
+			return &HeldError{RetryAfter: after, Limit: rateError(p)}
 		}
 		return &HeldError{RetryAfter: after, Limit: newLimitError(p)}
 	}

@@ -126,7 +126,7 @@ func TestRate(t *testing.T) {
 		if held == nil || held.Limit == nil || held.RetryAfter > time.Hour || held.RetryAfter < 59*time.Minute {
 			t.Fatalf("%+v", err)
 		}
-		if want.Detail = held.Limit.Detail; *held.Limit != want || !strings.Contains(want.Detail, "is granted 1 times in 1h0m0s at most") {
+		if want.Detail = held.Limit.Detail; *held.Limit != want || !strings.Contains(want.Detail, "is granted once in 1h0m0s at most") {
 			t.Errorf("%+v", held.Limit)
 		}
 		if s, err := c.Status(t.Context(), "a"); err != nil || s.NextGrant.Before(began.Add(59*time.Minute)) {

@@ -113,7 +113,7 @@ func limitsText(l *lockclient.Limits) string {
 	}{
 		{l.Capacity > 0, fmt.Sprintf("capacity %d", l.Capacity)}, {l.MaxTTL > 0, fmt.Sprintf("TTL up to %v", l.MaxTTL)}, {l.MaxHold > 0, fmt.Sprintf("held up to %v", l.MaxHold)},
 		{l.MaxQueue > 0, fmt.Sprintf("up to %d waiters", l.MaxQueue)}, {l.MaxPerPrincipal > 0, fmt.Sprintf("up to %d permits for a principal", l.MaxPerPrincipal)},
-		{l.Rate.Grants > 0, fmt.Sprintf("up to %d grants in %v", l.Rate.Grants, l.Rate.Period)},
+		{l.Rate.Grants > 0, fmt.Sprintf("granted up to %s in %v", wire.Times(int64(l.Rate.Grants)), l.Rate.Period)},
 	} {
 		if one.set {
 			list = append(list, one.text)

@@ -41,9 +41,9 @@ func TestLimitCommands(t *testing.T) {
 	want("limit|a|--max-hold|5s", "--max-hold is 5s; give a time from 10s to", exitFailed)
 	want("limit|a|--max-ttl|8d", "--max-ttl is 192h0m0s", exitFailed)
 	want("unlimit|..", "URLs", exitFailed)
-	want("limit|r:|--rate|1/24h", "r: has these limits: up to 1 grants in 24h0m0s", 0)
+	want("limit|r:|--rate|1/24h", "r: has these limits: granted up to once in 24h0m0s", 0)
 	want("acquire|r:x|--ttl|20s|--capacity|2", "HOLDFAST_LEASE=", 0)
-	want("exec|r:x|--capacity|2|--no-wait|--|true", "each lock below r: is granted 1 times in 24h0m0s at most", exitHeld)
+	want("exec|r:x|--capacity|2|--no-wait|--|true", "each lock below r: is granted once in 24h0m0s at most", exitHeld)
 	want("status|r:x", "at the earliest, by its rate", 0)
 	want("--json|status|r:x", `"next_grant_at":`, 0)
 	for _, bad := range []string{"1", "1/", "/1h", "0/1h", "101/1h", "1/25h", "1/10ms", "x/1h"} {

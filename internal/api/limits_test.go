@@ -176,7 +176,7 @@ func TestRateProblems(t *testing.T) {
 		resp := s.call("acquire", "d:a", body)
 		conforms(t, "acquire", body, resp)
 		p := s.problem(resp)
-		if p.Code != code || p.Limit != "rate" || p.Value != 1 || p.Period != 60000 || p.Prefix != "d:" || p.RetryAfter != 60000 || !strings.Contains(p.Detail, "each lock below d: is granted 1 times in 1m0s at most, and the next grant is possible in 1m0s") {
+		if p.Code != code || p.Limit != "rate" || p.Value != 1 || p.Period != 60000 || p.Prefix != "d:" || p.RetryAfter != 60000 || !strings.Contains(p.Detail, "each lock below d: is granted once in 1m0s at most, and the next grant is possible in 1m0s") {
 			t.Errorf("%s: %+v", body, p)
 		}
 		if code == wire.LimitExceeded && !strings.Contains(p.Detail, "send wait_ms to wait for it in the queue") || code == wire.LockHeld && p.Position != 1 {

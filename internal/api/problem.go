@@ -199,7 +199,7 @@ func rateText(e *lock.LimitError) string {
 	if e.Prefix == "" {
 		below = "each lock"
 	}
-	return fmt.Sprintf("%s is granted %d times in %v at most, and the next grant is possible in %v", below, e.Value, time.Duration(e.Period)*time.Millisecond, e.RetryAfter.Round(time.Millisecond))
+	return fmt.Sprintf("%s is granted %s in %v at most, and the next grant is possible in %v", below, wire.Times(e.Value), time.Duration(e.Period)*time.Millisecond, e.RetryAfter.Round(time.Millisecond))
 }
 
 // mismatch is the detail of a request for a lock in use with another capacity: who named which, and how to change it without harm.

@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // AllLocks is the prefix of a rule for all locks, in place of the empty text, which a URL cannot carry.
 const AllLocks = "*"
@@ -80,6 +83,14 @@ type LimitsRequest struct {
 type Rate struct {
 	Grants int64 `json:"grants"`
 	Period int64 `json:"period_ms"`
+}
+
+// Times says how often: once, or n times.
+func Times(n int64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // Limits are the limits of the locks whose names begin with a prefix.
