@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,14 @@ type changed struct {
 
 // look shows the changes of a coordinator whose events go elsewhere.
 func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Client, answered func()) error {
-	f := &follower{s: s, client: client, from: map[string]time.Time{}, shown: map[string]bool{}, changed: map[string]changed{}}
+	since := time.Now()
+	switch began, err := client.Status(ctx, cmp.Or(c.Prefix, "holdfast")); { // any lock's status has the coordinator's clock
+	case err == nil:
+		since = began.At
+	case !errors.Is(err, lockclient.ErrRefused): // which the list may be allowed to answer
+		return err
+	}
+	f := &follower{s: s, client: client, since: since, from: map[string]time.Time{}, shown: map[string]bool{}, changed: map[string]changed{}}
 	statuses := make(chan lockclient.Status)
 	failures := make(chan error)
 	ctx, stop := context.WithCancel(ctx)
@@ -41,7 +49,6 @@ func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Cli
 	go func() {
 		defer close(failures)
 		for status, err := range client.WatchPrefix(ctx, c.Prefix) {
-			to, value := statuses, status
 			if err != nil {
 				select {
 				case failures <- err:
@@ -51,7 +58,7 @@ func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Cli
 				continue
 			}
 			select {
-			case to <- value:
+			case statuses <- status:
 			case <-ctx.Done():
 				return
 			}
@@ -86,9 +93,6 @@ func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Cli
 
 // note remembers that a lock has changed. What was held when the follower began is no change.
 func (f *follower) note(status lockclient.Status) {
-	if f.since.IsZero() {
-		f.since = status.At
-	}
 	begun := status.Locked
 	for _, h := range status.Holders {
 		begun = begun && h.AcquiredAt.Before(f.since)

@@ -76,7 +76,7 @@ func (c *eventsCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	answered := s.slow("events")
 	defer answered()
 	if u, err := url.Parse(conn.Endpoint); err == nil && isLoopback(u.Hostname()) {
-		if err := c.live(ctx, s, conn.Endpoint, answered); !errors.Is(err, errNoEvents) {
+		if err := c.live(ctx, s, strings.TrimRight(conn.Endpoint, "/"), answered); !errors.Is(err, errNoEvents) {
 			return err
 		}
 	}

@@ -100,6 +100,20 @@ func TestEventsOfALocalCoordinator(t *testing.T) {
 	asJSON.end()
 }
 
+// A grant is shown also if no lock was held when the command began.
+func TestEventsBelowAQuietPrefix(t *testing.T) {
+	s := newService(t)
+	t.Setenv("HOLDFAST_ENDPOINT", s.url+"/")
+	f := follow(t, "events", "deploy:")
+	f.says("looking for changes instead")
+	for s.lists.Load() == 0 {
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.hold(t, "deploy:x", "alice")
+	f.says("deploy:x is held")
+	f.end()
+}
+
 // Of a coordinator whose events go elsewhere, events shows the entries of the histories that are kept, also where they are late, and the statuses of other locks.
 func TestEventsFromHistories(t *testing.T) {
 	s := newService(t)

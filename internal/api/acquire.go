@@ -26,8 +26,8 @@ func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 		return wire.Queued{Lock: c.lock, Queued: true, Position: held.Position, Waiting: held.Waiting, Ticket: held.Ticket,
 			Freeze: freezeAnswer(held.Freeze), NextGrant: nextGrant(held)}, 0, nil
 	}
-	if limit, ok := errors.AsType[*lock.LimitError](err); ok && limit.Field == "capacity" && req.SameCapacity {
-		limit.Field = "mode" // which stands for a capacity
+	if limit, ok := errors.AsType[*lock.LimitError](err); ok && limit.Field != "" && limit.Field != "ttl_ms" && req.SameCapacity {
+		limit.Field = "mode" // which stands for a capacity and permits
 	}
 	if err != nil {
 		return nil, 0, err

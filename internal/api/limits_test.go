@@ -159,6 +159,10 @@ func TestLimitsOfSetsAndModes(t *testing.T) {
 	if p := s.problem(resp); p.Code != wire.LimitExceeded || p.Field != "mode" || !strings.Contains(p.Detail, "mode makes it 100, so readers cannot share these locks") {
 		t.Errorf("%+v", p)
 	}
+	s.rule("put-rule", "m:", `{"limits":{"max_per_principal":5}}`)
+	if p := s.problem(s.call("acquire", "m:x", `{"mode":"write"}`)); p.Code != wire.LimitExceeded || p.Field != "mode" || !strings.Contains(p.Detail, "a writer takes all 100 permits; use a lock below another prefix") {
+		t.Errorf("%+v", p)
+	}
 }
 
 // A rate refuses a request that does not wait, with the time of the next grant. A waiter is told the same, and a status shows it.

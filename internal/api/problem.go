@@ -178,6 +178,9 @@ func limitProblem(e *lock.LimitError, requestID string) *wire.Problem {
 		fix = fmt.Sprintf("with this request, you would hold and wait for %d permits; release some, or leave the queue", e.Asked)
 		if !e.Passes {
 			fix = fmt.Sprintf("%s is %d; ask for fewer", e.Field, e.Asked)
+			if e.Field == "mode" {
+				fix = fmt.Sprintf("a writer takes all %d permits; use a lock below another prefix", e.Asked)
+			}
 		}
 	}
 	p := wire.NewProblem(code, requestID)

@@ -192,6 +192,8 @@ func setDetail(held *lock.HeldError) string {
 	switch {
 	case held.Freeze != nil && held.Position > 0:
 		return fmt.Sprintf("the set waits for %s: %s; send the same request again, with the tickets, to keep its places", held.Lock, freezeText(held.Freeze))
+	case held.Freeze != nil && held.Full:
+		return fmt.Sprintf("the set needs %s: %s; %d wait for it already", held.Lock, freezeText(held.Freeze), held.Waiting)
 	case held.Freeze != nil:
 		return fmt.Sprintf("the set needs %s: %s; send wait_ms to join the queues of all its locks", held.Lock, freezeText(held.Freeze))
 	case held.Rate != nil && held.Position > 0:

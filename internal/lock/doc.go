@@ -232,7 +232,7 @@ quick tests of each rule.
  13. Attributes that this version does not know are kept: a swap writes only what differs, attribute by attribute, and those of a waiter's
     terms go to its lease.
  14. While a freeze is in force, or the rules cannot be read, no write grants the lock: advance, acquiring.next, tryAcquire. Holders' requests do not depend on rules.
-    After its end no waiter is forgotten: [Coordinator.Thaw], [Coordinator.SettleUntil], which goes by no freeze that was read before.
+    After its end no waiter is forgotten: [Coordinator.Thaw], [Coordinator.SettleUntil], which goes by no freeze and no rate that was read before.
  15. A set is granted all its locks or none, and only if it is first in all its queues, fits in all locks, and none is frozen: setFits, setAcquiring.free,
     [Store.ApplyAll]. A part of a set is believed only when two reads in a row show it: leaseSeenTwice, placeSeenTwice.
  16. Nobody waits without limit behind a waiter whose caller is gone: [Coordinator.SettleUntil], Effects.Turn, [CauseTurn].

@@ -244,7 +244,7 @@ func (o setAcquiring) limitedBy(rules []PrefixRule, err error) setAcquiring {
 		if i == 0 { // see settask.go
 			one.req.Token = o.req.Token
 		}
-		if most := time.Duration(one.limits.ttl.Value) * time.Millisecond; o.req.AnyTTL && one.limits.ttl.set() {
+		if most := time.Duration(one.limits.ttl.Value) * time.Millisecond; o.req.AnyTTL && o.req.Execution == "" && one.limits.ttl.set() {
 			o.req.TTL = min(o.req.TTL, most)
 		}
 		o.ones = append(o.ones, one)

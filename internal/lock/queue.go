@@ -252,10 +252,10 @@ type HeldUp struct {
 // SettleUntil is Settle. It returns when the lock must be settled again, if the head of the queue keeps those behind it from free permits: nothing
 // else may happen to the lock when the head's caller is gone and its place ends.
 //
-// It goes by no freeze that was read before: if that has been ended since, nobody may look at the lock again.
+// It goes by no freeze and no rate that was read before: if that has been ended since, nobody may look at the lock again.
 func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, error) {
 	now := c.clock()
-	if rules, fresh := c.cache.get(now); fresh && freezeOf(rules, name, now) != nil {
+	if rules, fresh := c.cache.get(now); fresh && (freezeOf(rules, name, now) != nil || ratesOf(rules, name) != nil) {
 		if _, err := c.readRules(ctx); err != nil {
 			return HeldUp{}, err
 		}

@@ -232,6 +232,16 @@ func TestRuleRateOfASet(t *testing.T) {
 	k.tooOften(err, 1, "b", time.Minute)
 	k.holdsSet("2", ab, false, false)
 	anHour := func(r *SetRequest) { r.Wait = time.Hour }
+	k.freeze("a", time.Hour)
+	k.pass(RulePeriod)
+	if now := k.frozen(second(k.set("2", ab))); now.Lock != "a" { // a frozen lock comes before one at its rate
+		t.Errorf("told %+v", now)
+	}
+	k.unfreeze("a")
+	k.pass(RulePeriod)
+	k.pass(time.Minute - 2*RulePeriod)
+	k.mustSet("1b", ab)
+	k.want(k.releaseSet("1b", ab...), nil)
 	held := k.waitSet("2", ab, anHour)
 	if held.Lock != "b" {
 		t.Errorf("told %+v", held)

@@ -130,3 +130,28 @@ func TestRulePrincipalLimitOfASet(t *testing.T) {
 	k.want(ask("waits", "p", setWaits), ErrLockHeld)
 	k.want(ask("5", "", setWaits), ErrLockHeld) // a caller without a name
 }
+
+// The TTL of a set that belongs to an execution is the time between two checks, which no limit makes shorter.
+func TestRuleTTLLimitOfASetOfAnExecution(t *testing.T) {
+	k := newKit(t)
+	k.limit("b", Limits{MaxTTL: minute})
+	s := k.mustSet("s", ab, func(r *SetRequest) { r.TTL, r.AnyTTL, r.Execution = time.Hour, true, "e" })
+	for _, l := range s.Leases {
+		if l.Lease.TTL != time.Hour.Milliseconds() {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// A lease of a set that has expired is none, although its record still has it.
+func TestLeasesOfASetThatHaveExpired(t *testing.T) {
+	k := newKit(t)
+	k.limit("b", Limits{MaxHold: 30_000})
+	k.mustSet("s", ab)
+	if list, err := k.LeasesOfSet(t.Context(), "a,b", SetKey(ab, "s")); err != nil || len(list) != 2 {
+		t.Errorf("%v, %v", list, err)
+	}
+	k.pass(30 * time.Second)
+	_, err := k.LeasesOfSet(t.Context(), "a,b", SetKey(ab, "s"))
+	k.want(err, ErrLeaseLost)
+}

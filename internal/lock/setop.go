@@ -329,6 +329,7 @@ func (u Rules) part(now time.Time, name string, from, to Record, cause Cause, by
 // before others.
 func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 	var worst *HeldError
+	var refused error // of a lock that no waiting helps, or that is free but for its rate
 	var tickets []int64
 	position := int64(0)
 	for i, r := range rs {
@@ -338,7 +339,10 @@ func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 		err := one.refusal(now, r)
 		held, ok := errors.AsType[*HeldError](err)
 		if !ok {
-			return &SetError{o.names[i], err}
+			if refused == nil {
+				refused = &SetError{o.names[i], err}
+			}
+			continue
 		}
 		if waits {
 			tickets = append(tickets, w.Ticket)
@@ -350,6 +354,9 @@ func (o setAcquiring) refusal(now time.Time, rs []Record) error {
 		case worst == nil, frozen && worst.Freeze == nil, frozen == (worst.Freeze != nil) && held.RetryAfter > worst.RetryAfter:
 			worst = held
 		}
+	}
+	if refused != nil && (worst == nil || worst.Freeze == nil) {
+		return refused
 	}
 	if worst == nil { // it became free since: the same request may be sent at once
 		worst = &HeldError{Now: now.UnixMilli(), RetryAfter: time.Second, Lock: o.names[0], Waiting: rs[0].Waiting}

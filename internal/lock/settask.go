@@ -42,7 +42,7 @@ func (c *Coordinator) LeasesOfSet(ctx context.Context, set string, key LeaseKey)
 	}
 	for _, s := range seen {
 		h, held := s.Record.Holders[key]
-		if !held {
+		if !held || h.ExpiresAt <= c.clock().UnixMilli() {
 			return nil, ErrLeaseLost
 		}
 		list = append(list, h)

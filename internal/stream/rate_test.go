@@ -110,10 +110,16 @@ func TestChangeOfARateLetsWaitersGo(t *testing.T) {
 	if job := only(t, backlog); job.Kind != JobSettle || job.Due.Sub(k.time) != 29*time.Second {
 		t.Errorf("%+v", job)
 	}
-	k.rate(0, 0)
-	k.time = k.time.Add(lock.RulePeriod)
-	k.do(only(t, backlog))
-	if k.leases("x") != 1 {
-		t.Error("not granted")
+	other, err := lock.New(lock.Config{Store: k.memory, Clock: func() time.Time { return k.time }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle := Job{Kind: JobSettle, Lock: "x"}
+	k.do(settle) // the consumer has read the rule
+	if _, err := other.SetRule(t.Context(), lock.RuleRequest{Remove: []lock.RulePart{lock.PartLimits}}); err != nil {
+		t.Fatal(err)
+	}
+	if k.do(settle); k.leases("x") != 1 {
+		t.Error("kept back by a rate that has been removed")
 	}
 }
