@@ -159,18 +159,17 @@ type LimitError struct {
 	Detail string        // what is wrong and what to do
 }
 
+// limitRate is the name of the limit whose text is made here: the coordinator's names fields of the request.
+const limitRate = "rate"
+
+// newLimitError is the limit that a problem names; nil if it names none.
 func newLimitError(p *wire.Problem) *LimitError {
 	if p.Limit == "" && p.Code != wire.LimitExceeded {
 		return nil
 	}
-	return &LimitError{p.Limit, p.Value, time.Duration(p.Period) * time.Millisecond, p.Prefix, p.Field, p.Detail}
-}
-
-// rateError is the rate that keeps a lock from being granted; nil if none does.
-func rateError(p *wire.Problem) *LimitError {
-	e := newLimitError(p)
-	if e != nil {
-		e.Detail = fmt.Sprintf("each lock below %s is granted %s in %v at most, and the next grant is possible in %v", e.Prefix, wire.Times(e.Value), e.Period, milliseconds(p.RetryAfter))
+	e := &LimitError{p.Limit, p.Value, time.Duration(p.Period) * time.Millisecond, p.Prefix, p.Field, p.Detail}
+	if e.Limit == limitRate {
+		e.Detail = wire.RateText(e.Prefix, e.Value, e.Period, milliseconds(p.RetryAfter))
 	}
 	return e
 }
@@ -240,7 +239,7 @@ func problemError(p *wire.Problem) error {
 	switch p.Code {
 	case wire.LockHeld, wire.Frozen:
 		e := &HeldError{
-			RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), Lock: p.Lock, Limit: rateError(p),
+			RetryAfter: after, Position: position(p.Position), Waiting: position(p.Waiting), Frozen: newFreeze(p.Freeze), Lock: p.Lock, Limit: newLimitError(p),
 			ticket: p.Ticket, tickets: p.Tickets,
 		}
 		if p.Code == wire.Frozen && e.Frozen == nil { // not a coordinator's
@@ -260,9 +259,6 @@ func problemError(p *wire.Problem) error {
 	case wire.LimitExceeded:
 		if after == 0 {
 			return newLimitError(p)
-		}
-		if p.Limit == "rate" {
-			return &HeldError{RetryAfter: after, Limit: rateError(p)}
 		}
 		return &HeldError{RetryAfter: after, Limit: newLimitError(p)}
 	}

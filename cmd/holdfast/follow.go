@@ -42,23 +42,17 @@ func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Cli
 		return err
 	}
 	f := &follower{s: s, client: client, since: since, from: map[string]time.Time{}, shown: map[string]bool{}, changed: map[string]changed{}}
-	statuses := make(chan lockclient.Status)
-	failures := make(chan error)
+	type look struct {
+		status lockclient.Status
+		err    error
+	}
+	looks := make(chan look)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		defer close(failures)
 		for status, err := range client.WatchPrefix(ctx, c.Prefix) {
-			if err != nil {
-				select {
-				case failures <- err:
-				case <-ctx.Done():
-					return
-				}
-				continue
-			}
 			select {
-			case statuses <- status:
+			case looks <- look{status, err}:
 			case <-ctx.Done():
 				return
 			}
@@ -69,12 +63,12 @@ func (c *eventsCmd) look(ctx context.Context, s *streams, client *lockclient.Cli
 	for {
 		var err error
 		select {
-		case status := <-statuses:
+		case l := <-looks:
 			answered()
-			f.note(status)
-		case err = <-failures:
-			answered()
-			if ctx.Err() == nil && !errors.Is(err, lockclient.ErrRefused) {
+			switch err = l.err; {
+			case err == nil:
+				f.note(l.status)
+			case ctx.Err() == nil && !errors.Is(err, lockclient.ErrRefused):
 				s.notice("unavailable", "coordinator unreachable, trying: "+why(err), "prefix", c.Prefix, "reason", why(err))
 				err = nil
 			}

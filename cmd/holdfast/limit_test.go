@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strings"
 	"testing"
 	"time"
 )
@@ -9,14 +8,7 @@ import (
 // limit bounds the locks below a prefix and says so; what exceeds a limit fails at once; unlimit removes it. A freeze of the same prefix stays.
 func TestLimitCommands(t *testing.T) {
 	s := newService(t)
-	t.Setenv("HOLDFAST_ENDPOINT", s.url)
-	want := func(args, says string, wantCode int) {
-		t.Helper()
-		code, out, errs := call(t.Context(), strings.Split(args, "|")...)
-		if code != wantCode || !strings.Contains(out+errs, says) {
-			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
-		}
-	}
+	want := s.commands(t)
 	s.withOldRule(t)
 	want("freeze|a:|--no-wait|--until|2h|--reason|the audit", "frozen until", 0)
 	want("limit|a:|--capacity|2|--max-queue|7", "the limits are stored; waiting 1s until", 0)

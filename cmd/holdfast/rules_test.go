@@ -11,14 +11,7 @@ import (
 // freeze stops a lock from being granted, and shows why; unfreeze ends it.
 func TestFreezeCommands(t *testing.T) {
 	s := newService(t)
-	t.Setenv("HOLDFAST_ENDPOINT", s.url)
-	want := func(args, says string, wantCode int) {
-		t.Helper()
-		code, out, errs := call(t.Context(), strings.Split(args, "|")...)
-		if code != wantCode || !strings.Contains(out+errs, says) {
-			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
-		}
-	}
+	want := s.commands(t)
 	s.withOldRule(t)
 	want("rules", "there are no rules", 0)
 	want("freeze|deploy:|--no-wait|--until|2h|--reason|the audit", "every lock whose name begins with deploy: is frozen until", 0)

@@ -96,6 +96,19 @@ func holdfast(t *testing.T, url string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// commands makes this the coordinator of all commands, and returns a function that runs one, whose arguments stand between bars, and checks its exit code and what it says.
+func (s *service) commands(t *testing.T) (want func(args, says string, code int)) {
+	t.Helper()
+	t.Setenv("HOLDFAST_ENDPOINT", s.url)
+	return func(args, says string, wantCode int) {
+		t.Helper()
+		code, out, errs := call(t.Context(), strings.Split(args, "|")...)
+		if code != wantCode || !strings.Contains(out+errs, says) {
+			t.Errorf("%s: exit code %d\n%s%s\nwant %d and %q", args, code, out, errs, wantCode, says)
+		}
+	}
+}
+
 // withOldRule stores a rule that was removed an hour ago. Without one, the first rule is in force after ten seconds, not one.
 func (s *service) withOldRule(t *testing.T) {
 	t.Helper()

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -87,11 +85,7 @@ func (c *connection) where() string {
 
 // followEvents sends the names of changed locks, as far as the coordinator has a live stream of events: a local one has, one in AWS has not.
 func (c *uiCmd) followEvents(ctx context.Context, conn *connection, changed chan<- string) {
-	client := conn.httpClient()
-	if client == nil {
-		client = http.DefaultClient
-	}
-	for ctx.Err() == nil && c.readEvents(ctx, client, strings.TrimRight(conn.Endpoint, "/"), changed) {
+	for ctx.Err() == nil && c.readEvents(ctx, conn.streamClient(), conn.Endpoint, changed) {
 		timer := time.NewTimer(eventsPause)
 		select {
 		case <-timer.C:
@@ -103,32 +97,19 @@ func (c *uiCmd) followEvents(ctx context.Context, conn *connection, changed chan
 
 // readEvents reads the stream of events until it ends. It returns false if there is none to ask for again.
 func (c *uiCmd) readEvents(ctx context.Context, client *http.Client, endpoint string, changed chan<- string) (again bool) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/v1/events?prefix="+url.QueryEscape(c.Prefix), http.NoBody)
-	if err != nil {
-		return false
-	}
-	resp, err := client.Do(r)
-	if err != nil {
-		return true
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
-		return resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusOK
-	}
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20) // an event is at most 256 KB
-	for lines.Scan() {
-		id, ok := strings.CutPrefix(lines.Text(), "id: ")
+	err := readStream(ctx, client, endpoint, c.Prefix, func() {}, func(line string) error {
+		id, ok := strings.CutPrefix(line, "id: ")
 		name, rest, _ := strings.Cut(id, "/")
 		if !ok || strings.Count(rest, "/") != 1 { // an event of a lock: name/fence/kind
-			continue
+			return nil
 		}
 		select {
 		case changed <- name:
 		default: // the next list tells
 		}
-	}
-	return true
+		return nil
+	})
+	return !errors.Is(err, errNoEvents) && !errors.Is(err, streamStatus(http.StatusForbidden))
 }
 
 // source is the [ui.Source] of a client.

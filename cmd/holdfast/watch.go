@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -76,7 +74,7 @@ func (c *eventsCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	answered := s.slow("events")
 	defer answered()
 	if u, err := url.Parse(conn.Endpoint); err == nil && isLoopback(u.Hostname()) {
-		if err := c.live(ctx, s, strings.TrimRight(conn.Endpoint, "/"), answered); !errors.Is(err, errNoEvents) {
+		if err := c.live(ctx, s, conn, answered); !errors.Is(err, errNoEvents) {
 			return err
 		}
 	}
@@ -84,17 +82,21 @@ func (c *eventsCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	return c.look(ctx, s, client, answered)
 }
 
-// errNoEvents says that a coordinator has no stream of events.
-var errNoEvents = errors.New("the coordinator has no stream of events")
-
 // live reads the events that a local coordinator sends, and connects again when the connection ends.
-func (c *eventsCmd) live(ctx context.Context, s *streams, endpoint string, answered func()) error {
-	for connected := false; ; {
-		err := c.read(ctx, s, endpoint+"/v1/events?prefix="+url.QueryEscape(c.Prefix), func() { answered(); connected = true })
+func (c *eventsCmd) live(ctx context.Context, s *streams, conn *connection, answered func()) error {
+	connected := false
+	for {
+		var shown error // why an event could not be shown
+		err := readStream(ctx, conn.streamClient(), conn.Endpoint, c.Prefix, func() { answered(); connected = true }, func(line string) error {
+			if data, ok := strings.CutPrefix(line, "data: "); ok {
+				shown = c.show(s, []byte(data))
+			}
+			return shown
+		})
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // interrupted, which is how it ends
 		}
-		if errors.Is(err, errNoEvents) || !connected {
+		if shown != nil || errors.Is(err, errNoEvents) || !connected {
 			return err
 		}
 		s.notice("unavailable", "the stream of events ended; connecting again. Events meanwhile are not shown", "reason", why(err))
@@ -104,37 +106,6 @@ func (c *eventsCmd) live(ctx context.Context, s *streams, endpoint string, answe
 		case <-time.After(time.Second):
 		}
 	}
-}
-
-func (c *eventsCmd) read(ctx context.Context, s *streams, from string, connected func()) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, http.NoBody)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	switch media := resp.Header.Get("Content-Type"); {
-	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusOK && media != "text/event-stream":
-		return errNoEvents
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("the stream of events is answered %s", resp.Status)
-	}
-	connected()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20) // an event is at most 256 KB
-	for lines.Scan() {
-		data, isData := strings.CutPrefix(lines.Text(), "data: ")
-		if !isData {
-			continue
-		}
-		if err := c.show(s, []byte(data)); err != nil {
-			return err
-		}
-	}
-	return lines.Err()
 }
 
 // show writes an event in EventBridge's form.

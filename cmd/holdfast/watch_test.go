@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -26,14 +27,26 @@ func follow(t *testing.T, args ...string) *following {
 	return f
 }
 
+// until waits until something has happened.
+func (f *following) until(happened func() bool, what string) {
+	f.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("waited in vain until %s:\n%s", what, f.out)
+		}
+	}
+}
+
+// hasListed waits until the command has seen the locks that are held at first.
+func (f *following) hasListed(s *service) {
+	f.t.Helper()
+	f.until(func() bool { return s.lists.Load() > 0 }, "the locks are listed")
+}
+
 // says waits until the command has written a text.
 func (f *following) says(text string) {
 	f.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(f.out.String(), text); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			f.t.Fatalf("the command never says %q:\n%s", text, f.out)
-		}
-	}
+	f.until(func() bool { return strings.Contains(f.out.String(), text) }, fmt.Sprintf("the command says %q", text))
 }
 
 func (f *following) end() {
@@ -106,9 +119,7 @@ func TestEventsBelowAQuietPrefix(t *testing.T) {
 	t.Setenv("HOLDFAST_ENDPOINT", s.url+"/")
 	f := follow(t, "events", "deploy:")
 	f.says("looking for changes instead")
-	for s.lists.Load() == 0 {
-		time.Sleep(20 * time.Millisecond)
-	}
+	f.hasListed(s)
 	s.hold(t, "deploy:x", "alice")
 	f.says("deploy:x is held")
 	f.end()
@@ -125,12 +136,7 @@ func TestEventsFromHistories(t *testing.T) {
 	s.hold(t, "plain:old", "before")
 	f := follow(t, "events")
 	f.says("looking for changes instead")
-	for range 100 { // until the command has seen what is held at first
-		if s.lists.Load() > 0 {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	f.hasListed(s)
 	l := s.hold(t, "deploy:x", "alice")
 	s.hold(t, "plain:x", "bob")
 	f.says("plain:x is held")

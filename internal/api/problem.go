@@ -198,11 +198,7 @@ func nameLimit(p *wire.Problem, e *lock.LimitError) {
 
 // rateText says how often a lock is granted, and when it may be granted next.
 func rateText(e *lock.LimitError) string {
-	below := "each lock below " + lock.RuleSubject(e.Prefix)
-	if e.Prefix == "" {
-		below = "each lock"
-	}
-	return fmt.Sprintf("%s is granted %s in %v at most, and the next grant is possible in %v", below, wire.Times(e.Value), time.Duration(e.Period)*time.Millisecond, e.RetryAfter.Round(time.Millisecond))
+	return wire.RateText(lock.RuleSubject(e.Prefix), e.Value, time.Duration(e.Period)*time.Millisecond, e.RetryAfter.Round(time.Millisecond))
 }
 
 // mismatch is the detail of a request for a lock in use with another capacity: who named which, and how to change it without harm.

@@ -255,7 +255,7 @@ type HeldUp struct {
 // It goes by no freeze and no rate that was read before: if that has been ended since, nobody may look at the lock again.
 func (c *Coordinator) SettleUntil(ctx context.Context, name string) (HeldUp, error) {
 	now := c.clock()
-	if rules, fresh := c.cache.get(now); fresh && (freezeOf(rules, name, now) != nil || ratesOf(rules, name) != nil) {
+	if rules, fresh := c.cache.get(now); fresh && holdBy(rules, name, now) != nil {
 		if _, err := c.readRules(ctx); err != nil {
 			return HeldUp{}, err
 		}

@@ -161,11 +161,20 @@ func (c *Coordinator) holdsOn(ctx context.Context, names ...string) []*hold {
 	for i, name := range names {
 		if err != nil {
 			list[i] = &hold{err: err}
-		} else if f, rates := freezeOf(rules, name, now), ratesOf(rules, name); f != nil || rates != nil {
-			list[i] = &hold{freeze: f, rates: rates}
+			continue
 		}
+		list[i] = holdBy(rules, name, now)
 	}
 	return list
+}
+
+// holdBy is what rules say that may keep a lock from being granted; nil: nothing.
+func holdBy(rules []PrefixRule, name string, now time.Time) *hold {
+	h := hold{freeze: freezeOf(rules, name, now), rates: ratesOf(rules, name)}
+	if h.freeze == nil && h.rates == nil {
+		return nil
+	}
+	return &h
 }
 
 // A taker is a decider that may grant its caller a lock that nobody waits for.

@@ -107,12 +107,16 @@ func (o setAcquiring) next(now time.Time, rs, prev []Record) ([]Part, error) {
 	whole := places == len(rs) && sameGeneration(rs, o.key)
 	to := o.settled(now, rs, whole)
 	fit := o.rules.setFits(now, to, o.key)
+	var refused error
+	if places == 0 {
+		refused = o.refused(to)
+	}
 	switch {
 	case whole && fit == nil:
 		to = o.rules.grantSet(now, to, o.key, true)
 	case whole, places > 0: // what is left of it is removed first, and it joins again by another write
-	case o.refused(to) != nil:
-		return nil, o.refused(to)
+	case refused != nil:
+		return nil, refused
 	case o.free(now, to):
 		if err := o.fenceError(now, to); err != nil {
 			return nil, err
@@ -294,19 +298,7 @@ func (o setAcquiring) parts(now time.Time, from, to []Record) (list []Part) {
 		if !changesHolders(from[i], to[i]) && from[i].Waiting == to[i].Waiting && waited == waits && was == is && !overdue {
 			continue
 		}
-		cause := CauseQueue
-		h, granted := to[i].Holders[o.key]
-		switch {
-		case from[i].Waiting == 0 && to[i].Waiting > 0:
-			cause = CauseJoin
-		case granted && h.bound():
-			cause = CauseTask
-		case overdue:
-			cause = CauseRecheck
-		case changesHolders(from[i], to[i]):
-			cause = CauseAcquire
-		}
-		list = append(list, o.rules.part(now, o.names[i], from[i], to[i], cause, o.req.Principal))
+		list = append(list, o.rules.part(now, o.names[i], from[i], to[i], o.ones[i].cause(from[i], to[i], overdue), o.req.Principal))
 	}
 	return list
 }

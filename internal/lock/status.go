@@ -26,8 +26,9 @@ func (c *Coordinator) Status(ctx context.Context, name string) (Status, error) {
 		return Status{}, err
 	}
 	s, err := c.status(ctx, name, reply.After)
-	s.Freeze = freezeOf(rules, name, c.clock())
-	reply.After.hold = &hold{rates: ratesOf(rules, name)}
+	if reply.After.hold = holdBy(rules, name, c.clock()); reply.After.hold != nil {
+		s.Freeze = reply.After.hold.freeze
+	}
 	if at, _ := reply.After.nextGrant(); at > s.Now {
 		s.NextGrant = at
 	}

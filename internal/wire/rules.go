@@ -93,6 +93,15 @@ func Times(n int64) string {
 	return fmt.Sprintf("%d times", n)
 }
 
+// RateText says how often the locks below the prefix of a rule, or "*", are granted, and when the next grant of one of them is possible.
+func RateText(prefix string, grants int64, period, next time.Duration) string {
+	each := "each lock"
+	if prefix != "*" {
+		each += " below " + prefix
+	}
+	return fmt.Sprintf("%s is granted %s in %v at most, and the next grant is possible in %v", each, Times(grants), period, next)
+}
+
 // Limits are the limits of the locks whose names begin with a prefix.
 type Limits struct {
 	LimitsRequest
