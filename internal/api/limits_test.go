@@ -165,7 +165,7 @@ func TestLimitsOfSetsAndModes(t *testing.T) {
 	}
 }
 
-// A rate refuses a request that does not wait, with the time of the next grant. A waiter is told the same, and a status shows it.
+// A request that does not wait and that a rate refuses is answered with the time of the next grant. The answer to a waiter has that time, too, as has the status of the lock.
 func TestRateProblems(t *testing.T) {
 	s := newSystem(t)
 	s.rule("put-rule", "d:", `{"limits":{"rate":{"grants":1,"period_ms":60000}}}`)

@@ -7,19 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
-	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
 // What it costs to join a queue and to leave it, by the number of locks and of their holders: docs/sets.md has the figures.
 func TestUnitsOfLeaving(t *testing.T) {
-	m, clock := &meter{}, &storetest.Clock{}
-	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = m })
-	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, _, c := metered(t)
 	for _, f := range []struct {
 		locks, holders, capacity int
 		join, leave              string
@@ -52,7 +45,6 @@ func TestUnitsOfLeaving(t *testing.T) {
 			}
 		}
 		m.reset()
-		m.units = 0
 		if _, err := c.Renew(t.Context(), lock.RenewRequest{Lock: names[0], Secret: "holder 0", TTL: time.Hour}); err != nil || m.actions() != "UpdateItem" {
 			t.Fatal(what, m.actions(), err)
 		}
@@ -60,7 +52,6 @@ func TestUnitsOfLeaving(t *testing.T) {
 		cost := func(want string, do func() error) {
 			t.Helper()
 			m.reset()
-			m.units = 0
 			if err := do(); err != nil {
 				t.Fatal(what, err)
 			}

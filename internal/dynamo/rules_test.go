@@ -5,26 +5,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-lock/holdfast/internal/dynamo"
 	"github.com/holdfast-lock/holdfast/internal/lock"
-	"github.com/holdfast-lock/holdfast/internal/storetest"
 )
 
 // What prefix rules cost: a read unit in ten seconds for a coordinator of a table that has none, and in a second where there are some. Between two reads an acquire is
 // one request. A hundred rules take a unit for each 4 KB.
 func TestUnitsOfPrefixRules(t *testing.T) {
-	m, clock := &meter{}, &storetest.Clock{}
-	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = m })
-	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, clock, c := metered(t)
 	n := 0
 	seconds := func(what string, seconds, want int, most float64) {
 		t.Helper()
 		for range 2 { // the first round reads the rules
 			m.reset()
-			m.units = 0
 			for range seconds * 5 {
 				n++
 				if _, err := c.Acquire(t.Context(), lock.AcquireRequest{Lock: fmt.Sprint("u", n), Secret: "a", TTL: time.Minute, Capacity: 1, Permits: 1}); err != nil {

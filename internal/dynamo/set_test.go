@@ -15,12 +15,7 @@ import (
 
 // The requests and units of sets, free and contended, whose rows are there already.
 func TestUnitsOfASet(t *testing.T) {
-	m, clock := &meter{}, &storetest.Clock{}
-	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = m })
-	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, clock, c := metered(t)
 	for _, n := range []float64{1, 2, 5, lock.MaxSet} {
 		var list []lock.Want
 		var names []string
@@ -44,7 +39,6 @@ func TestUnitsOfASet(t *testing.T) {
 		cost := func(what, actions string, most float64, do func() error) {
 			t.Helper()
 			m.reset()
-			m.units = 0
 			if err := do(); err != nil {
 				t.Fatal(n, what, err)
 			}
@@ -136,15 +130,7 @@ func TestUnitsOfASetOfATask(t *testing.T) {
 		}
 		cost := func(what, actions string, most float64, do func() error) {
 			t.Helper()
-			m.reset()
-			m.units = 0
-			if err := do(); err != nil {
-				t.Fatal(n, what, err)
-			}
-			if got := m.actions(); got != actions || m.units > most {
-				t.Errorf("%s of %v: %s, %v units; want %s, at most %v", what, n, got, m.units, actions, most)
-			}
-			t.Logf("%s of %v: %s, %v units", what, n, m.actions(), m.units)
+			m.costs(t, fmt.Sprintf("%s of %v", what, n), actions, most, do)
 		}
 		_ = acquire("first", "")
 		_ = release("first")

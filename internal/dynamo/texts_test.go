@@ -73,28 +73,44 @@ func permit(i int, change ...func(*lock.AcquireRequest)) lock.AcquireRequest {
 	return req
 }
 
-// The units of one write of a lock with many holders, and the requests of each operation.
-func TestUnitsOfASemaphore(t *testing.T) {
+func (m *meter) reset() {
+	m.wire.reset()
+	m.units = 0
+}
+
+// costs checks the requests of something that is done, and that they consume no more than so many units.
+func (m *meter) costs(t *testing.T, what, actions string, most float64, do func() error) {
+	t.Helper()
+	m.reset()
+	if err := do(); err != nil {
+		t.Fatal(what, err)
+	}
+	if got := m.actions(); got != actions || m.units > most {
+		t.Errorf("%s: %s, %v units; want %s, at most %v", what, got, m.units, actions, most)
+	}
+	t.Logf("%s: %s, %v units", what, m.actions(), m.units)
+}
+
+// metered is a coordinator over a table, whose requests and units are counted.
+func metered(t *testing.T) (*meter, *storetest.Clock, *lock.Coordinator) {
+	t.Helper()
 	m, clock := &meter{}, &storetest.Clock{}
-	s := newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = m })
-	c, err := lock.New(lock.Config{Store: s, Clock: clock.Now})
+	c, err := lock.New(lock.Config{Store: newStore(t, func(c *dynamo.Config) { c.AWS.HTTPClient = m }), Clock: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m, clock, c
+}
+
+// The units of one write of a lock with many holders, and the requests of each operation.
+func TestUnitsOfASemaphore(t *testing.T) {
+	m, clock, c := metered(t)
 	cost := func(what, actions string, most float64, do func() error) {
 		t.Helper()
 		if _, err := c.PrefixRules(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		m.reset()
-		m.units = 0
-		if err := do(); err != nil {
-			t.Fatal(what, err)
-		}
-		if got := m.actions(); got != actions || m.units > most {
-			t.Errorf("%s: %s, %v units; want %s, at most %v", what, got, m.units, actions, most)
-		}
-		t.Logf("%s: %s, %v units", what, m.actions(), m.units)
+		m.costs(t, what, actions, most, do)
 	}
 	for i := range 100 {
 		clock.Advance(10 * time.Millisecond)

@@ -309,28 +309,24 @@ func claimTest(_ *testing.T, mutate func(Command) Command) error {
 
 // ttlLimitTest: a blind renewal must not give a lease a longer TTL than its limit.
 func ttlLimitTest(_ *testing.T, mutate func(Command) Command) error {
-	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
-	h := Lease{Terms: Terms{Bounds: Bounds{MaxTTL: 5000}}, ExpiresAt: now.UnixMilli() + 1000, Fence: 1}
-	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": h}, FreeAt: h.ExpiresAt}
-	if mutate(u.renew(now, "a", 5001, false, nil, "")).Allows(r) {
-		return fmt.Errorf("a lease is renewed for a longer TTL than its limit")
-	}
-	if !mutate(u.renew(now, "a", 5000, false, nil, "")).Allows(r) {
-		return fmt.Errorf("a renewal by the limit is refused")
-	}
-	return nil
+	return renewalLimitTest(mutate, Lease{Terms: Terms{Bounds: Bounds{MaxTTL: 5000}}}, "a lease is renewed for a longer TTL than its limit")
 }
 
 // holdLimitTest: a blind renewal must not extend a lease beyond its end.
 func holdLimitTest(_ *testing.T, mutate func(Command) Command) error {
+	return renewalLimitTest(mutate, Lease{EndsAt: 1_005_000}, "a lease is extended beyond its end")
+}
+
+// renewalLimitTest is of a blind renewal at second 1,000 of a lease that may be renewed for 5 s.
+func renewalLimitTest(mutate func(Command) Command, h Lease, wrong string) error {
 	u, now := Rules{}.withDefaults(), time.Unix(1000, 0)
-	h := Lease{ExpiresAt: now.UnixMilli() + 1000, EndsAt: now.UnixMilli() + 5000, Fence: 1}
+	h.ExpiresAt, h.Fence = now.UnixMilli()+1000, 1
 	r := Record{Rev: 1, Fence: 1, Holders: map[LeaseKey]Lease{"a": h}, FreeAt: h.ExpiresAt}
 	if mutate(u.renew(now, "a", 5001, false, nil, "")).Allows(r) {
-		return fmt.Errorf("a lease is extended beyond its end")
+		return errors.New(wrong)
 	}
 	if !mutate(u.renew(now, "a", 5000, false, nil, "")).Allows(r) {
-		return fmt.Errorf("a renewal to the end is refused")
+		return fmt.Errorf("a renewal up to the limit is refused")
 	}
 	return nil
 }

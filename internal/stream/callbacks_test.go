@@ -217,16 +217,7 @@ func TestCrashPoints(t *testing.T) {
 		"the task is dead: its lock passes on at once": {func(w *tasks) {
 			delete(w.fake.waits, "two's token")
 		}, "three", []string{"three's token ok"}},
-		"the task dies between a lost request and the next: its TTL decides": {func(w *tasks) {
-			n := 0
-			w.fake.before = func(token string) error {
-				if n++; n == 1 {
-					delete(w.fake.waits, token)
-					return errReset
-				}
-				return nil
-			}
-		}, "two", nil},
+		"the task dies between a lost request and the next: its TTL decides": {(*tasks).diesAfterALostRequest, "two", nil},
 		"forced out before it was told: its task fails": {func(w *tasks) {
 			if _, err := w.coordinator.ForceRelease(w.t.Context(), lock.ForceReleaseRequest{Lock: "a", Reason: "test"}); err != nil {
 				w.t.Fatal(err)

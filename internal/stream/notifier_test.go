@@ -137,16 +137,7 @@ func TestCrashPointsAtOnce(t *testing.T) {
 			func(w *tasks, _ *brittle) { delete(w.fake.waits, "two's token") }, []string{"three's token ok"}, "three", []string{"three's token ok"},
 		},
 		"the task dies between a lost request and the stream's": {
-			func(w *tasks, _ *brittle) {
-				n := 0
-				w.fake.before = func(token string) error {
-					if n++; n == 1 {
-						delete(w.fake.waits, token)
-						return errReset
-					}
-					return nil
-				}
-			}, nil, "two", nil,
+			func(w *tasks, _ *brittle) { w.diesAfterALostRequest() }, nil, "two", nil,
 		},
 		"the function may not call back": {
 			func(w *tasks, _ *brittle) { w.failOnce(ErrUndeliverable) }, []string{"three's token ok"}, "three", []string{"three's token ok", "two's token LeaseLost"},
@@ -175,6 +166,18 @@ func TestCrashPointsAtOnce(t *testing.T) {
 				t.Errorf("%s: it is not stored that the callback was answered", name)
 			}
 		}
+	}
+}
+
+// diesAfterALostRequest lets the first request for a callback be lost, and its task die then.
+func (w *tasks) diesAfterALostRequest() {
+	n := 0
+	w.fake.before = func(token string) error {
+		if n++; n == 1 {
+			delete(w.fake.waits, token)
+			return errReset
+		}
+		return nil
 	}
 }
 

@@ -282,16 +282,7 @@ func TestCrashPointsOfASet(t *testing.T) {
 			}, nil, "two", nil,
 		},
 		"the task dies between a lost request and the stream's": {
-			func(w *tasks, _ *brittle) {
-				n := 0
-				w.fake.before = func(token string) error {
-					if n++; n == 1 {
-						delete(w.fake.waits, token)
-						return errReset
-					}
-					return nil
-				}
-			}, nil, "two", nil,
+			func(w *tasks, _ *brittle) { w.diesAfterALostRequest() }, nil, "two", nil,
 		},
 		"the function may not call back": {
 			func(w *tasks, _ *brittle) { w.failOnce(ErrUndeliverable) }, []string{"three's token ok"}, "three", []string{"three's token ok", "two's token LeaseLost"},
