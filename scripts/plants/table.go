@@ -70,7 +70,7 @@ var plants = []plant{
 	{"rules are used for as long as if there were none", rulecache, "	if len(rules) == 0 {\n		return NoRulesPeriod", "	if true {\n		return NoRulesPeriod", ""},
 	{"a freeze is promised too early", "internal/lock/prefixrule.go", "return max(stored+RulePeriod.Milliseconds(), first+none)", "return min(stored, first)", ""},
 	{"a second rule is promised too early", "internal/lock/prefixrule.go", "return max(stored+RulePeriod.Milliseconds(), first+none)", "_ = first + none\n	return stored + RulePeriod.Milliseconds()", ""},
-	{"rules that cannot be read freeze nothing", rulecache, "		if err != nil {\n			list[i] = &hold{err: err}\n		} else if f", "		if err != nil {\n			continue\n		} else if f", ""},
+	{"rules that cannot be read freeze nothing", rulecache, "			list[i] = &hold{err: err}\n			continue\n", "			continue\n", ""},
 	{"a freeze covers its own name only", "internal/lock/prefixrule.go", "return strings.HasPrefix(name, p.Prefix)", "return name == p.Prefix || p.Prefix == \"\" && strings.HasPrefix(name, p.Prefix)", ""},
 	{"of two freezes the one counts that ends first", "internal/lock/prefixrule.go", "(last == nil || f.Until > last.Until)", "(last == nil || f.Until < last.Until)", ""},
 	{"a freeze that has ended goes on", rulecache, "h.freeze.Until > now.UnixMilli()", "h.freeze.Until+60000 > now.UnixMilli()",
