@@ -112,16 +112,23 @@ func same(t *rapid.T, what string, got, want lock.Record) {
 var (
 	leases = []lock.LeaseKey{"aaaaaaaaaaaaaaaaaaaaaa", "b-_bbbbbbbbbbbbbbbbbbb", "c.c#:cccccccccccccccccc"}
 	causes = lock.Causes()
-	small  = rapid.Int64Range(0, 6)
+	small  = shared(rapid.Int64Range(0, 6))
 	texts  = []string{"", "x", "ünï ✓", `{"a":[1,2]}`}
-	text   = rapid.SampledFrom(texts)
-	bounds = rapid.Custom(func(t *rapid.T) lock.Bounds {
+	text   = shared(rapid.SampledFrom(texts))
+	bounds = shared(rapid.Custom(func(t *rapid.T) lock.Bounds {
 		return lock.Bounds{MaxTTL: small.Draw(t, "max ttl"), MaxHold: small.Draw(t, "max hold"), TTLPrefix: small.Draw(t, "ttl of"), HoldPrefix: small.Draw(t, "hold of")}
-	})
-	token = rapid.Custom(func(t *rapid.T) lock.Token {
+	}))
+	token = shared(rapid.Custom(func(t *rapid.T) lock.Token {
 		return lock.Token{Kind: rapid.SampledFrom([]lock.TokenKind{lock.TaskToken, lock.CallbackToken}).Draw(t, "kind"), Text: text.Draw(t, "token")}
-	})
+	}))
 )
+
+// shared makes a generator that parallel tests may use. A generator of rapid 1.3.0 computes its name on the first call of String, which a slice
+// of its values makes, and reads the name in every draw without a lock: so the name is computed before any test runs.
+func shared[V any](g *rapid.Generator[V]) *rapid.Generator[V] {
+	_ = g.String()
+	return g
+}
 
 func holder() *rapid.Generator[lock.Lease] {
 	return rapid.Custom(func(t *rapid.T) lock.Lease {
