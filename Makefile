@@ -73,6 +73,11 @@ ui-test: ui-tools ## Test the live page in a headless Chromium, with axe, and pr
 ui-shots: ui-tools ## Take the screenshots of docs/ui.md
 	@mkdir -p docs/ui && node internal/ui/browser/shots.mjs docs/ui
 
+# The behaviour suite runs with the driver of each client.
+clients-test: go-version ## Test the clients: the behaviour suite with each of them
+	@go build -o .bin/suite ./clients/suite && go build -o .bin/godriver ./clients/suite/godriver
+	@.bin/suite -name go -driver .bin/godriver
+
 build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
 	@rm -rf dist
 	@for arch in $(ARCHES); do for f in $(FUNCTIONS); do \
@@ -239,4 +244,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean

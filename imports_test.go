@@ -67,7 +67,7 @@ const publicLeaf = "events"
 const simulation = "internal/sim"
 
 func assembles(pkg string) bool {
-	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/") || strings.HasPrefix(pkg, "examples/")
+	return strings.HasPrefix(pkg, "cmd/") || strings.HasPrefix(pkg, "functions/") || strings.HasPrefix(pkg, "scripts/") || strings.HasPrefix(pkg, "examples/") || strings.HasPrefix(pkg, "clients/")
 }
 
 // Imports point inward.
