@@ -71,6 +71,44 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// Queue names the waiters: who waits, since when, and for what.
+func TestQueueNamesWaiters(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		holder := w.acquire(w.client(), lockclient.Options{TTL: 10 * time.Minute, Capacity: 5, Permits: 5})
+		waiter, began := w.client(), time.Now()
+		var work sync.WaitGroup
+		work.Go(func() {
+			l, err := waiter.Acquire(t.Context(), "a", lockclient.Options{Owner: "waiter", Capacity: 5, Permits: 2})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := l.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		s, err := w.client().Queue(t.Context(), "a", 10)
+		if err != nil || len(s.Queue) != 1 || len(s.Holders) != 1 || s.Waiting != 1 {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if q := s.Queue[0]; q.Position != 1 || q.Owner != "waiter" || q.Permits != 2 || !q.JoinedAt.Equal(began) || q.Task || q.Set != nil {
+			t.Errorf("%+v", q)
+		}
+		if s, err := w.client().Status(t.Context(), "a"); err != nil || s.Queue != nil {
+			t.Errorf("%+v, %v", s, err)
+		}
+		for _, limit := range []int{0, 101} {
+			_, err := w.client().Queue(t.Context(), "a", limit)
+			wantIs(t, err, lockclient.ErrRefused, lockclient.ErrStatus)
+		}
+		if err := holder.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		work.Wait()
+	})
+}
+
 func TestWaiterGetsTheLockWhenItIsReleased(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		first := w.acquire(w.client(), lockclient.Options{})

@@ -19,6 +19,7 @@ type Status struct {
 	Fence     int64  // the highest fencing token ever granted; 0 if there was no grant
 	Holders   []StatusHolder
 	Waiting   int       // the number of waiters in the queue
+	Queue     []Waiter  // the first waiters, in their order; of [Client.Queue] only
 	Frozen    *Freeze   // nil if the lock is not frozen; List leaves it out
 	NextGrant time.Time // when a rate of the lock's prefix allows the next grant, if that is later than At; else zero, as in List
 	At        time.Time // when the coordinator answered, by its clock
@@ -34,21 +35,50 @@ type StatusHolder struct {
 	Principal  string          // the caller's ARN, as API Gateway's authorizer gave it; empty for other transports
 }
 
-// Status reads a lock. A lock that was never acquired is a free lock.
-func (c *Client) Status(ctx context.Context, name string) (Status, error) {
-	s, err := c.status(ctx, name)
+// A Waiter is a place in a lock's queue in a [Status].
+type Waiter struct {
+	Position  int       // from 1
+	Owner     string    // its name for itself; see Config.Owner
+	Principal string    // the caller's ARN; empty if it is not known
+	Permits   int       // that it waits for
+	JoinedAt  time.Time // by the coordinator's clock; zero if it is not known
+	Task      bool      // a task of a state machine waits, not a client
+	Set       []string  // the names of the locks that it acquires together, in order; nil: this one alone
+}
+
+// Queue reads a lock as [Client.Status] does, with the first limit waiters of its queue, 1 to 100. The waiters are read after the lock, and may be newer.
+// They take one more read of the table, of about 1 kB a waiter. Callers need the permission of Status. A coordinator of an older version refuses the request,
+// with the field "waiters".
+func (c *Client) Queue(ctx context.Context, name string, limit int) (Status, error) {
+	if limit < 1 || limit > wire.MaxPage {
+		return Status{}, &OpError{ErrStatus, name, refused("waiters", "limit is %d; give 1 to %d", limit, wire.MaxPage)}
+	}
+	s, err := c.status(ctx, name, limit)
 	if err != nil {
 		return Status{}, &OpError{ErrStatus, name, err}
 	}
 	return s, nil
 }
 
-func (c *Client) status(ctx context.Context, name string) (Status, error) {
+// Status reads a lock. A lock that was never acquired is a free lock.
+func (c *Client) Status(ctx context.Context, name string) (Status, error) {
+	s, err := c.status(ctx, name, 0)
+	if err != nil {
+		return Status{}, &OpError{ErrStatus, name, err}
+	}
+	return s, nil
+}
+
+func (c *Client) status(ctx context.Context, name string, waiters int) (Status, error) {
 	if problem := wire.CheckName(name); problem != "" {
 		return Status{}, refused("name", "name %s", problem)
 	}
+	var request any
+	if waiters > 0 {
+		request = wire.StatusRequest{Waiters: waiters}
+	}
 	var s wire.Status
-	if err := c.retry(ctx, func() error { return c.send(ctx, wire.OpStatus, name, nil, &s) }); err != nil {
+	if err := c.retry(ctx, func() error { return c.send(ctx, wire.OpStatus, name, request, &s) }); err != nil {
 		return Status{}, err
 	}
 	return newStatus(s), checkLock(s.Lock, name)
@@ -69,6 +99,13 @@ func newStatus(s wire.Status) Status {
 	}
 	if s.NextGrant != nil {
 		out.NextGrant = s.NextGrant.Time
+	}
+	for _, w := range s.Queue {
+		joined := time.Time{}
+		if w.JoinedAt != nil {
+			joined = w.JoinedAt.Time
+		}
+		out.Queue = append(out.Queue, Waiter{position(w.Position), w.Owner, w.Principal, int(w.Permits), joined, w.Task, w.Set})
 	}
 	for _, h := range s.Holders {
 		out.Holders = append(out.Holders, StatusHolder{

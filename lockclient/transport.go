@@ -28,7 +28,7 @@ type Request struct {
 	Op string
 	// Lock is the lock's name, or the prefix of a rule; empty for "list" and "rules".
 	Lock string
-	// Body is a JSON object with the operation's fields; nil for "status" and "rules".
+	// Body is a JSON object with the operation's fields; nil for "rules", and for "status" without waiters.
 	Body []byte
 }
 

@@ -23,7 +23,7 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Status, error
 		var last *Status
 		quiet := 0 // the number of polls since the last change
 		for {
-			s, err := c.status(ctx, name)
+			s, err := c.status(ctx, name, 0)
 			switch {
 			case err != nil:
 				if !yield(Status{}, &OpError{ErrWatch, name, err}) || errors.Is(err, ErrRefused) || ctx.Err() != nil {
@@ -130,7 +130,7 @@ func (c *Client) addFreed(ctx context.Context, last, now map[string]Status) erro
 		if _, held := now[name]; held {
 			continue
 		}
-		s, err := c.status(ctx, name)
+		s, err := c.status(ctx, name, 0)
 		if err != nil {
 			return err
 		}

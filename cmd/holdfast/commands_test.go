@@ -73,6 +73,15 @@ func TestStatusListForceRelease(t *testing.T) {
 	want("force-release deploy:prod --reason=", "--reason is empty", exitFailed)
 	want("force-release deploy:prod --reason x --fence 0", "--fence is 0", exitFailed)
 	want("ls --all deploy:", "deploy:prod  -", 0)
+	if _, err := s.coordinator.Acquire(t.Context(), lock.AcquireRequest{
+		Lock: "other", Secret: rand.Text(), Owner: "dave", TTL: time.Minute, Capacity: 1, Permits: 1, Wait: time.Minute,
+	}); err == nil {
+		t.Error("a held lock was granted")
+	}
+	want("status other", "other is held, 1 wait\n", 0)
+	want("status other --waiters 5", "\n  waiter 1: dave, since 20", 0)
+	want("status other --waiters 101", "--waiters is 101; give 1 to 100", exitFailed)
+	want("--json status other --waiters 5", `"queue":[{"position":1,"owner":"dave","permits":1,"joined_at":"20`, 0)
 
 	code, out, _ := call(t.Context(), "--json", "ls", "deploy:")
 	var status wire.Status

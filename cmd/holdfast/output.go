@@ -207,6 +207,13 @@ func wireStatus(s lockclient.Status) wire.Status {
 	if !s.NextGrant.IsZero() {
 		out.NextGrant = &wire.Time{Time: s.NextGrant}
 	}
+	for _, w := range s.Queue {
+		waiter := wire.Waiter{Position: int64(w.Position), Owner: w.Owner, Principal: w.Principal, Permits: int64(w.Permits), Task: w.Task, Set: w.Set}
+		if !w.JoinedAt.IsZero() {
+			waiter.JoinedAt = &wire.Time{Time: w.JoinedAt}
+		}
+		out.Queue = append(out.Queue, waiter)
+	}
 	return out
 }
 

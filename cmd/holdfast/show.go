@@ -10,16 +10,26 @@ import (
 
 	"github.com/fatih/color"
 
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 )
 
 type statusCmd struct {
-	Name string `arg:"" predictor:"lock" help:"The lock's name."`
+	Name    string `arg:"" predictor:"lock" help:"The lock's name."`
+	Waiters int    `placeholder:"N" help:"Also show the first N waiters, at most 100: who waits, since when, and for how many permits."`
 }
 
 // Run shows a lock.
 func (c *statusCmd) Run(ctx context.Context, s *streams, conn *connection) error {
-	status, err := ask(ctx, s, conn, "status", func(client *lockclient.Client) (lockclient.Status, error) { return client.Status(ctx, c.Name) })
+	if c.Waiters < 0 || c.Waiters > wire.MaxPage {
+		return fmt.Errorf("--waiters is %d; give 1 to %d", c.Waiters, wire.MaxPage)
+	}
+	status, err := ask(ctx, s, conn, "status", func(client *lockclient.Client) (lockclient.Status, error) {
+		if c.Waiters == 0 {
+			return client.Status(ctx, c.Name)
+		}
+		return client.Queue(ctx, c.Name, c.Waiters)
+	})
 	if err != nil {
 		return err
 	}
@@ -60,6 +70,24 @@ func (s *streams) describe(status lockclient.Status) string {
 		fmt.Fprintf(&b, "\n    fence %d, since %s, renewed %s, expires %s (in %v)", h.Fence, stamp(h.AcquiredAt), stamp(h.RenewedAt), stamp(h.ExpiresAt), h.Remaining.Round(100*time.Millisecond))
 		if len(h.Metadata) > 0 {
 			fmt.Fprintf(&b, "\n    %s", printable(string(h.Metadata)))
+		}
+	}
+	for _, w := range status.Queue {
+		fmt.Fprintf(&b, "\n  waiter %d: %s", w.Position, who(w.Owner))
+		if w.Principal != "" {
+			fmt.Fprintf(&b, " (%s)", printable(w.Principal))
+		}
+		if w.Permits > 1 {
+			fmt.Fprintf(&b, ", %d permits", w.Permits)
+		}
+		if w.Task {
+			b.WriteString(", a task of a state machine")
+		}
+		if len(w.Set) > 0 {
+			fmt.Fprintf(&b, ", for %s together", strings.Join(w.Set, " and "))
+		}
+		if !w.JoinedAt.IsZero() {
+			fmt.Fprintf(&b, ", since %s (%v)", stamp(w.JoinedAt), max(status.At.Sub(w.JoinedAt), 0).Round(time.Second))
 		}
 	}
 	return b.String()

@@ -142,7 +142,13 @@ func (s source) List(ctx context.Context, prefix string, all bool) iter.Seq2[wir
 }
 
 // Status implements [ui.Source].
-func (s source) Status(ctx context.Context, name string) (wire.Status, error) {
+func (s source) Status(ctx context.Context, name string, waiters int) (wire.Status, error) {
+	if waiters > 0 {
+		status, err := s.client.Queue(ctx, name, waiters)
+		if r, ok := errors.AsType[*lockclient.RefusedError](err); !ok || r.Field != "waiters" { // else the coordinator's version knows no such field
+			return wireStatus(status), failure(err)
+		}
+	}
 	status, err := s.client.Status(ctx, name)
 	return wireStatus(status), failure(err)
 }

@@ -122,7 +122,7 @@ func TestUIFailures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = source{client}.Status(t.Context(), "a")
+		_, err = source{client}.Status(t.Context(), "a", 10)
 		got, ok := errors.AsType[*ui.Failure](err)
 		if !ok || got.Status != test.want.Status || got.Code != test.want.Code || got.Detail == "" || strings.Contains(got.Detail, "lockclient") {
 			t.Errorf("%d: %+v", test.status, err)

@@ -130,7 +130,7 @@ func queryObject(query map[string]string) *object {
 			continue
 		}
 		o.fields[k] = encode(v)
-		if n, err := strconv.ParseInt(v, 10, 64); k == "limit" && err == nil && strconv.FormatInt(n, 10) == v {
+		if n, err := strconv.ParseInt(v, 10, 64); (k == "limit" || k == "waiters") && err == nil && strconv.FormatInt(n, 10) == v {
 			o.fields[k] = json.RawMessage(v)
 		}
 	}

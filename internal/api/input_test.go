@@ -80,6 +80,8 @@ var badInputs = map[string]struct {
 	"reason blank":           {op: "force-release", lock: "a", body: `{"reason":" "}`, field: "reason", says: "say why"},
 	"reason too long":        {op: "force-release", lock: "a", body: `{"reason":"` + strings.Repeat("r", 513) + `"}`, field: "reason", says: "512"},
 	"fence 0":                {op: "force-release", lock: "a", body: `{"reason":"x","fence":0}`, field: "fence", says: "from 1"},
+	"waiters 0":              {op: "status", changes: []change{query("waiters", "0")}, field: "waiters", says: "1 to 100"},
+	"waiters not a number":   {op: "status", changes: []change{query("waiters", "all")}, field: "waiters", says: "whole number"},
 	"limit 0":                {op: "list", changes: []change{query("limit", "0")}, field: "limit", says: "1 to 100"},
 	"limit not a number":     {op: "list", changes: []change{query("limit", "ten")}, field: "limit", says: "whole number"},
 	"limit twice":            {op: "list", changes: []change{query("limit", "1,2")}, field: "limit", says: "whole number"},

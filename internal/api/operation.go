@@ -73,6 +73,7 @@ func (a *API) forceRelease(ctx context.Context, c *call) (any, int64, error) {
 }
 
 func (a *API) status(ctx context.Context, c *call) (any, int64, error) {
+	waiters, _ := c.fields.integer("waiters", 1, wire.MaxPage, "")
 	if err := c.fields.done(); err != nil {
 		return nil, 0, err
 	}
@@ -80,7 +81,19 @@ func (a *API) status(ctx context.Context, c *call) (any, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return statusAnswer(s), s.Fence, nil
+	answer := statusAnswer(s)
+	if waiters > 0 && s.Waiting > 0 {
+		queue, err := a.coordinator.Queue(ctx, c.lock, int(waiters))
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, w := range queue {
+			answer.Queue = append(answer.Queue, wire.Waiter{
+				Position: w.Position, Owner: w.Owner, Principal: w.Principal, Permits: w.Permits, JoinedAt: wire.AtOrNone(w.Joined), Task: w.Task, Set: w.Set,
+			})
+		}
+	}
+	return answer, s.Fence, nil
 }
 
 func (a *API) list(ctx context.Context, c *call) (any, int64, error) {

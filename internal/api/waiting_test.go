@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -41,6 +42,41 @@ func TestWaitingOverHTTP(t *testing.T) {
 	conforms(t, "acquire", second, resp)
 	if resp.StatusCode != 200 || !strings.Contains(resp.Body, `"waited_ms":`+strconv.FormatInt(s.now.Sub(joined).Milliseconds(), 10)) || !s.now.After(joined) {
 		t.Error(resp.Body)
+	}
+}
+
+// A status names the waiters that it is asked for, in their order, and leaves out those whose places are no longer kept.
+func TestStatusNamesWaiters(t *testing.T) {
+	s := newSystem(t)
+	s.call("acquire", "a", `{"lease":"`+secret+`","owner":"first","capacity":3,"permits":3}`)
+	s.call("acquire", "a", `{"lease":"second-second-second","owner":"second","capacity":3,"wait_ms":1000}`)
+	s.now = s.now.Add(time.Second) // the place of second is over
+	joined := s.now
+	s.call("acquire", "a", `{"lease":"third-third-third-third","owner":"third","capacity":3,"permits":2,"wait_ms":60000}`)
+	s.now = s.now.Add(2 * time.Second)
+	s.call("acquire", "a", `{"lease":"fourth-fourth-fourth","owner":"fourth","capacity":3,"wait_ms":60000}`)
+	ask := func(changes ...change) (status wire.Status) {
+		t.Helper()
+		resp := s.call("status", "a", "", changes...)
+		conforms(t, "status", "", resp)
+		if err := json.Unmarshal([]byte(resp.Body), &status); err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp.Body, err)
+		}
+		return status
+	}
+	if status := ask(); status.Queue != nil || status.Waiting == 0 {
+		t.Errorf("waiters that nobody asked for: %+v", status)
+	}
+	queue := ask(query("waiters", "100")).Queue
+	if len(queue) != 2 || queue[0].Owner != "third" || queue[0].Position != 1 || queue[0].Permits != 2 || !queue[0].JoinedAt.Equal(joined) || queue[0].Task ||
+		queue[1].Owner != "fourth" || queue[1].Position != 2 || queue[0].Principal == "" {
+		t.Errorf("%+v", queue)
+	}
+	if queue := ask(query("waiters", "2")).Queue; len(queue) > 2 || queue[0].Owner != "third" {
+		t.Errorf("%+v", queue)
+	}
+	if status := ask(query("waiters", "1")); len(status.Queue) > 1 {
+		t.Errorf("%+v", status)
 	}
 }
 

@@ -116,8 +116,8 @@ func (s inProcess) List(ctx context.Context, prefix string, all bool) iter.Seq2[
 }
 
 // Status implements [ui.Source].
-func (s inProcess) Status(ctx context.Context, name string) (wire.Status, error) {
-	return ask[wire.Status](ctx, s.api, wire.OpStatus, name, nil)
+func (s inProcess) Status(ctx context.Context, name string, waiters int) (wire.Status, error) {
+	return ask[wire.Status](ctx, s.api, wire.OpStatus, name, wire.StatusRequest{Waiters: waiters})
 }
 
 // History implements [ui.Source].

@@ -64,7 +64,7 @@ func TestLivePage(t *testing.T) {
 	if f, ok := errors.AsType[*ui.Failure](failed); n != 251 || !ok || f.Code != string(wire.LockChanged) {
 		t.Errorf("%d locks, %v", n, failed)
 	}
-	status, err := s.Status(t.Context(), "bulk:aa")
+	status, err := s.Status(t.Context(), "bulk:aa", 10)
 	if err != nil || len(status.Holders) != 1 {
 		t.Fatal(status, err)
 	}

@@ -50,6 +50,33 @@ func (c *Coordinator) status(ctx context.Context, name string, r Record) (Status
 	return s, nil
 }
 
+// A Waiting is a waiter as every caller may see it.
+type Waiting struct {
+	Position         int64 // from 1
+	Owner, Principal string
+	Permits          int64
+	Joined           int64    // Unix milliseconds; 0: not known
+	Task             bool     // a task of a state machine waits, not a caller that polls
+	Set              []string // the names of the set that the waiter acquires; nil: this lock alone
+}
+
+// Queue reads the first limit waiters of a lock, in their order, and leaves out those whose places are no longer kept. It is a read of its own: in the
+// meantime the lock may have been granted to the first of them.
+func (c *Coordinator) Queue(ctx context.Context, name string, limit int) ([]Waiting, error) {
+	places, err := c.store.Waiters(ctx, name, limit)
+	if err != nil {
+		return nil, err
+	}
+	now := c.clock().UnixMilli()
+	var list []Waiting
+	for _, w := range places {
+		if w.Until > now {
+			list = append(list, Waiting{int64(len(list) + 1), w.Owner, w.Principal, w.Permits, w.Joined, w.Tokens.OfTask(), SetNames(w.Set)})
+		}
+	}
+	return list, nil
+}
+
 // A ListRequest asks for a page of statuses.
 type ListRequest struct {
 	Prefix string

@@ -51,6 +51,9 @@ func failureOf(err error) *Failure {
 	return &Failure{0, "unavailable", err.Error()}
 }
 
+// maxWaiters is how many waiters the page of a lock names.
+const maxWaiters = 100
+
 // A lockAnswer is the answer to /api/lock.
 type lockAnswer struct {
 	Status wire.Status `json:"status"`
@@ -63,7 +66,7 @@ func (p *Page) lock(w http.ResponseWriter, r *http.Request) {
 	}
 	forward(w, r, func(ctx context.Context) (lockAnswer, error) {
 		asked := time.Now()
-		status, err := p.cfg.Source.Status(ctx, name)
+		status, err := p.cfg.Source.Status(ctx, name, maxWaiters)
 		if err == nil {
 			p.board.put(status, asked)
 		}

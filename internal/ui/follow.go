@@ -166,7 +166,7 @@ func (p *Page) refresh(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	asked := time.Now()
-	if s, err := p.cfg.Source.Status(ctx, name); err == nil {
+	if s, err := p.cfg.Source.Status(ctx, name, 0); err == nil {
 		p.board.put(s, asked)
 	}
 }

@@ -27,7 +27,8 @@ var web embed.FS
 type Source interface {
 	// List lists the locks whose names begin with prefix: those that are held, or all that the coordinator remembers. An error is the last element.
 	List(ctx context.Context, prefix string, all bool) iter.Seq2[wire.Status, error]
-	Status(ctx context.Context, name string) (wire.Status, error)
+	// Status reads a lock, with the first waiters of its queue, as many as it is asked for. A coordinator of an older version names none.
+	Status(ctx context.Context, name string, waiters int) (wire.Status, error)
 	History(ctx context.Context, name string, r wire.HistoryRequest) (wire.History, error)
 	Rules(ctx context.Context) ([]wire.Rule, error)
 	ForceRelease(ctx context.Context, name string, r wire.ForceReleaseRequest) (wire.ForceReleased, error)

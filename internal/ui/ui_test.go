@@ -72,7 +72,7 @@ func (f *fake) List(_ context.Context, prefix string, all bool) iter.Seq2[wire.S
 	}
 }
 
-func (f *fake) Status(_ context.Context, name string) (wire.Status, error) {
+func (f *fake) Status(_ context.Context, name string, _ int) (wire.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err := f.call("status %s", name)

@@ -228,9 +228,26 @@ type Status struct {
 	Fence      int64    `json:"fence"`
 	Holders    []Holder `json:"holders"`
 	Waiting    int64    `json:"waiting"`
+	Queue      []Waiter `json:"queue,omitempty"`         // the first waiters, if the request asks for them
 	Freeze     *Freeze  `json:"freeze,omitempty"`        // not in lists
 	NextGrant  *Time    `json:"next_grant_at,omitempty"` // if a rate keeps the lock from being granted before; not in lists
 	ServerTime Time     `json:"server_time"`
+}
+
+// StatusRequest is a status request.
+type StatusRequest struct {
+	Waiters int `json:"waiters,omitzero"` // how many waiters the answer names at most: 1 to [MaxPage]; 0: none
+}
+
+// Waiter is a place in a lock's queue as all callers may see it.
+type Waiter struct {
+	Position  int64    `json:"position"` // from 1
+	Owner     string   `json:"owner"`
+	Principal string   `json:"principal,omitempty"`
+	Permits   int64    `json:"permits"`
+	JoinedAt  *Time    `json:"joined_at,omitempty"` // absent: an older version made the place
+	Task      bool     `json:"task,omitzero"`       // a task of a state machine
+	Set       []string `json:"set,omitempty"`       // the locks that it acquires together
 }
 
 // List is the answer to a list request. An empty NextCursor means that this is the last page.

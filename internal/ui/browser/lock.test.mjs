@@ -30,6 +30,16 @@ test('a lock has its holder, times, fence, principal, metadata, set and queue', 
   assert.equal(await page.locator('main a[href="#/lock/quota%3Acrm-api"]').count(), 2, 'the other lock of the set is a link in the card and the table');
 });
 
+test('the queue has positions, waiters, and how long they have waited', async () => {
+  await lock('deploy:prod:eu');
+  const rows = page.locator('[aria-label="Queue"] tbody tr');
+  await rows.nth(2).waitFor();
+  const texts = await rows.allTextContents();
+  assert.equal(texts.length, 3);
+  assert.match(texts[0], /^112 min.*ci\/run-8127.*assumed-role\/deployer\/run-8127/);
+  assert.match(texts[1], /^29 min.*ci\/run-8128 \(task of a state machine\)/);
+});
+
 test('a semaphore has all its holders and its limits', async () => {
   await lock('quota:crm-api');
   await page.locator('.card').nth(3).waitFor();
@@ -46,10 +56,10 @@ test('a frozen lock says why, by whom and until when', async () => {
 test('the history is a table and a picture, of an hour or longer', async () => {
   await lock('deploy:prod:eu');
   await page.locator('svg').waitFor();
-  assert.equal(await page.locator('tbody tr').count(), 5);
+  assert.equal(await page.locator('[aria-label="History"] tbody tr').count(), 5);
   assert.equal(await page.locator('.lease').count(), 5);
   assert.equal(await page.locator('.lease .wait').count(), 4);
-  const rows = await page.locator('tbody tr').allTextContents();
+  const rows = await page.locator('[aria-label="History"] tbody tr').allTextContents();
   assert.match(rows[0], /still held/);
   assert.match(rows[1], /force-released by arn.*alice: runner was terminated/);
   assert.match(rows[3], /8 min.*expired/);
@@ -57,7 +67,7 @@ test('the history is a table and a picture, of an hour or longer', async () => {
   const bars = await page.locator('.lease .hold').evaluateAll((l) => l.map((e) => [Number(e.getAttribute('x')), Number(e.getAttribute('width'))]));
   for (let i = 1; i < bars.length; i++) assert.ok(bars[i][0] >= bars[i - 1][0] + bars[i - 1][1] - 1, 'a mutex has one lane, without overlaps: ' + bars);
   await page.locator('button', { hasText: '24 hours' }).click();
-  await page.locator('tbody tr').nth(5).waitFor();
+  await page.locator('[aria-label="History"] tbody tr').nth(5).waitFor();
   assert.equal(await page.locator('button[aria-pressed="true"]').textContent(), '24 hours');
 });
 

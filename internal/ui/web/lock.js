@@ -14,16 +14,17 @@ const pages = 5; // of 100 entries, that are read of a range at once
 
 export function lockPage(root, name) {
   const abort = new AbortController();
-  const facts = h('dl', { class: 'facts' }), holders = h('div'), freeze = h('div'), rules = h('div'), problem = h('div', { class: 'problem', hidden: true });
+  const facts = h('dl', { class: 'facts' }), holders = h('div'), queue = h('div'), freeze = h('div'), rules = h('div'), problem = h('div', { class: 'problem', hidden: true });
   const picture = h('div', { class: 'picture' }), table = h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'History' }), note = h('p', { class: 'quiet' });
   const more = h('button', { type: 'button', hidden: true, onclick: () => readHistory(true) }, 'Show older entries');
   const picks = Object.entries(ranges).map(([label, length]) => h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => pick(length) }, label));
-  let status = null, shown = '', fences = null, history = null, range = ranges['1 hour'], last = undefined;
+  let status = null, shown = '', shownQueue = '', fences = null, history = null, range = ranges['1 hour'], last = undefined;
   root.replaceChildren(
     h('p', {}, h('a', { href: '#/' }, '← All locks')),
     h('h1', { class: 'lockname' }, name),
     problem, freeze, facts,
     h('h2', {}, 'Holders'), holders,
+    h('h2', {}, 'Queue'), queue,
     h('h2', {}, 'Rules'), rules,
     h('h2', {}, 'History'),
     h('p', { class: 'tools', role: 'group', 'aria-label': 'Range of the history' }, ...picks), picture, note, table, more);
@@ -51,6 +52,7 @@ export function lockPage(root, name) {
       ['Queue', wait], ['Next grant', next], ['Highest fence', status.fence ? String(status.fence) : 'never granted'],
     ].filter(([, v]) => v).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))));
     showFreeze(status.freeze);
+    showQueue(status.queue ?? [], status.waiting);
     const key = JSON.stringify(list);
     if (key !== shown) {
       shown = key;
@@ -67,6 +69,26 @@ export function lockPage(root, name) {
   function showFreeze(f) {
     freeze.replaceChildren(...(f ? [h('p', { class: 'notice frozen' }, h('strong', {}, 'Frozen'), ` until ${stamp(ms(f.until))} by the rule for `, h('code', {}, f.prefix),
       f.by ? ` (${printable(f.by)})` : '', `: ${printable(f.reason)}. Nobody is granted the lock before; holders go on.`)] : []));
+  }
+
+  // showQueue draws the first waiters; the coordinator of an older version names none.
+  function showQueue(list, waiting) {
+    const key = JSON.stringify([list, waiting, status.capacity > 1]);
+    if (key === shownQueue) return;
+    shownQueue = key;
+    if (list.length === 0) {
+      queue.replaceChildren(h('p', { class: 'quiet' }, waiting ? `${plural(waiting, 'waiter', 'waiters')}; who they are is not known.` : 'Nobody waits.'));
+      return;
+    }
+    const permits = status.capacity > 1;
+    const heads = ['Position', 'Waited', 'Waiter', permits ? 'Permits' : null, 'Since'].filter(Boolean);
+    queue.replaceChildren(h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Queue' }, h('table', {},
+      h('thead', {}, h('tr', {}, ...heads.map((t) => h('th', { scope: 'col' }, t)))),
+      h('tbody', {}, ...list.map((w) => h('tr', {}, h('td', {}, String(w.position)), h('td', {}, w.joined_at ? sinceText(ms(w.joined_at)) : 'not known'),
+        h('td', {}, who(w.owner), w.task ? h('span', { class: 'quiet' }, ' (task of a state machine)') : null, w.set ? h('span', { class: 'quiet' }, ' with ', ...lockLinks(w.set, name)) : null,
+          w.principal ? h('div', { class: 'quiet' }, printable(w.principal)) : null),
+        permits ? h('td', {}, String(w.permits)) : null, h('td', {}, w.joined_at ? stamp(ms(w.joined_at)) : '–')))))),
+      waiting > list.length ? h('p', { class: 'quiet' }, `and ${waiting - list.length} more`) : '');
   }
 
   function showHolders(list) {

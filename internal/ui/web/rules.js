@@ -1,17 +1,18 @@
 // The page of the rules by prefix: freezes, limits and histories.
 
-import { h, span, stamp, ms, printable } from './dom.js';
+import { h, span, stamp, ms, printable, plural } from './dom.js';
 import { store, now } from './store.js';
 
 // limitTexts says each limit in a few words.
 export function limitTexts(l) {
+  const upTo = (n, one) => `up to ${plural(n, one, one + 's')}`;
   const list = [];
   if (l.capacity) list.push(`capacity ${l.capacity}`);
   if (l.max_ttl_ms) list.push(`TTL up to ${span(l.max_ttl_ms)}`);
   if (l.max_hold_ms) list.push(`held for up to ${span(l.max_hold_ms)}`);
-  if (l.max_queue) list.push(`up to ${l.max_queue} waiters`);
-  if (l.max_per_principal) list.push(`up to ${l.max_per_principal} permits of a principal`);
-  if (l.rate?.grants) list.push(`up to ${l.rate.grants} grants in ${span(l.rate.period_ms)}`);
+  if (l.max_queue) list.push(upTo(l.max_queue, 'waiter'));
+  if (l.max_per_principal) list.push(upTo(l.max_per_principal, 'permit') + ' of a principal');
+  if (l.rate?.grants) list.push(`${upTo(l.rate.grants, 'grant')} in ${span(l.rate.period_ms)}`);
   return list;
 }
 
