@@ -88,6 +88,9 @@ type Lease struct {
 	// Set are the names of the locks that the lease's caller acquired together, in order, this lock's included. It is nil for a lease of one
 	// lock, and where the store keeps the lease's texts apart and they could not be read.
 	Set []string `json:"set,omitempty"`
+	// Traceparent is the trace context (W3C) that the acquire carried, for spans of subscribers. It is empty if there is none, and where Set is nil for
+	// want of the texts.
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 // Subject returns l. It implements [Event] for the types that embed a Lease.

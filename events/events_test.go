@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 var lease = events.Lease{
 	Version: events.Version, Lock: "deploy:prod:eu", Prefixes: events.Prefixes("deploy:prod:eu"), Fence: 1772366400123456, Owner: "job-42",
 	Principal: "arn:aws:sts::123456789012:assumed-role/deployer/job-42", Permits: 1, AcquiredAt: events.At(1772366400123),
-	ExpiresAt: events.At(1772366460123), WaitedMS: 61500, Metadata: json.RawMessage(`{"commit":"4f2a9c1"}`),
+	ExpiresAt: events.At(1772366460123), WaitedMS: 61500, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Metadata: json.RawMessage(`{"commit":"4f2a9c1"}`),
 }
 
 var end = events.End{EndedAt: events.At(1772366430123), HeldMS: 30000}

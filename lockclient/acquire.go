@@ -53,10 +53,12 @@ func (c *Client) acquireAs(ctx context.Context, a acquisition) (*Lease, error) {
 		return nil, &OpError{ErrAcquire, a.name, ErrClosed}
 	}
 	defer c.work.Done()
+	a.observed = c.telemetry.acquiring(ctx, a.name, a.opts)
 	lease, err := a.run(ctx)
 	if c.isClosed() && err != nil {
 		err = ErrClosed
 	}
+	a.observed.done(lease, err)
 	if err != nil {
 		return nil, &OpError{ErrAcquire, a.name, err}
 	}
@@ -74,6 +76,7 @@ type acquisition struct {
 	inv    *invocation // the lease lasts until the end of this invocation; nil: it lasts for its TTL
 
 	request   wire.AcquireRequest
+	observed  *acquireSpan
 	tickets   []int64          // of a set: those of the last answer
 	fences    map[string]int64 // of a set that was granted
 	pace      pace
@@ -91,7 +94,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}
-	waitCtx, cancel := context.WithCancel(ctx)
+	waitCtx, cancel := context.WithCancel(a.observed.within(ctx))
 	defer cancel()
 	defer context.AfterFunc(a.client.life, cancel)()
 	if a.wait && a.opts.Wait > 0 {
@@ -135,6 +138,7 @@ func (a *acquisition) prepare(ctx context.Context) error {
 	a.request = wire.AcquireRequest{
 		Lease: rand.Text(), Owner: a.opts.Owner, TTL: a.opts.TTL.Milliseconds(), Metadata: metadata,
 		Capacity: int64(a.opts.Capacity), Permits: int64(a.opts.Permits), Mode: wire.Mode(a.opts.Mode),
+		Traceparent: a.observed.traceparent(),
 	}
 	if defaultTTL { // the coordinator has the same, and a shorter one where a limit says so
 		a.request.TTL = 0
@@ -188,6 +192,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 	case isHeld:
 		a.failures = 0
 		a.nameHolders(held)
+		a.observed.held(held)
 		a.unsure = a.unsure || held.Position > 0 // the place has to be left when giving up
 		a.request.Ticket, a.tickets = held.ticket, held.tickets
 		if !a.wait {
@@ -202,6 +207,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 		return a.pace.next(time.Now(), held), true
 	case isDown:
 		a.unsure = true
+		a.observed.noAnswer(err)
 		if !a.mayFail() {
 			return 0, false
 		}
@@ -214,6 +220,7 @@ func (a *acquisition) after(err error, tries int) (pause time.Duration, again bo
 			c.forget(a.client.life, a.name, a.request.Lease)
 		}
 		a.request.Lease, a.request.Ticket, a.tickets, a.unsure = rand.Text(), 0, nil, false
+		a.observed.newLease()
 		if !a.mayFail() {
 			return 0, false
 		}
@@ -317,6 +324,10 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 		a.pollHere(err)
 		sent, err = a.send(ctx, &answer)
 	}
+	if a.observed.refusedTraceparent(err) {
+		a.request.Traceparent = ""
+		sent, err = a.send(ctx, &answer)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -333,6 +344,7 @@ func (a *acquisition) try(ctx, caller context.Context) (*Lease, error) {
 
 func (a *acquisition) send(ctx context.Context, answer *wire.Lease) (sent reading, err error) {
 	sent, a.sent = a.client.now(), time.Now()
+	a.observed.sent()
 	if a.set != nil {
 		a.fences, err = a.sendSet(ctx, answer)
 		return sent, err
@@ -384,13 +396,19 @@ func (c *Client) Release(ctx context.Context, name, secret string) error {
 }
 
 // releaseSecret releases a lease. After an error it tries again for as long as more, if not nil, returns true.
-func (c *Client) releaseSecret(ctx context.Context, name, secret string, more func(error) bool) error {
+func (c *Client) releaseSecret(ctx context.Context, name, secret string, more func(error) bool) (err error) {
+	ctx, observed := c.telemetry.operation(ctx, spanRelease, name)
+	defer func() { observed.done(err) }()
 	n := 0
 	send := func() error {
 		n++
-		return c.sendRelease(ctx, name, secret)
+		err := c.sendRelease(ctx, name, secret)
+		if isUnavailable(err) {
+			observed.noAnswer(err)
+		}
+		return err
 	}
-	err := c.retry(ctx, send)
+	err = c.retry(ctx, send)
 	for err != nil && more != nil && more(err) {
 		err = c.retry(ctx, send)
 	}
@@ -418,6 +436,8 @@ func (l *Lease) Downgrade(ctx context.Context) error {
 // Downgrade makes a reader's lease of a writer's by its secret, for a process that has no [Lease] of it; compare [Lease.Downgrade].
 func (c *Client) Downgrade(ctx context.Context, name, secret string) error {
 	err := checkSecret(name, secret)
+	ctx, observed := c.telemetry.operation(ctx, spanDowngrade, name)
+	defer func() { observed.done(err) }()
 	if err == nil {
 		var answer wire.Released
 		err = c.retry(ctx, func() error {
@@ -471,10 +491,12 @@ func (c *Client) adopt(ctx context.Context, name, secret string, opts Options) (
 	opts.MinHold = 0
 	var answer wire.Lease
 	var sent reading
-	err = c.retry(ctx, func() error {
+	sendCtx, observed := c.telemetry.operation(ctx, spanAdopt, name)
+	err = c.retry(sendCtx, func() error {
 		sent = c.now()
-		return c.send(ctx, wire.OpRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds(), Metadata: metadata}, &answer)
+		return c.send(sendCtx, wire.OpRenew, name, wire.RenewRequest{Lease: secret, TTL: opts.TTL.Milliseconds(), Metadata: metadata}, &answer)
 	})
+	observed.done(err)
 	if err != nil {
 		return nil, err
 	}

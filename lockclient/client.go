@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
@@ -52,6 +55,16 @@ type Config struct {
 	// Notify lets waits be notified of their grants by messages, where the coordinator can send them: see package notify. Nil means that waits
 	// poll, and so do those that cannot be notified (see Options.OnPolling). The client closes it; give each client one of its own.
 	Notify Notifier
+
+	// TracerProvider makes the client's spans: of acquires, waits, holds, renewals and releases. Nil means none; give otel.GetTracerProvider() for the
+	// program's. An acquire then carries its trace context, if it is sampled, to the coordinator, which keeps it with the lease and shows it in
+	// events and to others. See docs/tracing.md.
+	TracerProvider trace.TracerProvider
+	// MeterProvider receives the client's metrics: the durations of acquires, waits and holds, and the number of losses. Nil means none.
+	MeterProvider metric.MeterProvider
+	// Propagator writes the trace context into the headers of HTTP requests. Nil means W3C's, [propagation.TraceContext]. It is used only with a
+	// TracerProvider.
+	Propagator propagation.TextMapPropagator
 }
 
 // Where Config.RetryDelay is zero.
@@ -184,6 +197,7 @@ type Client struct {
 	pollDelay  time.Duration // the same for waiters
 	owner      string        // Config.Owner
 	now        func() reading
+	telemetry  *telemetry // nil: there are no spans and no metrics
 
 	notifiedWaits notifiedWaits // the waits that are notified of their grants
 
@@ -207,6 +221,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.notifiedWaits.notifier, c.notifiedWaits.asked = cfg.Notify, map[*notifiedWait]time.Time{}
 	c.life, c.end = context.WithCancelCause(context.Background())
+	var err error
+	if c.telemetry, err = newTelemetry(cfg); err != nil {
+		return nil, fmt.Errorf("lockclient: Config.MeterProvider: %w", err)
+	}
 	if c.transport == nil {
 		c.transport = newHTTPTransport(cfg)
 	}
@@ -250,7 +268,7 @@ func (c *Client) holding(ctx context.Context, lease *Lease, fn func(ctx context.
 			err = errors.Join(err, failed)
 		}
 	}()
-	fnCtx, cancel := context.WithCancelCause(context.WithValue(ctx, leaseKey{}, lease))
+	fnCtx, cancel := context.WithCancelCause(context.WithValue(lease.observed.within(ctx), leaseKey{}, lease))
 	defer cancel(nil)
 	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
 	return fn(fnCtx, lease)

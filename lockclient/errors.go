@@ -92,6 +92,8 @@ type Holder struct {
 	Fence     int64         // the fencing token of its lease
 	ExpiresAt time.Time     // its lease's expiry, by the coordinator's clock
 	Remaining time.Duration // the time until then, when the coordinator answered
+
+	Traceparent string // the trace context (W3C) of the acquire that was granted; empty if it carried none
 }
 
 // A HeldError matches [ErrHeld] and says who holds the lock. If the lock's queue is full, or the caller's principal has as many permits as it may, it has only RetryAfter and
@@ -216,6 +218,11 @@ type unavailable struct {
 	err       error
 }
 
+func isUnavailable(err error) bool {
+	_, ok := errors.AsType[*unavailable](err)
+	return ok
+}
+
 func (e *unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUnavailable, e.err) }
 func (e *unavailable) Unwrap() error        { return e.err }
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
@@ -246,7 +253,7 @@ func problemError(p *wire.Problem) error {
 			e.Frozen = &Freeze{Until: time.Now().Add(after)}
 		}
 		for _, h := range p.Holders {
-			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, milliseconds(h.Remaining)})
+			e.Holders = append(e.Holders, Holder{h.Owner, h.Fence, h.ExpiresAt.Time, milliseconds(h.Remaining), h.Traceparent})
 		}
 		return e
 	case wire.LeaseLost:

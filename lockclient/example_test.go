@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
+	"go.opentelemetry.io/otel"
 
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/locktest"
@@ -229,6 +230,20 @@ func Example_signed() {
 
 	fmt.Println(run() != nil) // the test has no coordinator
 	// Output: true
+}
+
+// With the program's providers of OpenTelemetry, the client makes spans and metrics.
+func Example_tracing() {
+	endpoint := "http://127.0.0.1:7420"
+
+	client, err := lockclient.New(lockclient.Config{
+		Endpoint:       endpoint,
+		TracerProvider: otel.GetTracerProvider(), // of go.opentelemetry.io/otel
+		MeterProvider:  otel.GetMeterProvider(),
+	})
+
+	fmt.Println(client != nil, err)
+	// Output: true <nil>
 }
 
 func Example_migration() {

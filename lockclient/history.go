@@ -66,6 +66,8 @@ type HistoryEntry struct {
 	Purged     bool          // of an end: DynamoDB's native TTL removed the lock first
 	InUse      int           // the lock's permits that were held after the change
 	Waiting    int           // waiters after the change
+
+	Traceparent string // the trace context (W3C) that the acquire carried; empty: none
 }
 
 // HistoryOptions select entries of a lock's history.
@@ -149,7 +151,7 @@ func newHistoryEntry(e wire.HistoryEntry) HistoryEntry {
 	out := HistoryEntry{
 		At: e.At.Time, Kind: e.Kind, Fence: e.Fence, Owner: e.Owner, Principal: e.Principal, Permits: int(e.Permits), AcquiredAt: e.AcquiredAt.Time,
 		Waited: time.Duration(e.Waited) * time.Millisecond, Cause: e.Cause, By: e.By, Reason: e.Reason, Unclaimed: e.Unclaimed, Purged: e.Purged,
-		InUse: int(e.InUse), Waiting: int(e.Waiting), Set: e.Set,
+		InUse: int(e.InUse), Waiting: int(e.Waiting), Set: e.Set, Traceparent: e.Traceparent,
 	}
 	if e.Held != nil {
 		out.Held = time.Duration(*e.Held) * time.Millisecond

@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/holdfast-lock/holdfast/internal/reach"
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -30,12 +31,19 @@ type httpTransport struct {
 	credentials aws.CredentialsProvider
 	signer      *v4.Signer
 	client      *reach.Client
+	propagator  propagation.TextMapPropagator // nil: no request has a trace context
 }
 
 func newHTTPTransport(cfg Config) *httpTransport {
 	t := &httpTransport{endpoint: strings.TrimRight(cfg.Endpoint, "/"), region: cfg.signingRegion(), signer: v4.NewSigner()}
 	if cfg.Credentials != nil {
 		t.credentials = reach.NewCredentials(cfg.Credentials)
+	}
+	if cfg.TracerProvider != nil {
+		t.propagator = cfg.Propagator
+		if t.propagator == nil {
+			t.propagator = propagation.TraceContext{}
+		}
 	}
 	if cfg.HTTPClient != nil {
 		t.client = reach.New(cfg.HTTPClient)
@@ -74,6 +82,9 @@ func (t *httpTransport) RoundTrip(ctx context.Context, r Request) (Response, err
 		if err := t.sign(ctx, req, r.Body); err != nil {
 			return Response{}, err
 		}
+	}
+	if t.propagator != nil { // after the signature, so that who passes the request on may change the context
+		t.propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	}
 	resp, err := t.client.Do(req)
 	if err != nil {

@@ -21,6 +21,7 @@ const rateMargin = 1000
 type Lease struct {
 	client *Client
 	name   string
+	owner  string // as the answer of the grant names it
 	secret string
 	ttl    time.Duration
 	fence  int64
@@ -34,6 +35,7 @@ type Lease struct {
 	held      reading       // when the answer with the grant arrived
 	minHold   time.Duration // Options.MinHold, counted from held
 	onRenewal func(error, time.Time)
+	observed  *holdSpan
 
 	mu       sync.Mutex
 	deadline reading // the lease is proved to be held until then
@@ -46,24 +48,32 @@ type Lease struct {
 
 // keep makes a Lease of a grant and starts its timers and its renewal. In a Lambda invocation the lease ends with ctx, so that
 // nothing of it continues after the environment is frozen and thawed.
-func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease, fences map[string]int64) (*Lease, error) {
+func (c *Client) keep(ctx context.Context, name, secret string, opts Options, sent reading, answer wire.Lease, fences map[string]int64) (_ *Lease, err error) {
 	ttl := time.Duration(answer.TTL) * time.Millisecond
 	heartbeat := cmp.Or(opts.Heartbeat, ttl/3)
 	if heartbeat >= ttl { // possible for an adopted lease
 		heartbeat = ttl / 3
 	}
 	l := &Lease{
-		client: c, name: name, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence, fences: fences, waited: time.Duration(answer.Waited) * time.Millisecond,
+		client: c, name: name, owner: answer.Owner, secret: secret, ttl: ttl, heartbeat: heartbeat, fence: answer.Fence, fences: fences, waited: time.Duration(answer.Waited) * time.Millisecond,
 		renews: make(chan struct{}),
 		held:   c.now(), minHold: opts.MinHold, onRenewal: opts.OnRenewal,
 	}
-	l.mu.Lock() // watch may run as soon as the timer is there
-	defer l.mu.Unlock()
-	l.deadline, l.hold = provedUntil(sent, answer), holdOver(answer)
-	if c.left(l.deadline) <= 0 {
+	deadline := provedUntil(sent, answer)
+	if c.left(deadline) <= 0 {
 		return nil, ErrLost // the answer took longer than the lease's life
 	}
-	l.ctx, l.end = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), leaseKey{}, l))
+	inv := invocationOf(ctx)
+	held, observed := c.telemetry.holding(context.WithoutCancel(ctx), l)
+	defer func() {
+		if err != nil {
+			observed.ended(nil)
+		}
+	}()
+	l.mu.Lock() // watch may run as soon as the timer is there
+	defer l.mu.Unlock()
+	l.deadline, l.hold, l.observed = deadline, holdOver(answer), observed
+	l.ctx, l.end = context.WithCancelCause(context.WithValue(held, leaseKey{}, l))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.isClosed() {
@@ -71,8 +81,8 @@ func (c *Client) keep(ctx context.Context, name, secret string, opts Options, se
 	}
 	c.leases[l] = true
 	l.expiry = time.AfterFunc(min(c.left(l.deadline), watchEvery), l.watch)
-	if invocationOf(ctx) != nil {
-		context.AfterFunc(ctx, func() { l.stop(l.lost("its invocation is over")) })
+	if inv != nil {
+		context.AfterFunc(ctx, func() { l.stop(l.lost(errInvocationOver)) })
 	}
 	if opts.ManualRenew {
 		close(l.renews)
@@ -171,13 +181,13 @@ func (l *Lease) ranOut() error {
 		}}}
 	}
 	if last == nil {
-		return l.lost("its time ran out")
+		return l.lost(errRanOut)
 	}
 	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: not renewed in time: %w", ErrLost, last)}
 }
 
-func (l *Lease) lost(why string) error {
-	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: %s", ErrLost, why)}
+func (l *Lease) lost(why error) error {
+	return &OpError{ErrRenew, l.name, fmt.Errorf("%w: %w", ErrLost, why)}
 }
 
 // watch ends the lease if it has expired, and otherwise sets the timer for the next check.
@@ -202,6 +212,7 @@ func (l *Lease) stop(cause error) {
 	l.client.mu.Lock()
 	delete(l.client.leases, l)
 	l.client.mu.Unlock()
+	l.observed.ended(context.Cause(l.ctx))
 }
 
 // Renew renews the lease: it then expires one TTL after the request. The client does this in the background at every heartbeat,
@@ -237,16 +248,21 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 	}
 	var answer wire.Lease
 	var sent reading
+	ctx, observed := l.client.telemetry.operation(l.observed.under(ctx), spanRenew, l.name)
 	err := l.client.retry(ctx, func() (err error) {
 		sent, answer, err = l.sendRenewal(ctx, l.ttl, metadata)
+		if isUnavailable(err) {
+			observed.noAnswer(err)
+		}
 		if err != nil && failed != nil {
 			failed(err)
 		}
 		return err
 	})
+	observed.done(err)
 	if errors.Is(err, ErrLost) {
 		if !errors.Is(err, ErrLimit) {
-			err = fmt.Errorf("%w: the coordinator says that it expired, was released or was forced out", ErrLost)
+			err = fmt.Errorf("%w: %w", ErrLost, errSaidLost)
 		}
 		l.stop(&OpError{ErrRenew, l.name, err})
 		if l.fences != nil { // it may be over in some of the locks only: others get the rest now
@@ -372,7 +388,11 @@ func (l *Lease) releaseOnce(ctx context.Context, more func(error) bool) error {
 
 func (l *Lease) release(ctx context.Context, more func(error) bool) error {
 	was := l.Err()
+	if was != nil { // also if its time ran out, and no timer has noticed it
+		l.observed.ended(was)
+	}
 	l.stop(ErrReleased)
+	ctx = l.observed.under(ctx)
 	<-l.renews
 	if rest := l.minHold - l.client.now().sub(l.held); was == nil && rest > 0 {
 		return l.releaseLater(ctx, rest)

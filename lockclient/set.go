@@ -104,7 +104,7 @@ func namesIn(name string) []string {
 func (a *acquisition) sendSet(ctx context.Context, answer *wire.Lease) (map[string]int64, error) {
 	r := a.request
 	request := wire.AcquireSetRequest{
-		Locks: a.set, Lease: r.Lease, Owner: r.Owner, TTL: r.TTL, Metadata: r.Metadata, Wait: r.Wait, Tickets: a.tickets,
+		Locks: a.set, Lease: r.Lease, Owner: r.Owner, TTL: r.TTL, Metadata: r.Metadata, Wait: r.Wait, Tickets: a.tickets, Traceparent: r.Traceparent,
 	}
 	return a.client.sendSet(ctx, wire.OpAcquireSet, a.name, request, answer)
 }

@@ -109,7 +109,7 @@ func newStatus(s wire.Status) Status {
 	}
 	for _, h := range s.Holders {
 		out.Holders = append(out.Holders, StatusHolder{
-			Holder:  Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond},
+			Holder:  Holder{h.Owner, h.Fence, h.ExpiresAt.Time, time.Duration(h.Remaining) * time.Millisecond, h.Traceparent},
 			Permits: int(h.Permits), AcquiredAt: h.AcquiredAt.Time, RenewedAt: h.RenewedAt.Time, Metadata: h.Metadata, Principal: h.Principal,
 		})
 	}

@@ -280,7 +280,7 @@ func wireEntry(e lockclient.HistoryEntry) wire.HistoryEntry {
 	out := wire.HistoryEntry{
 		At: wire.Time{Time: e.At}, Kind: e.Kind, Fence: e.Fence, Owner: e.Owner, Principal: e.Principal, Permits: int64(e.Permits), AcquiredAt: wire.Time{Time: e.AcquiredAt},
 		Waited: e.Waited.Milliseconds(), Cause: e.Cause, By: e.By, Reason: e.Reason, Unclaimed: e.Unclaimed, Purged: e.Purged, InUse: int64(e.InUse), Waiting: int64(e.Waiting),
-		Set: e.Set,
+		Set: e.Set, Traceparent: e.Traceparent,
 	}
 	if e.Kind != lockclient.HistoryAcquired {
 		out.Held = new(e.Held.Milliseconds())

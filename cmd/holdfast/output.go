@@ -223,7 +223,7 @@ func wireHolders(list []lockclient.StatusHolder) []wire.Holder {
 		out[i] = wire.Holder{
 			Owner: h.Owner, Fence: h.Fence, Permits: int64(h.Permits), AcquiredAt: wire.Time{Time: h.AcquiredAt},
 			RenewedAt: wire.Time{Time: h.RenewedAt}, ExpiresAt: wire.Time{Time: h.ExpiresAt}, Remaining: h.Remaining.Milliseconds(),
-			Metadata: h.Metadata, Principal: h.Principal,
+			Metadata: h.Metadata, Principal: h.Principal, Traceparent: h.Traceparent,
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,7 +13,7 @@ import (
 
 func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
 	want := a.newLease(c)
-	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: want.ttl, Metadata: want.metadata}
+	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: want.ttl, Metadata: want.metadata, Trace: want.trace}
 	c.fields.share(&req)
 	a.queueing(c, &req, want.chosen)
 	if req.TTL == 0 {
@@ -40,6 +41,7 @@ type newLease struct {
 	secret          string
 	chosen          bool // the secret, by the caller
 	owner, metadata string
+	trace           string
 	ttl             time.Duration // 0: the default
 }
 
@@ -55,7 +57,15 @@ func (a *API) newLease(c *call) (l newLease) {
 	}
 	l.ttl = a.ttl(c.fields)
 	l.metadata, _ = c.fields.metadata()
+	l.trace = c.traceparent()
 	return l
+}
+
+// traceparent is the trace context of an acquire: that of its field, or else that of the HTTP header. One that is malformed is left out, as W3C asks
+// for: no lock fails for its trace.
+func (c *call) traceparent() string {
+	text, _ := c.fields.str("traceparent")
+	return cmp.Or(wire.Traceparent(text), wire.Traceparent(c.trace))
 }
 
 // share reads how much of the lock an acquire asks for.

@@ -48,7 +48,7 @@ func holders(list []lock.Lease, now int64) []wire.Holder {
 	for i, h := range list {
 		out[i] = wire.Holder{
 			Owner: h.Owner, Fence: h.Fence, Permits: h.Permits, AcquiredAt: wire.At(h.AcquiredAt), RenewedAt: wire.At(h.RenewedAt),
-			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: metadata(h.Metadata), Principal: h.Principal,
+			ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-now, 0), Metadata: metadata(h.Metadata), Principal: h.Principal, Traceparent: h.Trace,
 		}
 	}
 	return out

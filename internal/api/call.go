@@ -24,6 +24,7 @@ type call struct {
 	requestID string
 	principal string // the caller, as API Gateway's authorizer names it; empty for other requests
 	function  string // the ARN by which the function was invoked; empty outside Lambda
+	trace     string // the HTTP header traceparent
 	http      bool   // the request came through API Gateway
 }
 

@@ -23,6 +23,7 @@ type httpEvent struct {
 	RouteKey string `json:"routeKey"` // method and path of the route, with {name} in place of the lock's name
 	Headers  struct {
 		ContentType string `json:"content-type"` // names come in lower case
+		Traceparent string `json:"traceparent"`
 	} `json:"headers"`
 	QueryStringParameters map[string]string `json:"queryStringParameters"`
 	PathParameters        struct {
@@ -62,7 +63,7 @@ var historyRoute = func() string { method, path := wire.OpHistory.Route(); retur
 // sent it, and API Gateway invokes the function itself, without a qualifier. Anybody who may invoke an alias can send such an
 // event there; admit refuses it.
 func (c *call) readHTTP(event *httpEvent) {
-	c.http = true
+	c.http, c.trace = true, event.Headers.Traceparent
 	if !scope.Qualified(c.function) {
 		c.principal = event.RequestContext.Authorizer.IAM.UserARN
 		c.requestID = cmp.Or(event.RequestContext.RequestID, c.requestID)

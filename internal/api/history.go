@@ -48,7 +48,7 @@ func historyEntry(e lock.HistoryEntry) wire.HistoryEntry {
 	out := wire.HistoryEntry{
 		At: wire.At(e.At), Kind: string(e.Kind), Fence: e.Fence, Owner: e.Owner, Principal: e.Principal, Permits: e.Permits, AcquiredAt: wire.At(e.AcquiredAt),
 		Waited: e.Waited, Cause: string(e.Cause), By: e.By, Reason: e.Reason, Unclaimed: e.Unclaimed, Purged: e.Purged, InUse: e.Held, Waiting: e.Waiting,
-		Set: lock.SetNames(e.Set),
+		Set: lock.SetNames(e.Set), Traceparent: e.Trace,
 	}
 	if e.Kind != lock.LeaseAcquired {
 		out.Held = new(max(e.At-e.AcquiredAt, 0))

@@ -125,7 +125,7 @@ func heldProblem(held *lock.HeldError, requestID string) *wire.Problem {
 	}
 	for _, h := range held.Holders {
 		p.Holders = append(p.Holders, wire.ProblemHolder{
-			Owner: h.Owner, Fence: h.Fence, ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-held.Now, 0),
+			Owner: h.Owner, Fence: h.Fence, ExpiresAt: wire.At(h.ExpiresAt), Remaining: max(h.ExpiresAt-held.Now, 0), Traceparent: h.Trace,
 		})
 	}
 	return p

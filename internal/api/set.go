@@ -97,7 +97,7 @@ func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
 	a.waiting(c, &one, nil, want.chosen)
 	req := lock.SetRequest{
 		Locks: c.wants, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: cmp.Or(want.ttl, a.defaultTTL(one.Execution != "")), AnyTTL: want.ttl == 0,
-		Metadata: want.metadata, Wait: one.Wait, Token: one.Token, Execution: one.Execution,
+		Metadata: want.metadata, Wait: one.Wait, Token: one.Token, Execution: one.Execution, Trace: want.trace,
 	}
 	req.Tickets = c.tickets(req.Wait > 0)
 	if err := c.fields.done(); err != nil {

@@ -77,7 +77,7 @@ func (s *Store) History(ctx context.Context, q lock.HistoryQuery) (list []lock.H
 func historyItem(name string, e lock.HistoryEntry) item {
 	it := item{attrPK: str(pkHistory + name), attrSK: str(e.Key())}
 	it.strings(map[string]string{
-		attrOwner: e.Owner, attrPrincipal: e.Principal, attrCause: string(e.Cause), attrBy: e.By, attrReason: e.Reason, attrSet: e.Set,
+		attrOwner: e.Owner, attrPrincipal: e.Principal, attrCause: string(e.Cause), attrBy: e.By, attrReason: e.Reason, attrSet: e.Set, attrTrace: e.Trace,
 	})
 	it.numbers(map[string]int64{
 		attrPermits: e.Permits, attrWaited: e.Waited, attrUnclaimed: flag(e.Unclaimed), attrPurged: flag(e.Purged), attrHeld: e.Held, attrWaiting: e.Waiting,
@@ -97,7 +97,7 @@ func decodeHistory(it item) (lock.HistoryEntry, error) {
 	return lock.HistoryEntry{
 		At: at, Kind: kind, Fence: fence, Cause: lock.Cause(d.str(attrCause)), Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.num(attrPermits),
 		AcquiredAt: d.numOr(attrGranted, at), Waited: d.num(attrWaited), Unclaimed: d.num(attrUnclaimed) != 0, Purged: d.num(attrPurged) != 0,
-		By: d.str(attrBy), Reason: d.str(attrReason), Set: d.str(attrSet), Held: d.num(attrHeld), Waiting: d.num(attrWaiting),
+		By: d.str(attrBy), Reason: d.str(attrReason), Set: d.str(attrSet), Trace: d.str(attrTrace), Held: d.num(attrHeld), Waiting: d.num(attrWaiting),
 	}, d.err
 }
 

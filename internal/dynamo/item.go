@@ -46,7 +46,7 @@ const (
 	attrRenewedAt     = "ren" // absent if it is the TTL before the expiry
 	attrExpiresAt     = "exp"
 	attrTTLms         = "tms"
-	attrSplit         = "spl" // 1: owner, principal and metadata are in an item of their own; absent: they are here
+	attrSplit         = "spl" // 1: owner, principal, set, trace and metadata are in an item of their own; absent: they are here
 	attrMetadata      = "metadata"
 	attrUnclaimed     = "unclaimed" // 1, or absent
 	attrTokens        = "tokens"    // a list of maps of one entry each: kind → text
@@ -55,6 +55,7 @@ const (
 	attrCheckAt       = "check_at"
 	attrJoined        = "jnd" // absent if the caller did not wait
 	attrSet           = "set" // the names of the set's locks, with a comma between; absent: a single lock
+	attrTrace         = "trc" // the trace context of the acquire; absent if it has none
 	attrEndsAt        = "las" // absent without a limit, as are the next four
 	attrMaxTTL        = "mxt"
 	attrTTLPrefix     = "mxtp"
@@ -129,7 +130,7 @@ func termsAttributes(t lock.Terms) item {
 		m[attrPermits] = num(t.Permits)
 	}
 	m.strings(map[string]string{
-		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution, attrSet: t.Set,
+		attrOwner: t.Owner, attrPrincipal: t.Principal, attrMetadata: t.Metadata, attrExecution: t.Execution, attrSet: t.Set, attrTrace: t.Trace,
 	})
 	m.numbers(map[string]int64{
 		attrLeaseCapacity: t.Capacity, attrJoined: t.Joined, attrMaxTTL: t.Bounds.MaxTTL, attrMaxHold: t.Bounds.MaxHold, attrTTLPrefix: t.Bounds.TTLPrefix, attrHoldPrefix: t.Bounds.HoldPrefix,
@@ -211,7 +212,7 @@ func flag(b bool) int64 {
 func (d *decoder) terms() lock.Terms {
 	return lock.Terms{
 		Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Permits: d.numOr(attrPermits, 1), Capacity: d.num(attrLeaseCapacity), TTL: d.num(attrTTLms),
-		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Set: d.str(attrSet),
+		Metadata: d.str(attrMetadata), Tokens: d.tokens(), Execution: d.str(attrExecution), Joined: d.num(attrJoined), Set: d.str(attrSet), Trace: d.str(attrTrace),
 		Newer:  newerText(d.it, termsKnown),
 		Bounds: lock.Bounds{MaxTTL: d.num(attrMaxTTL), MaxHold: d.num(attrMaxHold), TTLPrefix: d.num(attrTTLPrefix), HoldPrefix: d.num(attrHoldPrefix)},
 	}

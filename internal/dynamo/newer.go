@@ -13,7 +13,7 @@ import (
 var termsKnown = map[string]bool{
 	attrOwner: true, attrPrincipal: true, attrPermits: true, attrLeaseCapacity: true, attrLeaseFence: true, attrAcquiredAt: true, attrRenewedAt: true,
 	attrExpiresAt: true, attrTTLms: true, attrSplit: true, attrMetadata: true, attrUnclaimed: true, attrTokens: true, attrAttempted: true,
-	attrExecution: true, attrCheckAt: true, attrJoined: true, attrSet: true, attrEndsAt: true, attrMaxTTL: true, attrTTLPrefix: true, attrMaxHold: true, attrHoldPrefix: true,
+	attrExecution: true, attrCheckAt: true, attrJoined: true, attrSet: true, attrEndsAt: true, attrMaxTTL: true, attrTTLPrefix: true, attrMaxHold: true, attrHoldPrefix: true, attrTrace: true,
 }
 
 // newerText is the text of the attributes of a map, such as a lease's, that this version does not know: DynamoDB's JSON, in the order of their names, so

@@ -88,7 +88,7 @@ func TestRequestsPerOperation(t *testing.T) {
 	}
 }
 
-// A held lock without metadata fits one write unit: 1 KB, names and values of attributes counted.
+// A held lock without metadata, with a trace context, fits one write unit: 1 KB, names and values of attributes counted.
 func TestItemFitsOneWriteUnit(t *testing.T) {
 	table := ""
 	s := newStore(t, func(c *dynamo.Config) { table = c.Table })
@@ -97,6 +97,7 @@ func TestItemFitsOneWriteUnit(t *testing.T) {
 	req := lock.AcquireRequest{
 		Lock: name, Secret: "a", TTL: time.Hour, Capacity: 1, Permits: 1, Owner: strings.Repeat("o", 64),
 		Principal: "arn:aws:sts::123456789012:assumed-role/some-deploy-role-of-a-team/a-session-name",
+		Trace:     "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	for range 2 {
 		if _, err := c.Acquire(t.Context(), req); err != nil {

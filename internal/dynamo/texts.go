@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
-// The texts of a semaphore's leases are items of their own: owner, principal, set and metadata as they were at the grant, and when its waiter joined. The lock's item then has
+// The texts of a semaphore's leases are items of their own: owner, principal, set, trace and metadata as they were at the grant, and when its waiter joined. The lock's item then has
 // about 70 bytes for each lease, and 100 leases cost 8 write units instead of 29. The first lease of a free lock keeps its texts in the
 // lock's item, so that its grant is one write, and so does one with a task token or an execution.
 //
@@ -33,7 +33,7 @@ func splits(l lock.Lease) bool {
 
 // withoutTexts is a lease as the lock's item has it, if its texts are kept apart.
 func withoutTexts(l lock.Lease) lock.Lease {
-	l.Owner, l.Principal, l.Metadata, l.Set, l.Joined, l.Split = "", "", "", "", 0, lock.Split
+	l.Owner, l.Principal, l.Metadata, l.Set, l.Trace, l.Joined, l.Split = "", "", "", "", "", 0, lock.Split
 	return l
 }
 
@@ -56,7 +56,7 @@ func newTexts(name string, c lock.Command) (list []item) {
 			continue
 		}
 		it := textsKey(name, l.Fence)
-		it.strings(map[string]string{attrOwner: l.Owner, attrPrincipal: l.Principal, attrMetadata: l.Metadata, attrSet: l.Set})
+		it.strings(map[string]string{attrOwner: l.Owner, attrPrincipal: l.Principal, attrMetadata: l.Metadata, attrSet: l.Set, attrTrace: l.Trace})
 		it.numbers(map[string]int64{attrTTL: textsTTL(l), attrJoined: l.Joined})
 		list = append(list, it)
 	}
@@ -108,7 +108,7 @@ func (s *Store) Texts(ctx context.Context, name string, fences []int64) (map[int
 			return err
 		}
 		all[fence] = lock.Texts{
-			Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Metadata: d.str(attrMetadata), Set: d.str(attrSet), Joined: d.num(attrJoined),
+			Owner: d.str(attrOwner), Principal: d.str(attrPrincipal), Metadata: d.str(attrMetadata), Set: d.str(attrSet), Trace: d.str(attrTrace), Joined: d.num(attrJoined),
 		}
 		return d.err
 	}

@@ -36,6 +36,8 @@ type AcquireRequest struct {
 	// Execution, if not empty, is the execution that the lease belongs to and ends with. TTL is then the time between two
 	// checks of it.
 	Execution string
+	// Trace is the trace context that is kept with the lease, a traceparent of W3C; empty: none.
+	Trace string
 
 	set string // the names of the set's locks, if the request is a part of one
 }
@@ -136,7 +138,7 @@ func (o acquiring) lease(now time.Time, fence int64) Lease { return grant(o.term
 func (o acquiring) terms() Terms {
 	t := Terms{
 		Owner: o.req.Owner, Principal: o.req.Principal, Permits: o.req.Permits, Capacity: o.req.Capacity, TTL: o.req.TTL.Milliseconds(),
-		Metadata: o.req.Metadata, Execution: o.req.Execution, Set: o.req.set, Bounds: o.limits.bounds(o.req.Execution != ""),
+		Metadata: o.req.Metadata, Execution: o.req.Execution, Set: o.req.set, Trace: o.req.Trace, Bounds: o.limits.bounds(o.req.Execution != ""),
 	}
 	if !o.polls() {
 		t.Tokens, _ = t.Tokens.with(o.req.Token)

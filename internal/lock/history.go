@@ -42,7 +42,8 @@ type HistoryEntry struct {
 	Reason     string `json:"reason,omitzero"`    // of a force-release
 	Held       int64  `json:"held"`               // permits of the lock that are held after the change: of one write, the ends come first
 	Waiting    int64  `json:"waiting"`            // waiters after the write
-	// Split says that the owner, the principal, the set and the wait were not read: see [Store.Texts]. No stored entry is split.
+	Trace      string `json:"trace,omitzero"`     // the trace context of the lease: see [Terms]
+	// Split says that the owner, the principal, the set, the trace and the wait were not read: see [Store.Texts]. No stored entry is split.
 	Split bool `json:"split,omitzero"`
 }
 
@@ -58,7 +59,7 @@ func HistoryOf(w Write, changes []Change) (list []HistoryEntry) {
 		}
 		e := HistoryEntry{
 			At: l.AcquiredAt, Kind: c.Kind, Fence: l.Fence, Owner: l.Owner, Principal: l.Principal, Set: l.Set, Permits: l.Permits, AcquiredAt: l.AcquiredAt,
-			Waited: l.Waited(), Held: held, Waiting: w.After.Waiting, Split: l.Split != Whole,
+			Waited: l.Waited(), Held: held, Waiting: w.After.Waiting, Trace: l.Trace, Split: l.Split != Whole,
 		}
 		switch c.Kind {
 		case LeaseAcquired:
@@ -208,6 +209,6 @@ func (c *Coordinator) Record(ctx context.Context, name string, k *Keeping, entri
 // with is the entry with texts that the store keeps apart.
 func (e HistoryEntry) with(t Texts) HistoryEntry {
 	l := Lease{Terms: Terms{Joined: t.Joined}, AcquiredAt: e.AcquiredAt}
-	e.Owner, e.Principal, e.Set, e.Waited, e.Split = t.Owner, t.Principal, t.Set, cmp.Or(e.Waited, l.Waited()), false
+	e.Owner, e.Principal, e.Set, e.Trace, e.Waited, e.Split = t.Owner, t.Principal, t.Set, cmp.Or(e.Trace, t.Trace), cmp.Or(e.Waited, l.Waited()), false
 	return e
 }

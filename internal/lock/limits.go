@@ -239,7 +239,7 @@ func (o setAcquiring) limitedBy(rules []PrefixRule, err error) setAcquiring {
 	for i, w := range o.req.Locks {
 		one := acquiring{rules: o.rules, key: o.key, limits: limitsOf(rules, w.Lock), refused: err, req: AcquireRequest{
 			Lock: w.Lock, Owner: o.req.Owner, Principal: o.req.Principal, Metadata: o.req.Metadata, Capacity: w.Capacity, Permits: w.Permits,
-			Wait: o.req.Wait, Execution: o.req.Execution, set: setOf(o.names),
+			Wait: o.req.Wait, Execution: o.req.Execution, Trace: o.req.Trace, set: setOf(o.names),
 		}}
 		if i == 0 { // see settask.go
 			one.req.Token = o.req.Token

@@ -69,6 +69,9 @@ type Terms struct {
 	// Bounds are the limits that the lease keeps; see [Limits].
 	Bounds Bounds `json:",omitzero"`
 
+	// Trace is the trace context of the acquire, as a traceparent of W3C, for events, the history and other callers; empty: none.
+	Trace string `json:",omitzero"`
+
 	// Newer are the attributes of a newer version, which this one does not know, in a text of the store's own; empty: none. A waiter's go
 	// to its lease with the other terms.
 	Newer string `json:",omitzero"`
@@ -118,14 +121,14 @@ type SplitTexts uint8
 // The ways to keep the texts of a lease.
 const (
 	Whole            SplitTexts = iota // all are in the record
-	Split                              // owner, principal, set and metadata are kept apart, and were not read
-	SplitButMetadata                   // owner, principal and set are kept apart; the metadata was renewed, and is in the record
+	Split                              // owner, principal, set, trace and metadata are kept apart, and were not read
+	SplitButMetadata                   // owner, principal, set and trace are kept apart; the metadata was renewed, and is in the record
 )
 
 // Texts are what a store may keep apart of a lease.
 type Texts struct {
-	Owner, Principal, Metadata, Set string
-	Joined                          int64 // no text, and of use at the grant only: kept apart for its size
+	Owner, Principal, Metadata, Set, Trace string
+	Joined                                 int64 // no text, and of use at the grant only: kept apart for its size
 }
 
 // Waited is for how many milliseconds the caller waited in the queue before the grant; 0 if it did not.
@@ -141,7 +144,7 @@ func (l Lease) With(t Texts) Lease {
 	if l.Split == Whole {
 		return l
 	}
-	l.Owner, l.Principal, l.Set, l.Joined = t.Owner, t.Principal, t.Set, cmp.Or(l.Joined, t.Joined)
+	l.Owner, l.Principal, l.Set, l.Trace, l.Joined = t.Owner, t.Principal, t.Set, cmp.Or(l.Trace, t.Trace), cmp.Or(l.Joined, t.Joined)
 	if l.Split == Split {
 		l.Metadata = t.Metadata
 	}

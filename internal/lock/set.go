@@ -41,6 +41,7 @@ type SetRequest struct {
 	Tickets   []int64 // of an earlier [HeldError] for the same request; empty: none
 	Token     Token   // of a task; a set is sent no hints
 	Execution string
+	Trace     string
 }
 
 // A SetStatus is the coordinator's answer about the lease of a set.
@@ -143,7 +144,7 @@ func (c *Coordinator) acquireSet(ctx context.Context, op setAcquiring) (out setO
 func (c *Coordinator) acquireOne(ctx context.Context, w Want, req SetRequest) (SetStatus, error) {
 	one := AcquireRequest{
 		Lock: w.Lock, Secret: req.Secret, Owner: req.Owner, Principal: req.Principal, TTL: req.TTL, AnyTTL: req.AnyTTL, Metadata: req.Metadata,
-		Capacity: w.Capacity, Permits: w.Permits, Wait: req.Wait, Token: req.Token, Execution: req.Execution,
+		Capacity: w.Capacity, Permits: w.Permits, Wait: req.Wait, Token: req.Token, Execution: req.Execution, Trace: req.Trace,
 	}
 	if len(req.Tickets) == 1 {
 		one.Ticket = req.Tickets[0]

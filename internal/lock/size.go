@@ -32,7 +32,7 @@ func (t Terms) bytes() int64 {
 	if t.Bounds != (Bounds{}) {
 		size += boundsBytes
 	}
-	return int64(size + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Set) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
+	return int64(size + len(t.Owner) + len(t.Principal) + t.Tokens.bytes() + len(t.Execution) + len(t.Set) + len(t.Trace) + len(t.Newer) + max(len(t.Metadata), MaxMetadata))
 }
 
 // room returns a [*FullError] if the record has no room for another lease. An empty record has room for any.

@@ -38,6 +38,7 @@ func TestBytes(t *testing.T) {
 		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata)}}, unsized},
 		{Lease{Terms: Terms{Metadata: strings.Repeat("m", MaxMetadata+7)}}, unsized + 7},
 		{Lease{Terms: Terms{Owner: "o", Principal: "pp", Tokens: Tokens{task("ttt")}, Execution: "eeee"}}, unsized + 10 + tokenBytes + 4},
+		{Lease{Terms: Terms{Set: "s", Trace: traced}}, unsized + 1 + 55},
 	} {
 		if got := test.holder.bytes(); got != test.want {
 			t.Errorf("%+v takes %d, want %d", test.holder, got, test.want)

@@ -89,7 +89,7 @@ func textless(stored, model lock.Record) lock.Record {
 	for k, l := range model.Holders {
 		split := stored.Holders[k].Split
 		if split != lock.Whole {
-			l.Owner, l.Principal, l.Set, l.Joined = "", "", "", 0
+			l.Owner, l.Principal, l.Set, l.Trace, l.Joined = "", "", "", "", 0
 		}
 		if split == lock.Split {
 			l.Metadata = ""
@@ -133,7 +133,7 @@ func shared[V any](g *rapid.Generator[V]) *rapid.Generator[V] {
 func holder() *rapid.Generator[lock.Lease] {
 	return rapid.Custom(func(t *rapid.T) lock.Lease {
 		return lock.Lease{
-			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity"), Bounds: bounds.Draw(t, "bounds"), Set: rapid.SampledFrom([]string{"", "a,b", "a,b:c,d"}).Draw(t, "set")},
+			Terms: lock.Terms{Owner: text.Draw(t, "owner"), Principal: text.Draw(t, "principal"), Permits: small.Draw(t, "permits"), TTL: small.Draw(t, "ttl"), Metadata: text.Draw(t, "metadata"), Tokens: lock.TokensOf(rapid.SliceOfN(token, 0, 4).Draw(t, "tokens")...), Execution: text.Draw(t, "execution"), Trace: text.Draw(t, "trace"), Joined: small.Draw(t, "joined"), Capacity: small.Draw(t, "capacity"), Bounds: bounds.Draw(t, "bounds"), Set: rapid.SampledFrom([]string{"", "a,b", "a,b:c,d"}).Draw(t, "set")},
 			Fence: small.Draw(t, "fence"), AcquiredAt: small.Draw(t, "acquired_at"), RenewedAt: small.Draw(t, "renewed_at"), ExpiresAt: small.Draw(t, "expires_at"), Unclaimed: rapid.Bool().Draw(t, "unclaimed"), Attempted: rapid.Bool().Draw(t, "attempted"), Known: rapid.Bool().Draw(t, "known"), Told: rapid.Bool().Draw(t, "told"), CheckAt: small.Draw(t, "check_at"), EndsAt: small.Draw(t, "ends_at"),
 		}
 	})

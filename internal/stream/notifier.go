@@ -238,7 +238,7 @@ func setOutput(l lock.Lease, leases []lock.Lease) []byte {
 }
 
 func granted(first lock.Lease, names []string, leases []lock.Lease) wire.SetGranted {
-	out := wire.SetGranted{Owner: first.Owner, AcquiredAt: wire.At(first.AcquiredAt), TTL: first.TTL, Waited: first.Waited()}
+	out := wire.SetGranted{Owner: first.Owner, AcquiredAt: wire.At(first.AcquiredAt), TTL: first.TTL, Waited: first.Waited(), Traceparent: first.Trace}
 	expires, ends := first.ExpiresAt, int64(0)
 	for i, l := range leases {
 		out.Locks = append(out.Locks, wire.GrantedLock{Lock: names[i], Fence: l.Fence, Permits: l.Permits})

@@ -30,7 +30,7 @@ func Events(w lock.Write, changes []lock.Change) []events.Event {
 		lease := events.Lease{
 			Version: events.Version, Lock: w.Lock, Prefixes: events.Prefixes(w.Lock), Fence: l.Fence, Owner: l.Owner,
 			Principal: l.Principal, Permits: l.Permits, AcquiredAt: events.At(l.AcquiredAt), ExpiresAt: events.At(l.ExpiresAt),
-			WaitedMS: l.Waited(), Waiting: w.After.Waiting, Set: lock.SetNames(l.Set),
+			WaitedMS: l.Waited(), Waiting: w.After.Waiting, Set: lock.SetNames(l.Set), Traceparent: l.Trace,
 		}
 		if json.Valid([]byte(l.Metadata)) {
 			lease.Metadata = []byte(l.Metadata)

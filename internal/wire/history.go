@@ -43,4 +43,6 @@ type HistoryEntry struct {
 	Purged     bool     `json:"purged,omitempty"`
 	InUse      int64    `json:"permits_held"` // permits of the lock that were held after the change
 	Waiting    int64    `json:"waiting"`      // waiters after the change
+
+	Traceparent string `json:"traceparent,omitempty"` // the trace context (W3C) of the acquire
 }

@@ -43,4 +43,6 @@ type ProblemHolder struct {
 	Fence     int64  `json:"fence"`
 	ExpiresAt Time   `json:"expires_at"`
 	Remaining int64  `json:"remaining_ms"`
+
+	Traceparent string `json:"traceparent,omitempty"` // of the acquire that was granted
 }

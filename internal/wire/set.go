@@ -21,6 +21,8 @@ type AcquireSetRequest struct {
 	Execution string `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
 	TaskToken string `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
 	Callback  string `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
+
+	Traceparent string `json:"traceparent,omitzero"` // the caller's trace context (W3C), which is kept with the lease
 }
 
 // SetLock is what a set asks of one of its locks.
@@ -78,6 +80,8 @@ type SetGranted struct {
 	TTL        int64           `json:"ttl_ms"`
 	Waited     int64           `json:"waited_ms,omitzero"` // from joining the queues to the grant
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
+
+	Traceparent string `json:"traceparent,omitempty"` // the trace context (W3C) of the acquire
 }
 
 // GrantedLock is one lock of a [SetGranted].

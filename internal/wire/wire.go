@@ -91,6 +91,8 @@ type AcquireRequest struct {
 	Execution string  `json:"execution,omitzero"`   // the ARN of the execution with which the lease ends
 	TaskToken string  `json:"task_token,omitzero"`  // not over HTTP: the task that gets the grant by callback
 	Callback  string  `json:"callback_id,omitzero"` // not over HTTP: the same for a Lambda durable function
+
+	Traceparent string `json:"traceparent,omitzero"` // the caller's trace context (W3C), which is kept with the lease
 }
 
 // A Mode is how a lock is shared between readers and a writer: as a semaphore of [ModeCapacity] permits, of which a reader takes one and a writer
@@ -217,6 +219,8 @@ type Holder struct {
 	Remaining  int64           `json:"remaining_ms"`
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 	Principal  string          `json:"principal,omitempty"`
+
+	Traceparent string `json:"traceparent,omitempty"` // of the acquire that was granted
 }
 
 // Status is the answer to a status request.

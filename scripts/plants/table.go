@@ -60,7 +60,7 @@ var plants = []plant{
 	{"the callback of a set is sent although one of its leases is lost", setTask, "		if !held || h.ExpiresAt <= c.clock().UnixMilli() {\n			return nil, ErrLeaseLost\n		}\n", "		if !held {\n			continue\n		}\n", ""},
 	{"the end of an execution ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseExecutionEnd {\n			break\n		}\n	}\n", "the checks of the others end them; TestSetOfAnExecution notices"},
 	{"the end of a dead task ends one lease of a set", setTask, "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n	}\n", "		parts = append(parts, u.part(now, names[i], r, to, cause, by))\n		if cause == CauseTaskGone {\n			break\n		}\n	}\n", "the end of the execution ends the others; TestCrashPointsOfASet notices"},
-	{"the leases of a set that belong to an execution end by time", "internal/lock/limits.go", "Wait: o.req.Wait, Execution: o.req.Execution, set:", "Wait: o.req.Wait, Execution: map[bool]string{true: o.req.Execution}[i == 0], set:", ""},
+	{"the leases of a set that belong to an execution end by time", "internal/lock/limits.go", "Wait: o.req.Wait, Execution: o.req.Execution, Trace:", "Wait: o.req.Wait, Execution: map[bool]string{true: o.req.Execution}[i == 0], Trace:", ""},
 	// Freezes.
 	{"a hand-off grants a frozen lock", "internal/lock/queue.go", "w.Set == \"\" && to.heldBack(now) == nil && to.fits", "w.Set == \"\" && to.fits", ""},
 	{"an acquire is granted a frozen lock", "internal/lock/acquire.go", "case hold == nil && op.refused == nil && op.blind():", "case op.refused == nil && op.blind():", ""},
@@ -106,7 +106,7 @@ var plants = []plant{
 	{"a writer is as small as a reader", "internal/wire/wire.go", "	case ModeWrite:\n		return ModeCapacity", "	case ModeWrite:\n		return 1", ""},
 
 	// Rules of the client.
-	{"the deadline is counted from the answer", client, "l.deadline, l.hold = provedUntil(sent, answer), ", "l.deadline, l.hold = provedUntil(c.now(), answer), ", ""},
+	{"the deadline is counted from the answer", client, "deadline := provedUntil(sent, answer)", "deadline := provedUntil(c.now(), answer)", ""},
 	{"a renewal's deadline is counted from the answer", client, "if proved := provedUntil(sent, answer); proved", "if proved := provedUntil(func() reading { _ = sent; return l.client.now() }(), answer); proved", ""},
 	{"a lease lasts twice as long as was answered", client, "return sent.add(remaining - remaining/rateMargin)", "return sent.add(2 * remaining)", ""},
 	{"a loss is ignored", client, "	if more <= 0 {\n		l.stop(l.ranOut())\n	}\n", "", ""},
