@@ -15,7 +15,7 @@ after(async () => {
 });
 
 test('the tree shows prefixes with counts, and holders, life and waiters of locks', async () => {
-  assert.match(await row(page, 'deploy:').textContent(), /deploy:3 held, 3 waiting/);
+  assert.match(await row(page, 'deploy:').textContent(), /deploy:3 held.*3 wait$/);
   const lock = await row(page, 'deploy:prod:eu').textContent();
   assert.match(lock, /^deploy:prod:eu/);
   assert.equal(await row(page, 'deploy:prod:eu').locator('.name > :last-child').textContent(), 'eu');
@@ -32,6 +32,20 @@ test('the tree shows prefixes with counts, and holders, life and waiters of lock
 test('a frozen lock has a badge', async () => {
   await row(page, 'migrate:orders').locator('.frozen').waitFor();
   assert.ok(!(await row(page, 'deploy:staging').locator('.frozen').isVisible()));
+});
+
+test('freezes in force are named above the list, whether or not a lock of theirs is listed', async () => {
+  const notice = page.locator('main .notice.frozen');
+  assert.match(await notice.textContent(), /^Frozen: migrate:… until 20.* \(in \d+ h.*\): year-end close; ask #releases$/);
+});
+
+test('only the locks with waiters can be shown', async () => {
+  await page.locator('#waited').check();
+  await page.locator('#count', { hasText: '3 locks: 3 held, 6 waiters' }).waitFor();
+  assert.equal(await row(page, 'report:daily').count(), 0);
+  await row(page, 'deploy:prod:eu').waitFor();
+  await page.locator('#waited').uncheck();
+  await row(page, 'report:daily').waitFor();
 });
 
 test('bars shrink by the timer alone, and their width is no layout', async () => {
@@ -108,7 +122,10 @@ test('search by holder, and Enter', async () => {
 });
 
 test('the flat list has an order', async () => {
-  await page.locator('#view').selectOption('flat');
+  assert.equal(await page.locator('#view').inputValue(), 'tree');
+  await page.locator('#order').selectOption('until'); // a tree has one order only
+  assert.equal(await page.locator('#view').inputValue(), 'flat');
+  await page.locator('#order').selectOption('name');
   const first = () => page.locator('.row').first().getAttribute('data-name');
   assert.match(await first(), /^customer:/);
   await page.locator('#order').selectOption('since');

@@ -26,7 +26,10 @@ test('a lock has its holder, times, fence, principal, metadata, set and queue', 
   const text = await card.textContent();
   for (const part of ['ci/run-8121', 'assumed-role/deployer/run-8121', 'Acquired', 'Renewed', 'Expires', '"commit": "9f31c0e"', 'quota:crm-api']) assert.ok(text.includes(part), part);
   assert.match(text, /Fence\d{16}/);
-  assert.match(await page.locator('main > .facts').textContent(), /StateheldQueue3 waiters/);
+  const link = card.locator('pre a');
+  assert.deepEqual([await link.getAttribute('href'), await link.getAttribute('rel'), await link.count()], ['https://ci.example/runs/8121', 'noopener noreferrer', 1]);
+  assert.match(await page.locator('main > .facts').textContent(), /Times inUTC/);
+  assert.match(await page.locator('main > .facts').textContent(), /^StateheldQueue3 waiters/);
   assert.equal(await page.locator('main a[href="#/lock/quota%3Acrm-api"]').count(), 2, 'the other lock of the set is a link in the card and the table');
 });
 
@@ -50,7 +53,7 @@ test('a semaphore has all its holders and its limits', async () => {
 test('a frozen lock says why, by whom and until when', async () => {
   await lock('migrate:orders');
   await page.locator('.notice.frozen').waitFor();
-  assert.match(await page.locator('.notice.frozen').textContent(), /Frozen until 20.* by the rule for migrate: \(arn:.*alice\): year-end close; ask #releases/);
+  assert.match(await page.locator('.notice.frozen').textContent(), /^Frozen until 20.* \(in \d+ h.*\) by the rule for migrate:\. .*Reason: year-end close; ask #releasesSet at 20.* by arn:.*alice$/);
 });
 
 test('the history is a table and a picture, of an hour or longer', async () => {
@@ -81,6 +84,7 @@ test('force-release names the holder, wants a reason, sends the fence, and says 
   await page.locator('.card button').click();
   const dialog = page.locator('dialog');
   assert.match(await dialog.textContent(), /ends the lease of ci\/run-8121, held since 20.*fence \d{16}/);
+  assert.match(await dialog.textContent(), /Only this lease is ended\. If it is over by then, nothing is changed.*Next in the queue: ci\/run-8127, then 2 others\./);
   assert.deepEqual(await accessibility(page), []);
   await page.waitForFunction(() => document.activeElement.id === 'reason');
   await dialog.locator('button', { hasText: 'End this lease' }).click();
@@ -94,7 +98,8 @@ test('force-release names the holder, wants a reason, sends the fence, and says 
   const body = (await sent).postDataJSON();
   assert.equal(body.reason, 'runner is gone');
   assert.ok(String(body.fence).length === 16);
-  await dialog.locator('.outcome', { hasText: /The lease of ci\/run-8121 with fence \d+ has ended/ }).waitFor();
+  await dialog.locator('.outcome', { hasText: /The lease of ci\/run-8121 with fence \d+ has ended\. The lock is now held by ci\/run-8127 with fence \d+\./ }).waitFor();
+  assert.ok(!(await dialog.locator('#reason').isVisible()), 'what has been done cannot be edited');
   await page.locator('.card h3', { hasText: 'ci/run-8127' }).waitFor(); // the next waiter
   await page.keyboard.press('Escape');
   assert.equal(await dialog.count(), 0);
@@ -121,7 +126,7 @@ test('a force-release without an answer says that its outcome is not known', asy
   await page.locator('.outcome.bad', { hasText: 'It is not known whether the lease has ended: the coordinator did not answer in time' }).waitFor();
   await d.tell('work');
   await page.locator('dialog button', { hasText: 'End this lease' }).click();
-  await page.locator('.outcome', { hasText: /has ended\.$/ }).waitFor();
+  await page.locator('.outcome', { hasText: /has ended\. The lock is now/ }).waitFor();
   await page.keyboard.press('Escape');
   await page.locator('text=Nobody holds the lock.').waitFor();
 });

@@ -62,7 +62,7 @@ function header() {
   write(id('where'), store.where + (store.prefix ? ` · ${store.prefix}…` : ''));
   const old = store.state.listed ? Math.max(0, now() - store.state.listed) : 0;
   const late = store.down || store.state.failure || (store.state.listed && old > 3 * store.state.every + 5000);
-  write(age, !store.state.listed ? (store.down ? 'no data' : 'connecting…') : `data ${old < 1500 ? 'of now' : span(old) + ' old'}`);
+  write(age, !store.state.listed ? (store.down ? 'no data' : 'connecting…') : old < 1500 ? 'up to date' : `data ${span(old)} old`);
   age.classList.toggle('late', Boolean(late));
   write(banner, trouble());
   banner.hidden = banner.textContent === '';
@@ -105,9 +105,10 @@ id('theme').addEventListener('click', () => {
 });
 
 const keys = [['/', 'search'], ['↑ ↓', 'move in the list'], ['→ ←', 'open and close a prefix'], ['Enter', 'show the lock'], ['Esc', 'back to the list; in the search: clear it'], ['?', 'this help']];
-const words = [['holder', 'a caller with a lease of the lock'], ['lease', 'lasts until its expiry, unless it is renewed; the bar is what remains since the last renewal'],
+const words = [['prefix', 'the beginning of names; : separates the levels of a name'], ['holder', 'a caller with a lease of the lock'], ['lease', 'lasts until its expiry, unless it is renewed; the bar is what remains since the last renewal'],
   ['fence', 'the number of the grant, which only grows; a resource that refuses lower ones is safe from old holders'], ['waiting', 'callers in the queue; they are granted the lock in their order'],
-  ['frozen', 'an operator keeps all locks of a prefix from being granted until a time']];
+  ['frozen', 'an operator keeps all locks of a prefix from being granted until a time'],
+  ['force-release', 'an operator ends a lease whose holder is dead; it is on the page of the lock']];
 function help() {
   if (document.querySelector('dialog[open]')) return;
   const list = (items) => h('dl', { class: 'facts' }, ...items.map(([k, t]) => h('div', {}, h('dt', {}, k), h('dd', {}, t))));

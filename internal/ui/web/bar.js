@@ -38,6 +38,15 @@ export function sinceText(at) {
   return e;
 }
 
+// untilText returns an element that says in how long something is.
+export function untilText(at) {
+  const e = h('span', { class: 'since' });
+  e.draw = () => write(e, at > now() ? `in ${span(at - now())}` : 'over');
+  bars.add(e);
+  e.draw();
+  return e;
+}
+
 export function tick() {
   for (const e of bars) {
     if (e.isConnected) e.draw();

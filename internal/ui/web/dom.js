@@ -63,6 +63,12 @@ export function clockTime(ms) {
   return `${two(t.getHours())}:${two(t.getMinutes())}`;
 }
 
+// zone names the time zone of all times: the browser's.
+export function zone() {
+  const east = -new Date().getTimezoneOffset(), size = Math.abs(east);
+  return east === 0 ? 'UTC' : `UTC${east < 0 ? '-' : '+'}${two(Math.floor(size / 60))}:${two(size % 60)}`;
+}
+
 export const ms = (text) => (text ? Date.parse(text) : 0);
 
 let saying;

@@ -1,10 +1,12 @@
 // The list of locks: a tree by prefix or a flat list, of which only the rows in view are in the document.
 
-import { h, write, who, span, say, plural, printable } from './dom.js';
+import { h, write, who, stamp, ms, say, plural, printable } from './dom.js';
 import { store, now, select, flat, tree, frozenBy, covers } from './store.js';
-import { lifeBar, sinceText } from './bar.js';
+import { lifeBar, sinceText, untilText } from './bar.js';
 
-const view = { search: '', mode: 'tree', order: 'name', free: false, open: new Map(), active: null, top: 0 };
+const maxFreezes = 3; // that are named above the list
+
+const view = { search: '', mode: 'tree', order: 'name', free: false, waited: false, open: new Map(), active: null, top: 0 };
 
 // listPage makes the page. live is the stream, which a tab that shows free locks asks for more.
 export function listPage(root, live) {
@@ -12,6 +14,8 @@ export function listPage(root, live) {
   const mode = choice('View', { tree: 'Tree by prefix', flat: 'Flat list' }, view.mode);
   const order = choice('Order', { name: 'by name', since: 'held longest first', waiting: 'most waiters first', until: 'expiry soonest first' }, view.order);
   const withFree = h('input', { type: 'checkbox', id: 'free' });
+  const waited = h('input', { type: 'checkbox', id: 'waited' });
+  const freezes = h('div');
   const count = h('p', { class: 'count', id: 'count' });
   const expand = h('button', { type: 'button', onclick: () => openAll(true) }, 'Open all');
   const collapse = h('button', { type: 'button', onclick: () => openAll(false) }, 'Close all');
@@ -22,12 +26,14 @@ export function listPage(root, live) {
   const shown = new Map(); // by key: the rows in the document
   search.value = view.search;
   withFree.checked = view.free;
+  waited.checked = view.waited;
   root.replaceChildren(
     h('h1', { class: 'unseen' }, 'Locks'),
     h('form', { class: 'tools', role: 'search', onsubmit: (e) => { e.preventDefault(); submit(); } },
       h('label', { class: 'grow' }, h('span', {}, 'Search'), search), mode.label, order.label,
-      h('label', { class: 'check' }, withFree, 'free locks too'), expand, collapse),
-    h('div', { class: 'heads', 'aria-hidden': 'true' }, ...['Lock', 'Held by', 'Since', 'Remaining', 'Waiting'].map((t) => h('span', {}, t))),
+      h('label', { class: 'check' }, waited, 'only with waiters'), h('label', { class: 'check' }, withFree, 'free locks too'), expand, collapse),
+    freezes,
+    h('div', { class: 'heads', 'aria-hidden': 'true' }, ...['Lock', 'Held by', 'Held for', 'Expires in', 'Waiting'].map((t) => h('span', {}, t))),
     scroller, empty, count);
 
   const height = () => parseFloat(getComputedStyle(scroller).getPropertyValue('--row')) || 36;
@@ -50,13 +56,13 @@ export function listPage(root, live) {
 
   // update makes the rows anew after a change of the data or of what is shown.
   function update() {
-    const list = select(view.search, view.free);
+    const list = select(view.search, view.free, view.waited);
     rows = view.mode === 'tree' ? tree(list, isOpen) : flat(list, view.order);
     const held = list.filter((l) => l.count).length, waiting = list.reduce((n, l) => n + l.waiting, 0);
     const cut = store.state.truncated ? ` Only the first ${store.state.truncated.toLocaleString('en')} locks are listed; holdfast ui PREFIX shows those below a prefix.` : '';
     write(count, `${plural(list.length, 'lock', 'locks')}: ${held.toLocaleString('en')} held, ${plural(waiting, 'waiter', 'waiters')}.${cut}`);
     expand.disabled = collapse.disabled = view.mode !== 'tree';
-    order.select.disabled = view.mode === 'tree';
+    showFreezes();
     empty.hidden = rows.length > 0;
     scroller.hidden = rows.length === 0;
     write(empty, nothing());
@@ -64,9 +70,21 @@ export function listPage(root, live) {
     draw();
   }
 
+  // showFreezes names the freezes in force, since nobody who waits for one may be in the list.
+  let frozen = '';
+  function showFreezes() {
+    const list = store.rules.filter((r) => r.freeze && ms(r.freeze.until) > now()), key = JSON.stringify(list);
+    if (key === frozen) return;
+    frozen = key;
+    freezes.replaceChildren(...list.slice(0, maxFreezes).map((r) => h('p', { class: 'notice frozen' }, h('strong', {}, 'Frozen: '), h('code', {}, r.prefix === '*' ? 'all locks' : r.prefix + '…'),
+      ` until ${stamp(ms(r.freeze.until))} (`, untilText(ms(r.freeze.until)), `): ${printable(r.freeze.reason)}`)),
+    list.length > maxFreezes ? h('p', {}, h('a', { href: '#/rules' }, `and ${plural(list.length - maxFreezes, 'other freeze', 'other freezes')}`)) : '');
+  }
+
   function nothing() {
     if (!store.ready) return store.state.failure || store.down ? 'There are no data yet.' : 'Reading the list of locks…';
-    if (view.search) return `No lock that is listed has “${printable(view.search)}” in its name or its holder's. Enter opens the lock of this name.`;
+    if (view.search) return `No lock that is listed has “${printable(view.search)}” in its name or its holder's. Enter opens the lock of this name, if it is a whole name.`;
+    if (view.waited) return 'Nobody waits for a lock that is listed.';
     return 'No lock is held' + (store.prefix ? ` whose name begins with ${store.prefix}.` : '.');
   }
 
@@ -155,8 +173,17 @@ export function listPage(root, live) {
     update();
     say(count.textContent);
   });
-  mode.select.addEventListener('change', () => { view.mode = mode.select.value; update(); });
-  order.select.addEventListener('change', () => { view.order = order.select.value; update(); });
+  mode.select.addEventListener('change', () => {
+    view.mode = mode.select.value;
+    if (view.mode === 'tree') order.select.value = view.order = 'name';
+    update();
+  });
+  order.select.addEventListener('change', () => { // a tree is in the order of names
+    view.order = order.select.value;
+    if (view.order !== 'name') mode.select.value = view.mode = 'flat';
+    update();
+  });
+  waited.addEventListener('change', () => { view.waited = waited.checked; update(); });
   withFree.addEventListener('change', () => { view.free = withFree.checked; live.all = view.free; live.restart(); update(); });
   const resized = new ResizeObserver(draw);
   resized.observe(scroller);
@@ -197,15 +224,16 @@ function fullName(e, name, label) {
 }
 
 function groupRow() {
-  const label = nameElement(), counts = h('span', { class: 'counts' }), frozen = h('span', { class: 'badge frozen' }, 'frozen'), sign = h('span', { 'aria-hidden': 'true' });
-  const e = rowElement(h('span', {}, sign, label), counts, frozen);
+  const label = nameElement(), counts = h('span', { class: 'counts' }), waiting = h('span', { class: 'waiting' }), frozen = h('span', { class: 'badge frozen' }, 'frozen'), sign = h('span', { 'aria-hidden': 'true' });
+  const e = rowElement(h('span', {}, sign, label), counts, frozen, waiting);
   e.classList.add('group');
   e.fill = (r) => {
     place(e, r);
     e.setAttribute('aria-expanded', r.open);
     write(sign, r.open ? '▾ ' : '▸ ');
     fullName(label, r.group.prefix, r.label);
-    write(counts, `${r.group.held.toLocaleString('en')} held, ${r.group.waiting.toLocaleString('en')} waiting`);
+    write(counts, `${r.group.held.toLocaleString('en')} held`);
+    write(waiting, r.group.waiting ? `${r.group.waiting.toLocaleString('en')} wait` : '');
     frozen.hidden = !store.rules.some((x) => x.freeze && covers(x.prefix, r.group.prefix) && Date.parse(x.freeze.until) > now());
   };
   return e;

@@ -1,9 +1,9 @@
 // The page of one lock: its holders, queue, rules and history.
 
-import { h, write, who, printable, span, stamp, ms, say, plural } from './dom.js';
+import { h, write, who, printable, span, stamp, zone, ms, say, plural } from './dom.js';
 import { get } from './server.js';
 import { store, now, covers } from './store.js';
-import { lifeBar, sinceText } from './bar.js';
+import { lifeBar, sinceText, untilText } from './bar.js';
 import { timeline, tenures, legend } from './timeline.js';
 import { limitTexts } from './rules.js';
 import { forceRelease } from './release.js';
@@ -35,6 +35,7 @@ export function lockPage(root, name) {
       problem.hidden = true;
       status = answer.status;
       show();
+      return status;
     } catch (e) {
       if (e.name === 'AbortError') return;
       problem.hidden = false;
@@ -48,8 +49,8 @@ export function lockPage(root, name) {
     const wait = status.waiting ? `${plural(status.waiting, 'waiter', 'waiters')}` : 'nobody waits';
     const next = status.next_grant_at ? stamp(ms(status.next_grant_at)) + ' at the earliest, by its rate' : null;
     facts.replaceChildren(...[
-      ['State', status.locked ? 'held' : 'free'], ['Permits', status.capacity > 1 ? `${status.available} of ${status.capacity} are free` : null],
-      ['Queue', wait], ['Next grant', next], ['Highest fence', status.fence ? String(status.fence) : 'never granted'],
+      ['State', (status.locked ? 'held' : 'free') + (status.freeze ? ', and frozen' : '')], ['Permits', status.capacity > 1 ? `${status.available} of ${status.capacity} are free` : null],
+      ['Queue', wait], ['Next grant', next], ['Highest fence', status.fence ? String(status.fence) : 'never granted: is the name right?'], ['Times in', zone()],
     ].filter(([, v]) => v).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))));
     showFreeze(status.freeze);
     showQueue(status.queue ?? [], status.waiting);
@@ -61,14 +62,15 @@ export function lockPage(root, name) {
     const seen = list.map((x) => x.fence).join();
     if (fences !== null && fences !== seen) {
       say(list.length ? `${name} is now held by ${list.map((x) => who(x.owner)).join(', ')}` : `${name} is now free`);
+      if (history) showHistory(); // no lease is shown as held that is not
       setTimeout(readHistory, 1500); // an entry is there a second or so after its change
     }
     fences = seen;
   }
 
   function showFreeze(f) {
-    freeze.replaceChildren(...(f ? [h('p', { class: 'notice frozen' }, h('strong', {}, 'Frozen'), ` until ${stamp(ms(f.until))} by the rule for `, h('code', {}, f.prefix),
-      f.by ? ` (${printable(f.by)})` : '', `: ${printable(f.reason)}. Nobody is granted the lock before; holders go on.`)] : []));
+    freeze.replaceChildren(...(f ? [h('p', { class: 'notice frozen' }, h('strong', {}, 'Frozen'), ` until ${stamp(ms(f.until))} (`, untilText(ms(f.until)), ') by the rule for ', h('code', {}, f.prefix),
+      '. Until then nobody is granted the lock; who holds it keeps it. ', h('br'), `Reason: ${printable(f.reason)}`, h('br'), `Set at ${stamp(ms(f.since))}${f.by ? ` by ${printable(f.by)}` : ''}`)] : []));
   }
 
   // showQueue draws the first waiters; the coordinator of an older version names none.
@@ -104,13 +106,13 @@ export function lockPage(root, name) {
     const set = history?.sets.get(x.fence);
     return h('section', { class: 'card', 'aria-label': `Holder ${who(x.owner)}` },
       h('div', { class: 'cardhead' }, h('h3', {}, who(x.owner)), bar,
-        h('button', { type: 'button', class: 'danger', 'data-fence': x.fence, onclick: () => forceRelease(name, x, readStatus) }, 'Force-release…')),
+        h('button', { type: 'button', class: 'danger', 'data-fence': x.fence, onclick: () => forceRelease(name, x, status, readStatus) }, 'Force-release…')),
       h('dl', { class: 'facts' },
         fact('Fence', h('code', {}, String(x.fence))), x.principal ? fact('Principal', printable(x.principal)) : null,
         status.capacity > 1 ? fact('Permits', String(x.permits)) : null,
-        fact('Held for', sinceText(ms(x.acquired_at))), fact('Acquired', stamp(ms(x.acquired_at))), fact('Renewed', stamp(ms(x.renewed_at))), fact('Expires', stamp(ms(x.expires_at))),
+        fact('Held for', sinceText(ms(x.acquired_at))), fact('Acquired', stamp(ms(x.acquired_at))), fact('Renewed', ms(x.renewed_at) > ms(x.acquired_at) ? stamp(ms(x.renewed_at)) : 'not yet'), fact('Expires, unless renewed', stamp(ms(x.expires_at))),
         set ? fact('Set', ...lockLinks(set, name)) : null,
-        x.metadata ? fact('Metadata', h('pre', { tabindex: '0' }, printableLines(x.metadata))) : null));
+        x.metadata ? fact('Metadata', h('pre', { tabindex: '0' }, ...withLinks(printableLines(x.metadata)))) : null));
   }
 
   function showRules() {
@@ -171,8 +173,8 @@ export function lockPage(root, name) {
     table.hidden = false;
     const heads = ['From', 'Until', 'Held', 'Held by', 'Waited', 'Ended', 'Fence'];
     table.replaceChildren(h('table', {}, h('thead', {}, h('tr', {}, ...heads.map((t) => h('th', { scope: 'col' }, t)))), h('tbody', {}, ...list.slice().reverse().map((t) =>
-      h('tr', {}, h('td', {}, stamp(t.from)), h('td', {}, t.until ? stamp(t.until) : '–'), h('td', {}, span((t.until ?? now()) - t.from)),
-        h('td', {}, who(t.owner), t.set ? h('span', { class: 'quiet' }, ' with ', ...lockLinks(t.set, name)) : null),
+      h('tr', {}, h('td', {}, stamp(t.from)), h('td', {}, t.until ? stamp(t.until) : '–'), h('td', {}, t.until ? span(t.until - t.from) : t.held ? sinceText(t.from) : '–'),
+        h('td', {}, h('span', { class: 'owner' }, who(t.owner)), t.set ? h('span', { class: 'quiet' }, ' with ', ...lockLinks(t.set, name)) : null),
         h('td', {}, t.waited ? span(t.waited) : '–'), h('td', {}, t.ended), h('td', {}, h('code', {}, String(t.fence))))))));
   }
 
@@ -200,6 +202,11 @@ export function lockPage(root, name) {
 
 function lockLinks(names, but) {
   return names.filter((n) => n !== but).flatMap((n, i) => [i ? ', ' : '', h('a', { href: '#/lock/' + encodeURIComponent(n) }, n)]);
+}
+
+// withLinks makes a link of each text that is an address of the web.
+function withLinks(json) {
+  return json.split(/(?<=")(https?:\/\/[^"\\\s]+)(?=")/).map((part, i) => (i % 2 ? h('a', { href: part, target: '_blank', rel: 'noopener noreferrer' }, part) : part));
 }
 
 const printableLines = (metadata) => JSON.stringify(metadata, null, 2).split('\n').map(printable).join('\n');

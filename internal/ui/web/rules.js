@@ -19,7 +19,7 @@ export function limitTexts(l) {
 export function rulesPage(root) {
   const body = h('div');
   root.replaceChildren(h('h1', {}, 'Rules by prefix'),
-    h('p', { class: 'quiet' }, 'What operators have set for all locks whose names begin with a prefix. To change a rule, use holdfast freeze, limit and keep-history.'), body);
+    h('p', { class: 'quiet' }, 'What operators have set for all locks whose names begin with a prefix. To change a rule, use the commands ', h('code', {}, 'holdfast freeze'), ', ', h('code', {}, 'unfreeze'), ', ', h('code', {}, 'limit'), ' and ', h('code', {}, 'keep-history'), ' in a shell.'), body);
   let drawn = null;
   function update() {
     const text = JSON.stringify([store.rules, store.rulesFailed, store.rules.map((r) => r.freeze && ms(r.freeze.until) > now())]);
@@ -37,7 +37,7 @@ function card(r) {
   const items = [];
   const add = (name, text, part) => items.push(h('div', {}, h('dt', {}, name), h('dd', {}, text, part.by ? h('span', { class: 'quiet' }, ` by ${printable(part.by)}`) : null,
     part.since ? h('span', { class: 'quiet' }, ` since ${stamp(ms(part.since))}`) : null)));
-  if (r.freeze) add('Freeze', `${ms(r.freeze.until) > now() ? 'until' : 'ended'} ${stamp(ms(r.freeze.until))}: ${printable(r.freeze.reason)}`, r.freeze);
+  if (r.freeze) add('Freeze', `${ms(r.freeze.until) > now() ? 'until' : 'ended'} ${stamp(ms(r.freeze.until))}. Reason: ${printable(r.freeze.reason)}. Set`, r.freeze);
   if (r.limits) add('Limits', limitTexts(r.limits).join(', '), r.limits);
   if (r.history) add('History', `kept for ${span(r.history.keep_ms)}`, r.history);
   if (r.unknown?.length) add('Unknown', `a newer version has set ${r.unknown.map(printable).join(', ')}; this coordinator does not go by it`, {});

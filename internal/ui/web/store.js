@@ -43,11 +43,11 @@ export function frozenBy(name) {
 export const covers = (prefix, name) => prefix === '*' || name.startsWith(prefix);
 
 // select returns the locks to show, in order of their names.
-export function select(search, withFree) {
+export function select(search, withFree, waited) {
   const text = search.toLowerCase();
   const list = [];
   for (const l of store.locks.values()) {
-    if (!withFree && free(l)) continue;
+    if ((!withFree && free(l)) || (waited && l.waiting === 0)) continue;
     if (text && !l.name.toLowerCase().includes(text) && !l.holders.some((x) => x.owner.toLowerCase().includes(text))) continue;
     list.push(l);
   }

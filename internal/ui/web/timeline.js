@@ -19,7 +19,7 @@ export function tenures(entries, holders) {
     leases.get(x.fence).held = true;
   }
   for (const t of leases.values()) {
-    if (t.until === null) t.ended = t.held ? 'still held' : 'not recorded';
+    if (t.until === null) t.ended = t.held ? 'still held' : 'over; the end is not recorded yet';
   }
   return [...leases.values()].sort((a, b) => a.from - b.from);
 }
@@ -43,7 +43,7 @@ export function timeline(list, from, to, width) {
     let n = ends.findIndex((e) => e <= t.from);
     if (n < 0) n = ends.length;
     ends[n] = end;
-    const y = top + n * lane, w = Math.max(x(end) - x(t.from), 2);
+    const y = top + n * lane, w = Math.max(x(end) - x(t.from), 3);
     const g = s('g', { class: 'lease ' + (t.held ? 'held' : t.kind ?? 'unknown') }, s('title', {}, `${who(t.owner)}, ${stamp(t.from)}, ${span(end - t.from)}, ${t.ended}${t.waited ? `, after waiting ${span(t.waited)}` : ''}`));
     if (t.waited && x(t.from) > x(begin)) g.append(s('rect', { class: 'wait', x: x(begin), y: y + 18, width: x(t.from) - x(begin), height: 4 }));
     g.append(s('rect', { class: 'hold', x: x(t.from), y, width: w, height: 18, rx: 2 }));
@@ -65,5 +65,5 @@ export function timeline(list, from, to, width) {
 // legend says what the colours of the picture mean.
 export function legend() {
   const item = (kind, text) => h('span', {}, h('span', { class: 'key ' + kind, 'aria-hidden': 'true' }), text);
-  return h('p', { class: 'legend quiet' }, item('held', 'still held'), item('released', 'released'), item('ended', 'expired or force-released'), item('wait', 'its holder waited'));
+  return h('p', { class: 'legend quiet' }, item('held', 'still held'), item('released', 'released'), item('expired', 'expired'), item('forced', 'force-released'), item('wait', 'the wait of the holder before its bar'));
 }
