@@ -55,7 +55,7 @@ var basics = []scenario{
 	{"scoped use of a held lock", "the body does not run", 0, func(s *stage) {
 		r := s.rival("a", time.Minute)
 		d := s.open("me")
-		f := d.start("scoped", fields{"client": "c1", "lease": "L1", "lock": "a", "body": "return", "try": false, "wait_ms": 300}).fails("acquire", "held")
+		f := d.start("scoped", fields{"client": "c1", "lease": "L1", "lock": "a", "body": "return", "try": false, "wait_ms": 2000}).fails("acquire", "held")
 		s.check(len(f.Holders) == 1 && f.Holders[0].Fence == r.fence, "the holders are %v", f.Holders)
 		d.mu.Lock()
 		defer d.mu.Unlock()

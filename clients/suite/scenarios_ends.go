@@ -9,9 +9,9 @@ import (
 // slow are the scenarios that last for some seconds.
 var slow = []scenario{
 	{"waiter dies", "its place is over in time, and the next waiter is granted the lock", 0, func(s *stage) {
+		d := s.open("me") // first, so that the waiter's place lasts until the driver's process has started and asks for one, too
 		r := s.rival("a", time.Minute)
 		s.waiter("a", 1500*time.Millisecond)
-		d := s.open("me")
 		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "ttl_ms": long, "wait_ms": 60_000})
 		p.waits(2)
 		r.release()

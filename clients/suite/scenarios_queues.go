@@ -11,7 +11,7 @@ var queues = []scenario{
 	{"wait is over", "the error says who holds the lock, and the place in the queue is left", 0, func(s *stage) {
 		r := s.rival("a", time.Minute)
 		d := s.open("me")
-		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "wait_ms": 700})
+		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "wait_ms": 2000})
 		p.waits(1)
 		f := p.fails("acquire", "held", "timeout", "!unavailable", "!cancelled")
 		s.check(len(f.Holders) == 1 && f.Holders[0].Fence == r.fence && f.Holders[0].Owner == "rival", "the holders are %+v", f.Holders)
@@ -96,7 +96,7 @@ var queues = []scenario{
 		s.rival("a", time.Minute)
 		first := s.waiter("a", time.Minute)
 		d := s.open("me")
-		d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "wait_ms": 400}).fails("acquire", "held", "limit", "timeout")
+		d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "wait_ms": 2000}).fails("acquire", "held", "limit", "timeout")
 		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "ttl_ms": long, "wait_ms": 60_000})
 		n := len(s.front.requests("acquire", "a"))
 		s.front.awaitAnswers("acquire", "a", n+2)
@@ -124,7 +124,7 @@ var refusals = []scenario{
 		d := s.open("me")
 		f := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "deploy:prod", "try": true}).fails("acquire", "held", "frozen")
 		s.check(contains(f.Text, "year-end close"), "the error does not say why: %s", f.Text)
-		d.start("acquire", fields{"client": "c1", "lease": "L2", "lock": "deploy:prod", "wait_ms": 400}).fails("acquire", "held", "frozen", "timeout")
+		d.start("acquire", fields{"client": "c1", "lease": "L2", "lock": "deploy:prod", "wait_ms": 2000}).fails("acquire", "held", "frozen", "timeout")
 		s.check(s.front.requests("acquire", "deploy:prod")[0].wait == 0, "the try joined the queue")
 	}},
 	{"limit", "a request beyond a limit fails at once, also if it waits", 0, func(s *stage) {

@@ -148,9 +148,20 @@ const actions: Record<string, (c: Command, signal: AbortSignal) => Promise<objec
   },
 };
 
-function describe(error: unknown): object {
+/** An operation that its signal ended rejects with the signal's reason, which does not name the operation: the command does. */
+const operations: Record<string, string> = {
+  acquire: "acquire",
+  scoped: "acquire",
+  adopt: "renew",
+  renew: "renew",
+  release: "release",
+  status: "status",
+  force_release: "force_release",
+};
+
+function describe(error: unknown, command = ""): object {
   // What `await using` throws if both the block and the release failed.
-  if (error instanceof Error && error.name === "SuppressedError") return describe((error as Error & { suppressed: unknown }).suppressed);
+  if (error instanceof Error && error.name === "SuppressedError") return describe((error as Error & { suppressed: unknown }).suppressed, command);
   const kinds: string[] = [];
   if (error instanceof HoldfastError && error.operation) kinds.push(error.operation.replace("-", "_"));
   if (error instanceof LockHeldError) {
@@ -164,7 +175,7 @@ function describe(error: unknown): object {
   if (error instanceof RefusedError) kinds.push("refused");
   if (error instanceof ClosedError) kinds.push("closed");
   if (error instanceof BodyError) kinds.push("body");
-  if (error instanceof Error && error.name === "AbortError") kinds.push("cancelled");
+  if (error instanceof Error && error.name === "AbortError") kinds.push("cancelled", ...(operations[command] ? [operations[command]] : []));
   if (error instanceof HoldfastError && error.timedOut) kinds.push("timeout");
   const held = error instanceof LockHeldError ? { holders: holdersOf(error), position: error.position, retry_after_ms: error.retryAfterMs } : {};
   const refused = error instanceof RefusedError ? { field: error.field, code: error.code } : {};
@@ -183,7 +194,7 @@ async function answer(c: Command): Promise<void> {
     );
   } catch (error) {
     if (!(error instanceof HoldfastError) && (error as Error).name !== "AbortError") process.stderr.write(`${(error as Error).stack}\n`);
-    write({ id: c.id, error: describe(error) });
+    write({ id: c.id, error: describe(error, c.do) });
   } finally {
     running.delete(c.id);
   }
