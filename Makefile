@@ -53,6 +53,7 @@ lint: go-version ## Check formatting, vet, linters, go fix, modules and the CI w
 	@go vet ./...
 	@go vet -tags stress ./cmd/holdfast ./internal/poller
 	@go vet -tags samlocal ./lockclient
+	@GOOS=windows go vet ./cmd/holdfast ./lockclient/... && GOOS=darwin go vet ./cmd/holdfast
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go vet -C bench ./... && go -C bench mod tidy -diff

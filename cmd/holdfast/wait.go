@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/lockclient"
@@ -48,16 +47,16 @@ func (s *streams) watch(silence func()) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		resized := make(chan os.Signal, 1)
-		signal.Notify(resized, syscall.SIGWINCH)
-		defer signal.Stop(resized)
+		changed := make(chan os.Signal, 1)
+		resized(changed)
+		defer signal.Stop(changed)
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-resized:
+			case <-changed:
 				s.redraw()
 			case <-timer.C:
 				silence()
