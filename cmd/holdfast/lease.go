@@ -159,7 +159,10 @@ func (c *acquireCmd) Run(ctx context.Context, s *streams, conn *connection) erro
 	text := fmt.Sprintf("HOLDFAST_LEASE=%s\nHOLDFAST_FENCE=%d", r.Lease, r.Fence)
 	if file != nil {
 		_, err := fmt.Fprintln(file, r.Lease)
-		if err = errors.Join(err, file.Sync(), os.Rename(file.Name(), c.LeaseFile)); err != nil {
+		if err = errors.Join(err, file.Sync(), file.Close()); err == nil { // Windows renames no open file
+			err = os.Rename(file.Name(), c.LeaseFile)
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("--lease-file: %w", err), lease.Release(ctx))
 		}
 		r.Lease = ""
