@@ -116,8 +116,8 @@ func newStatus(s wire.Status) Status {
 	return out
 }
 
-// List returns an iterator over the locks whose names begin with prefix, in pages of 100. If all is true, it includes the locks that
-// nobody holds, as long as the coordinator remembers them. An error is the iterator's last element. List reads the whole table: it
+// List returns an iterator over the locks whose names begin with prefix, in pages of 100: those that are held, and those that are waited for
+// although nobody holds them (they are frozen, or at their rate). If all is true, it includes the free ones, as long as the coordinator remembers them. An error is the iterator's last element. List reads the whole table: it
 // is meant for people and not for frequent use by programs.
 func (c *Client) List(ctx context.Context, prefix string, all bool) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {

@@ -66,7 +66,7 @@ func (s Status) same(o Status) bool {
 		})
 }
 
-// WatchPrefix returns an iterator over the locks whose names begin with prefix, all of them if it is empty. It gives the status of each lock that is held,
+// WatchPrefix returns an iterator over the locks whose names begin with prefix, all of them if it is empty. It gives the status of each lock that is held or waited for,
 // and again each time that it has changed, as [Client.Watch] does; the last status of a lock that came free has no holders. It polls the list of these locks: at the rate of Watch, and
 // no more than a page of 100 locks a second.
 //
@@ -97,7 +97,7 @@ func (c *Client) WatchPrefix(ctx context.Context, prefix string) iter.Seq2[Statu
 						return
 					}
 				}
-				maps.DeleteFunc(now, func(_ string, s Status) bool { return !s.Locked })
+				maps.DeleteFunc(now, func(_ string, s Status) bool { return !s.Locked && s.Waiting == 0 })
 				last = now
 				pause = max(pause, time.Duration(len(now)/wire.MaxPage)*time.Second)
 			}

@@ -146,6 +146,43 @@ func TestWatchPrefix(t *testing.T) {
 	})
 }
 
+// WatchPrefix gives a frozen lock that is waited for once, and again when its waiter is granted it.
+func TestWatchPrefixOfWaiters(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		if _, err := c.Freeze(t.Context(), "a", time.Now().Add(10*time.Minute), "audit"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		ctx, stop := context.WithCancel(t.Context())
+		seen := make(chan string, 100)
+		go func() {
+			defer close(seen)
+			for s, err := range c.WatchPrefix(ctx, "a") {
+				if err == nil {
+					seen <- fmt.Sprintf("%v %d", s.Locked, s.Waiting)
+				}
+			}
+		}()
+		lease, err := w.client().Acquire(t.Context(), "a", lockclient.Options{TTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		stop()
+		var all []string
+		for line := range seen {
+			all = append(all, line)
+		}
+		if fmt.Sprint(all) != "[false 1 true 0]" {
+			t.Errorf("seen %v", all)
+		}
+		if err := errors.Join(lease.Release(t.Context()), c.Close(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A failure is given, and the changes that were made meanwhile after it. A coordinator that refuses ends the iterator.
 func TestWatchPrefixThroughFailures(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

@@ -182,7 +182,7 @@ func (s *Store) listByName(ctx context.Context, q lock.ListQuery, after string) 
 		}
 		for i, name := range names[:n] {
 			r, there := rows[name]
-			if !there || q.HeldAfter != 0 && r.FreeAt <= q.HeldAfter {
+			if !there || !q.Selects(r) {
 				continue
 			}
 			page.Entries, size = append(page.Entries, lock.Entry{Name: name, Record: r}), size+r.Size()

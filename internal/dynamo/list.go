@@ -82,8 +82,9 @@ func (s *Store) scanInput(q lock.ListQuery) *dynamodb.ScanInput {
 		names["#pk"], values[":prefix"] = attrPK, str(q.Prefix)
 	}
 	if q.HeldAfter != 0 {
-		filter += " AND #free_at > :held_after"
+		filter += " AND (#free_at > :held_after OR #waiting > :none)"
 		names["#free_at"], values[":held_after"] = attrFreeAt, num(q.HeldAfter)
+		names["#waiting"], values[":none"] = attrWaiting, num(0)
 	}
 	return &dynamodb.ScanInput{
 		TableName: aws.String(s.table), FilterExpression: aws.String(filter), ExpressionAttributeNames: names,

@@ -83,8 +83,8 @@ func TestListAsks(t *testing.T) {
 	}{
 		{lock.ListQuery{}, "#sk = :lock", 1},
 		{lock.ListQuery{Prefix: "p"}, "#sk = :lock AND begins_with(#pk, :prefix)", 2},
-		{lock.ListQuery{HeldAfter: 7}, "#sk = :lock AND #free_at > :held_after", 2},
-		{lock.ListQuery{Prefix: "p", HeldAfter: 7, Cursor: cursorOf("k", "lock")}, "#sk = :lock AND begins_with(#pk, :prefix) AND #free_at > :held_after", 3},
+		{lock.ListQuery{HeldAfter: 7}, "#sk = :lock AND (#free_at > :held_after OR #waiting > :none)", 3},
+		{lock.ListQuery{Prefix: "p", HeldAfter: 7, Cursor: cursorOf("k", "lock")}, "#sk = :lock AND begins_with(#pk, :prefix) AND (#free_at > :held_after OR #waiting > :none)", 4},
 	} {
 		s, wire := scripted(t)
 		if _, err := s.List(t.Context(), test.query); err != nil {

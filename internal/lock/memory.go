@@ -278,7 +278,7 @@ func (m *Memory) List(ctx context.Context, q ListQuery) (Page, error) {
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(m.records)) {
 		r := m.records[name]
-		if name <= last || !strings.HasPrefix(name, q.Prefix) || q.HeldAfter != 0 && r.FreeAt <= q.HeldAfter {
+		if name <= last || !strings.HasPrefix(name, q.Prefix) || !q.Selects(r) {
 			continue
 		}
 		if len(page.Entries) == q.Limit || size > MaxPageBytes {

@@ -80,7 +80,7 @@ func (c *Coordinator) Queue(ctx context.Context, name string, limit int) ([]Wait
 // A ListRequest asks for a page of statuses.
 type ListRequest struct {
 	Prefix string
-	All    bool // also free locks, as long as their records are kept
+	All    bool // also locks that nobody holds or waits for, as long as their records are kept
 	Limit  int
 	Cursor string
 }

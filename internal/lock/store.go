@@ -102,10 +102,13 @@ type Reply struct {
 // A ListQuery selects records.
 type ListQuery struct {
 	Prefix    string // of the lock's name; empty: all
-	HeldAfter int64  // Unix milliseconds; if not 0: only records whose FreeAt is later
+	HeldAfter int64  // Unix milliseconds; if not 0: only records that have waiters, or whose FreeAt is later
 	Limit     int    // of records on a page
 	Cursor    string // the Next of the page before; empty: the first page
 }
+
+// Selects reports whether a record is of those that the query asks for, whatever its name.
+func (q ListQuery) Selects(r Record) bool { return q.HeldAfter == 0 || r.FreeAt > q.HeldAfter || r.Waiting > 0 }
 
 // MaxPageBytes is the size, by [Record.Size], after which no record is added to a page. With the largest record more, a page
 // fits the 6 MB that a Lambda function may return.

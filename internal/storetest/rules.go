@@ -71,6 +71,30 @@ var ruleSuite = map[string]func(*fixture){
 		}
 		f.wantErr(f.store.PutPrefixRule(f.t.Context(), lock.PrefixRule{Prefix: f.name + ":new", Rev: 2}), lock.ErrRuleChanged)
 	},
+	"a frozen lock that is waited for is listed, although nobody holds it": func(f *fixture) {
+		f.mustAcquire("a")
+		f.must(f.release("a"))
+		listed := func(all bool) (n int) {
+			f.t.Helper()
+			list, _, err := f.List(f.t.Context(), lock.ListRequest{Prefix: f.name, All: all, Limit: 100})
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			return len(list)
+		}
+		f.clock.Advance(time.Second)
+		if held, all := listed(false), listed(true); held != 0 || all != 1 {
+			f.t.Errorf("free: %d listed as held, %d of all", held, all)
+		}
+		f.freeze(time.Hour)
+		f.clock.Advance(lock.RulePeriod)
+		if _, err := f.acquire("b", func(r *lock.AcquireRequest) { r.Wait = time.Hour }); !errors.Is(err, lock.ErrLockHeld) {
+			f.t.Fatal(err)
+		}
+		if held := listed(false); held != 1 {
+			f.t.Errorf("waited for: %d listed", held)
+		}
+	},
 	"limits are read as they were stored, and a change of them leaves the freeze": func(f *fixture) {
 		frozen := *f.freeze(time.Hour).Freeze
 		all := lock.Limits{Capacity: 3, MaxTTL: 60_000, MaxHold: 90_000, MaxQueue: 4, MaxPerPrincipal: 5, Rate: lock.Rate{Grants: 6, Period: 7000}}
