@@ -68,7 +68,7 @@ func TestStatusNamesWaiters(t *testing.T) {
 		t.Errorf("waiters that nobody asked for: %+v", status)
 	}
 	queue := ask(query("waiters", "100")).Queue
-	if len(queue) != 2 || queue[0].Owner != "third" || queue[0].Position != 1 || queue[0].Permits != 2 || !queue[0].JoinedAt.Equal(joined) || queue[0].Task ||
+	if len(queue) != 2 || queue[0].Owner != "third" || queue[0].Position != 1 || queue[0].Permits != 2 || queue[0].JoinedAt.UnixMilli() != joined.UnixMilli() || queue[0].Task ||
 		queue[1].Owner != "fourth" || queue[1].Position != 2 || queue[0].Principal == "" {
 		t.Errorf("%+v", queue)
 	}

@@ -108,7 +108,9 @@ type ListQuery struct {
 }
 
 // Selects reports whether a record is of those that the query asks for, whatever its name.
-func (q ListQuery) Selects(r Record) bool { return q.HeldAfter == 0 || r.FreeAt > q.HeldAfter || r.Waiting > 0 }
+func (q ListQuery) Selects(r Record) bool {
+	return q.HeldAfter == 0 || r.FreeAt > q.HeldAfter || r.Waiting > 0
+}
 
 // MaxPageBytes is the size, by [Record.Size], after which no record is added to a page. With the largest record more, a page
 // fits the 6 MB that a Lambda function may return.
