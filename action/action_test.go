@@ -1,6 +1,7 @@
 package action_test
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +19,7 @@ const runURL = "https://github.com/example/shop/actions/runs/42"
 // with are the inputs of a step that installs the command from a release and uses a coordinator.
 func with(r *release, endpoint string, more map[string]string) map[string]string {
 	inputs := map[string]string{"lock": "deploy:prod", "endpoint": endpoint, "version": r.version, "releases": r.url, "attestation": "off", "run": "true"}
-	for name, value := range more {
-		inputs[name] = value
-	}
+	maps.Copy(inputs, more)
 	return inputs
 }
 
@@ -144,7 +143,7 @@ func TestActionPassesInputs(t *testing.T) {
 	t.Parallel()
 	r, runner := newRelease(t), newFakeRunner(t)
 	fake := filepath.Join(t.TempDir(), "holdfast")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\" >arguments\n"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\" >arguments\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(runner.workspace(), "sub"), 0o755); err != nil {
