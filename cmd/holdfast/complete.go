@@ -75,7 +75,7 @@ func connectionFlags(words []string) (flags []string) {
 	for i, word := range words {
 		name, _, withValue := strings.Cut(word, "=")
 		switch {
-		case !slices.Contains([]string{"--endpoint", "--table", "--dynamodb-endpoint", "--region", "--sign"}, name):
+		case !slices.Contains([]string{"--endpoint", "--functions", "--table", "--dynamodb-endpoint", "--region", "--sign"}, name):
 		case withValue:
 			flags = append(flags, word)
 		case i+1 < len(words):

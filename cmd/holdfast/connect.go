@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/direct"
+	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
 // connection are the settings of every command that select the coordinator and how it is reached: a flag before or
@@ -24,6 +26,7 @@ import (
 // process's command line: they come from the environment, the profile or the role, as for every AWS tool.
 type connection struct {
 	Endpoint         string        `env:"HOLDFAST_ENDPOINT" placeholder:"URL" help:"The coordinator's URL, up to where /v1/locks begins."`
+	Functions        string        `env:"HOLDFAST_FUNCTIONS" placeholder:"LIST" help:"Invoke the coordinator's functions themselves, without an HTTP API: the stack's output Functions, which is acquire=NAME,renew=NAME and so on."`
 	Table            string        `env:"HOLDFAST_TABLE" placeholder:"NAME" help:"Use this DynamoDB table directly, without a coordinator service."`
 	DynamodbEndpoint string        `env:"HOLDFAST_DYNAMODB_ENDPOINT" placeholder:"URL" help:"DynamoDB's endpoint, such as http://127.0.0.1:8000 of DynamoDB Local; by default the region's."`
 	Region           string        `env:"HOLDFAST_REGION" placeholder:"REGION" help:"AWS region; by default the endpoint's, AWS_REGION or the profile's."`
@@ -34,8 +37,7 @@ type connection struct {
 	given map[string]bool // the flags on the command line, by name
 }
 
-// flagsGiven records which settings were given as flags. --endpoint replaces HOLDFAST_TABLE, and --table replaces
-// HOLDFAST_ENDPOINT.
+// flagsGiven records which settings were given as flags. One of --endpoint, --functions and --table replaces the variables of the others.
 func (c *connection) flagsGiven(k *kong.Context) {
 	c.given = map[string]bool{}
 	for _, p := range k.Path {
@@ -43,11 +45,12 @@ func (c *connection) flagsGiven(k *kong.Context) {
 			c.given[p.Flag.Name] = true
 		}
 	}
-	switch {
-	case c.given["table"] && !c.given["endpoint"]:
-		c.Endpoint = ""
-	case c.given["endpoint"] && !c.given["table"]:
-		c.Table = ""
+	if c.given["endpoint"] || c.given["functions"] || c.given["table"] {
+		for flag, setting := range map[string]*string{"endpoint": &c.Endpoint, "functions": &c.Functions, "table": &c.Table} {
+			if !c.given[flag] {
+				*setting = ""
+			}
+		}
 	}
 }
 
@@ -62,11 +65,14 @@ func (c *connection) check() error {
 	return nil
 }
 
-// noEndpoint refuses --endpoint for a command that uses a table directly. HOLDFAST_ENDPOINT is ignored, since it may be
+// noEndpoint refuses --endpoint and --functions for a command that does not use a coordinator. Their variables are ignored, since they may be
 // set for other commands.
 func (c *connection) noEndpoint(command string) error {
 	if c.given["endpoint"] {
 		return fmt.Errorf("%s does not use a coordinator, so --endpoint means nothing to it; DynamoDB's own is --dynamodb-endpoint", command)
+	}
+	if c.given["functions"] {
+		return fmt.Errorf("%s does not use a coordinator, so --functions means nothing to it; leave it out", command)
 	}
 	return nil
 }
@@ -84,10 +90,16 @@ func (c *connection) client(ctx context.Context) (*lockclient.Client, error) {
 func (c *connection) config(ctx context.Context) (lockclient.Config, error) {
 	cfg := lockclient.Config{Owner: c.Owner, RequestTimeout: c.Timeout}
 	switch {
-	case c.Endpoint == "" && c.Table == "":
-		return cfg, errors.New("which coordinator? Give --endpoint URL or set HOLDFAST_ENDPOINT (of `holdfast dev`: http://127.0.0.1:7420), or give --table NAME to use a DynamoDB table itself")
-	case c.Table != "" && c.Endpoint != "":
-		return cfg, errors.New("--endpoint and --table are both given, or both set by HOLDFAST_ENDPOINT and HOLDFAST_TABLE; give one")
+	case c.Endpoint == "" && c.Functions == "" && c.Table == "":
+		return cfg, errors.New("which coordinator? Give --endpoint URL or set HOLDFAST_ENDPOINT (of `holdfast dev`: http://127.0.0.1:7420); or give --functions LIST for a deployment without an API, or --table NAME to use a DynamoDB table itself")
+	case c.Endpoint != "" && c.Functions != "", c.Endpoint != "" && c.Table != "", c.Functions != "" && c.Table != "":
+		return cfg, errors.New("more than one of --endpoint, --functions and --table is given, or set by HOLDFAST_ENDPOINT, HOLDFAST_FUNCTIONS and HOLDFAST_TABLE; give one")
+	case c.Functions != "":
+		functions, err := c.invoked(ctx)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Transport = functions
 	case c.Table != "":
 		table, err := c.direct(ctx)
 		if err != nil {
@@ -161,6 +173,30 @@ func (c *connection) checkEndpoint() error {
 		scheme = "http"
 	}
 	return fmt.Errorf("--endpoint is %q, which has no scheme; give %s://%[1]s", c.Endpoint, scheme)
+}
+
+// invoked is the transport that invokes the coordinator's functions.
+func (c *connection) invoked(ctx context.Context) (*invoke.Transport, error) {
+	functions, err := invoke.ParseFunctions(c.Functions)
+	if err != nil {
+		return nil, fmt.Errorf("--functions: %s", strings.TrimPrefix(err.Error(), "invoke: "))
+	}
+	sdk, err := awsConfig(ctx, cmp.Or(c.Region, regionOfARN(functions.Acquire), regionOfARN(functions.Status)), "")
+	if err == nil && sdk.Region == "" {
+		err = errors.New("the functions' region is not set; give --region, or set AWS_REGION, or a region in the profile")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return invoke.New(invoke.Config{AWS: sdk, Functions: functions})
+}
+
+// regionOfARN is the region in a function's ARN, or "" of a name.
+func regionOfARN(function string) string {
+	if parts := strings.Split(function, ":"); len(parts) > 6 && parts[0] == "arn" {
+		return parts[3]
+	}
+	return ""
 }
 
 func (c *connection) direct(ctx context.Context) (*direct.Table, error) {

@@ -35,7 +35,7 @@ type examination struct {
 
 // Help is shown with doctor's flags.
 func (*doctorCmd) Help() string {
-	return `Checks the coordinator at --endpoint and the table --table; give either or both. It changes nothing.
+	return `Checks the coordinator at --endpoint or of --functions, and the table --table; give either or both. It changes nothing.
 
 Of a table it also reads the items, up to --limit, and reports what nobody will free or tell: a lease that is over and on which
 somebody waits, a queue that could move, a task that was never told of its grant, an execution whose check is overdue, a waiter whose
@@ -57,12 +57,18 @@ func (d *doctorCmd) Run(ctx context.Context, s *streams, conn *connection) error
 	if c.Limit < 0 {
 		return fmt.Errorf("--limit is %d; give a number of items above 0, or 0 for all", c.Limit)
 	}
-	if c.Endpoint == "" && c.Table == "" {
-		return errors.New("nothing to check: give --endpoint URL (or HOLDFAST_ENDPOINT), --table NAME (or HOLDFAST_TABLE), or both")
+	switch {
+	case c.Endpoint == "" && c.Functions == "" && c.Table == "":
+		return errors.New("nothing to check: give --endpoint URL (or HOLDFAST_ENDPOINT) or --functions LIST (or HOLDFAST_FUNCTIONS), --table NAME (or HOLDFAST_TABLE), or both")
+	case c.Endpoint != "" && c.Functions != "":
+		return errors.New("--endpoint and --functions are both given, or both set by HOLDFAST_ENDPOINT and HOLDFAST_FUNCTIONS; give one")
 	}
 	var list []finding
-	if c.Endpoint != "" {
+	switch {
+	case c.Endpoint != "":
 		list = append(list, c.service(ctx)...)
+	case c.Functions != "":
+		list = append(list, c.functions(ctx)...)
 	}
 	if c.Table != "" {
 		list = append(list, c.table(ctx)...)
@@ -115,19 +121,52 @@ func (c examination) service(ctx context.Context) (list []finding) {
 	if err != nil {
 		return append(list, bad("endpoint", "give the coordinator's URL, up to where /v1/locks begins", err))
 	}
+	answers, ok := c.answers(ctx, client, "endpoint", c.Endpoint)
+	if list = append(list, answers...); ok {
+		list = append(list, checkPlus(ctx, client, c.Lock))
+		list = append(list, c.stuck(ctx, client)...)
+	}
+	return list
+}
+
+// functions checks the coordinator's functions as they are invoked directly.
+func (c examination) functions(ctx context.Context) (list []finding) {
+	transport, err := c.invoked(ctx)
+	if err != nil {
+		return append(list, bad("functions", "give the stack's output Functions, and the region", err))
+	}
+	client, err := lockclient.New(lockclient.Config{Transport: transport, RequestTimeout: c.Timeout, Retries: -1})
+	if err != nil {
+		return append(list, bad("functions", "give the stack's output Functions", err))
+	}
+	answers, ok := c.answers(ctx, client, "functions", c.where())
+	if list = append(list, answers...); ok {
+		list = append(list, c.stuck(ctx, client)...)
+	}
+	return list
+}
+
+// answers reads a lock's status of the coordinator, and compares clocks. It reports whether there was an answer.
+func (c examination) answers(ctx context.Context, client *lockclient.Client, check, where string) (list []finding, ok bool) {
 	sent := time.Now()
 	status, err := client.Status(ctx, c.Lock)
 	received := time.Now()
 	if err != nil {
-		return append(list, bad("endpoint", c.endpointFix(ctx, err), err))
+		return append(list, bad(check, c.fix(ctx, err), err)), false
 	}
-	list = append(list, finding{"endpoint", true, fmt.Sprintf("%s answers in %v", c.Endpoint, received.Sub(sent).Round(time.Millisecond)), ""})
-	list = append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator"))
-	list = append(list, checkPlus(ctx, client, c.Lock))
-	return append(list, c.stuck(ctx, client)...)
+	list = append(list, finding{check, true, fmt.Sprintf("%s answers in %v", where, received.Sub(sent).Round(time.Millisecond)), ""})
+	return append(list, checkClock(clockOffset(sent, received, status.At), "the coordinator")), true
 }
 
-// endpointFix is the remedy for a failed request to the coordinator.
+// fix is the remedy for a failed request to the coordinator.
+func (c examination) fix(ctx context.Context, err error) string {
+	if c.Functions != "" {
+		return "name the status function, allow lambda:InvokeFunction on it (docs/iam.md), and let this machine reach Lambda (docs/network.md); with an alias that serves some locks, name one of them with --lock"
+	}
+	return c.endpointFix(ctx, err)
+}
+
+// endpointFix is the remedy for a failed request to an endpoint.
 func (c examination) endpointFix(ctx context.Context, err error) string {
 	if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok {
 		switch {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/redrive"
+	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
 	"github.com/holdfast-lock/holdfast/lockclient/notify"
 )
@@ -69,8 +70,12 @@ func (c examination) stuck(ctx context.Context, client *lockclient.Client) (list
 	}
 	n, seem := 0, []lockclient.Status{}
 	for status, err := range client.List(ctx, c.Prefix, true) {
-		if refused, ok := errors.AsType[*lockclient.RefusedError](err); ok && refused.Status == http.StatusForbidden {
+		refused, ok := errors.AsType[*lockclient.RefusedError](err)
+		if ok && refused.Status == http.StatusForbidden {
 			return append(list, finding{"stuck locks", true, "not looked for: the credentials may not list locks (execute-api:Invoke on GET /v1/locks)", ""})
+		}
+		if ok && c.Functions != "" && refused.Code == string(wire.InvalidRequest) {
+			return append(list, finding{"stuck locks", true, "not looked for: this alias of the status function serves single locks only", ""})
 		}
 		if err != nil {
 			return append(list, bad("stuck locks", "repeat it; --no-sweep leaves it out", err))

@@ -85,11 +85,11 @@ func asFlags(settings map[string]string) (flags []string) {
 func TestEveryCommandTakesEverySetting(t *testing.T) {
 	settings := map[string]string{
 		"endpoint": "http://127.0.0.1:1", "table": "t", "dynamodb-endpoint": "http://127.0.0.1:2", "region": "eu-west-1", "sign": "always",
-		"timeout": "1d", "owner": "me", "json": "true",
+		"timeout": "1d", "owner": "me", "json": "true", "functions": "acquire=a",
 	}
 	want := connection{
 		Endpoint: "http://127.0.0.1:1", Table: "t", DynamodbEndpoint: "http://127.0.0.1:2", Region: "eu-west-1", Sign: "always",
-		Timeout: 24 * time.Hour, Owner: "me",
+		Timeout: 24 * time.Hour, Owner: "me", Functions: "acquire=a",
 	}
 	newTestParser := func(c *cli) *kong.Kong { return newParser(c, &streams{out: io.Discard, err: io.Discard}) }
 	model := newTestParser(new(cli)).Model
@@ -114,13 +114,15 @@ func TestEveryCommandTakesEverySetting(t *testing.T) {
 				got := c.connection
 				got.given = nil
 				if got.Endpoint != want.Endpoint || got.Table != want.Table || got.DynamodbEndpoint != want.DynamodbEndpoint ||
-					got.Region != want.Region || got.Sign != want.Sign || got.Timeout != want.Timeout || got.Owner != want.Owner || !c.JSON {
+					got.Region != want.Region || got.Sign != want.Sign || got.Functions != want.Functions || got.Timeout != want.Timeout || got.Owner != want.Owner || !c.JSON {
 					t.Errorf("settings %+v, json %v", got, c.JSON)
 				}
 			})
 		}
 	}
 }
+
+const everyFunction = "acquire=f-acquire:live,renew=f-renew:live,release=f-release:live,force-release=f-force:live,status=f-status:live,rules=f-rules:live"
 
 // Every command that uses a table or a coordinator sends its first request to the one that the settings name.
 func TestSettingsAreHonoured(t *testing.T) {
@@ -136,6 +138,7 @@ func TestSettingsAreHonoured(t *testing.T) {
 	}{
 		{onTables, map[string]string{"dynamodb-endpoint": "URL", "table": "my-table", "region": "eu-north-1"}, "/eu-north-1/dynamodb/"},
 		{onServices, map[string]string{"endpoint": "URL", "sign": "always", "region": "eu-north-1"}, "/eu-north-1/execute-api/"},
+		{onServices, map[string]string{"functions": everyFunction, "region": "eu-north-1"}, "/eu-north-1/lambda/"},
 	} {
 		for _, command := range target.commands {
 			for way, give := range ways {
@@ -154,6 +157,7 @@ func TestSettingsAreHonoured(t *testing.T) {
 						}
 					}))
 					defer fake.Close()
+					t.Setenv("AWS_ENDPOINT_URL_LAMBDA", fake.URL)
 					settings := map[string]string{"timeout": "30s"}
 					for name, value := range target.settings {
 						settings[name] = strings.ReplaceAll(value, "URL", fake.URL)
@@ -161,6 +165,9 @@ func TestSettingsAreHonoured(t *testing.T) {
 					call(ctx, give(t, commandLines[command], settings)...)
 					select {
 					case r := <-asked:
+						if _, ok := settings["functions"]; ok && !strings.Contains(r.URL.Path, "/functions/f-") {
+							t.Errorf("invoked %s", r.URL.Path)
+						}
 						if !strings.Contains(r.Header.Get("Authorization"), target.scope) {
 							t.Errorf("signed %s", r.Header.Get("Authorization"))
 						}
@@ -193,7 +200,24 @@ func TestFlagsReplaceTheEnvironment(t *testing.T) {
 	if code, _, errs := call(t.Context(), "status", "a", "--table", "others", "--dynamodb-endpoint", "x"); code != exitFailed || !strings.Contains(errs, "--dynamodb-endpoint is") {
 		t.Errorf("%d: %s", code, errs)
 	}
+	t.Setenv("HOLDFAST_TABLE", "")
+	t.Setenv("HOLDFAST_FUNCTIONS", everyFunction)
+	if code, _, errs := call(t.Context(), "status", "a"); code != exitFailed || !strings.Contains(errs, "give one") {
+		t.Errorf("%d: %s", code, errs)
+	}
+	if code, out, errs := call(t.Context(), "status", "a", "--endpoint", s.url); code != 0 {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+	if code, _, errs := call(t.Context(), "status", "a", "--functions", "acquire"); code != exitFailed || !strings.Contains(errs, `--functions: "acquire" names no function`) {
+		t.Errorf("%d: %s", code, errs)
+	}
+	if code, _, errs := call(t.Context(), "status", "a", "--functions", "acquire=x", "--region", "eu-west-1"); code != exitFailed || !strings.Contains(errs, "HOLDFAST_FUNCTIONS") {
+		t.Errorf("%d: %s", code, errs)
+	}
 	for _, command := range []string{"init", "dev"} { // the environment's endpoint is for the others
+		if code, _, errs := call(t.Context(), with(commandLines[command], false, "--functions", "acquire=x")...); code != exitFailed || !strings.Contains(errs, "--functions means nothing") {
+			t.Errorf("%s --functions: %d: %s", command, code, errs)
+		}
 		if code, _, errs := call(t.Context(), with(commandLines[command], false, "--endpoint", s.url)...); code != exitFailed || !strings.Contains(errs, "--dynamodb-endpoint") {
 			t.Errorf("%s --endpoint: %d: %s", command, code, errs)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/ui"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 	"github.com/holdfast-lock/holdfast/lockclient"
+	"github.com/holdfast-lock/holdfast/lockclient/invoke"
 )
 
 type uiCmd struct {
@@ -77,8 +79,12 @@ func (c *uiCmd) Run(ctx context.Context, s *streams, conn *connection, log *slog
 
 // where names the coordinator.
 func (c *connection) where() string {
-	if c.Table != "" {
+	switch {
+	case c.Table != "":
 		return "table " + c.Table
+	case c.Functions != "":
+		functions, _ := invoke.ParseFunctions(c.Functions) // config has read them
+		return "function " + cmp.Or(functions.Status, functions.Acquire)
 	}
 	return c.Endpoint
 }

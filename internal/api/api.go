@@ -28,7 +28,9 @@ type Config struct {
 	// NotifyPrefix is how the URL of a queue begins that a waiter may be notified by, such as
 	// "https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-". Empty: no waiter is notified.
 	NotifyPrefix string
-	Metrics      string // the CloudWatch namespace of the metrics in the log records; empty: no metrics
+	// NoHTTP refuses events of API Gateway: the deployment has no HTTP API, so whoever sends one has made it up, with any principal.
+	NoHTTP  bool
+	Metrics string // the CloudWatch namespace of the metrics in the log records; empty: no metrics
 }
 
 // An API serves requests to one coordinator. It is safe for concurrent use.
@@ -39,6 +41,7 @@ type API struct {
 	maxTTL      time.Duration
 	machines    []string
 	notify      string // Config.NotifyPrefix
+	noHTTP      bool
 	metrics     string
 	groups      *emf.Groups
 }
@@ -61,7 +64,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.Metrics, new(emf.Groups)}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.NoHTTP, cfg.Metrics, new(emf.Groups)}, nil
 }
 
 // Call serves a request of this process. Name is the lock's, or the scope of a set; it is empty for list. Body has the operation's fields, as a JSON

@@ -25,7 +25,8 @@ type call struct {
 	principal string // the caller, as API Gateway's authorizer names it; empty for other requests
 	function  string // the ARN by which the function was invoked; empty outside Lambda
 	trace     string // the HTTP header traceparent
-	http      bool   // the request came through API Gateway
+	http      bool   // the request has the form of API Gateway's events
+	forged    bool   // it has, but API Gateway cannot have sent it
 }
 
 // An operation carries out a call. It returns the answer and, for the log, a fencing token, or 0 for none.
@@ -73,14 +74,13 @@ func (c *call) admit() error {
 	if c.malformed != nil {
 		return c.malformed
 	}
-	qualified := c.http && scope.Qualified(c.function)
 	wrong, listing := wire.CheckName(c.lock), c.op == wire.OpList
 	switch {
 	case operations[c.op] == nil:
 		return invalid("op", `op is %q; there is no such operation`, brief([]byte(c.op)))
-	case c.op.IsSet() && !qualified:
+	case c.op.IsSet() && !c.forged:
 		return c.admitSet()
-	case c.op.OfRules() && !qualified:
+	case c.op.OfRules() && !c.forged:
 		return c.admitRules()
 	case c.op.IsSet(), c.op.OfRules():
 	case wrong != "" && !listing && c.http:
@@ -92,8 +92,8 @@ func (c *call) admit() error {
 	case !scope.Allows(c.function, c.lock):
 		return invalid("name", "name is %q; this alias of the function serves other locks only", c.lock)
 	}
-	if qualified {
-		return invalid("requestContext", "the payload is an API Gateway event, and an alias or version was invoked, which API Gateway does not do; "+
+	if c.forged {
+		return invalid("requestContext", "the payload is an API Gateway event, and API Gateway did not send it: the alias or version that was invoked is not the API's, or there is no API; "+
 			"send the request as a plain object with the lock's name, such as {\"name\": \"deploy:prod\"}")
 	}
 	return nil

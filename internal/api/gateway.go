@@ -12,7 +12,6 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 
-	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -60,11 +59,10 @@ func asHTTP(payload []byte) (*httpEvent, bool) {
 var historyRoute = func() string { method, path := wire.OpHistory.Route(); return method + " " + path }()
 
 // readHTTP completes a call with an event of API Gateway. What the event says about the caller is believed only if API Gateway
-// sent it, and API Gateway invokes the function itself, without a qualifier. Anybody who may invoke an alias can send such an
-// event there; admit refuses it.
+// may have sent it ([scope.MayBeAPI]). Anybody who may invoke another alias can send such an event there; admit refuses it.
 func (c *call) readHTTP(event *httpEvent) {
 	c.http, c.trace = true, event.Headers.Traceparent
-	if !scope.Qualified(c.function) {
+	if !c.forged {
 		c.principal = event.RequestContext.Authorizer.IAM.UserARN
 		c.requestID = cmp.Or(event.RequestContext.RequestID, c.requestID)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda/messages"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -33,8 +34,8 @@ func TestFunctionEvents(t *testing.T) {
 	}
 }
 
-// The caller in an event of API Gateway is believed only if the function itself was invoked. An event that is sent to an alias or a
-// version, which callers may be allowed to invoke, is refused, and its caller is not logged.
+// The caller in an event of API Gateway is believed only if the function itself or the API's alias was invoked, and if there is an API. An event
+// that is sent to another alias or a version, which callers may be allowed to invoke, is refused, and its caller is not logged.
 func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
 	const function = "arn:aws:lambda:eu-west-1:123456789012:function:f"
 	const forger = "arn:aws:iam::123456789012:user/other"
@@ -42,11 +43,21 @@ func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
 		"acquire": `{"owner":"x"}`, "renew": `{"lease":"` + secret + `"}`, "release": `{"lease":"` + secret + `"}`,
 		"force-release": `{"reason":"x"}`, "status": "", "list": "",
 	}
-	for qualifier, believed := range map[string]bool{
-		"": true, ":only-ZGVwbG95Oio": false, ":only-Kg": false, ":live": false, ":$LATEST": false, ":7": false, // deploy:* and *
+	for _, test := range []struct {
+		qualifier       string
+		noAPI, believed bool
+	}{
+		{"", false, true},
+		{":live", false, true},
+		{":only-ZGVwbG95Oio", false, false}, // deploy:*
+		{":only-Kg", false, false},          // *
+		{":$LATEST", false, false},
+		{":7", false, false},
+		{"", true, false},
+		{":live", true, false},
 	} {
 		for op, body := range bodies {
-			s := newSystem(t)
+			s := newSystem(t, func(_ *system, c *api.Config) { c.NoHTTP = test.noAPI })
 			event := events.APIGatewayV2HTTPRequest{
 				Version: "2.0", Headers: map[string]string{"content-type": "application/json"}, Body: body,
 				RequestContext: events.APIGatewayV2HTTPRequestContext{
@@ -63,13 +74,13 @@ func TestOnlyTheGatewaySaysWhoCalls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "lambda-id", InvokedFunctionArn: function + qualifier})
+			ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "lambda-id", InvokedFunctionArn: function + test.qualifier})
 			var resp events.APIGatewayV2HTTPResponse
 			if out, err := s.handler(op).Invoke(ctx, payload); err != nil || json.Unmarshal(out, &resp) != nil {
 				t.Fatalf("%s, %v", out, err)
 			}
-			what := fmt.Sprintf("%s through %q: %d %s, log %s", op, qualifier, resp.StatusCode, resp.Body, s.log.String())
-			if believed {
+			what := fmt.Sprintf("%s through %q, no API: %v: %d %s, log %s", op, test.qualifier, test.noAPI, resp.StatusCode, resp.Body, s.log.String())
+			if test.believed {
 				if resp.StatusCode == 400 || !strings.Contains(s.log.String(), forger) || !strings.Contains(s.log.String(), "forged-id") {
 					t.Error(what)
 				}

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda/messages"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
+	"github.com/holdfast-lock/holdfast/internal/scope"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -35,6 +36,7 @@ func (h *handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	}
 	c := &call{op: h.function, function: lc.InvokedFunctionArn, requestID: cmp.Or(lc.AwsRequestID, rand.Text())}
 	if event, ok := asHTTP(payload); ok {
+		c.forged = h.api.noHTTP || !scope.MayBeAPI(c.function)
 		c.readHTTP(event)
 		return encode(httpResponse(h.api.serve(ctx, c))), nil
 	}

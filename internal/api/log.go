@@ -43,7 +43,7 @@ func (a *API) record(ctx context.Context, c *call, r result) {
 	attrs = append(attrs, slog.String("code", code), slog.String("request_id", c.requestID),
 		slog.Float64("latency_ms", float64(r.took.Microseconds())/1000))
 	if a.metrics != "" {
-		attrs = append(attrs, a.measure(c.lock, r)...)
+		attrs = append(attrs, a.measure(c, r)...)
 	}
 	a.log.LogAttrs(ctx, level, "request", attrs...)
 }
@@ -52,10 +52,11 @@ func (a *API) record(ctx context.Context, c *call, r result) {
 //
 //	latency_ms     by op, and by op and code; its sample count is the number of requests
 //	hold_ms        of a release, by group: how long the lease was held
+//	refused        1 if a direct invocation failed on purpose, by op, since Lambda counts that among the function's Errors, too
 //	clock_guard    1 if the coordinator's clock was found to be wrong, so that it granted nothing
 //
 // The number of dimension values is small: operations, codes, and the first segments of lock names (the groups).
-func (a *API) measure(name string, r result) []slog.Attr {
+func (a *API) measure(c *call, r result) []slog.Attr {
 	metrics := []emf.Metric{
 		{Name: "latency_ms", Unit: emf.Milliseconds, Dimensions: []string{"op"}},
 		{Name: "latency_ms", Unit: emf.Milliseconds, Dimensions: []string{"op", "code"}},
@@ -64,8 +65,12 @@ func (a *API) measure(name string, r result) []slog.Attr {
 	if released, ok := r.answer.(wire.Released); ok && released.Fence > 0 { // 0: a waiter left the queue
 		// A fencing token is the time of its grant in microseconds, plus one for each earlier grant within that microsecond.
 		held := max(released.ReleasedAt.UnixMilli()-released.Fence/1000, 0)
-		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", a.groups.Of(name)))
+		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", a.groups.Of(c.lock)))
 		metrics = append(metrics, emf.Metric{Name: "hold_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}})
+	}
+	if r.problem != nil && r.problem.Status < 500 && !c.http {
+		attrs = append(attrs, slog.Int("refused", 1))
+		metrics = append(metrics, emf.Metric{Name: "refused", Unit: emf.Count, Dimensions: []string{"op"}})
 	}
 	if _, wrong := errors.AsType[*lock.ClockError](r.err); wrong {
 		attrs = append(attrs, slog.Int("clock_guard", 1))

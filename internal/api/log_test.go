@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -94,7 +95,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// A release measures how long the lease was held; nothing else does. A wrong clock is counted.
+// A release measures how long the lease was held; nothing else does. A wrong clock is counted, and so is a direct invocation that fails on purpose.
 func TestWhatIsMeasured(t *testing.T) {
 	withMetrics := func(_ *system, c *api.Config) { c.Metrics = "Holdfast/test" }
 	names := func(r map[string]any) string {
@@ -121,6 +122,23 @@ func TestWhatIsMeasured(t *testing.T) {
 	}
 	if r := records[3]; r["hold_ms"] != 1500.0 || r["group"] != "g" || records[2]["hold_ms"] != nil {
 		t.Errorf("%v", records)
+	}
+	s = newSystem(t, withMetrics)
+	s.call("acquire", "a", `{}`)
+	s.call("acquire", "a", `{}`) // held, over HTTP
+	s.invokeAs(ownFunction, "status", `{"name":"a","op":"status"}`)
+	s.invokeAs(ownFunction, "acquire", `{"name":"a"}`)
+	s.invokeAs(ownFunction, "acquire", `{"nam":"a"}`)
+	records = s.records()
+	for i, want := range []string{latency, latency, latency, latency + " refused[[op]]", latency + " refused[[op]]"} {
+		if r := records[i]; names(r) != want || (r["refused"] == 1.0) != strings.Contains(want, "refused") {
+			t.Errorf("%v, want %s", r, want)
+		}
+	}
+	s = newSystem(t, withMetrics, func(s *system, _ *api.Config) { s.store = failing{&lock.StoreError{Kind: lock.ErrUnavailable, Err: errors.New("down")}} })
+	s.invokeAs(ownFunction, "acquire", `{"name":"a"}`)
+	if r := s.records()[0]; names(r) != latency { // a fault, which is an error of the function
+		t.Errorf("%v", r)
 	}
 	s = newSystem(t, withMetrics, func(s *system, _ *api.Config) { s.store = failing{&lock.ClockError{Offset: -10 * time.Second}} })
 	s.call("acquire", "a", `{}`)

@@ -11,6 +11,10 @@ import (
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
+// Live is the alias by which API Gateway and the event sources invoke the functions of a deployment. A roll-out moves it from one published
+// version to the next.
+const Live = "live"
+
 // aliasPrefix begins the name of an alias with a pattern. The rest is the pattern in base64url.
 const aliasPrefix = "only-"
 
@@ -40,8 +44,12 @@ func Alias(pattern string) (string, error) {
 	return aliasPrefix + base64.RawURLEncoding.EncodeToString([]byte(pattern)), nil
 }
 
-// Qualified reports whether the ARN by which a function was invoked has an alias or a version.
-func Qualified(functionARN string) bool { return qualifier(functionARN) != "" }
+// MayBeAPI reports whether API Gateway may have invoked a function by this ARN: it invokes the function itself or the alias [Live], and no
+// other alias and no version.
+func MayBeAPI(functionARN string) bool {
+	q := qualifier(functionARN)
+	return q == "" || q == Live
+}
 
 // qualifier returns the alias or version in the ARN of an invocation, or "".
 func qualifier(functionARN string) string {

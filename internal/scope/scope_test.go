@@ -48,17 +48,19 @@ func TestAllows(t *testing.T) {
 	}
 }
 
-func TestQualified(t *testing.T) {
-	for arn, qualified := range map[string]bool{
-		"": false,
-		"arn:aws:lambda:eu-west-1:123456789012:function:acquire":         false,
-		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:":        false,
-		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:3":       true,
-		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:$LATEST": true,
-		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live":    true,
+func TestMayBeAPI(t *testing.T) {
+	for arn, may := range map[string]bool{
+		"": true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire":               true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:":              true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live":          true,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:3":             false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:$LATEST":       false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:live2":         false,
+		"arn:aws:lambda:eu-west-1:123456789012:function:acquire:only-ZGVwbG95": false,
 	} {
-		if scope.Qualified(arn) != qualified {
-			t.Errorf("%q: qualified is %v", arn, !qualified)
+		if scope.MayBeAPI(arn) != may {
+			t.Errorf("%q: may be the API's is %v", arn, !may)
 		}
 	}
 }

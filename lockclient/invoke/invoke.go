@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -34,6 +35,30 @@ type Functions struct {
 	ForceRelease string
 	Status       string // serves Status, List and Watch
 	Rules        string // serves Freeze, Unfreeze and Rules
+}
+
+// ParseFunctions returns the functions of a list such as "acquire=NAME,renew=NAME,release=NAME,force-release=NAME,status=NAME,rules=NAME",
+// the stack's output Functions, which the command takes as HOLDFAST_FUNCTIONS. A value is a function's name or ARN, or that of an alias. The
+// list may name some of the functions only. It fails if a part is not of that form, or names an operation twice or one that there is not.
+func ParseFunctions(list string) (Functions, error) {
+	var f Functions
+	fields := map[string]*string{
+		"acquire": &f.Acquire, "renew": &f.Renew, "release": &f.Release, "force-release": &f.ForceRelease, "status": &f.Status, "rules": &f.Rules,
+	}
+	for part := range strings.SplitSeq(list, ",") {
+		op, function, _ := strings.Cut(strings.TrimSpace(part), "=")
+		field := fields[op]
+		switch {
+		case function == "":
+			return Functions{}, fmt.Errorf("invoke: %q names no function; give acquire=NAME, with commas between several, such as the stack's output Functions", part)
+		case field == nil:
+			return Functions{}, fmt.Errorf("invoke: %q is no function of a coordinator; there are acquire, renew, release, force-release, status and rules", op)
+		case *field != "":
+			return Functions{}, fmt.Errorf("invoke: the function for %s is named twice; name it once", op)
+		}
+		*field = function
+	}
+	return f, nil
 }
 
 // Config configures a [Transport].
@@ -87,7 +112,7 @@ func (t *Transport) RoundTrip(ctx context.Context, r lockclient.Request) (lockcl
 	op := wire.Op(r.Op)
 	function := t.functions[op.Function()]
 	if function == "" {
-		return lockclient.Response{}, refused("no function is named for %s; name one in Config.Functions", op)
+		return lockclient.Response{}, refused("no function is named for %s; name one in Config.Functions, or in HOLDFAST_FUNCTIONS of the command", op)
 	}
 	payload, err := wire.DirectRequest(op, r.Lock, r.Body)
 	if err != nil {

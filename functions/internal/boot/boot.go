@@ -8,6 +8,7 @@
 //	HOLDFAST_MAX_TTL_MS         the longest TTL that a request may ask for, from 60000 to 604800000 (7 days). Default: 86400000
 //	HOLDFAST_NOTIFY_PREFIX      how the URLs of the queues begin by which waiters may be notified, such as
 //	                            https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-. Default: waiters are not notified
+//	HOLDFAST_NO_API             true: the deployment has no HTTP API, so that events of API Gateway are refused. Default: they are served
 //	HOLDFAST_METRICS            the CloudWatch namespace of the metrics. Default: no metrics
 //	HOLDFAST_DYNAMODB_ENDPOINT  the URL of a local DynamoDB. Default: the region's
 //	HOLDFAST_BUS                the event bus; required for the stream, expire and redrive functions
@@ -128,6 +129,13 @@ func (e *Environment) API(granted Granted) (*api.API, error) {
 	if u, err := url.Parse(notify); notify != "" && (err != nil || u.Host == "" || strings.Count(u.Path, "/") != 2) {
 		return nil, fmt.Errorf("HOLDFAST_NOTIFY_PREFIX is %q; give the beginning of a queue's URL, such as https://sqs.REGION.amazonaws.com/ACCOUNT/holdfast-notify-", notify)
 	}
+	noAPI := false
+	if s := e.Getenv("HOLDFAST_NO_API"); s != "" {
+		var err error
+		if noAPI, err = strconv.ParseBool(s); err != nil {
+			return nil, fmt.Errorf("HOLDFAST_NO_API is %q; give true or false", s)
+		}
+	}
 	coordinator, err := e.Coordinator(granted)
 	if err != nil {
 		return nil, err
@@ -140,5 +148,5 @@ func (e *Environment) API(granted Granted) (*api.API, error) {
 			}
 		}
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, NotifyPrefix: notify, Metrics: e.Metrics()})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, NotifyPrefix: notify, NoHTTP: noAPI, Metrics: e.Metrics()})
 }

@@ -17,6 +17,8 @@ func TestSettings(t *testing.T) {
 		{"HOLDFAST_NOTIFY_PREFIX", "https://sqs.eu-west-1.amazonaws.com/123456789012/holdfast-notify-", ""},
 		{"HOLDFAST_NOTIFY_PREFIX", "holdfast-notify-", "HOLDFAST_NOTIFY_PREFIX"},
 		{"HOLDFAST_NOTIFY_PREFIX", "https://sqs.eu-west-1.amazonaws.com/", "HOLDFAST_NOTIFY_PREFIX"},
+		{"HOLDFAST_NO_API", "true", ""},
+		{"HOLDFAST_NO_API", "none", "HOLDFAST_NO_API"},
 		{"HOLDFAST_MAX_TTL_MS", "an hour", "whole milliseconds"},
 		{"HOLDFAST_MAX_TTL_MS", "1", "MaxTTL"},
 		{"HOLDFAST_MAX_TTL_MS", "604800000", ""},
