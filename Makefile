@@ -117,7 +117,10 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 # The settings of the variant "sam" of infra/variants_test.go, as parameters of template.yaml.
 SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable Events=deploy:,report \
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
-  MetricNamespace=Mine NotifyName=mine AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
+  MetricNamespace=Mine NotifyName=mine Rollout=Canary10Percent30Minutes DeployedVersion=v1 SubnetIds=subnet-0a1b2c3d SecurityGroupIds=sg-0a1b2c3d AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
+
+SAM_WITHOUT_API := NoApi=true SubnetIds=subnet-0a1b2c3d,subnet-1a2b3c4d SecurityGroupIds=sg-0a1b2c3d EndpointsVpcId=vpc-0a1b2c3d RouteTableIds=rtb-0a1b2c3d,rtb-1a2b3c4d \
+  StateMachines=Deploy* DurableFunctions=durable Tracing=true Rollout=Canary10Percent5Minutes DeployedVersion=v1
 
 # parity.py and cfn-lint run in Python, the other validators in Node.js. W3005: the CDK makes a state machine depend on
 # its role twice.
@@ -128,7 +131,9 @@ templates: go-version node python synth ## Validate templates and state machines
 	@. scripts/cloud/venv.sh && bin=$$(dirname "$$HOLDFAST_CLOUD_PYTHON") && \
 	  $$bin/python scripts/cloud/parity.py template.yaml dist/cdk/Holdfast.template.json && \
 	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam.template.json $(SAM_EVERYTHING) && \
-	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-timers.template.json PromptExpiry=false Events=- && \
+	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-timers.template.json PromptExpiry=false Events=- \
+	    Rollout=Linear10PercentEvery1Minute DeployedVersion=v1 && \
+	  $$bin/python scripts/cloud/parity.py template.yaml dist/templates/sam-without-api.template.json $(SAM_WITHOUT_API) && \
 	  $$bin/cfn-lint -i W3005 -- template.yaml dist/cdk/Holdfast.template.json $$(ls dist/templates/*.json | grep -v -e /china -e /us-gov) && \
 	  $$bin/cfn-lint -i W3005 -r cn-north-1 -- dist/templates/china*.json && \
 	  $$bin/cfn-lint -i W3005 -r us-gov-west-1 -- dist/templates/us-gov*.json && \
@@ -148,9 +153,18 @@ synth-examples: go-version node python
 	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-examples \
 	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)","examples":"$(CURDIR)/examples/stepfunctions","work":"$(CURDIR)/dist/work"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
 
-e2e: synth-examples ## Test the CDK stack end to end on this machine, with authorisation enforced
+# The stack without an API, in the local engine's default VPC.
+WITHOUT_API := "stack":"HoldfastWithoutApi","noApi":"true","subnetIds":"subnet-00000001,subnet-00000002","securityGroupIds":"sg-00000001",\
+"endpointsVpcId":"vpc-00000001","routeTableIds":"rtb-00000001"
+
+synth-without-api: go-version node
+	@echo "synthesising the CDK stack without an API" >&2
+	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-without-api \
+	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)",$(WITHOUT_API)}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
+
+e2e: synth-examples synth-without-api ## Test the CDK stack end to end on this machine, with authorisation enforced
 	@cd infra && go vet -tags cloud ./e2e
-	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
+	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples HOLDFAST_CLOUD_WITHOUT_API=dist/cdk-without-api scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
 
 sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; needs Docker and the SAM CLI
 	@scripts/with-dynamodb.sh scripts/sam-local.sh
@@ -252,4 +266,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint clients-test clients-typescript build infra-test synth synth-examples templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test clients-typescript build infra-test synth synth-examples synth-without-api templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
@@ -23,6 +24,24 @@ func (c *Coordinator) lambdaMetric(function, name, statistic string) awscloudwat
 	return awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
 		Namespace: jsii.String("AWS/Lambda"), MetricName: &name, Statistic: &statistic, Period: minute(),
 		DimensionsMap: &map[string]*string{"FunctionName": c.Functions[function].FunctionName()},
+	})
+}
+
+// errors counts the failures of a function. Lambda also counts direct invocations that fail on purpose, such as with LockHeld, and these a
+// function that serves requests counts itself. The two counts may put an invocation at the turn of a minute into different minutes, which is
+// why a difference of up to a fiftieth is taken for none.
+func (c *Coordinator) errors(function string) awscloudwatch.IMetric {
+	errors := c.lambdaMetric(function, "Errors", "Sum")
+	if !slices.Contains(serving(), function) {
+		return errors
+	}
+	refused := awscloudwatch.NewMetric(&awscloudwatch.MetricProps{
+		Namespace: c.namespace, MetricName: jsii.String("refused"), Statistic: jsii.String("Sum"), Period: minute(),
+		DimensionsMap: &map[string]*string{"op": jsii.String(operation(function))},
+	})
+	return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
+		Expression:   jsii.String("IF(errors - FILL(refused, 0) > errors / 50, errors - FILL(refused, 0), 0)"),
+		UsingMetrics: &map[string]awscloudwatch.IMetric{"errors": errors, "refused": refused}, Label: jsii.String("failures"), Period: minute(),
 	})
 }
 
@@ -49,7 +68,7 @@ func (c *Coordinator) alarms() {
 		c.alarm("ApiFaults", "Requests fail with 5xx: see the functions' logs by request_id", c.apiMetric("5xx"), 5, 3)
 	}
 	for _, f := range c.names {
-		c.alarm("Errors"+capital(f), "Function "+f+" fails or times out: see its log", c.lambdaMetric(f, "Errors", "Sum"), 1, 3)
+		c.alarm("Errors"+capital(f), "Function "+f+" fails or times out: see its log", c.errors(f), 1, 3)
 		c.alarm("Throttles"+capital(f), "Function "+f+" is throttled: raise its concurrency, or the account's", c.lambdaMetric(f, "Throttles", "Sum"), 1, 3)
 	}
 	c.alarm("StreamLag", "Events are late: the stream function cannot keep up, or the bus is unavailable",
@@ -94,7 +113,7 @@ func (c *Coordinator) alarm(id, description string, metric awscloudwatch.IMetric
 // Section is the section of docs/runbook.md about an alarm. The alarms of all functions, such as ErrorsAcquire and ErrorsRenew, have one
 // together.
 func Section(alarm string) string {
-	for _, kind := range []string{"Errors", "Throttles", "Undelivered"} {
+	for _, kind := range []string{"Errors", "Faults", "Throttles", "Undelivered"} {
 		if strings.HasPrefix(alarm, kind) {
 			return strings.ToLower(kind)
 		}

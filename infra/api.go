@@ -43,7 +43,7 @@ func (c *Coordinator) api() {
 	integrations := map[string]awsapigatewayv2integrations.HttpLambdaIntegration{}
 	for _, r := range Routes {
 		if integrations[r.Function] == nil {
-			integrations[r.Function] = awsapigatewayv2integrations.NewHttpLambdaIntegration(jsii.String(r.Function), c.Functions[r.Function], nil)
+			integrations[r.Function] = awsapigatewayv2integrations.NewHttpLambdaIntegration(jsii.String(r.Function), c.Live[r.Function], nil)
 		}
 		c.API.AddRoutes(&awsapigatewayv2.AddRoutesOptions{
 			Path: &r.Path, Methods: &[]awsapigatewayv2.HttpMethod{awsapigatewayv2.HttpMethod(r.Method)}, Integration: integrations[r.Function],

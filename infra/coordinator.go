@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsapigatewayv2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awscodedeploy"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsdynamodb"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
@@ -87,8 +88,20 @@ type Props struct {
 	// TimersConcurrency is the number of concurrent executions of the expire function that handle timers: 2 to 1,000,
 	// and at most ExpireConcurrency. 0: 10.
 	TimersConcurrency int
-	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock.
+	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock: docs/network.md.
 	NoAPI bool
+	// SubnetIDs and SecurityGroupIDs put the functions into a VPC, from which they must reach DynamoDB, SQS and EventBridge: docs/network.md. At
+	// most 16 and 5. Nil: the functions are in no VPC.
+	SubnetIDs, SecurityGroupIDs []string
+	// EndpointsVPC is the VPC of these subnets, in which this stack makes the endpoints of the services that the functions and their callers use:
+	// interface endpoints in SubnetIDs, which must then be of different availability zones, with SecurityGroupIDs, which must allow HTTPS among
+	// themselves; and DynamoDB's gateway endpoint in RouteTableIDs. Their policies allow what Holdfast needs and nothing else. Empty: no endpoints
+	// are made.
+	EndpointsVPC  string
+	RouteTableIDs []string
+	// Rollout is how CodeDeploy moves the alias of each function to a new version, and back if an alarm of the function is raised: one of
+	// [Rollouts], such as Canary10Percent5Minutes. Empty: all requests go to the new version at once.
+	Rollout string
 	// RequestsPerSecond and Burst are the API's throttling limits. 0: 1,000 and 500.
 	RequestsPerSecond, Burst int
 	// LogRetention of all log groups. Empty: 30 days.
@@ -123,6 +136,8 @@ type Coordinator struct {
 	Alarms       map[string]awscloudwatch.Alarm
 	// Functions by name: acquire, renew, release, status, forcerelease, rules, stream, expire, redrive.
 	Functions map[string]awslambda.Function
+	// Live are the aliases of the functions, without redrive, by which the API and the event sources invoke them.
+	Live map[string]awslambda.Alias
 
 	props     Props
 	namespace *string     // of the metrics
@@ -130,6 +145,11 @@ type Coordinator struct {
 	logs      map[string]awslogs.LogGroup
 	names     []string       // of the functions with alarms, in the order of these and of the dashboard
 	rule      awsevents.Rule // of executions that end; nil without state machines
+	rollout   struct {       // with Props.Rollout
+		application awscodedeploy.LambdaApplication
+		role        awsiam.Role
+		config      awscodedeploy.ILambdaDeploymentConfig
+	}
 }
 
 // NewCoordinator adds a coordinator to a stack. Like other constructs, it panics on invalid props.
@@ -140,7 +160,7 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 	}
 	c := &Coordinator{
 		Construct: constructs.NewConstruct(scope, &id), props: props,
-		Functions: map[string]awslambda.Function{}, Alarms: map[string]awscloudwatch.Alarm{}, logs: map[string]awslogs.LogGroup{},
+		Functions: map[string]awslambda.Function{}, Live: map[string]awslambda.Alias{}, Alarms: map[string]awscloudwatch.Alarm{}, logs: map[string]awslogs.LogGroup{},
 	}
 	c.namespace = cmp.Or(optional(props.MetricNamespace), jsii.String("Holdfast/"+c.path()))
 	c.NotifyPrefix = c.notifyPrefix()
@@ -153,6 +173,8 @@ func NewCoordinator(scope constructs.Construct, id string, props Props) *Coordin
 	c.eventSources()
 	c.executions()
 	c.alarms()
+	c.rollouts()
+	c.endpoints()
 	c.dashboard()
 	return c
 }
@@ -190,8 +212,10 @@ func (p Props) validate() error {
 	case p.MetricNamespace != "" && !regexp.MustCompile(`^[A-Za-z0-9/_.#-]{1,255}$`).MatchString(p.MetricNamespace):
 		return fmt.Errorf("infra: Props.MetricNamespace is %q; give 1 to 255 letters, digits, and any of / _ . # -", p.MetricNamespace)
 	}
-	if err := checkNotifyName(p.NotifyName); err != nil {
-		return err
+	for _, err := range []error{checkNotifyName(p.NotifyName), p.checkNetwork(), checkRollout(p.Rollout)} {
+		if err != nil {
+			return err
+		}
 	}
 	if problem := scope.CheckEvents(p.Events); problem != "" {
 		return fmt.Errorf("infra: Props.Events: %s", problem)

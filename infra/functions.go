@@ -170,10 +170,20 @@ func (c *Coordinator) redriveFunction() function {
 	return f
 }
 
-// tasks gives a function its permissions on the state machines and durable functions of Props, and on the queues of waiters. Those that
-// hand on send callbacks.
-func (c *Coordinator) tasks(f *function) {
-	var machines, executions, durable []*string
+// Actions of callbacks and traces.
+var (
+	taskActions    = []string{"states:SendTaskFailure", "states:SendTaskSuccess"}
+	durableActions = []string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}
+	xrayActions    = []string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
+)
+
+// serving are the functions that serve requests.
+func serving() []string {
+	return []string{"acquire", "renew", "release", "status", "forcerelease", "rules"}
+}
+
+// waiters are the ARNs of the state machines of Props, of their executions, and of the durable functions.
+func (c *Coordinator) waiters() (machines, executions, durable []*string) {
 	arn := func(service, resource, name string) *string {
 		return awscdk.Stack_Of(c.Construct).FormatArn(&awscdk.ArnComponents{
 			Service: &service, Resource: &resource, ResourceName: &name, ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
@@ -187,6 +197,13 @@ func (c *Coordinator) tasks(f *function) {
 	for _, d := range c.props.DurableFunctions {
 		durable = append(durable, arn("lambda", "function", d), arn("lambda", "function", d+":*"))
 	}
+	return machines, executions, durable
+}
+
+// tasks gives a function its permissions on the state machines and durable functions of Props, and on the queues of waiters. Those that
+// hand on send callbacks.
+func (c *Coordinator) tasks(f *function) {
+	machines, executions, durable := c.waiters()
 	if f.name == "acquire" {
 		f.environment = map[string]*string{"HOLDFAST_NOTIFY_PREFIX": c.NotifyPrefix}
 		if len(machines) > 0 {
@@ -199,10 +216,10 @@ func (c *Coordinator) tasks(f *function) {
 	if f.handsOn {
 		f.statements = append(f.statements, allow([]string{"sqs:SendMessage"}, c.notifyQueues()))
 		if len(machines) > 0 {
-			f.statements = append(f.statements, allow([]string{"states:SendTaskFailure", "states:SendTaskSuccess"}, machines...))
+			f.statements = append(f.statements, allow(taskActions, machines...))
 		}
 		if len(durable) > 0 && !f.request { // the others leave these callbacks to the stream function
-			f.statements = append(f.statements, allow([]string{"lambda:SendDurableExecutionCallbackFailure", "lambda:SendDurableExecutionCallbackSuccess"}, durable...))
+			f.statements = append(f.statements, allow(durableActions, durable...))
 		}
 	}
 	if (f.name == "expire" || f.name == "redrive") && len(executions) > 0 {
@@ -227,14 +244,14 @@ func (c *Coordinator) function(f function) {
 	logs := awslogs.NewLogGroup(c.Construct, jsii.String(f.id+"Logs"), &awslogs.LogGroupProps{
 		Retention: c.props.LogRetention, RemovalPolicy: awscdk.RemovalPolicy_DESTROY, EncryptionKey: c.key,
 	})
-	statements := append([]awsiam.PolicyStatement{
+	statements := slices.Concat([]awsiam.PolicyStatement{
 		allow([]string{"logs:CreateLogStream", "logs:PutLogEvents"}, logs.LogGroupArn()), // the ARN covers the group's streams
-	}, f.statements...)
+	}, f.statements, c.inVPC())
 	if c.key != nil {
 		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.key.KeyArn()))
 	}
 	if c.props.Tracing { // X-Ray's actions support no resources
-		statements = append(statements, allow([]string{"xray:PutTelemetryRecords", "xray:PutTraceSegments"}, jsii.String("*")))
+		statements = append(statements, allow(xrayActions, jsii.String("*")))
 	}
 	role := awsiam.NewRole(c.Construct, jsii.String(f.id+"Role"), &awsiam.RoleProps{
 		AssumedBy: awsiam.NewServicePrincipal(jsii.String("lambda.amazonaws.com"), nil),
@@ -245,6 +262,9 @@ func (c *Coordinator) function(f function) {
 	environment := map[string]*string{"HOLDFAST_METRICS": c.namespace, "HOLDFAST_TABLE": c.Table.TableName()}
 	if f.request {
 		environment["HOLDFAST_MAX_TTL_MS"] = jsii.String(strconv.Itoa(int(*c.props.MaxTTL.ToMilliseconds(nil))))
+		if c.props.NoAPI {
+			environment["HOLDFAST_NO_API"] = jsii.String("true")
+		}
 	}
 	maps.Copy(environment, f.environment)
 	code, copied := c.code(f.name)
@@ -257,6 +277,8 @@ func (c *Coordinator) function(f function) {
 		Role:     awsiam.Role_FromRoleArn(c.Construct, jsii.String(f.id+"FixedRole"), role.RoleArn(), &awsiam.FromRoleArnOptions{Mutable: jsii.Bool(false)}),
 		LogGroup: logs, LoggingFormat: awslambda.LoggingFormat_JSON, ApplicationLogLevelV2: awslambda.ApplicationLogLevel_INFO,
 		SystemLogLevelV2: awslambda.SystemLogLevel_WARN,
+		// Versions stay, so that an alias can go back to one.
+		CurrentVersionOptions: &awslambda.VersionOptions{RemovalPolicy: awscdk.RemovalPolicy_RETAIN},
 	}
 	if c.props.Architecture == X86 {
 		props.Architecture = awslambda.Architecture_X86_64()
@@ -268,8 +290,10 @@ func (c *Coordinator) function(f function) {
 		props.Tracing = awslambda.Tracing_ACTIVE
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
+	c.attach(fn)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
 	if !f.operators {
 		c.names = append(c.names, f.name)
+		c.live(f, fn)
 	}
 }

@@ -194,15 +194,15 @@ func (c *Coordinator) aliases(name, pattern string, functions []string) (arns ma
 	arns = map[string]*string{}
 	for _, f := range functions {
 		id := jsii.String(capital(f) + "Only" + base64.RawURLEncoding.EncodeToString([]byte(pattern)))
-		alias, _ := c.Construct.Node().TryFindChild(id).(awslambda.CfnAlias)
+		alias, _ := c.Construct.Node().TryFindChild(id).(awslambda.Alias)
 		if alias == nil {
-			alias = awslambda.NewCfnAlias(c.Construct, id, &awslambda.CfnAliasProps{
-				FunctionName: c.Functions[f].FunctionName(), FunctionVersion: jsii.String("$LATEST"), Name: &name,
-				Description: jsii.String("Serves only the locks " + pattern),
+			alias = awslambda.NewAlias(c.Construct, id, &awslambda.AliasProps{
+				AliasName: &name, Version: c.version(c.Functions[f]), Description: jsii.String("Serves only the locks " + pattern),
 			})
+			c.rollOut(*id+"Rollout", f, alias)
 		}
-		arns[f] = alias.Ref()
-		list = append(list, alias.Ref())
+		arns[f] = alias.FunctionArn()
+		list = append(list, alias.FunctionArn())
 	}
 	return arns, list
 }

@@ -208,7 +208,7 @@ func TestFaultsAlarm(t *testing.T) {
 		sections[strings.ToLower(heading)] = body
 	}
 	used := map[string]bool{}
-	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}}).Alarms {
+	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}, Rollout: infra.Rollouts[0]}).Alarms {
 		section := infra.Section(id)
 		used[section] = true
 		for _, part := range []string{"- **Users see**", "- **Look**", "- **Do**", "- **Over when**", "- **If ignored**"} {
@@ -295,6 +295,15 @@ func TestBadProps(t *testing.T) {
 		{"NoPromptExpiry", infra.Props{NoPromptExpiry: true, StateMachines: []string{"a"}}},
 		{"NoPromptExpiry", infra.Props{NoPromptExpiry: true, DurableFunctions: []string{"a"}}},
 		{"NoAPI", infra.Props{NoAPI: true, Burst: 1}},
+		{"SubnetIDs", infra.Props{SubnetIDs: []string{"subnet-1"}}},
+		{"SubnetIDs", infra.Props{SecurityGroupIDs: []string{"sg-1"}}},
+		{"SubnetIDs", infra.Props{SubnetIDs: slices.Repeat([]string{"subnet-1"}, 17), SecurityGroupIDs: []string{"sg-1"}}},
+		{"SecurityGroupIDs", infra.Props{SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: slices.Repeat([]string{"sg-1"}, 6)}},
+		{"SecurityGroupIDs has \"1\"", infra.Props{SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: []string{"1"}}},
+		{"RouteTableIDs", infra.Props{RouteTableIDs: []string{"rtb-1"}}},
+		{"EndpointsVPC", infra.Props{EndpointsVPC: "vpc-1"}},
+		{"EndpointsVPC", infra.Props{EndpointsVPC: "vpc-1", SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: []string{"sg-1"}}},
+		{"Rollout", infra.Props{Rollout: "Canary"}},
 		{"NoAPI", infra.Props{NoAPI: true, RequestsPerSecond: 1}},
 		{"ImportedTable", infra.Props{ImportedTable: imported(stream), Table: "locks"}},
 		{"ImportedTable", infra.Props{ImportedTable: imported(stream), DeletionProtection: true}},
@@ -467,7 +476,8 @@ func TestGrants(t *testing.T) {
 		}
 	}
 	aliases := tpl.of("AWS::Lambda::Alias")
-	if len(aliases) != 4 || !strings.Contains(granted["Direct"], "lambda:InvokeFunction") || strings.Count(granted["Direct"], `"Ref"`) != 4 {
+	if len(aliases) != 4+8 || // and the live aliases
+		!strings.Contains(granted["Direct"], "lambda:InvokeFunction") || strings.Count(granted["Direct"], `"Ref"`) != 4 {
 		t.Errorf("%d aliases; Direct may %s", len(aliases), granted["Direct"])
 	}
 	rule, _ := json.Marshal(tpl.of("AWS::Events::Rule")[0].Properties["EventPattern"])

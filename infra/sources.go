@@ -10,7 +10,9 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awslambda"
 	"github.com/aws/jsii-runtime-go"
+
 	"github.com/holdfast-lock/holdfast/internal/lock"
+	"github.com/holdfast-lock/holdfast/internal/scope"
 )
 
 // maxPattern is Lambda's limit of one filter's pattern, in characters. An event source has at most five filters:
@@ -95,7 +97,7 @@ func (c *Coordinator) eventSources() {
 	// nothing is lost when the function fails for hours. The function itself puts a record that can never be handled
 	// into the dead-letter queue.
 	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("StreamSource"), &awslambda.CfnEventSourceMappingProps{
-		FunctionName: c.Functions["stream"].FunctionName(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
+		FunctionName: c.Live["stream"].FunctionArn(), EventSourceArn: c.Table.TableStreamArn(), StartingPosition: jsii.String("TRIM_HORIZON"),
 		BatchSize: jsii.Number(100), FilterCriteria: &awslambda.CfnEventSourceMapping_FilterCriteriaProperty{Filters: filters},
 		FunctionResponseTypes: jsii.Strings("ReportBatchItemFailures"), BisectBatchOnFunctionError: jsii.Bool(true),
 		MaximumRetryAttempts: jsii.Number(-1), MaximumRecordAgeInSeconds: jsii.Number(-1),
@@ -106,9 +108,10 @@ func (c *Coordinator) eventSources() {
 	if c.Timers == nil {
 		return
 	}
-	awslambda.NewEventSourceMapping(c.Construct, jsii.String("TimersSource"), &awslambda.EventSourceMappingProps{
-		Target: c.Functions["expire"], EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10), ReportBatchItemFailures: jsii.Bool(true),
-		MaxConcurrency: jsii.Number(c.props.TimersConcurrency),
+	awslambda.NewCfnEventSourceMapping(c.Construct, jsii.String("TimersSource"), &awslambda.CfnEventSourceMappingProps{
+		FunctionName: c.Live["expire"].FunctionArn(), EventSourceArn: c.Timers.QueueArn(), BatchSize: jsii.Number(10),
+		FunctionResponseTypes: jsii.Strings("ReportBatchItemFailures"),
+		ScalingConfig:         &awslambda.CfnEventSourceMapping_ScalingConfigProperty{MaximumConcurrency: jsii.Number(c.props.TimersConcurrency)},
 	})
 }
 
@@ -135,13 +138,14 @@ func (c *Coordinator) executions() {
 			Source: jsii.Strings("aws.states"), DetailType: jsii.Strings("Step Functions Execution Status Change"),
 			Detail: &map[string]any{"status": []any{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"}, "stateMachineArn": machines},
 		},
-		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Functions["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
+		Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(c.Live["expire"], &awseventstargets.LambdaFunctionProps{DeadLetterQueue: c.DeadLetters})},
 	})
 	// EventBridge invokes the function asynchronously: Lambda retries twice, and then sends the event to OnFailure.
-	awslambda.NewCfnEventInvokeConfig(c.Construct, jsii.String("ExecutionsEndFailed"), &awslambda.CfnEventInvokeConfigProps{
-		FunctionName: c.Functions["expire"].FunctionName(), Qualifier: jsii.String("$LATEST"), MaximumRetryAttempts: jsii.Number(2),
+	failed := awslambda.NewCfnEventInvokeConfig(c.Construct, jsii.String("ExecutionsEndFailed"), &awslambda.CfnEventInvokeConfigProps{
+		FunctionName: c.Functions["expire"].FunctionName(), Qualifier: jsii.String(scope.Live), MaximumRetryAttempts: jsii.Number(2),
 		DestinationConfig: &awslambda.CfnEventInvokeConfig_DestinationConfigProperty{
 			OnFailure: &awslambda.CfnEventInvokeConfig_OnFailureProperty{Destination: c.DeadLetters.QueueArn()},
 		},
 	})
+	failed.Node().AddDependency(c.Live["expire"])
 }

@@ -85,13 +85,22 @@ func everything(stack awscdk.Stack, code string, props infra.Props) {
 	})
 }
 
+// withoutAPI are the props of a coordinator in a VPC, without an API, with endpoints of its own and gradual roll-outs.
+func withoutAPI() infra.Props {
+	return infra.Props{
+		NoAPI: true, SubnetIDs: []string{"subnet-0a1b2c3d", "subnet-1a2b3c4d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"}, EndpointsVPC: "vpc-0a1b2c3d", RouteTableIDs: []string{"rtb-0a1b2c3d", "rtb-1a2b3c4d"},
+		StateMachines: []string{"Deploy*"}, DurableFunctions: []string{"durable"}, Tracing: true, Rollout: "Canary10Percent5Minutes",
+	}
+}
+
 var variants = []variant{
 	one("defaults", nil, func(stack awscdk.Stack, code string) { coordinator(stack, "Locks", code, infra.Props{}) }),
 	one("everything", nil, func(stack awscdk.Stack, code string) {
 		everything(stack, code, infra.Props{
 			Architecture: infra.X86, RemovalPolicy: awscdk.RemovalPolicy_RETAIN, DeletionProtection: true, Table: "locks",
 			MaxTTL: awscdk.Duration_Days(jsii.Number(7)), Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
-			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, MetricNamespace: "Mine", NotifyName: "mine",
+			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, MetricNamespace: "Mine", NotifyName: "mine", Rollout: "Canary10Percent30Minutes",
+			SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f")),
 		})
@@ -127,19 +136,29 @@ var variants = []variant{
 		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("states.amazonaws.com"), nil)})
 		locks.GrantDirectLock(role, "*")
 	}),
-	// "make templates" compares these two with the SAM template.
+	one("no-api-by-alias", nil, func(stack awscdk.Stack, code string) {
+		props := withoutAPI()
+		props.StateMachines, props.Tracing = nil, false
+		locks := coordinator(stack, "Locks", code, props)
+		role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("ecs-tasks.amazonaws.com"), nil)})
+		functions := infra.FunctionList(locks.GrantDirectLock(role, "deploy:*"), locks.GrantDirectRead(role, "deploy:*"))
+		awscdk.NewCfnOutput(stack, jsii.String("Deployer"), &awscdk.CfnOutputProps{Value: functions})
+	}),
+	// "make templates" compares the following with the SAM template.
 	one("sam", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{
 			DeletionProtection: true, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5)), StateMachines: []string{"Deploy*"},
 			DurableFunctions: []string{"durable"}, Events: []string{"deploy:", "report"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
 			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, Tracing: true, MetricNamespace: "Mine", NotifyName: "mine",
+			Rollout: "Canary10Percent30Minutes", SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/k")),
 		})
 	}),
 	one("sam-without-timers", nil, func(stack awscdk.Stack, code string) {
-		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, Events: []string{infra.NoEvents}})
+		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, Events: []string{infra.NoEvents}, Rollout: "Linear10PercentEvery1Minute"})
 	}),
+	one("sam-without-api", nil, func(stack awscdk.Stack, code string) { coordinator(stack, "Locks", code, withoutAPI()) }),
 	one("trial", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY})
 	}),

@@ -60,7 +60,7 @@ func synth() (err error) {
 	}
 	outputs := map[string]*string{
 		"BusName": locks.Bus.EventBusName(), "TableName": locks.Table.TableName(), "DeadLettersUrl": locks.DeadLetters.QueueUrl(),
-		"NotifyPrefix": locks.NotifyPrefix,
+		"NotifyPrefix": locks.NotifyPrefix, "Functions": locks.LiveFunctions(),
 	}
 	if locks.API != nil {
 		outputs["Endpoint"] = locks.API.ApiEndpoint()

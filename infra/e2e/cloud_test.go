@@ -112,6 +112,13 @@ func (c *cloud) id(logical string) string {
 // caller creates a user with a policy, and returns a client that signs as this user.
 func (c *cloud) caller(name string, statements ...statement) (*lockclient.Client, aws.CredentialsProvider) {
 	c.t.Helper()
+	creds := c.user(name, statements...)
+	return c.client(creds), creds
+}
+
+// user creates a user with a policy, and returns its credentials.
+func (c *cloud) user(name string, statements ...statement) aws.CredentialsProvider {
+	c.t.Helper()
 	ctx := c.t.Context()
 	if _, err := c.iam.CreateUser(ctx, &iam.CreateUserInput{UserName: &name}); err != nil {
 		c.t.Fatal(err)
@@ -125,8 +132,7 @@ func (c *cloud) caller(name string, statements ...statement) (*lockclient.Client
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	creds := credentials.NewStaticCredentialsProvider(*key.AccessKey.AccessKeyId, *key.AccessKey.SecretAccessKey, "")
-	return c.client(creds), creds
+	return credentials.NewStaticCredentialsProvider(*key.AccessKey.AccessKeyId, *key.AccessKey.SecretAccessKey, "")
 }
 
 func (c *cloud) client(creds aws.CredentialsProvider) *lockclient.Client {

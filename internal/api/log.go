@@ -52,6 +52,7 @@ func (a *API) record(ctx context.Context, c *call, r result) {
 //
 //	latency_ms     by op, and by op and code; its sample count is the number of requests
 //	hold_ms        of a release, by group: how long the lease was held
+//	fault          1 if the answer is a problem of 5xx, by op
 //	refused        1 if a direct invocation failed on purpose, by op, since Lambda counts that among the function's Errors, too
 //	clock_guard    1 if the coordinator's clock was found to be wrong, so that it granted nothing
 //
@@ -67,6 +68,10 @@ func (a *API) measure(c *call, r result) []slog.Attr {
 		held := max(released.ReleasedAt.UnixMilli()-released.Fence/1000, 0)
 		attrs = append(attrs, slog.Int64("hold_ms", held), slog.String("group", a.groups.Of(c.lock)))
 		metrics = append(metrics, emf.Metric{Name: "hold_ms", Unit: emf.Milliseconds, Dimensions: []string{"group"}})
+	}
+	if r.problem != nil && r.problem.Status >= 500 {
+		attrs = append(attrs, slog.Int("fault", 1))
+		metrics = append(metrics, emf.Metric{Name: "fault", Unit: emf.Count, Dimensions: []string{"op"}})
 	}
 	if r.problem != nil && r.problem.Status < 500 && !c.http {
 		attrs = append(attrs, slog.Int("refused", 1))

@@ -135,15 +135,17 @@ func TestWhatIsMeasured(t *testing.T) {
 			t.Errorf("%v, want %s", r, want)
 		}
 	}
-	s = newSystem(t, withMetrics, func(s *system, _ *api.Config) { s.store = failing{&lock.StoreError{Kind: lock.ErrUnavailable, Err: errors.New("down")}} })
+	s = newSystem(t, withMetrics, func(s *system, _ *api.Config) {
+		s.store = failing{&lock.StoreError{Kind: lock.ErrUnavailable, Err: errors.New("down")}}
+	})
 	s.invokeAs(ownFunction, "acquire", `{"name":"a"}`)
-	if r := s.records()[0]; names(r) != latency { // a fault, which is an error of the function
+	if r := s.records()[0]; names(r) != latency+" fault[[op]]" || r["fault"] != 1.0 || r["refused"] != nil { // an error of the function
 		t.Errorf("%v", r)
 	}
 	s = newSystem(t, withMetrics, func(s *system, _ *api.Config) { s.store = failing{&lock.ClockError{Offset: -10 * time.Second}} })
 	s.call("acquire", "a", `{}`)
 	r := s.records()[0]
-	if names(r) != latency+" clock_guard[[]]" || r["clock_guard"] != 1.0 || r["clock_offset_ms"] != -10000.0 || r["level"] != "ERROR" {
+	if names(r) != latency+" fault[[op]] clock_guard[[]]" || r["clock_guard"] != 1.0 || r["clock_offset_ms"] != -10000.0 || r["level"] != "ERROR" {
 		t.Errorf("%v", r)
 	}
 }

@@ -18,6 +18,7 @@ ALLOWED = {
     r"^.*: Architectures$": "the local cloud runs this machine's; both default to arm64",
     r"^ExecutionsEnd: EventPattern: detail: stateMachineArn$": "a template cannot take the * off a name, so SAM's rule has wildcards",
     r"^(Acquire|Renew|Release|Status|ForceRelease|Rules|Expire|Stream|Redrive): Tags$": "SAM marks what it made",
+    r"^(Acquire|Renew|Release|Status|ForceRelease|Rules|Expire|Stream)(Version)?: Description$": "the CDK knows by a hash when to publish a version, SAM is told by DeployedVersion",
 }
 
 
@@ -32,7 +33,8 @@ def sam(path, given):
     parameters = {k: given.get(k, v.get("Default")) for k, v in template["Parameters"].items()}
     translated = Translator({}, Parser()).translate(template, parameters)
     translated["Parameters"] = template["Parameters"]
-    return resolve(translated, {k: int(v) if template["Parameters"][k]["Type"] == "Number" else v for k, v in parameters.items()})
+    kinds = {"Number": int, "CommaDelimitedList": lambda v: v.split(",")}
+    return resolve(translated, {k: kinds.get(template["Parameters"][k]["Type"], str)(v) for k, v in parameters.items()})
 
 
 NOTHING = object()
@@ -60,6 +62,9 @@ def resolve(template, parameters):
         if set(v) == {"Fn::If"}:
             condition, yes, no = v["Fn::If"]
             return go(yes if holds({"Condition": condition}) else no)
+        if set(v) == {"Fn::Join"}:
+            between, parts = v["Fn::Join"][0], go(v["Fn::Join"][1])
+            return between.join(parts) if isinstance(parts, list) and all(isinstance(x, str) for x in parts) else {"Fn::Join": [between, parts]}
         if set(v) == {"Ref"}:
             return NOTHING if v["Ref"] == "AWS::NoValue" else parameters.get(v["Ref"], v)
         if set(v) == {"Fn::Sub"} and isinstance(v["Fn::Sub"], str):
@@ -72,9 +77,10 @@ def resolve(template, parameters):
 
 
 def short(logical):
-    """The name of a resource: without the construct's, "Locks", and the CDK's hash."""
+    """The name of a resource: without the construct's, "Locks", and the CDK's hashes."""
+    version = re.fullmatch(r"Locks(\w+)CurrentVersion[0-9A-F]{8}[0-9a-f]{32}", logical)
     cdk = re.fullmatch(r"Locks(\w+?)[0-9A-F]{8}", logical)
-    return cdk[1] if cdk else logical
+    return version[1] + "Version" if version else cdk[1] if cdk else logical
 
 
 def references(template):
@@ -99,7 +105,8 @@ def plain(value, names):
             if isinstance(text, list):
                 text, given = text[0], {k: go(v) for k, v in text[1].items()}
             text = re.sub(r"\$\{(\w+)\}", lambda m: given.get(m[1], m[0]), text)
-            return re.sub(r"\$\{([^}.]+)", lambda m: "${" + names.get(m[1], m[1]), text)
+            text = re.sub(r"\$\{([^}.]+)", lambda m: "${" + names.get(m[1], m[1]), text)
+            return re.sub(r"\$\{(\w+)\.Arn\}:live\b", r"${\1Live}", text)
         return {k: go(v) for k, v in value.items()}
     if isinstance(value, list):
         return [go(v) for v in value]
@@ -107,8 +114,13 @@ def plain(value, names):
 
 
 def statements(documents):
+    """The statements, of which those that differ in their actions alone are one, as the CDK makes them."""
     flat = lambda v: sorted(v) if isinstance(v, list) else [v]
-    return sorted(json.dumps([s["Effect"], flat(s["Action"]), flat(s["Resource"])]) for d in documents for s in d["Statement"])
+    merged = {}
+    for s in (s for d in documents for s in d["Statement"]):
+        rest = json.dumps([s["Effect"], s.get("Principal"), flat(s["Resource"]), s.get("Condition")], sort_keys=True)
+        merged.setdefault(rest, set()).update(flat(s["Action"]))
+    return sorted(json.dumps([sorted(actions), rest]) for rest, actions in merged.items())
 
 
 def system(template):
@@ -122,11 +134,17 @@ def system(template):
             if p.get("TracingConfig") == {"Mode": "PassThrough"}:  # the default
                 del p["TracingConfig"]
         elif kind == "AWS::IAM::Role":
-            p = {"Statements": statements(d["PolicyDocument"] for d in p["Policies"]), "Assume": [s["Principal"] for s in p["AssumeRolePolicyDocument"]["Statement"]]}
+            p = {"Statements": statements(d["PolicyDocument"] for d in p.get("Policies", [])), "Managed": p.get("ManagedPolicyArns", []), "Assume": [s["Principal"] for s in p["AssumeRolePolicyDocument"]["Statement"]]}
         elif kind == "AWS::Lambda::EventSourceMapping":
             name = "Source of " + re.sub(r"[${}]", "", p["FunctionName"])
+            p["FunctionName"] = re.sub(r"[${}]", "", p["FunctionName"])
             for f in p.get("FilterCriteria", {}).get("Filters", []):
                 f["Pattern"] = json.loads(f["Pattern"])
+        elif kind == "AWS::EC2::VPCEndpoint":
+            p["PolicyDocument"] = statements([p["PolicyDocument"]])
+        elif kind == "AWS::CloudWatch::Alarm":
+            for m in p.get("Metrics", []):
+                m.setdefault("ReturnData", True)
         elif kind == "AWS::SQS::QueuePolicy":
             p["PolicyDocument"]["Statement"] = [{k: v for k, v in s.items() if k != "Sid"} for s in p["PolicyDocument"]["Statement"]]
         elif kind == "AWS::ApiGatewayV2::Route":
@@ -145,7 +163,7 @@ def system(template):
                 for method, op in methods.items():
                     if method.startswith("x-") or not isinstance(op, dict):
                         continue
-                    function = re.search(r"functions/\$\{(\w+)", json.dumps(op["x-amazon-apigateway-integration"]["uri"]))[1]
+                    function = re.search(r"functions/\$\{(\w+)\}", json.dumps(op["x-amazon-apigateway-integration"]["uri"]))[1]
                     security = [k for s in op.get("security", []) for k in s]
                     parts[f"Route {method.upper()} {path}"] = {"Type": "route", "Function": function, "Auth": security}
             p = {}  # without name and description; routes are compared as parts of their own
@@ -155,7 +173,7 @@ def system(template):
         parts[name] = {"Type": kind, **({"DeletionPolicy": r["DeletionPolicy"]} if "DeletionPolicy" in r else {}), **p}
     for key, route in routes.items():
         integration = re.search(r"\$\{(\w+)\}", route["Target"])[1]
-        function = re.search(r"\$\{(\w+)\.Arn", json.dumps(integrations[integration]["IntegrationUri"]))[1]
+        function = re.search(r"\$\{(\w+)\}", json.dumps(integrations[integration]["IntegrationUri"]))[1]
         parts[f"Route {key}"] = {"Type": "route", "Function": function, "Auth": [route["AuthorizationType"]]}
     return parts
 

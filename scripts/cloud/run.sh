@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # run.sh [COMMAND [ARG...]]: deploys dist/cdk to the engine of with-cloud.sh, and runs a command with the stack's
-# outputs in HOLDFAST_CLOUD_OUTPUTS. Without a command it prints how to use the stack, and waits for Ctrl-C.
+# outputs in HOLDFAST_CLOUD_OUTPUTS. If HOLDFAST_CLOUD_WITHOUT_API names an assembly with a stack HoldfastWithoutApi, it
+# deploys that, too, with its outputs in HOLDFAST_CLOUD_OUTPUTS_WITHOUT_API. Without a command it prints how to use the stack, and waits for Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 echo "deploying the stack" >&2
 HOLDFAST_CLOUD_OUTPUTS=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py "${HOLDFAST_CLOUD_ASSEMBLY:-dist/cdk}" Holdfast)
 export HOLDFAST_CLOUD_OUTPUTS
+if [ -n "${HOLDFAST_CLOUD_WITHOUT_API:-}" ]; then
+  HOLDFAST_CLOUD_OUTPUTS_WITHOUT_API=$("$HOLDFAST_CLOUD_PYTHON" scripts/cloud/deploy.py "$HOLDFAST_CLOUD_WITHOUT_API" HoldfastWithoutApi)
+  export HOLDFAST_CLOUD_OUTPUTS_WITHOUT_API
+fi
 if [ $# -gt 0 ]; then
   if ! "$@"; then
     echo "the engine's last lines:" >&2
