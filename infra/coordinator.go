@@ -90,8 +90,8 @@ type Props struct {
 	TimersConcurrency int
 	// NoAPI leaves out the HTTP API: callers invoke the functions directly, with GrantDirectLock: docs/network.md.
 	NoAPI bool
-	// SubnetIDs and SecurityGroupIDs put the functions into a VPC, from which they must reach DynamoDB, SQS and EventBridge: docs/network.md. At
-	// most 16 and 5. Nil: the functions are in no VPC.
+	// SubnetIDs and SecurityGroupIDs put the functions into a VPC, from which they must reach DynamoDB, SQS and EventBridge: docs/network.md. The
+	// redrive function, which only operators invoke, stays outside. At most 16 and 5. Nil: the functions are in no VPC.
 	SubnetIDs, SecurityGroupIDs []string
 	// EndpointsVPC is the VPC of these subnets, in which this stack makes the endpoints of the services that the functions and their callers use:
 	// interface endpoints in SubnetIDs, which must then be of different availability zones, with SecurityGroupIDs, which must allow HTTPS among
@@ -99,8 +99,12 @@ type Props struct {
 	// are made.
 	EndpointsVPC  string
 	RouteTableIDs []string
+	// Versions publishes a version of each function whose code or settings have changed, to which the aliases point. False: they point to the
+	// functions as they are.
+	Versions bool
 	// Rollout is how CodeDeploy moves the alias of each function to a new version, and back if an alarm of the function is raised: one of
-	// [Rollouts], such as Canary10Percent5Minutes. Empty: all requests go to the new version at once.
+	// [Rollouts], such as Canary10Percent5Minutes. It needs Versions, and in a stack that stands, Versions
+	// in the deployment before. Empty: all requests go to the new version at once.
 	Rollout string
 	// RequestsPerSecond and Burst are the API's throttling limits. 0: 1,000 and 500.
 	RequestsPerSecond, Burst int
@@ -212,7 +216,7 @@ func (p Props) validate() error {
 	case p.MetricNamespace != "" && !regexp.MustCompile(`^[A-Za-z0-9/_.#-]{1,255}$`).MatchString(p.MetricNamespace):
 		return fmt.Errorf("infra: Props.MetricNamespace is %q; give 1 to 255 letters, digits, and any of / _ . # -", p.MetricNamespace)
 	}
-	for _, err := range []error{checkNotifyName(p.NotifyName), p.checkNetwork(), checkRollout(p.Rollout)} {
+	for _, err := range []error{checkNotifyName(p.NotifyName), p.checkNetwork(), p.checkRollout()} {
 		if err != nil {
 			return err
 		}

@@ -246,7 +246,7 @@ func (c *Coordinator) function(f function) {
 	})
 	statements := slices.Concat([]awsiam.PolicyStatement{
 		allow([]string{"logs:CreateLogStream", "logs:PutLogEvents"}, logs.LogGroupArn()), // the ARN covers the group's streams
-	}, f.statements, c.inVPC())
+	}, f.statements, c.inVPC(f))
 	if c.key != nil {
 		statements = append(statements, allow([]string{"kms:Decrypt", "kms:GenerateDataKey"}, c.key.KeyArn()))
 	}
@@ -290,7 +290,7 @@ func (c *Coordinator) function(f function) {
 		props.Tracing = awslambda.Tracing_ACTIVE
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
-	c.attach(fn)
+	c.attach(f, fn)
 	c.Functions[f.name], c.logs[f.name] = fn, logs
 	if !f.operators {
 		c.names = append(c.names, f.name)

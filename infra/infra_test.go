@@ -42,6 +42,7 @@ func code(t *testing.T) string {
 type resource struct {
 	Type           string
 	DeletionPolicy string
+	UpdatePolicy   map[string]any
 	Properties     map[string]any
 }
 
@@ -179,6 +180,11 @@ func TestContentionNeverAlarms(t *testing.T) {
 		if name := fmt.Sprint(a.Properties["MetricName"]); name == "4xx" || name == "latency_ms" {
 			t.Errorf("alarm on %s", name)
 		}
+		text, _ := json.Marshal(a.Properties) // a function that serves requests fails on purpose when it is invoked directly
+		if about := fmt.Sprint(a.Properties["AlarmDescription"]); strings.Contains(string(text), `"Errors"`) && !strings.Contains(about, "Function stream") &&
+			!strings.Contains(about, "Function expire") && !strings.Contains(string(text), "errors - FILL(refused, 0)") {
+			t.Errorf("alarm on all errors: %s", about)
+		}
 	}
 }
 
@@ -208,7 +214,7 @@ func TestFaultsAlarm(t *testing.T) {
 		sections[strings.ToLower(heading)] = body
 	}
 	used := map[string]bool{}
-	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}, Rollout: infra.Rollouts[0]}).Alarms {
+	for id := range synthesised(t, infra.Props{StateMachines: []string{"A"}, Versions: true, Rollout: infra.Rollouts[0]}).Alarms {
 		section := infra.Section(id)
 		used[section] = true
 		for _, part := range []string{"- **Users see**", "- **Look**", "- **Do**", "- **Over when**", "- **If ignored**"} {
@@ -299,11 +305,12 @@ func TestBadProps(t *testing.T) {
 		{"SubnetIDs", infra.Props{SecurityGroupIDs: []string{"sg-1"}}},
 		{"SubnetIDs", infra.Props{SubnetIDs: slices.Repeat([]string{"subnet-1"}, 17), SecurityGroupIDs: []string{"sg-1"}}},
 		{"SecurityGroupIDs", infra.Props{SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: slices.Repeat([]string{"sg-1"}, 6)}},
-		{"SecurityGroupIDs has \"1\"", infra.Props{SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: []string{"1"}}},
+		{"SecurityGroupIDs has \"1\"", infra.Props{SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"1"}}},
 		{"RouteTableIDs", infra.Props{RouteTableIDs: []string{"rtb-1"}}},
 		{"EndpointsVPC", infra.Props{EndpointsVPC: "vpc-1"}},
 		{"EndpointsVPC", infra.Props{EndpointsVPC: "vpc-1", SubnetIDs: []string{"subnet-1"}, SecurityGroupIDs: []string{"sg-1"}}},
-		{"Rollout", infra.Props{Rollout: "Canary"}},
+		{"Rollout", infra.Props{Versions: true, Rollout: "Canary"}},
+		{"Versions", infra.Props{Rollout: infra.Rollouts[0]}},
 		{"NoAPI", infra.Props{NoAPI: true, RequestsPerSecond: 1}},
 		{"ImportedTable", infra.Props{ImportedTable: imported(stream), Table: "locks"}},
 		{"ImportedTable", infra.Props{ImportedTable: imported(stream), DeletionProtection: true}},
@@ -322,6 +329,92 @@ func TestBadProps(t *testing.T) {
 	} {
 		if said := panics(func() { synth(t, with(test.props)) }); !strings.Contains(said, "infra: Props.") || !strings.Contains(said, test.prop) {
 			t.Errorf("%s, %+v: %s", test.prop, test.props, said)
+		}
+	}
+}
+
+// All functions but redrive are in the VPC, and no function's own code may use the permissions that its role has for that. The endpoints are those
+// of docs/network.md, each for this account alone.
+func TestFunctionsInAVPC(t *testing.T) {
+	tpl := synth(t, with(withoutAPI()))
+	inside := 0
+	for _, f := range tpl.of("AWS::Lambda::Function") {
+		if vpc, ok := f.Properties["VpcConfig"].(map[string]any); ok {
+			inside++
+			if len(list(vpc["SubnetIds"])) != 2 || len(list(vpc["SecurityGroupIds"])) != 1 {
+				t.Errorf("%v", vpc)
+			}
+		} else if f.Properties["Timeout"] != 60.0 || f.Properties["Description"] != "Handles dead letters again, and mends what nobody will free or tell" {
+			t.Errorf("in no VPC: %v", f.Properties["Description"])
+		}
+	}
+	allowed, denied := 0, 0
+	for _, statements := range tpl.statements() {
+		for _, s := range statements {
+			if strings.Contains(fmt.Sprint(s.Action), "ec2:CreateNetworkInterface") {
+				if s.Effect == "Deny" {
+					denied++
+				} else {
+					allowed++
+				}
+			}
+		}
+	}
+	if inside != 8 || allowed != 8 || denied != 8 {
+		t.Errorf("%d functions are in the VPC, %d roles allow that, and %d deny it to the function's code", inside, allowed, denied)
+	}
+	var services []string
+	for _, e := range tpl.of("AWS::EC2::VPCEndpoint") {
+		text, _ := json.Marshal(e.Properties)
+		if strings.Count(string(text), `"aws:PrincipalAccount"`) != strings.Count(string(text), `"Effect"`) {
+			t.Errorf("an endpoint is open to other accounts: %s", text)
+		}
+		services = append(services, regexp.MustCompile(`"\.(\w+)"\]\]`).FindStringSubmatch(string(text))[1]+" "+fmt.Sprint(e.Properties["VpcEndpointType"]))
+	}
+	slices.Sort(services)
+	if want := []string{"dynamodb Gateway", "events Interface", "lambda Interface", "sqs Interface", "states Interface", "xray Interface"}; !slices.Equal(services, want) {
+		t.Errorf("endpoints %v, want %v", services, want)
+	}
+}
+
+// With Rollout each alias is on a version that stays, and CodeDeploy moves it and looks at alarms of the function's own; without, the aliases are on
+// the functions as they are.
+func TestRollouts(t *testing.T) {
+	grant := func(props infra.Props) template {
+		return synth(t, func(stack awscdk.Stack, code string) {
+			props.Code = code
+			locks := infra.NewCoordinator(stack, "Locks", props)
+			role := awsiam.NewRole(stack, jsii.String("Role"), &awsiam.RoleProps{AssumedBy: awsiam.NewServicePrincipal(jsii.String("ecs-tasks.amazonaws.com"), nil)})
+			list, _ := json.Marshal(stack.Resolve(infra.FunctionList(locks.GrantDirectLock(role, "deploy:*"), locks.GrantDirectForceRelease(role, "deploy:*"))))
+			if n := strings.Count(string(list), `{"Ref":"Locks`); n != 4 || !strings.Contains(string(list), `["force-release",{"Ref":`) {
+				t.Errorf("functions %s", list)
+			}
+		})
+	}
+	for _, a := range grant(infra.Props{}).of("AWS::Lambda::Alias") {
+		if a.Properties["FunctionVersion"] != "$LATEST" {
+			t.Errorf("alias %v", a.Properties)
+		}
+	}
+	tpl := grant(infra.Props{Versions: true, Rollout: "Canary10Percent5Minutes"})
+	aliases, versions, groups := tpl.of("AWS::Lambda::Alias"), tpl.of("AWS::Lambda::Version"), tpl.of("AWS::CodeDeploy::DeploymentGroup")
+	if len(aliases) != 8+4 || len(versions) != 8 || len(groups) != 12 {
+		t.Errorf("%d aliases, %d versions, %d deployment groups", len(aliases), len(versions), len(groups))
+	}
+	for _, a := range aliases {
+		if a.Properties["FunctionVersion"] == "$LATEST" || a.UpdatePolicy["CodeDeployLambdaAliasUpdate"] == nil {
+			t.Errorf("alias %+v", a)
+		}
+	}
+	for _, v := range versions {
+		if v.DeletionPolicy != "Retain" {
+			t.Errorf("version %+v", v)
+		}
+	}
+	for _, g := range groups {
+		alarms := g.Properties["AlarmConfiguration"].(map[string]any)
+		if n := len(list(alarms["Alarms"])); alarms["Enabled"] != true || n < 1 || n > 2 || g.Properties["DeploymentConfigName"] != "CodeDeployDefault.LambdaCanary10Percent5Minutes" {
+			t.Errorf("group %v", g.Properties)
 		}
 	}
 }

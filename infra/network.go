@@ -47,8 +47,8 @@ func (p Props) checkNetwork() error {
 // inVPC are the statements that a function's role needs for Lambda to attach the function to a VPC. The code of the function may not use them:
 // the key lambda:SourceFunctionArn is there only in requests from within the function.
 // https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-permissions
-func (c *Coordinator) inVPC() []awsiam.PolicyStatement {
-	if len(c.props.SubnetIDs) == 0 {
+func (c *Coordinator) inVPC(f function) []awsiam.PolicyStatement {
+	if !c.attaches(f) {
 		return nil
 	}
 	actions := jsii.Strings("ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces",
@@ -62,9 +62,13 @@ func (c *Coordinator) inVPC() []awsiam.PolicyStatement {
 	}
 }
 
+// attaches reports whether a function is in the VPC. Redrive is not: it reads DynamoDB Streams, whose endpoints have no private DNS name.
+// https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/privatelink-streams.html
+func (c *Coordinator) attaches(f function) bool { return len(c.props.SubnetIDs) > 0 && !f.operators }
+
 // attach puts a function into the VPC.
-func (c *Coordinator) attach(fn awslambda.Function) {
-	if len(c.props.SubnetIDs) > 0 {
+func (c *Coordinator) attach(f function, fn awslambda.Function) {
+	if c.attaches(f) {
 		fn.Node().DefaultChild().(awslambda.CfnFunction).SetVpcConfig(&awslambda.CfnFunction_VpcConfigProperty{
 			SubnetIds: jsii.Strings(c.props.SubnetIDs...), SecurityGroupIds: jsii.Strings(c.props.SecurityGroupIDs...),
 		})
@@ -77,9 +81,8 @@ func (c *Coordinator) endpoints() {
 	if c.props.EndpointsVPC == "" {
 		return
 	}
-	tableARN, streams := c.Table.TableArn(), joined(c.Table.TableArn(), "/stream/*")
+	tableARN := c.Table.TableArn()
 	c.endpoint("Table", "dynamodb", true, statement{[]string{"dynamodb:*"}, []*string{tableARN, joined(tableARN, "/index/*")}})
-	c.endpoint("Streams", "dynamodb-streams", false, statement{[]string{"dynamodb:GetRecords", "dynamodb:GetShardIterator"}, []*string{streams}})
 	var invoked []*string
 	for _, name := range append(serving(), "redrive") {
 		arn := c.Functions[name].FunctionArn()

@@ -1,6 +1,7 @@
 package infra
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,17 +24,20 @@ var Rollouts = []string{
 	"Linear10PercentEvery1Minute", "Linear10PercentEvery2Minutes", "Linear10PercentEvery3Minutes", "Linear10PercentEvery10Minutes",
 }
 
-func checkRollout(rollout string) error {
-	if rollout != "" && !slices.Contains(Rollouts, rollout) {
-		return fmt.Errorf("infra: Props.Rollout is %q; give one of %s, or leave it out to roll out at once", rollout, strings.Join(Rollouts, ", "))
+func (p Props) checkRollout() error {
+	switch {
+	case p.Rollout != "" && !slices.Contains(Rollouts, p.Rollout):
+		return fmt.Errorf("infra: Props.Rollout is %q; give one of %s, or leave it out to roll out at once", p.Rollout, strings.Join(Rollouts, ", "))
+	case p.Rollout != "" && !p.Versions:
+		return errors.New("infra: Props.Rollout is set, and Versions is not: requests are moved from one version to the next; set Versions, and in a stack that stands, deploy it once before Rollout")
 	}
 	return nil
 }
 
-// version is what the aliases of a function point to: the version that this deployment publishes with Props.Rollout, and else the function as it
+// version is what the aliases of a function point to: the version that this deployment publishes with Props.Versions, and else the function as it
 // is.
 func (c *Coordinator) version(fn awslambda.Function) awslambda.IVersion {
-	if c.props.Rollout != "" {
+	if c.props.Versions {
 		return fn.CurrentVersion()
 	}
 	return fn.LatestVersion()

@@ -89,7 +89,7 @@ func everything(stack awscdk.Stack, code string, props infra.Props) {
 func withoutAPI() infra.Props {
 	return infra.Props{
 		NoAPI: true, SubnetIDs: []string{"subnet-0a1b2c3d", "subnet-1a2b3c4d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"}, EndpointsVPC: "vpc-0a1b2c3d", RouteTableIDs: []string{"rtb-0a1b2c3d", "rtb-1a2b3c4d"},
-		StateMachines: []string{"Deploy*"}, DurableFunctions: []string{"durable"}, Tracing: true, Rollout: "Canary10Percent5Minutes",
+		StateMachines: []string{"Deploy*"}, DurableFunctions: []string{"durable"}, Tracing: true, Versions: true, Rollout: "Canary10Percent5Minutes",
 	}
 }
 
@@ -99,7 +99,7 @@ var variants = []variant{
 		everything(stack, code, infra.Props{
 			Architecture: infra.X86, RemovalPolicy: awscdk.RemovalPolicy_RETAIN, DeletionProtection: true, Table: "locks",
 			MaxTTL: awscdk.Duration_Days(jsii.Number(7)), Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
-			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, MetricNamespace: "Mine", NotifyName: "mine", Rollout: "Canary10Percent30Minutes",
+			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, MetricNamespace: "Mine", NotifyName: "mine", Versions: true, Rollout: "Canary10Percent30Minutes",
 			SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f")),
@@ -150,17 +150,17 @@ var variants = []variant{
 			DeletionProtection: true, Table: "locks", MaxTTL: awscdk.Duration_Minutes(jsii.Number(5)), StateMachines: []string{"Deploy*"},
 			DurableFunctions: []string{"durable"}, Events: []string{"deploy:", "report"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
 			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, Tracing: true, MetricNamespace: "Mine", NotifyName: "mine",
-			Rollout: "Canary10Percent30Minutes", SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
+			Versions: true, Rollout: "Canary10Percent30Minutes", SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/k")),
 		})
 	}),
 	one("sam-without-timers", nil, func(stack awscdk.Stack, code string) {
-		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, Events: []string{infra.NoEvents}, Rollout: "Linear10PercentEvery1Minute"})
+		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, Events: []string{infra.NoEvents}, Versions: true, Rollout: "Linear10PercentEvery1Minute"})
 	}),
 	one("sam-without-api", nil, func(stack awscdk.Stack, code string) { coordinator(stack, "Locks", code, withoutAPI()) }),
 	one("trial", nil, func(stack awscdk.Stack, code string) {
-		coordinator(stack, "Locks", code, infra.Props{NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY})
+		coordinator(stack, "Locks", code, infra.Props{Versions: true, NoPromptExpiry: true, RemovalPolicy: awscdk.RemovalPolicy_DESTROY})
 	}),
 	one("two-coordinators", nil, func(stack awscdk.Stack, code string) {
 		coordinator(stack, "Blue", code, infra.Props{StateMachines: []string{"Blue*"}})

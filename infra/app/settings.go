@@ -46,6 +46,7 @@ var settings = []setting{
 	{"securityGroupIds", "the security groups of the functions, with commas", names(func(l []string, p *infra.Props) { p.SecurityGroupIDs = l })},
 	{"endpointsVpcId", "the VPC in which the stack makes VPC endpoints", plain(func(v string, p *infra.Props) { p.EndpointsVPC = v })},
 	{"routeTableIds", "the route tables for DynamoDB's endpoint, with commas", names(func(l []string, p *infra.Props) { p.RouteTableIDs = l })},
+	{"versions", "true: each deployment publishes versions of the functions", flag(func(p *infra.Props) { p.Versions = true })},
 	{"rollout", "how CodeDeploy moves requests to a new version", plain(func(v string, p *infra.Props) { p.Rollout = v })},
 	{"requestsPerSecond", "the API's limit", number(func(n int, p *infra.Props) { p.RequestsPerSecond = n })},
 	{"burst", "the API's limit of bursts", number(func(n int, p *infra.Props) { p.Burst = n })},

@@ -17,7 +17,7 @@ var given = map[string]string{
 	"streamConcurrency": "4", "expireConcurrency": "20", "timersConcurrency": "6", "noApi": "true", "requestsPerSecond": "7", "burst": "8",
 	"logRetentionDays": "90", "alarmTopic": "arn:aws:sns:eu-west-1:111122223333:alarms", "tracing": "true",
 	"key": "arn:aws:kms:eu-west-1:111122223333:key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f", "metricNamespace": "Mine", "notifyName": "mine", "events": "deploy:,report",
-	"subnetIds": "subnet-1,subnet-2", "securityGroupIds": "sg-1", "endpointsVpcId": "vpc-1", "routeTableIds": "rtb-1", "rollout": "Canary10Percent5Minutes",
+	"subnetIds": "subnet-1,subnet-2", "securityGroupIds": "sg-1", "endpointsVpcId": "vpc-1", "routeTableIds": "rtb-1", "versions": "true", "rollout": "Canary10Percent5Minutes",
 }
 
 // Every prop of the construct has a context value that sets it, and every context value a line in the documents.

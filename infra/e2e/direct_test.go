@@ -125,7 +125,7 @@ func TestResourcesWithoutAPI(t *testing.T) {
 			}
 		}
 	}
-	if endpoints != 5 || c.outputs["Endpoint"] != "" {
+	if endpoints != 4 || c.outputs["Endpoint"] != "" {
 		t.Errorf("%d endpoints, endpoint %q", endpoints, c.outputs["Endpoint"])
 	}
 }

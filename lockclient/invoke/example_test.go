@@ -2,6 +2,7 @@ package invoke_test
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -24,4 +25,28 @@ func ExampleNew() {
 
 	fmt.Println(client != nil, err)
 	// Output: true <nil>
+}
+
+// The command's setting serves a program, too.
+func ExampleParseFunctions() {
+	cfg := aws.Config{Region: "eu-west-1"}
+	documented := func() error {
+		functions, err := invoke.ParseFunctions(os.Getenv("HOLDFAST_FUNCTIONS"))
+		if err != nil {
+			return err
+		}
+		transport, err := invoke.New(invoke.Config{AWS: cfg, Functions: functions})
+		if err != nil {
+			return err
+		}
+		client, err := lockclient.New(lockclient.Config{Transport: transport})
+		fmt.Println(client != nil)
+		return err
+	}
+
+	_ = os.Setenv("HOLDFAST_FUNCTIONS", "acquire=NAME:live,renew=NAME:live,release=NAME:live")
+	fmt.Println(documented())
+	// Output:
+	// true
+	// <nil>
 }
