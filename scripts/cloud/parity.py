@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""parity.py TEMPLATE CDK_TEMPLATE [PARAMETER=VALUE...]: fails unless the SAM template with these parameters, transformed offline, and
-the synthesised CDK template define the same system: functions, environment, every policy statement, event sources and filters, table,
+"""parity.py TEMPLATE OTHER [PARAMETER=VALUE...]: fails unless the SAM template with these parameters, transformed offline, and OTHER, the
+synthesised CDK template or what scripts/terraform makes of the Terraform module, define the same system: functions, environment, every policy statement, event sources and filters, table,
 bus, queues, routes, log groups and alarms. Prints the number of compared resources and the allowed differences."""
 import json, os, re, sys
 
@@ -187,6 +187,7 @@ def differences(a, b, where=""):
 
 
 cdk_template = json.load(open(sys.argv[2]))
+ALLOWED.update(cdk_template.get("Allowed", {}))
 sam_template = sam(sys.argv[1], dict(a.split("=", 1) for a in sys.argv[3:]))
 ours, theirs = system(sam_template), system(cdk_template)
 if "Outputs" in cdk_template:  # only the app has outputs
@@ -198,7 +199,7 @@ for where, a, b in differences(ours, theirs):
         allowed.setdefault(reason, []).append(where)
         continue
     failed = True
-    print(f"parity: {where}\n  SAM: {json.dumps(a)}\n  CDK: {json.dumps(b)}")
+    print(f"parity: {where}\n  SAM: {json.dumps(a)}\n  {sys.argv[2]}: {json.dumps(b)}")
 if failed:
     sys.exit(1)
 print(f"parity: {len(theirs)} parts equal but for {len(allowed)} kinds of allowed difference:")
