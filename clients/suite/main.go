@@ -113,7 +113,7 @@ func report(o options, todo []scenario, outcomes []outcome) error {
 		}
 	}
 	var text strings.Builder
-	text.WriteString(fmt.Sprintf("suite: %s: %d of %d scenarios passed", o.name, len(todo)-len(failed)-len(skipped), len(todo)))
+	fmt.Fprintf(&text, "suite: %s: %d of %d scenarios passed", o.name, len(todo)-len(failed)-len(skipped), len(todo))
 	for _, s := range skipped {
 		text.WriteString("; " + s)
 	}

@@ -35,12 +35,12 @@ var queues = []scenario{
 		gate := make(chan struct{})
 		defer close(gate)
 		s.front.then("acquire", held(gate))
-		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "ttl_ms": long})
-		s.front.awaitServed("acquire", "a")
+		p := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "b", "ttl_ms": long})
+		s.front.awaitServed("acquire", "b")
 		d.must("cancel", fields{"target": p.id})
 		p.fails("acquire", "cancelled")
-		s.free("a")
-		s.check(s.front.requests("release", "a")[0].secret == s.front.requests("acquire", "a")[0].secret, "the release has another secret")
+		s.free("b")
+		s.check(s.front.requests("release", "b")[0].secret == s.front.requests("acquire", "b")[0].secret, "the release has another secret")
 	}},
 	{"cancelled turn", "a waiter that is cancelled when the lock has been granted to it passes it on", 0, func(s *stage) {
 		r := s.rival("a", time.Minute)
