@@ -75,9 +75,11 @@ ui-shots: ui-tools ## Take the screenshots of docs/ui.md
 	@mkdir -p docs/ui && node internal/ui/browser/shots.mjs docs/ui
 
 # The behaviour suite runs with the driver of each client.
-clients-test: go-version clients-typescript ## Test the clients: the behaviour suite with each of them, and their own tests (needs Node.js 20)
+clients-test: go-version clients-typescript clients-python ## Test the clients: the behaviour suite with each of them, and their own tests (needs Node.js 20, Python 3.10, Java 17)
 	@go build -o .bin/suite ./clients/suite && go build -o .bin/godriver ./clients/suite/godriver
 	@.bin/suite -name go -driver .bin/godriver
+	@PYTHONPATH=dist/python/site .bin/suite -name python -driver '.bin/python clients/python/tests/driver.py'
+	@PYTHONPATH=dist/python/site .bin/suite -name 'python --sync' -driver '.bin/python clients/python/tests/driver.py --sync'
 	@.bin/suite -name typescript -driver 'node clients/typescript/.bin/test/driver.js'
 
 clients-typescript: go-version node
@@ -85,6 +87,10 @@ clients-typescript: go-version node
 	@cd clients/typescript && npm ci --silent --no-audit --no-fund --ignore-scripts && npm run --silent build && npm run --silent pretest && \
 	  out=$$(npm run --silent check 2>&1 && npm test --silent --ignore-scripts 2>&1) || { echo "$$out"; exit 1; }
 	@cd clients/typescript && node test/packed.mjs
+
+clients-python: go-version python
+	@go build -o .bin/run ./scripts/run
+	@scripts/with-dynamodb.sh clients/python/check.sh
 
 build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
 	@rm -rf dist
@@ -266,4 +272,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint clients-test clients-typescript build infra-test synth synth-examples synth-without-api templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean

@@ -81,6 +81,10 @@ func run(ctx context.Context, o options) error {
 	if len(todo) == 0 {
 		return fmt.Errorf("no scenario matches -only %q; -list lists them", o.only)
 	}
+	idle := play(ctx, o, scenario{run: func(s *stage) { s.driver("idle") }})
+	if idle.failure != "" {
+		return fmt.Errorf("a driver that gets no command does not start and end: %s", idle.failure)
+	}
 	outcomes := make([]outcome, len(todo))
 	slots := make(chan struct{}, max(o.parallel, 1))
 	var work sync.WaitGroup

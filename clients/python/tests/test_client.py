@@ -43,9 +43,6 @@ class Recorder:
     def close(self) -> None:
         self.inner.close()
 
-    def __del__(self) -> None:
-        self.inner.close()
-
     def ops(self) -> list[str]:
         return [r.op for r in self.requests]
 

@@ -74,7 +74,7 @@ class _Scope:
         try:
             await self._client._core.release(self._lease, self._client._core.timeout * 2)
         except HoldfastError as failed:
-            if error is None or interrupted and isinstance(error, asyncio.CancelledError):
+            if error is None or (interrupted and isinstance(error, asyncio.CancelledError)):
                 raise failed from None
             if isinstance(failed, LeaseLost):
                 error.__context__ = error.__context__ or failed

@@ -40,7 +40,7 @@ class CoreLease:
         self._releasing = core.io.lock()
         self._renewing: Any = None  # the background work of its renewals
         self._renewal: Request | None = None  # the one in progress
-        self._interrupts: list[Callable[[LeaseLost], None]] = []
+        self._interrupts: list[Callable[[LeaseLost], object]] = []
         self._result: tuple[HoldfastError | None] | None = None  # of the first release
         self._pid = os.getpid()
 
@@ -135,7 +135,7 @@ class CoreLease:
             self._end(self._ran_out())
         return min(left, WATCH_EVERY)
 
-    def _on_loss(self, interrupt: Callable[[LeaseLost], None]) -> None:
+    def _on_loss(self, interrupt: Callable[[LeaseLost], object]) -> None:
         """Have interrupt called when the lease is lost, or now if it has been."""
         with self._mutex:
             if self._cause is None:

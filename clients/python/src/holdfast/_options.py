@@ -46,14 +46,14 @@ class AcquireOptions(TypedDict, total=False):
     permits: int
     mode: str
     """"read" or "write", instead of capacity and permits: readers share the lock, and a writer has it alone."""
-    on_wait: Callable[[LockHeld], None] | None
+    on_wait: Callable[[LockHeld], object] | None
     """Called before each pause of a wait, with the holders and the place in the queue."""
-    on_unavailable: Callable[[Unavailable], None] | None
+    on_unavailable: Callable[[Unavailable], object] | None
     """Called before an acquire is retried because the last try had no answer."""
-    on_renewal: Callable[[HoldfastError | None, float], None] | None
+    on_renewal: Callable[[HoldfastError | None, float], object] | None
     """Called with an error when renewals in the background begin to fail, and with None when they succeed again; the second argument is the
     time.monotonic() until which the lease is proved to be held nevertheless."""
-    on_lost: Callable[[LeaseLost], None] | None
+    on_lost: Callable[[LeaseLost], object] | None
     """Called once when the lease is lost, and not when it is released: by a thread of the client's, or with AsyncClient by the event loop."""
     cancellation: Cancellation | None
     """Ends the acquire from another thread."""
@@ -73,10 +73,10 @@ class Options:
     capacity: int = 0
     permits: int = 0
     mode: str = ""
-    on_wait: Callable[[LockHeld], None] | None = None
-    on_unavailable: Callable[[Unavailable], None] | None = None
-    on_renewal: Callable[[HoldfastError | None, float], None] | None = None
-    on_lost: Callable[[LeaseLost], None] | None = None
+    on_wait: Callable[[LockHeld], object] | None = None
+    on_unavailable: Callable[[Unavailable], object] | None = None
+    on_renewal: Callable[[HoldfastError | None, float], object] | None = None
+    on_lost: Callable[[LeaseLost], object] | None = None
     cancellation: Cancellation | None = None
 
     @staticmethod

@@ -136,6 +136,10 @@ class HTTPTransport:
         for _, connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        for _, connection in self.__dict__.get("_idle", ()):  # of a client that nobody closed
+            connection.close()
+
     def send(self, request: Request) -> Response:
         """Send a request once."""
         method, suffix = ROUTES[request.op]
