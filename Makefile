@@ -147,6 +147,10 @@ templates: go-version node python synth ## Validate templates and state machines
 	@node scripts/templates/asl.js examples/stepfunctions/*.asl.json $$(grep -l AWS::StepFunctions::StateMachine dist/templates/*.json)
 	@node scripts/templates/nag.js dist/cdk/Holdfast.template.json
 
+terraform: go-version python ## Check the Terraform module by the schema of its provider, and compare it with the SAM template
+	@go -C scripts/terraform vet . && go -C scripts/terraform mod tidy -diff && go -C scripts/terraform test .
+	@scripts/terraform/compare.sh
+
 # The prerequisites are checked before anything is built.
 cloud: go-version node python synth ## Run the CDK stack on this machine, and print how to reach it
 	@scripts/with-cloud.sh scripts/cloud/run.sh
@@ -272,4 +276,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint clients-test clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates terraform sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
