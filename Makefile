@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 GO_VERSION := $(shell sed -n 's/^go //p' go.mod)
+comma      := ,
 FUNCTIONS  := $(patsubst functions/%/main.go,%,$(wildcard functions/*/main.go))
 ARCHES     := arm64 amd64
 CDK_CLI    := 2.1148.1
@@ -92,14 +93,14 @@ clients-python: go-version python
 	@go build -o .bin/run ./scripts/run
 	@scripts/with-dynamodb.sh clients/python/check.sh
 
-build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64
-	@rm -rf dist
+build: go-version ## Build the functions as reproducible zips in dist/, for arm64 and amd64; TRACED=true adds dist/ARCH/traced, which make spans
+	@$(if $(TRACED),true,rm -rf dist)
 	@for arch in $(ARCHES); do for f in $(FUNCTIONS); do \
-	  echo "building $$f for $$arch" >&2; out=dist/$$arch/$$f; mkdir -p $$out; \
-	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '-s -w -buildid=' -o $$out/bootstrap ./functions/$$f; \
+	  echo "building $$f for $$arch" >&2; out=dist/$$arch$(if $(TRACED),/traced)/$$f; mkdir -p $$out; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -tags lambda.norpc$(if $(TRACED),$(comma)traced) -ldflags '-s -w -buildid=' -o $$out/bootstrap ./functions/$$f; \
 	  go run ./scripts/zip $$out/bootstrap $$out.zip; \
 	done; done
-	@ls -l dist/*/*.zip | awk '{printf "%s %.1f MB\n", $$9, $$5/1e6}'
+	@ls -l dist/*$(if $(TRACED),/traced)/*.zip | awk '{printf "%s %.1f MB\n", $$9, $$5/1e6}'
 
 # The architecture of this machine, for the local cloud.
 HOST_ARCH  := $(shell go env GOARCH)
@@ -123,6 +124,7 @@ synth: go-version node ## Synthesise the CDK stack for this machine into dist/cd
 # The settings of the variant "sam" of infra/variants_test.go, as parameters of template.yaml.
 SAM_EVERYTHING := DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 StateMachines=Deploy* DurableFunctions=durable Events=deploy:,report \
   Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 LogRetentionDays=7 Tracing=true \
+  TraceEndpoint=http://localhost:4318 TraceLayerArn=arn:aws:lambda:eu-west-1:111122223333:layer:collector:1 \
   MetricNamespace=Mine NotifyName=mine Rollout=Canary10Percent30Minutes DeployedVersion=v1 SubnetIds=subnet-0a1b2c3d SecurityGroupIds=sg-0a1b2c3d AlarmTopicArn=arn:aws:sns:eu-west-1:111122223333:alarms KeyArn=arn:aws:kms:eu-west-1:111122223333:key/k
 
 SAM_WITHOUT_API := NoApi=true SubnetIds=subnet-0a1b2c3d,subnet-1a2b3c4d SecurityGroupIds=sg-0a1b2c3d EndpointsVpcId=vpc-0a1b2c3d RouteTableIds=rtb-0a1b2c3d,rtb-1a2b3c4d \

@@ -114,6 +114,11 @@ type Props struct {
 	AlarmTopic awssns.ITopic
 	// Tracing turns on X-Ray for the functions.
 	Tracing bool
+	// TraceEndpoint is the URL of a collector that gets the functions' spans by OTLP over HTTP, such as http://localhost:4318 of a layer. The functions
+	// are then those that were built to make spans. Empty: they make none. See docs/tracing.md.
+	TraceEndpoint string
+	// TraceLayer is the ARN of the version of a layer that all functions get: a collector. Empty: none.
+	TraceLayer string
 	// Key encrypts the table, the queues, the bus and the logs. Nil: AWS owned keys, at no cost. The permissions of
 	// EventBridge and CloudWatch Logs are added to the policy of a key of the same app; an imported key must have them:
 	// docs/iam.md.
@@ -361,9 +366,12 @@ const nameIndex = "names"
 // code is a function's code. The caller calls copied once the CDK has copied it.
 func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	if c.props.Code != "" {
-		zip := filepath.Join(c.props.Code, name+".zip")
+		zip, build := filepath.Join(c.props.Code, name+".zip"), "make build"
+		if c.props.TraceEndpoint != "" {
+			zip, build = filepath.Join(c.props.Code, "traced", name+".zip"), "make build TRACED=true"
+		}
 		if _, err := os.Stat(zip); err != nil {
-			panic(fmt.Errorf("infra: Props.Code: %w; run \"make build\", or leave Code empty to build from the module", err))
+			panic(fmt.Errorf("infra: Props.Code: %w; run %q, or leave Code empty to build from the module", err, build))
 		}
 		return awslambda.Code_FromAsset(&zip, nil), func() {}
 	}
@@ -377,8 +385,12 @@ func (c *Coordinator) code(name string) (code awslambda.Code, copied func()) {
 	if err != nil {
 		panic(fmt.Errorf("infra: the module github.com/holdfast-lock/holdfast is not there: %w; or give Props.Code", err))
 	}
+	tags := "lambda.norpc"
+	if c.props.TraceEndpoint != "" {
+		tags += ",traced"
+	}
 	build := exec.Command( //nolint:gosec,noctx // name is one of this package's
-		"go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w -buildid=",
+		"go", "build", "-trimpath", "-buildvcs=false", "-tags", tags, "-ldflags", "-s -w -buildid=",
 		"-o", filepath.Join(dir, "bootstrap"), "./functions/"+name)
 	build.Dir = strings.TrimSpace(string(where))
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+map[Architecture]string{ARM64: "arm64", X86: "amd64"}[c.props.Architecture])

@@ -266,6 +266,9 @@ func (c *Coordinator) function(f function) {
 			environment["HOLDFAST_NO_API"] = jsii.String("true")
 		}
 	}
+	if c.props.TraceEndpoint != "" {
+		environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = &c.props.TraceEndpoint
+	}
 	maps.Copy(environment, f.environment)
 	code, copied := c.code(f.name)
 	defer copied()
@@ -288,6 +291,9 @@ func (c *Coordinator) function(f function) {
 	}
 	if c.props.Tracing {
 		props.Tracing = awslambda.Tracing_ACTIVE
+	}
+	if c.props.TraceLayer != "" {
+		props.Layers = &[]awslambda.ILayerVersion{awslambda.LayerVersion_FromLayerVersionArn(c.Construct, jsii.String(f.id+"TraceLayer"), &c.props.TraceLayer)}
 	}
 	fn := awslambda.NewFunction(c.Construct, &f.id, props)
 	c.attach(f, fn)

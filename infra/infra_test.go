@@ -31,9 +31,14 @@ import (
 func code(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "rules", "stream", "expire", "redrive"} {
-		if err := os.WriteFile(filepath.Join(dir, name+".zip"), []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
+	for _, of := range []string{dir, filepath.Join(dir, "traced")} {
+		if err := os.MkdirAll(of, 0o700); err != nil {
 			t.Fatal(err)
+		}
+		for _, name := range []string{"acquire", "renew", "release", "status", "forcerelease", "rules", "stream", "expire", "redrive"} {
+			if err := os.WriteFile(filepath.Join(of, name+".zip"), []byte("PK\x05\x06"+strings.Repeat("\x00", 18)), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return dir
@@ -271,6 +276,38 @@ func TestProps(t *testing.T) {
 	if n := strings.Count(string(text), "kms:GenerateDataKey"); n < 7 {
 		t.Errorf("%d statements let a function use the key", n)
 	}
+}
+
+// With a collector every function has its URL and its layer, and the zips are those that make spans; without one, nothing.
+func TestTraceEndpoint(t *testing.T) {
+	const endpoint, layer = "http://localhost:4318", "arn:aws:lambda:eu-west-1:111122223333:layer:collector:1"
+	for _, on := range []bool{true, false} {
+		props := infra.Props{}
+		if on {
+			props.TraceEndpoint, props.TraceLayer = endpoint, layer
+		}
+		tpl := synth(t, func(stack awscdk.Stack, code string) {
+			props.Code = code
+			infra.NewCoordinator(stack, "Locks", props)
+		})
+		n := 0
+		for _, f := range tpl.of("AWS::Lambda::Function") {
+			text, _ := json.Marshal(f.Properties)
+			if on == (strings.Count(string(text), endpoint) == 1 && strings.Count(string(text), layer) == 1) {
+				n++
+			}
+		}
+		if n != 9 {
+			t.Errorf("on %v: %d functions", on, n)
+		}
+	}
+	dir := t.TempDir()
+	defer func() {
+		if p := fmt.Sprint(recover()); !strings.Contains(p, filepath.Join(dir, "traced")) || !strings.Contains(p, "make build TRACED=true") {
+			t.Errorf("without zips that make spans: %s", p)
+		}
+	}()
+	infra.NewCoordinator(awscdk.NewStack(newApp(), jsii.String("Test"), nil), "Locks", infra.Props{Code: dir, TraceEndpoint: endpoint})
 }
 
 // Invalid props are refused by name.

@@ -151,6 +151,7 @@ var variants = []variant{
 			DurableFunctions: []string{"durable"}, Events: []string{"deploy:", "report"}, Concurrency: 20, StreamConcurrency: 5, ExpireConcurrency: 6, TimersConcurrency: 4,
 			RequestsPerSecond: 50, Burst: 60, LogRetention: awslogs.RetentionDays_ONE_WEEK, Tracing: true, MetricNamespace: "Mine", NotifyName: "mine",
 			Versions: true, Rollout: "Canary10Percent30Minutes", SubnetIDs: []string{"subnet-0a1b2c3d"}, SecurityGroupIDs: []string{"sg-0a1b2c3d"},
+			TraceEndpoint: "http://localhost:4318", TraceLayer: "arn:aws:lambda:eu-west-1:" + account + ":layer:collector:1",
 			AlarmTopic: awssns.Topic_FromTopicArn(stack, jsii.String("Topic"), jsii.String("arn:aws:sns:eu-west-1:"+account+":alarms")),
 			Key:        awskms.Key_FromKeyArn(stack, jsii.String("Key"), jsii.String("arn:aws:kms:eu-west-1:"+account+":key/k")),
 		})

@@ -3,10 +3,9 @@
 package main
 
 import (
-	"github.com/aws/aws-lambda-go/lambda"
-
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/functions/internal/consumer"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 )
 
-func main() { lambda.Start(boot.Must(consumer.NewExpirer).Handle) }
+func main() { tracing.Start(boot.Must(consumer.NewExpirer).Handle) }

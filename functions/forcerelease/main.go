@@ -2,10 +2,9 @@
 package main
 
 import (
-	"github.com/aws/aws-lambda-go/lambda"
-
 	"github.com/holdfast-lock/holdfast/functions/internal/callbacks"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-func main() { lambda.Start(callbacks.API().Handler(wire.OpForceRelease)) }
+func main() { tracing.Start(callbacks.API().Handler(wire.OpForceRelease)) }

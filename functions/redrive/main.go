@@ -6,18 +6,18 @@ import (
 	"context"
 	"errors"
 
-	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodbstreams"
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/functions/internal/consumer"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 	"github.com/holdfast-lock/holdfast/internal/poller"
 	"github.com/holdfast-lock/holdfast/internal/redrive"
 	"github.com/holdfast-lock/holdfast/internal/sqs"
 	"github.com/holdfast-lock/holdfast/internal/stream"
 )
 
-func main() { lambda.Start(boot.Must(build).Handle) }
+func main() { tracing.Start(boot.Must(build).Handle) }
 
 // build builds the redriver. An error names the setting that is missing or wrong.
 func build(e *boot.Environment) (*redrive.Redriver, error) {

@@ -2,10 +2,9 @@
 package main
 
 import (
-	"github.com/aws/aws-lambda-go/lambda"
-
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
-func main() { lambda.Start(boot.API().Handler(wire.OpStatus)) }
+func main() { tracing.Start(boot.API().Handler(wire.OpStatus)) }

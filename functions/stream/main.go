@@ -2,11 +2,10 @@
 package main
 
 import (
-	"github.com/aws/aws-lambda-go/lambda"
-
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
 	"github.com/holdfast-lock/holdfast/functions/internal/consumer"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
 )
 
-func main() { lambda.Start(boot.Must(consumer.New).HandleStream(dynamo.ReadRecord)) }
+func main() { tracing.Start(boot.Must(consumer.New).HandleStream(dynamo.ReadRecord)) }

@@ -56,6 +56,8 @@ var settings = []setting{
 		return nil
 	}},
 	{"tracing", "true: X-Ray", flag(func(p *infra.Props) { p.Tracing = true })},
+	{"traceEndpoint", "the URL of a collector that gets the functions' spans, such as http://localhost:4318 of a layer", plain(func(v string, p *infra.Props) { p.TraceEndpoint = v })},
+	{"traceLayer", "the ARN of a layer's version with a collector", plain(func(v string, p *infra.Props) { p.TraceLayer = v })},
 	{"key", "the ARN of the KMS key that encrypts table, queues, bus and logs", func(scope constructs.Construct, v string, p *infra.Props) error {
 		p.Key = awskms.Key_FromKeyArn(scope, new("Key"), &v)
 		return nil

@@ -16,6 +16,7 @@ var given = map[string]string{
 	"maxTtl":              "36h", "stateMachines": "Deploy*,Nightly", "durableFunctions": "a,b", "noPromptExpiry": "true", "concurrency": "3",
 	"streamConcurrency": "4", "expireConcurrency": "20", "timersConcurrency": "6", "noApi": "true", "requestsPerSecond": "7", "burst": "8",
 	"logRetentionDays": "90", "alarmTopic": "arn:aws:sns:eu-west-1:111122223333:alarms", "tracing": "true",
+	"traceEndpoint": "http://localhost:4318", "traceLayer": "arn:aws:lambda:eu-west-1:111122223333:layer:collector:1",
 	"key": "arn:aws:kms:eu-west-1:111122223333:key/1a2b3c4d-1234-1234-1234-1a2b3c4d5e6f", "metricNamespace": "Mine", "notifyName": "mine", "events": "deploy:,report",
 	"subnetIds": "subnet-1,subnet-2", "securityGroupIds": "sg-1", "endpointsVpcId": "vpc-1", "routeTableIds": "rtb-1", "versions": "true", "rollout": "Canary10Percent5Minutes",
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *API) acquire(ctx context.Context, c *call) (any, int64, error) {
-	want := a.newLease(c)
+	want := a.newLease(ctx, c)
 	req := lock.AcquireRequest{Lock: c.lock, Principal: c.principal, Secret: want.secret, Owner: want.owner, TTL: want.ttl, Metadata: want.metadata, Trace: want.trace}
 	c.fields.share(&req)
 	a.queueing(c, &req, want.chosen)
@@ -45,7 +45,7 @@ type newLease struct {
 	ttl             time.Duration // 0: the default
 }
 
-func (a *API) newLease(c *call) (l newLease) {
+func (a *API) newLease(ctx context.Context, c *call) (l newLease) {
 	if l.secret, l.chosen = c.fields.str("lease"); l.chosen {
 		c.fields.checkLease(l.secret)
 	} else {
@@ -57,7 +57,9 @@ func (a *API) newLease(c *call) (l newLease) {
 	}
 	l.ttl = a.ttl(c.fields)
 	l.metadata, _ = c.fields.metadata()
-	l.trace = c.traceparent()
+	if l.trace = c.traceparent(); l.trace == "" && a.traceparent != nil {
+		l.trace = wire.Traceparent(a.traceparent(ctx))
+	}
 	return l
 }
 

@@ -31,6 +31,8 @@ type Config struct {
 	// NoHTTP refuses events of API Gateway: the deployment has no HTTP API, so whoever sends one has made it up, with any principal.
 	NoHTTP  bool
 	Metrics string // the CloudWatch namespace of the metrics in the log records; empty: no metrics
+	// Traceparent returns the trace context (W3C) of a request that carries none itself, or "". Nil: there is none.
+	Traceparent func(context.Context) string
 }
 
 // An API serves requests to one coordinator. It is safe for concurrent use.
@@ -44,6 +46,7 @@ type API struct {
 	noHTTP      bool
 	metrics     string
 	groups      *emf.Groups
+	traceparent func(context.Context) string // Config.Traceparent
 }
 
 // New makes an API. It fails if a required field is missing or a limit is out of range.
@@ -64,7 +67,7 @@ func New(cfg Config) (*API, error) {
 	case cfg.MaxTTL > wire.MaxTTL || cfg.MaxTTL < wire.DefaultTTL:
 		return nil, fmt.Errorf("api: MaxTTL is %v; it must be from %v, the default of a request, to %v", cfg.MaxTTL, wire.DefaultTTL, wire.MaxTTL)
 	}
-	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.NoHTTP, cfg.Metrics, new(emf.Groups)}, nil
+	return &API{cfg.Coordinator, cfg.Log, cfg.MinTTL, cfg.MaxTTL, cfg.Machines, cfg.NotifyPrefix, cfg.NoHTTP, cfg.Metrics, new(emf.Groups), cfg.Traceparent}, nil
 }
 
 // Call serves a request of this process. Name is the lock's, or the scope of a set; it is empty for list. Body has the operation's fields, as a JSON

@@ -92,7 +92,7 @@ func (c *call) names() (list []string) {
 }
 
 func (a *API) acquireSet(ctx context.Context, c *call) (any, int64, error) {
-	want := a.newLease(c)
+	want := a.newLease(ctx, c)
 	var one lock.AcquireRequest
 	a.waiting(c, &one, nil, want.chosen)
 	req := lock.SetRequest{

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 
+	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/wire"
 )
 
@@ -41,6 +43,21 @@ func TestTraceOfAnAcquire(t *testing.T) {
 	}
 	if p := s.problem(s.call("acquire", "b", `{"traceparent":7}`)); p.Code != wire.InvalidRequest || p.Field != "traceparent" {
 		t.Errorf("no text: %+v", p)
+	}
+}
+
+// A request without a context gets that of the function's own span, if there is one.
+func TestTraceOfTheFunction(t *testing.T) {
+	own := otherTrace
+	s := newSystem(t, func(_ *system, c *api.Config) { c.Traceparent = func(context.Context) string { return own } })
+	for i, test := range []struct{ field, own, want string }{
+		{`"traceparent":"` + traced + `"`, otherTrace, traced}, {`"owner":"o"`, otherTrace, otherTrace}, {`"owner":"o"`, "", ""}, {`"owner":"o"`, "x", ""},
+	} {
+		own = test.own
+		name := fmt.Sprintf("a%d", i)
+		if resp := s.call("acquire", name, `{"lease":"`+secret+`",`+test.field+`}`); resp.StatusCode != 200 || s.holder(name).Trace != test.want {
+			t.Errorf("%s in %q: %q, want %q", test.field, test.own, s.holder(name).Trace, test.want)
+		}
 	}
 }
 

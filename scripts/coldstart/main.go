@@ -1,13 +1,17 @@
 // Command coldstart measures the time of each function from the start of its process until its first request for an
 // event at Lambda's runtime API, and until its first answer, and compares them with a function that does nothing. Runs
 // alternate, so that other load on the machine affects all functions alike. The ratios of medians are comparable
-// between machines.
+// between machines. NAME+spans is a function that was built with the tag traced, and sends its spans to a collector which
+// takes them at once.
+//
+// With -base, a checkout of another revision, it measures that one's functions in the same run, as NAME@base.
 package main
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,14 +27,31 @@ import (
 
 const rounds = 40
 
+// traced are the functions that are also measured with spans: one that serves requests and one that handles the stream.
+var traced = []string{"acquire", "stream"}
+
+const (
+	withSpans = "+spans"
+	plainTags = "lambda.norpc"
+)
+
 func main() {
-	if err := run(context.Background()); err != nil {
+	base := flag.String("base", "", "the `directory` of a checkout of another revision, whose functions are measured, too")
+	only := flag.String("only", "", "the names of the functions to measure beside hello, with commas between; empty: all")
+	n := flag.Int("rounds", rounds, "how often each function is started")
+	flag.Parse()
+	if err := run(context.Background(), *base, *only, *n); err != nil {
 		fmt.Fprintln(os.Stderr, "coldstart:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
+// A program is what is measured under a name.
+type program struct {
+	dir, pkg, tags string
+}
+
+func run(ctx context.Context, base, only string, rounds int) error {
 	functions, _ := filepath.Glob("functions/*/main.go")
 	if len(functions) == 0 {
 		return errors.New("no functions found; run this in the root of the repository")
@@ -40,19 +61,35 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	packages := map[string]string{"hello": "./scripts/coldstart/hello", "hello+client": "./scripts/coldstart/client"}
+	programs := map[string]program{"hello": {".", "./scripts/coldstart/hello", plainTags}, "hello+client": {".", "./scripts/coldstart/client", plainTags}}
 	names := []string{"hello", "hello+client"}
+	if base != "" {
+		programs["hello+client@base"] = program{base, "./scripts/coldstart/client", plainTags}
+		names = append(names, "hello+client@base")
+	}
 	for _, f := range functions {
 		f = filepath.Base(filepath.Dir(f))
-		packages[f] = "./functions/" + f
-		names = append(names, f)
+		if only != "" && !slices.Contains(strings.Split(only, ","), f) {
+			continue
+		}
+		add := func(name, dir, tags string) {
+			programs[name] = program{dir, "./functions/" + f, tags}
+			names = append(names, name)
+		}
+		add(f, ".", plainTags)
+		if base != "" {
+			add(f+"@base", base, plainTags)
+		}
+		if slices.Contains(traced, f) {
+			add(f+withSpans, ".", plainTags+",traced")
+		}
 	}
-	for name, pkg := range packages {
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", //nolint:gosec // our own names
-			"-o", filepath.Join(dir, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	for name, p := range programs {
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", p.tags, "-ldflags", "-s -w", //nolint:gosec // our own names
+			"-o", filepath.Join(dir, name), p.pkg)
+		build.Env, build.Dir = append(os.Environ(), "CGO_ENABLED=0"), p.dir
 		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", pkg, err, out)
+			return fmt.Errorf("%s: %w\n%s", p.pkg, err, out)
 		}
 	}
 	ready, answered, memory := map[string][]time.Duration{}, map[string][]time.Duration{}, map[string]int64{}
@@ -71,8 +108,12 @@ func run(ctx context.Context) error {
 	}
 	for _, name := range names {
 		r, a := median(ready[name]), median(answered[name])
-		fmt.Printf("coldstart: %-12s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f), peak memory %d MB\n", name, ms(r),
-			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])), memory[name]/1024)
+		file, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		fmt.Printf("coldstart: %-17s ready %5.1f ms (%.2f of hello), first answer %5.1f ms (%.2f), peak memory %d MB, %.2f MB\n", name, ms(r),
+			float64(r)/float64(median(ready["hello"])), ms(a), float64(a)/float64(median(answered["hello"])), memory[name]/1024, float64(file.Size())/1e6)
 	}
 	return nil
 }
@@ -103,6 +144,9 @@ func start(ctx context.Context, path string) (ready, answered time.Duration, pea
 	cmd.Env = []string{
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x",
 		"HOLDFAST_TABLE=locks", "HOLDFAST_ENDPOINT=" + server.URL, "HOLDFAST_BUS=b", "HOLDFAST_DLQ_URL=https://sqs.test/d", "HOLDFAST_TIMER_QUEUE_URL=https://sqs.test/t", "HOLDFAST_METRICS=Holdfast/x",
+	}
+	if strings.HasSuffix(path, withSpans) {
+		cmd.Env = append(cmd.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)
 	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -158,6 +202,8 @@ func runtimeAPI(ctx context.Context, step func()) http.HandlerFunc {
 			w.Header().Set("Lambda-Runtime-Aws-Request-Id", "1")
 			w.Header().Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(10*time.Second).UnixMilli()))
 			_, _ = io.WriteString(w, `{"name":"","Records":[]}`)
+		case r.URL.Path == "/v1/traces": // the collector's
+			_, _ = io.Copy(io.Discard, r.Body)
 		case strings.HasPrefix(r.URL.Path, "/v1/locks"): // the client's; refused, so that it fails at once
 			w.WriteHeader(http.StatusForbidden)
 		default:

@@ -17,6 +17,7 @@
 //	HOLDFAST_TIMER_QUEUE_URL    the queue of timers and of deferred jobs; required for the expire function. Without it the stream
 //	                            function sets no timers, so that the expiry of a lease is found late, and a record of the stream
 //	                            that fails blocks those behind it
+//	OTEL_EXPORTER_OTLP_ENDPOINT the collector that gets the functions' spans, in a build with the tag traced. Default: there are none
 //	HOLDFAST_DLQ_URL            the dead-letter queue; required for the stream, expire and redrive functions
 //
 // Package awsenv lists the variables of AWS.
@@ -36,6 +37,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing"
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/awsenv"
 	"github.com/holdfast-lock/holdfast/internal/dynamo"
@@ -51,7 +53,7 @@ func API() *api.API {
 
 // Must builds a value from the environment. If build fails, it logs the error and ends the process.
 func Must[T any](build func(*Environment) (T, error)) T {
-	log := lambdacontext.NewLogger()
+	log := tracing.Log(lambdacontext.NewLogger())
 	cfg, err := awsenv.Config(os.Getenv)
 	var v T
 	if err == nil {
@@ -148,5 +150,5 @@ func (e *Environment) API(granted Granted) (*api.API, error) {
 			}
 		}
 	}
-	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, NotifyPrefix: notify, NoHTTP: noAPI, Metrics: e.Metrics()})
+	return api.New(api.Config{Coordinator: coordinator, Log: e.Log, MaxTTL: maxTTL, Machines: machines, NotifyPrefix: notify, NoHTTP: noAPI, Metrics: e.Metrics(), Traceparent: tracing.Traceparent})
 }

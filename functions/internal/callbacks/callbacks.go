@@ -5,6 +5,7 @@ package callbacks
 
 import (
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing/leases"
 	"github.com/holdfast-lock/holdfast/internal/api"
 	"github.com/holdfast-lock/holdfast/internal/lock"
 	"github.com/holdfast-lock/holdfast/internal/sqs"
@@ -17,5 +18,5 @@ func API() *api.API { return boot.Must(build) }
 
 func build(e *boot.Environment) (*api.API, error) {
 	cfg := e.Bounded()
-	return e.API(stream.AtOnce(stream.ByKind{lock.TaskToken: tasks.New(cfg)}, sqs.NewSender(cfg), e.Log, e.Metrics()))
+	return e.API(stream.AtOnce(stream.ByKind{lock.TaskToken: leases.Callbacks(tasks.New(cfg))}, sqs.NewSender(cfg), e.Log, e.Metrics()))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast-lock/holdfast/functions/internal/boot"
+	"github.com/holdfast-lock/holdfast/functions/internal/tracing/leases"
 	"github.com/holdfast-lock/holdfast/internal/durable"
 	"github.com/holdfast-lock/holdfast/internal/eventbridge"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -37,9 +38,9 @@ func build(e *boot.Environment) (*stream.Consumer, stream.Executions, error) {
 	}
 	cfg := e.Bounded()
 	stepFunctions := tasks.New(cfg)
-	callbacks := stream.ByKind{lock.TaskToken: stepFunctions, lock.CallbackToken: durable.New(cfg)}
+	callbacks := stream.ByKind{lock.TaskToken: leases.Callbacks(stepFunctions), lock.CallbackToken: leases.Callbacks(durable.New(cfg))}
 	c := &stream.Consumer{
-		Bus: eventbridge.New(cfg, bus), Listens: listens, DeadLetter: sqs.New(cfg, dlq), Callbacks: callbacks, Notifications: sqs.NewSender(cfg),
+		Bus: leases.Bus(eventbridge.New(cfg, bus)), Listens: listens, DeadLetter: sqs.New(cfg, dlq), Callbacks: callbacks, Notifications: sqs.NewSender(cfg),
 		Skew: lock.DefaultSkew, Log: e.Log, Metrics: e.Metrics(),
 	}
 	if c.Coordinator, err = e.Coordinator(stream.AtOnce(callbacks, c.Notifications, e.Log, c.Metrics)); err != nil {
