@@ -243,7 +243,6 @@ export class Lease implements AsyncDisposable {
 
   /** Renews the lease in the background, and sets the timer for the next time: at the next heartbeat, or sooner after a failure. */
   #beat(): void {
-    if (this.#ended()) return;
     // A try that hangs leaves time for others.
     const ms = Math.max(Math.min(this.#heartbeat, this.#left() / 2), this.ttlMs / 12);
     const renewal = within({ caller: this.#controller.signal, ms }, (scope) => this.#renew(scope, this.ttlMs, undefined, (error) => this.#report(error))).then(

@@ -53,6 +53,15 @@ describe("lease", () => {
     await assert.rejects(lease.renew(), LeaseLostError);
   });
 
+  test("that is renewed by hand ends its signal at the deadline, without a look at it", async () => {
+    using w = new Scripted();
+    const { signal } = await w.client.acquire("a", { manualRenew: true });
+    await w.pass(2990);
+    assert.equal(signal.aborted, false);
+    await w.pass(10);
+    assert.ok(signal.reason instanceof LeaseLostError);
+  });
+
   test("is over at the first look after the process stood still", async () => {
     using w = new Scripted();
     const lease = await w.client.acquire("a");
@@ -65,10 +74,10 @@ describe("lease", () => {
 
   test("is over after the machine was suspended, which the monotonic clock does not count", async () => {
     using w = new Scripted();
-    const lease = await w.client.acquire("a", { manualRenew: true });
+    const { signal } = await w.client.acquire("a", { manualRenew: true });
     w.now.uptime += 3020;
     await w.pass(1000); // the longest time between two checks
-    assert.ok(lease.signal.reason instanceof LeaseLostError);
+    assert.ok(signal.reason instanceof LeaseLostError);
   });
 
   test("a renewal whose answer comes after the deadline does not revive it", async () => {
