@@ -83,6 +83,9 @@ clients-test: go-version clients-typescript clients-python ## Test the clients: 
 	@PYTHONPATH=dist/python/site .bin/suite -name 'python --sync' -driver '.bin/python clients/python/tests/driver.py --sync'
 	@.bin/suite -name typescript -driver 'node clients/typescript/.bin/test/driver.js'
 
+clients-plants: go-version clients-typescript clients-python ## Plant faults in the clients, one at a time, and see that the suite or the client's tests notice each; CLIENT=NAME, ONLY=REGEXP
+	@go run ./clients/suite/plants $(if $(CLIENT),-client $(CLIENT)) $(if $(ONLY),-only '$(ONLY)')
+
 clients-typescript: go-version node
 	@go build -o .bin/holdfast ./cmd/holdfast
 	@cd clients/typescript && npm ci --silent --no-audit --no-fund --ignore-scripts && npm run --silent build && npm run --silent pretest && \
@@ -278,4 +281,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint clients-test clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates terraform sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test clients-plants clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates terraform sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean

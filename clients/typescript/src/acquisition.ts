@@ -73,6 +73,7 @@ class Acquisition {
       capacity: options.capacity,
       permits: options.permits,
       mode: options.mode,
+      traceparent: options.traceparent,
     };
     if (this.wait) {
       const place = Math.floor(Math.min(Math.max(keepPlace, 3 * core.pollDelay), maxPlace));

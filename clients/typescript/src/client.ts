@@ -99,10 +99,10 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** Reads a lock. A lock that was never acquired is a free lock. */
-  status(name: string, options: { signal?: AbortSignal } = {}): Promise<Status> {
+  /** Reads a lock, and with `options.waiters` also so many waiters from the first in the queue on (1 to 100). A lock that was never acquired is a free lock. */
+  status(name: string, options: { waiters?: number; signal?: AbortSignal } = {}): Promise<Status> {
     return this.#run("status", name, options.signal, async (scope) => {
-      const answer = await this.#core.retry(scope, () => this.#core.send("status", name, {}, scope));
+      const answer = await this.#core.retry(scope, () => this.#core.send("status", name, { waiters: options.waiters }, scope));
       checkLock(answer, name);
       return statusOf(answer);
     });

@@ -42,6 +42,8 @@ export interface Holder {
   expiresAt: Date;
   /** The time until then in milliseconds, when the coordinator answered. */
   remainingMs: number;
+  /** The trace context (W3C) of the acquire that was granted; undefined if it carried none. */
+  traceparent?: string;
 }
 
 /** A time in which nobody is granted a lock, as an operator has set it for all locks whose names begin with a prefix. */
@@ -294,7 +296,9 @@ export function problemError(status: number, p: Record<string, unknown>): Holdfa
 
 export function holderOf(value: unknown): Holder {
   const h = record(value);
-  return { owner: text(h["owner"]), fence: whole(h["fence"]), expiresAt: new Date(text(h["expires_at"])), remainingMs: milliseconds(h["remaining_ms"]) };
+  const traceparent = text(h["traceparent"]);
+  const [owner, expiresAt] = [text(h["owner"]), new Date(text(h["expires_at"]))];
+  return { owner, fence: whole(h["fence"]), expiresAt, remainingMs: milliseconds(h["remaining_ms"]), ...(traceparent && { traceparent }) };
 }
 
 export function freezeOf(value: unknown): Freeze | undefined {

@@ -65,7 +65,7 @@ export class HTTPTransport implements Transport {
     const path = this.#endpoint.pathname.replace(/\/+$/, "") + route.replace("{name}", () => r.lock.replaceAll("+", "%2B"));
     const body = method === "POST" ? JSON.stringify(r.fields) : undefined;
     const query: Record<string, string> = {};
-    if (method === "GET") for (const [key, value] of Object.entries(r.fields)) query[key] = String(value);
+    if (method === "GET") for (const [key, value] of Object.entries(r.fields)) if (value !== undefined) query[key] = String(value);
     let headers: Record<string, string> = { host: this.#endpoint.host, accept: "application/json" };
     if (body !== undefined) headers["content-type"] = "application/json";
     if (this.#signer) headers = await this.#signer.sign({ method, endpoint: this.#endpoint, path, query, headers, body });

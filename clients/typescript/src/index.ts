@@ -29,5 +29,5 @@ export { type ExclusiveOptions, exclusive, type LockMiddleware, leaseOf, lockMid
 export type { Lease } from "./lease.js";
 export { escapeName, unescapeName } from "./names.js";
 export type { AcquireOptions, AdoptOptions, ClientConfig } from "./options.js";
-export type { Status, StatusHolder } from "./status.js";
+export type { Status, StatusHolder, StatusWaiter } from "./status.js";
 export type { Transport, TransportRequest, TransportResponse } from "./transport.js";

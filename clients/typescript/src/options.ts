@@ -83,6 +83,11 @@ export interface AcquireOptions {
   capacity?: number;
   /** By default 1. */
   permits?: number;
+  /**
+   * The caller's trace context (W3C), such as that of the active span of OpenTelemetry. It is kept with the lease, and shown in events, the
+   * history and to others.
+   */
+  traceparent?: string;
   /** Makes the lock one that readers share and a writer has alone; instead of `capacity` and `permits`. All callers of the lock must give it. */
   mode?: "read" | "write";
   /** The `context` of the Lambda invocation in which the lease is used. The lease ends with the invocation. */
@@ -136,6 +141,7 @@ export function checkOptions(o: AcquireOptions): void {
   check("permits", isNumber(o.permits, 1, o.capacity ?? maxCapacity), `give 1 to the capacity, which is ${o.capacity ?? 1}`);
   check("mode", o.mode === "read" || o.mode === "write", 'give "read" or "write"');
   check("mode", o.capacity === undefined && o.permits === undefined, "it is there with capacity or permits: give one or the other");
+  check("invocation", typeof o.invocation?.getRemainingTimeInMillis === "function", "give the context that Lambda passes to the handler");
   const problem = o.owner === undefined ? "" : ownerProblem(o.owner);
   if (problem) throw invalid("owner", `AcquireOptions.owner ${problem}`);
 }

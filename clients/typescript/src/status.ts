@@ -16,6 +16,8 @@ export interface Status {
   holders: StatusHolder[];
   /** The number of waiters in the queue. */
   waiting: number;
+  /** The first waiters, if `options.waiters` asks for them. They are read after the lock, and may be newer. */
+  queue: StatusWaiter[];
   /** Undefined if the lock is not frozen; lists leave it out. */
   freeze?: Freeze;
   /** When a rate of the lock's prefix allows the next grant, if that is later than `at`; lists leave it out. */
@@ -37,6 +39,25 @@ export interface StatusHolder extends Holder {
   principal?: string;
 }
 
+/** A waiter in a {@link Status}. */
+export interface StatusWaiter {
+  /** Its place in the queue, from 1. */
+  position: number;
+  owner: string;
+  /** The permits that it waits for. */
+  permits: number;
+  /** The caller's ARN; undefined if it is not known. */
+  principal?: string;
+  /** When it joined the queue; undefined if it is not known. */
+  joinedAt?: Date;
+  /** A task of a state machine waits, and not a caller that polls. */
+  task: boolean;
+  /** The locks that it acquires together, this one included; undefined for a single lock. */
+  set?: string[];
+  /** Its trace context (W3C). */
+  traceparent?: string;
+}
+
 export function statusOf(value: unknown): Status {
   const s = record(value);
   const status: Status = {
@@ -47,6 +68,7 @@ export function statusOf(value: unknown): Status {
     fence: whole(s["fence"]),
     holders: holdersOf(s["holders"]),
     waiting: whole(s["waiting"]),
+    queue: listOf(s["queue"]).map(waiterOf),
     at: new Date(text(s["server_time"])),
   };
   const freeze = freezeOf(s["freeze"]);
@@ -56,7 +78,7 @@ export function statusOf(value: unknown): Status {
 }
 
 export function holdersOf(value: unknown): StatusHolder[] {
-  return (Array.isArray(value) ? value : []).map((holder: unknown) => {
+  return listOf(value).map((holder) => {
     const h = record(holder);
     const out: StatusHolder = {
       ...holderOf(h),
@@ -68,4 +90,18 @@ export function holdersOf(value: unknown): StatusHolder[] {
     if (text(h["principal"])) out.principal = text(h["principal"]);
     return out;
   });
+}
+
+function waiterOf(value: unknown): StatusWaiter {
+  const w = record(value);
+  const waiter: StatusWaiter = { position: whole(w["position"]), owner: text(w["owner"]), permits: whole(w["permits"]), task: w["task"] === true };
+  if (text(w["principal"])) waiter.principal = text(w["principal"]);
+  if (text(w["joined_at"])) waiter.joinedAt = new Date(text(w["joined_at"]));
+  if (w["set"] !== undefined) waiter.set = listOf(w["set"]).map(text);
+  if (text(w["traceparent"])) waiter.traceparent = text(w["traceparent"]);
+  return waiter;
+}
+
+function listOf(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
 }

@@ -103,6 +103,28 @@ describe("acquire", () => {
     );
   });
 
+  test("a status names the waiters, and everybody sees the trace context", async () => {
+    await using front = await Front.open();
+    const client = front.client();
+    const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    await client.acquire("acquire:status", { traceparent });
+    const waits = deferred<void>();
+    const controller = new AbortController();
+    const wait = client.acquire("acquire:status", { owner: "second", signal: controller.signal, onWait: () => waits.resolve() });
+    const rejected = assert.rejects(wait);
+    await waits.promise;
+    const status = await client.status("acquire:status", { waiters: 5 });
+    assert.equal(status.holders[0]?.traceparent, traceparent);
+    assert.deepEqual(
+      status.queue.map(({ position, owner, permits, task }) => [position, owner, permits, task]),
+      [[1, "second", 1, false]],
+    );
+    assert.ok(status.queue[0]?.joinedAt instanceof Date);
+    assert.deepEqual((await client.status("acquire:status")).queue, []);
+    controller.abort();
+    await rejected;
+  });
+
   test("leaves the queue when its signal ends, and rejects with the signal's reason", async () => {
     await using front = await Front.open();
     const client = front.client();
@@ -291,6 +313,7 @@ describe("acquire", () => {
       [{ metadata: [] }, "metadata"],
       [{ metadata: { x: "x".repeat(2048) } }, "metadata"],
       [{ metadata: { x: 1n } }, "metadata"],
+      [{ invocation: {} as never }, "invocation"],
     ];
     for (const [options, field] of wrong) await assert.rejects(w.client.acquire("a", options), { name: "RefusedError", field, operation: "acquire" });
     for (const name of ["", "a/b", "..", "a".repeat(256), "é", 5 as never, undefined as never]) {
