@@ -169,26 +169,29 @@ func (c client) copy(root, dir string) error {
 			return err
 		}
 	}
-	return filepath.WalkDir(c.Dir, func(path string, d fs.DirEntry, err error) error {
-		inside, _ := filepath.Rel(c.Dir, path)
+	source := os.DirFS(c.Dir)
+	return fs.WalkDir(source, ".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case slices.Contains(c.Link, inside) || slices.Contains([]string{".bin", "dist", "node_modules", ".venv", "__pycache__"}, d.Name()):
+		case slices.Contains(c.Link, path) || slices.Contains(made, d.Name()):
 			if d.IsDir() {
-				return filepath.SkipDir
+				return fs.SkipDir
 			}
 			return nil
 		case d.IsDir():
-			return os.MkdirAll(filepath.Join(dir, inside), 0o755)
+			return os.MkdirAll(filepath.Join(dir, path), 0o700)
 		}
-		data, err := os.ReadFile(path)
+		data, err := fs.ReadFile(source, path)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(dir, inside), data, 0o600)
+		return os.WriteFile(filepath.Join(dir, path), data, 0o600)
 	})
 }
+
+// made are the directories that tools make, which are not copied.
+var made = []string{".bin", "dist", "node_modules", ".venv", "__pycache__"}
 
 // linkOthers makes links to everything in a directory except some names.
 func linkOthers(from, to string, except []string) error {
@@ -215,7 +218,7 @@ func link(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
 	return os.Symlink(target, to)

@@ -196,6 +196,18 @@ describe("lease", () => {
     assert.equal(front.count("release"), 1);
   });
 
+  test("a release that finds the lease gone succeeds if an earlier try had no answer", async () => {
+    using w = new Scripted();
+    const [first, second] = [await w.client.acquire("a"), await w.client.acquire("b")];
+    const answers = [problem(410, "lease_lost"), problem(503, "throttled"), problem(410, "lease_lost")];
+    w.answer = (r) => answers.shift() ?? granted(r);
+    await assert.rejects(first.release(), LeaseLostError);
+    const releasing = second.release();
+    await w.pass(200);
+    await releasing;
+    assert.equal(answers.length, 0);
+  });
+
   test("a release that is given up is sent once more in the background", async () => {
     await using front = await Front.open();
     const client = front.client();
