@@ -185,6 +185,28 @@ describe("acquire", () => {
     assert.equal(polls, 1);
   });
 
+  test("of two waiters a release wakes the first in the queue", async () => {
+    await using front = await Front.open();
+    const client = front.client({ retryDelayMs: 600_000 });
+    const lease = await client.acquire("acquire:order");
+    const waits = [];
+    const polls = [0, 0];
+    for (const n of [0, 1] as const) {
+      const joined = deferred<void>();
+      const onWait = () => {
+        polls[n] = (polls[n] as number) + 1;
+        joined.resolve();
+      };
+      waits.push(client.acquire("acquire:order", { onWait }));
+      await joined.promise;
+    }
+    await lease.release();
+    const next = await waits[0];
+    assert.deepEqual(polls, [1, 1]);
+    await next?.release();
+    await waits[1];
+  });
+
   test("sends the ticket of the last answer, and says how long the place is kept", async () => {
     using w = new Scripted();
     w.answer = (r) => (w.sent.length < 3 ? held({ position: 1, ticket: 9, waiting: 1 }) : granted(r));
