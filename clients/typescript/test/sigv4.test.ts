@@ -39,6 +39,7 @@ describe("sigV4", () => {
     await using front = await Front.open();
     process.env["AWS_ACCESS_KEY_ID"] = "AKID";
     process.env["AWS_SECRET_ACCESS_KEY"] = "s";
+    process.env["AWS_SESSION_TOKEN"] = "t";
     try {
       const client = front.client({ signer: sigV4({ region: "eu-west-1" }) });
       const lease = await client.acquire("sign:a+b");
@@ -47,6 +48,7 @@ describe("sigV4", () => {
     } finally {
       delete process.env["AWS_ACCESS_KEY_ID"];
       delete process.env["AWS_SECRET_ACCESS_KEY"];
+      delete process.env["AWS_SESSION_TOKEN"];
     }
     assert.equal(front.seen.length, 3);
     for (const { operation, path, headers, fields } of front.seen) {
@@ -57,7 +59,8 @@ describe("sigV4", () => {
       if (operation !== "status") sent["content-type"] = "application/json";
       const method = operation === "status" ? "GET" : "POST";
       const body = operation === "status" ? undefined : JSON.stringify(fields);
-      const again = sigV4({ region: "eu-west-1", credentials: { accessKeyId: "AKID", secretAccessKey: "s" }, at });
+      const again = sigV4({ region: "eu-west-1", credentials: { accessKeyId: "AKID", secretAccessKey: "s", sessionToken: "t" }, at });
+      assert.equal(headers["x-amz-security-token"], "t");
       assert.equal(headers.authorization, (await again.sign({ method, endpoint, path, query: {}, headers: sent, body }))["authorization"]);
     }
   });
