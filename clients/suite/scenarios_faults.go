@@ -35,6 +35,20 @@ var faults = []scenario{
 		s.holdsNow("a")
 		s.check(d.losses("L1") == 0, "the release was reported as a loss")
 	}},
+	{"late retry of release", "the coordinator does not know the lease any more, and the release has succeeded", 0, func(s *stage) {
+		d := s.open("me")
+		d.acquire("L1", "a")
+		gate := make(chan struct{})
+		s.front.then("release", lose, trick{what: "waits", before: gate, pass: true})
+		p := d.start("release", fields{"lease": "L1"})
+		s.front.await("release", "a", 2)
+		s.rival("a", time.Minute).release()
+		r := s.rival("a", time.Minute)
+		close(gate)
+		p.ok()
+		s.holdsNow("a", r.fence)
+		s.check(s.front.requests("release", "a")[1].status == http.StatusGone, "the coordinator knows the lease: it answers %d", s.front.requests("release", "a")[1].status)
+	}},
 	{"lost request", "a request that does not arrive is sent again", 0, func(s *stage) {
 		d := s.open("me")
 		s.front.then("acquire", cut)
@@ -119,6 +133,7 @@ var faults = []scenario{
 		r := p.wait()
 		if r.Error != nil {
 			s.kinds(r.Error, "acquire", "lost")
+			s.check(len(s.front.requests("acquire", "a")) == 1, "the request was repeated with a secret whose lease is over")
 			return
 		}
 		s.check(r.OK.Fence > fence, "the lease has the fencing token of a grant that was over, %d", fence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -139,6 +140,25 @@ def test_loss_while_the_body_ends(endpoint: str, lock: str) -> None:
                     with pytest.raises(LeaseLost):
                         await lease.renew()
             await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_a_loop_that_was_blocked(endpoint: str, lock: str) -> None:
+    """A lease whose time is over is not held, before any timer has run."""
+
+    async def main() -> None:
+        async with AsyncClient(endpoint) as client:
+            lease = await client.acquire(lock, ttl=0.2, manual_renew=True)
+            time.sleep(max(lease.deadline - time.monotonic(), 0) + 0.001)
+            assert not lease.held
+            assert lease.remaining == 0
+            with pytest.raises(LeaseLost, match="ran out"):
+                lease.check()
+            with pytest.raises(LeaseLost):
+                await lease.renew()
+            with pytest.raises(LeaseLost):  # although the coordinator counts on it a little longer
+                await lease.release()
 
     run(main())
 

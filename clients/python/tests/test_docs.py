@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
+import boto3
 import pytest
 
 import holdfast

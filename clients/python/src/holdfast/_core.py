@@ -242,7 +242,7 @@ class Core:
 
     async def release_quietly(self, name: str, secret: str, within: float) -> None:
         """Release a lease as far as the coordinator can be reached. Otherwise it expires by itself."""
-        with suppress(HoldfastError):
+        with suppress(HoldfastError, _Aborted):
             await self.release_secret(name, secret, within)
 
     # Leases
