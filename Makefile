@@ -58,6 +58,7 @@ lint: go-version ## Check formatting, vet, linters, go fix, modules and the CI w
 	@test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@$(LINT) run ./...
 	@go vet -C bench ./... && go -C bench mod tidy -diff
+	@go vet -C scripts/image ./... && cd scripts/image && $(subst ../,../../,$(LINT_INFRA)) run ./... && go mod tidy -diff
 	@cd infra && test -z "$$(go fix -diff ./... 2>&1)" || { go fix -diff ./...; exit 1; }
 	@cd infra && go vet ./... && $(LINT_INFRA) run --build-tags cloud ./...
 	@go mod tidy -diff && go -C infra mod tidy -diff
@@ -191,7 +192,7 @@ deploy: go-version node ## Deploy to the AWS account of your credentials, with t
 release: go-version ## Commit and tag a release of both modules: VERSION=v1.2.3
 	@scripts/release.sh "$(VERSION)"
 
-release-check: go-version node ## Make a release in a clone, and use it as a user does: go get, go install, synthesis
+release-check: go-version node ## Make a release in a clone, and use it as a user does: go get, go install, synthesis; make the container image and run it
 	@scripts/release-check.sh
 
 # What make bench-before measures: the commit before polls with tickets, and the benchmark as it is in this tree.

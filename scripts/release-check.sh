@@ -60,8 +60,22 @@ functions=$(grep -c '"Type": "AWS::Lambda::Function"' "$tmp/out/App.template.jso
 go install "$module/cmd/holdfast@$version" 2>"$tmp/log" || { cat "$tmp/log" >&2; exit 1; }
 "$tmp/bin/holdfast" --help >/dev/null
 echo "release-check: go get of both modules, a synthesis with $functions functions, and go install work"
+for file in action/VERSION action/gitlab/holdfast.gitlab-ci.yml; do
+  grep -qw -- "$version" "$tmp/repo/$file" || { echo "release-check: $file of the release does not name $version" >&2; exit 1; }
+done
+cd "$root" && GOWORK=off go test -C scripts/image ./... >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
+echo "release-check: the container image is made, pushed to a registry in memory, and runs"
+# The recipe itself takes minutes: the command for six platforms. The functions' zips are those of make build.
 if command -v goreleaser >/dev/null; then
-  cd "$root" && goreleaser check --quiet && echo "release-check: .goreleaser.yaml is valid"
+  goreleaser check --quiet && echo "release-check: .goreleaser.yaml is valid"
+  cd "$tmp/repo" && make -s build FUNCTIONS=status >/dev/null 2>&1
+  goreleaser release --snapshot --clean --skip=publish,before,sbom >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
+  archives=$(find dist/release -maxdepth 1 -name 'holdfast_*' | wc -l)
+  [ "$archives" = 8 ] || { echo "release-check: the release has $archives archives, not 8: six of the command, two of functions" >&2; exit 1; }
+  HOLDFAST_RELEASE=$tmp/repo/dist/release go test -count=1 ./action >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
+  snapshot=$(sed -n 's/.*"version":"\([^"]*\)".*/\1/p' dist/release/metadata.json)
+  go run -C scripts/image . -release "$tmp/repo/dist/release" -version "$snapshot" -revision "$(git rev-parse HEAD)" -layout "$tmp/image" >/dev/null
+  echo "release-check: the recipe makes $archives archives; the action installs one, and the image is made of two"
 else
-  echo "release-check: .goreleaser.yaml is not checked: goreleaser is not installed"
+  echo "release-check: .goreleaser.yaml is not checked, and no release is built: goreleaser is not installed"
 fi
