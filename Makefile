@@ -182,6 +182,15 @@ e2e: synth-examples synth-without-api ## Test the CDK stack end to end on this m
 	@cd infra && go vet -tags cloud ./e2e
 	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-examples HOLDFAST_CLOUD_WITHOUT_API=dist/cdk-without-api scripts/with-cloud.sh scripts/cloud/run.sh go run ./scripts/figures go test -C infra -json -count=1 -tags cloud ./e2e
 
+# The stack with the examples and with functions that make spans, whose collector is the command that draws.
+trace-picture: go-version node python ## Run a task that waits for a lock on the local cloud, and draw its trace into docs/tracing
+	@$(MAKE) -s build ARCHES=$(HOST_ARCH) TRACED=true
+	@mkdir -p dist/work && CGO_ENABLED=0 GOOS=linux go build -trimpath -o dist/work/bootstrap ./examples/stepfunctions/work
+	@go build -o .bin/tracepicture ./scripts/tracepicture
+	@cd infra && out=$$(CDK_OUTDIR=$(CURDIR)/dist/cdk-traced \
+	  CDK_CONTEXT_JSON='{"architecture":"$(HOST_NAME)","code":"$(CURDIR)/dist/$(HOST_ARCH)","examples":"$(CURDIR)/examples/stepfunctions","work":"$(CURDIR)/dist/work","tracing":"true","traceEndpoint":"http://127.0.0.1:4318"}' go run ./app 2>&1) || { echo "$$out"; exit 1; }
+	@HOLDFAST_CLOUD_ASSEMBLY=dist/cdk-traced scripts/with-cloud.sh scripts/cloud/run.sh .bin/tracepicture
+
 sam-local: go-version ## Build and run the SAM template with sam local, on DynamoDB Local; needs Docker and the SAM CLI
 	@scripts/with-dynamodb.sh scripts/sam-local.sh
 
@@ -282,4 +291,4 @@ generate: go-version ## Generate files
 clean: ## Remove what was built
 	@rm -rf dist
 
-.PHONY: help go-version node python run test quick lint clients-test clients-plants clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates terraform sam-local cloud e2e deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
+.PHONY: help go-version node python run test quick lint clients-test clients-plants clients-typescript clients-python build infra-test synth synth-examples synth-without-api templates terraform sam-local cloud e2e trace-picture deploy release release-check bench bench-before bench-report peers stress explore mutants mutants-recent simulate plants campaign campaign-planted mixed fuzz security reproducible fmt generate clean
