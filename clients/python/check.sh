@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # check.sh: checks the Python client as users get it: builds the wheel, installs it from the file, and runs linters, types and tests, all
-# but the behaviour suite, with it. Leaves the installed wheel in dist/python/site. HOLDFAST_VERSION is the version of the wheel.
+# but the behaviour suite, with it. Leaves the installed wheel in dist/python/site.
 # Needs Python 3.10 or later with venv, .bin/run, and DynamoDB Local at HOLDFAST_DYNAMODB_ENDPOINT.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -15,9 +15,7 @@ quietly "$bin/ruff" check .
 quietly "$bin/ruff" format --check .
 quietly "$bin/mypy" src tests
 
-rm -rf "$root/dist/python"
-export HOLDFAST_VERSION=${HOLDFAST_VERSION:-0.0.0.dev0} # as scripts/release.sh makes the tag, without its v
-quietly "$bin/python" -m hatchling build -t wheel -d "$root/dist/python"
+./wheel.sh 0.0.0-check
 quietly "$bin/pip" install -q --disable-pip-version-check --no-deps --no-index --target "$root/dist/python/site" "$root"/dist/python/*.whl
 out=$(PYTHONPATH=$root/dist/python/site "$bin/pytest" -q -p no:cacheprovider 2>&1) || { echo "$out"; exit 1; }
 echo "clients/python: $(basename "$root"/dist/python/*.whl): $(tail -n 1 <<<"$out")"

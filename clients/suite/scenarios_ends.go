@@ -67,7 +67,7 @@ var slow = []scenario{
 		s.check(d.losses("L1") == 0, "the lease was lost")
 	}},
 	{"renewals fail for a while", "the lease stays when they succeed again before its deadline", 0, func(s *stage) {
-		d := s.open("me", fields{"request_timeout_ms": 1000})
+		d := s.open("me", fields{"request_timeout_ms": 1000, "retries": 0}) // each failure is that of a renewal
 		l := d.acquire("L1", "a", fields{"ttl_ms": 6000})
 		s.front.then("renew", instead(503, outage), cut, lose, instead(429, `{"message":"Too Many Requests"}`), cut)
 		s.front.awaitAnswers("renew", "a", 7)

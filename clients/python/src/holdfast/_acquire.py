@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from .transport import Request
 
 KEEP_PLACE = 20.0  # for how long the coordinator keeps a place in the queue after a poll, in seconds
+
+
+def new_secret() -> str:
+    """Return the secret of a new lease: 128 bits from the system, as `secrets` has them, whose import is longer than that of this module."""
+    return os.urandom(16).hex()
 
 
 class Cancellation:
@@ -126,7 +131,7 @@ class Acquisition:
         if self.invocation is not None and o.ttl is not None:
             self.invocation = None  # the lease is renewed in the background
         self.waits = o.wait is None or o.wait > 0
-        self.secret = secrets.token_hex(16)
+        self.secret = new_secret()
         given = {
             "owner": o.owner or self.core.owner_in(self.invocation),
             "ttl_ms": round(o.ttl * 1000) if o.ttl is not None else 0,
@@ -251,7 +256,7 @@ class Acquisition:
                 self.options.on_unavailable(error)
             return core.backoff(self.failures - 1, error.retry_after)
         if isinstance(error, LeaseLost):  # the lease was granted, and ended before its answer arrived
-            self.secret, self.ticket, self.unsure = secrets.token_hex(16), 0, False
+            self.secret, self.ticket, self.unsure = new_secret(), 0, False
             return core.backoff(self.failures - 1) if self.may_fail() else None
         if isinstance(error, Refused) and self.waits and (error.code == "lock_full" or (error.code == "capacity_mismatch" and not self.options.mode)):
             self.failures = 0  # they pass when others release the lock

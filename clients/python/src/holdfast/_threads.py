@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ._lease import CoreLease
@@ -67,6 +66,8 @@ class Threads:
     async def each(self, jobs: list[Coroutine[Any, Any, None]], most: int) -> None:
         if not jobs:
             return
+        from concurrent.futures import ThreadPoolExecutor  # it imports logging
+
         with ThreadPoolExecutor(min(len(jobs), most), "holdfast-close") as pool:
             for done in [pool.submit(run, job) for job in jobs]:
                 done.result()

@@ -10,7 +10,6 @@ import socket
 import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -215,10 +214,12 @@ class HTTPTransport:
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         if self._scheme == "http":  # no proxy: it could read the requests
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        from urllib.request import getproxies, proxy_bypass
+
         if self._context is None:
             self._context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
-        proxy = urllib.request.getproxies().get("https", "")
-        if not proxy or urllib.request.proxy_bypass(self._host):
+        proxy = getproxies().get("https", "")
+        if not proxy or proxy_bypass(self._host):
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
         via = urlsplit(proxy if "://" in proxy else "http://" + proxy)
         connection = http.client.HTTPSConnection(via.hostname or "", via.port or 80, timeout=timeout, context=self._context)
