@@ -85,7 +85,7 @@ clients-test: go-version clients-typescript clients-python ## Test the clients: 
 	@.bin/suite -name typescript -driver 'node clients/typescript/.bin/test/driver.js'
 
 clients-plants: go-version clients-typescript clients-python ## Plant faults in the clients, one at a time, and see that the suite or the client's tests notice each; CLIENT=NAME, ONLY=REGEXP
-	@go run ./clients/suite/plants $(if $(CLIENT),-client $(CLIENT)) $(if $(ONLY),-only '$(ONLY)')
+	@scripts/with-dynamodb.sh go run ./clients/suite/plants $(if $(CLIENT),-client $(CLIENT)) $(if $(ONLY),-only '$(ONLY)')
 
 clients-typescript: go-version node
 	@go build -o .bin/holdfast ./cmd/holdfast
