@@ -16,7 +16,12 @@ echo "$version" >action/VERSION
 template=action/gitlab/holdfast.gitlab-ci.yml
 sed "s/^    HOLDFAST_VERSION: .*/    HOLDFAST_VERSION: $version/" $template >$template.new
 mv $template.new $template
-git commit -q -m "Release $version" -- infra/go.mod action/VERSION $template
+npm=(clients/typescript/package.json clients/typescript/package-lock.json) # whose first ten lines have the client's version
+for file in "${npm[@]}"; do
+  sed "1,10s/\"version\": \"[^\"]*\"/\"version\": \"${version#v}\"/" "$file" >"$file.new"
+  mv "$file.new" "$file"
+done
+git commit -q -m "Release $version" -- "${npm[@]}" infra/go.mod action/VERSION $template
 git tag -a -m "holdfast $version" "$version"
 git tag -a -m "holdfast/infra $version" "infra/$version"
 echo "release: tagged $version and infra/$version; publish with: git push --atomic origin HEAD $version infra/$version"
