@@ -45,7 +45,6 @@ class Acquisition {
   async run(): Promise<Lease> {
     const { core, name, options } = this;
     try {
-      if (core.closed) throw new ClosedError();
       this.#prepare();
       const scope = new Scope({ caller: options.signal, life: core.life.signal, ms: this.wait ? options.waitMs : undefined });
       try {
