@@ -65,6 +65,11 @@ for file in action/VERSION action/gitlab/holdfast.gitlab-ci.yml; do
 done
 cd "$root" && GOWORK=off go test -C scripts/image ./... >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
 echo "release-check: the container image is made, pushed to a registry in memory, and runs"
+scripts/packages.sh v0.0.1-rc.1 >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
+for file in npm/holdfast-lock-client-0.0.1-rc.1.tgz pypi/holdfast_lock-0.0.1rc1-py3-none-any.whl pypi/holdfast_lock-0.0.1rc1.tar.gz; do
+  [ -s "dist/packages/$file" ] || { echo "release-check: scripts/packages.sh made no $file" >&2; exit 1; }
+done
+echo "release-check: the packages for PyPI and npm have the release's version"
 # The recipe itself takes minutes: the command for six platforms. The functions' zips are those of make build.
 if command -v goreleaser >/dev/null; then
   goreleaser check --quiet && echo "release-check: .goreleaser.yaml is valid"
