@@ -75,7 +75,7 @@ if command -v goreleaser >/dev/null; then
   goreleaser check --quiet && echo "release-check: .goreleaser.yaml is valid"
   cd "$tmp/repo" && make -s build FUNCTIONS=status >/dev/null 2>&1
   goreleaser release --snapshot --clean --skip=publish,before,sbom >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
-  archives=$(find dist/release -maxdepth 1 -name 'holdfast_*' | wc -l)
+  archives=$(find dist/release -maxdepth 1 \( -name '*.tar.gz' -o -name '*.zip' \) | wc -l)
   [ "$archives" = 8 ] || { echo "release-check: the release has $archives archives, not 8: six of the command, two of functions" >&2; exit 1; }
   HOLDFAST_RELEASE=$tmp/repo/dist/release go test -count=1 ./action >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; exit 1; }
   snapshot=$(sed -n 's/.*"version":"\([^"]*\)".*/\1/p' dist/release/metadata.json)
