@@ -318,7 +318,7 @@ func TestActionVerifiesChecksums(t *testing.T) {
 		r, runner := newRelease(t), newFakeRunner(t)
 		c.change(r)
 		for range 2 {
-			code, out := runner.run(with(r, "http://127.0.0.1:1", map[string]string{"run": "touch ran"}))
+			code, out := runner.run(with(r, "http://127.0.0.1:1", map[string]string{"run": "touch ran", "wait": "0"}))
 			if code != 125 || !strings.Contains(out, c.says) {
 				t.Errorf("%s: exit code %d\n%s\nwant 125 and %q", name, code, out, c.says)
 			}
