@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from holdfast import Client
@@ -44,6 +46,23 @@ def client(endpoint: str) -> Iterator[Client]:
 def lock(request: pytest.FixtureRequest) -> str:
     """A lock's name that no other test uses."""
     return re.sub(r"[^A-Za-z0-9]", "-", request.node.name)[:200]
+
+
+@pytest.fixture
+def table(lock: str) -> Iterator[Any]:
+    """A table of DynamoDB Local, with the key id, as boto3 has it."""
+    url = os.environ.get("HOLDFAST_DYNAMODB_ENDPOINT")
+    assert url, "HOLDFAST_DYNAMODB_ENDPOINT is not set; run make clients-python"
+    dynamodb: Any = boto3.resource("dynamodb", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="s")
+    made = dynamodb.create_table(
+        TableName=f"{lock}-{time.time_ns()}",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield made
+    made.delete()
+    dynamodb.meta.client.close()
 
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler, bytes], Any]], str]

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 import holdfast
 from holdfast import Client
 
 PAGES = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def table(lock: str) -> Any:
-    """A table of DynamoDB Local, with the key id."""
-    url = os.environ.get("HOLDFAST_DYNAMODB_ENDPOINT")
-    assert url, "HOLDFAST_DYNAMODB_ENDPOINT is not set; run make clients-python"
-    dynamodb: Any = boto3.resource("dynamodb", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="s")
-    table = dynamodb.create_table(
-        TableName=f"{lock}-{time.time_ns()}",
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    yield table
-    table.delete()
-    dynamodb.meta.client.close()
 
 
 @pytest.mark.parametrize("page", ["README.md", "MIGRATION.md"])

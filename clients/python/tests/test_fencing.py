@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from holdfast.fencing import Guard, _with_set
-
-
-@pytest.fixture(scope="module")
-def table() -> Iterator[Any]:
-    url = os.environ.get("HOLDFAST_DYNAMODB_ENDPOINT")
-    assert url, "HOLDFAST_DYNAMODB_ENDPOINT is not set; run make clients-python"
-    dynamodb: Any = boto3.resource("dynamodb", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="s")
-    table = dynamodb.create_table(
-        TableName=f"fencing-{time.time_ns()}",
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    yield table
-    table.delete()
-    dynamodb.meta.client.close()
-
 
 OLD, NEW = 1795510300181679, 1795510300181680
 
