@@ -159,9 +159,9 @@ func (f *front) requests(op, lock string) (list []*request) {
 	return list
 }
 
-// await waits until n requests of an operation for a lock have arrived.
-func (f *front) await(op, lock string, n int) {
-	f.s.until(sprint("%d requests to %s %s", n, op, lock), func() bool { return len(f.requests(op, lock)) >= n })
+// await waits until n requests of an operation for the lock a have arrived.
+func (f *front) await(op string, n int) {
+	f.s.until(sprint("%d requests to %s a", n, op), func() bool { return len(f.requests(op, "a")) >= n })
 }
 
 // awaitAnswers waits until n requests of an operation for a lock have been answered, or their answers lost.

@@ -41,7 +41,7 @@ var faults = []scenario{
 		gate := make(chan struct{})
 		s.front.then("release", lose, trick{what: "waits", before: gate, pass: true})
 		p := d.start("release", fields{"lease": "L1"})
-		s.front.await("release", "a", 2)
+		s.front.await("release", 2)
 		s.rival("a", time.Minute).release()
 		r := s.rival("a", time.Minute)
 		close(gate)

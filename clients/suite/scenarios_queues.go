@@ -54,11 +54,11 @@ var queues = []scenario{
 		s.front.all("acquire", held(gate))
 		n := len(s.front.requests("acquire", "a"))
 		r.release() // grants the lock to the first waiter
-		s.front.await("acquire", "a", n+1)
+		s.front.await("acquire", n+1)
 		d.must("cancel", fields{"target": p.id})
 		p.fails("acquire", "cancelled")
 		s.front.heal("acquire")
-		s.front.await("release", "a", 1)
+		s.front.await("release", 1)
 		l := e.granted("a", q)
 		s.holdsNow("a", l.Fence)
 	}},
@@ -70,7 +70,7 @@ var queues = []scenario{
 		gate := make(chan struct{})
 		s.front.all("acquire", trick{what: "waits", before: gate, pass: true, lose: true})
 		n := len(s.front.requests("acquire", "a"))
-		s.front.await("acquire", "a", n+1)
+		s.front.await("acquire", n+1)
 		r.release()
 		s.front.heal("acquire")
 		fence := s.status("a").Holders[0].Fence
