@@ -154,10 +154,15 @@ resource "aws_lambda_function" "function" {
   memory_size                    = 256
   timeout                        = each.value.timeout
   publish                        = var.versions && each.value.published
+  layers                         = var.trace_layer_arn != "" ? [var.trace_layer_arn] : null
   reserved_concurrent_executions = each.value.concurrency > 0 ? each.value.concurrency : null
 
   environment {
-    variables = merge({ HOLDFAST_METRICS = local.namespace, HOLDFAST_TABLE = aws_dynamodb_table.table.name }, each.value.environment)
+    variables = merge(
+      { HOLDFAST_METRICS = local.namespace, HOLDFAST_TABLE = aws_dynamodb_table.table.name },
+      { for url in [var.trace_endpoint] : "OTEL_EXPORTER_OTLP_ENDPOINT" => url if url != "" },
+      each.value.environment,
+    )
   }
   logging_config {
     log_format            = "JSON"

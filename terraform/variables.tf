@@ -183,6 +183,18 @@ variable "tracing" {
   default     = false
 }
 
+variable "trace_endpoint" {
+  description = "The URL of a collector that gets the functions' spans, such as http://localhost:4318 of a layer; build the functions with GOFLAGS=-tags=traced. If empty, no spans."
+  type        = string
+  default     = ""
+}
+
+variable "trace_layer_arn" {
+  description = "The ARN of the version of a layer with a collector, which all functions get; if empty, none."
+  type        = string
+  default     = ""
+}
+
 variable "key_arn" {
   description = "The ARN of the KMS key that encrypts table, queues, bus and logs; its policy must allow what docs/iam.md lists. If empty, AWS owned keys."
   type        = string

@@ -22,11 +22,11 @@ same --
 key=arn:aws:kms:eu-west-1:111122223333:key/k topic=arn:aws:sns:eu-west-1:111122223333:alarms
 same deletion_protection=true 'table_name="locks"' max_ttl_milliseconds=300000 'state_machines=["Deploy*"]' 'durable_functions=["durable"]' \
   'events=["deploy:","report"]' concurrency=20 stream_concurrency=5 expire_concurrency=6 timers_concurrency=4 requests_per_second=50 burst=60 \
-  log_retention_days=7 tracing=true 'metric_namespace="Mine"' 'notify_name="mine"' versions=true 'subnet_ids=["subnet-0a1b2c3d"]' \
+  log_retention_days=7 tracing=true 'trace_endpoint="http://localhost:4318"' 'trace_layer_arn="arn:aws:lambda:eu-west-1:111122223333:layer:collector:1"' 'metric_namespace="Mine"' 'notify_name="mine"' versions=true 'subnet_ids=["subnet-0a1b2c3d"]' \
   'security_group_ids=["sg-0a1b2c3d"]' "alarm_topic_arn=\"$topic\"" "key_arn=\"$key\"" -- \
   DeletionProtection=true TableName=locks MaxTtlMilliseconds=300000 'StateMachines=Deploy*' DurableFunctions=durable \
   Events=deploy:,report Concurrency=20 StreamConcurrency=5 ExpireConcurrency=6 TimersConcurrency=4 RequestsPerSecond=50 Burst=60 \
-  LogRetentionDays=7 Tracing=true MetricNamespace=Mine NotifyName=mine DeployedVersion=v1 SubnetIds=subnet-0a1b2c3d \
+  LogRetentionDays=7 Tracing=true TraceEndpoint=http://localhost:4318 TraceLayerArn=arn:aws:lambda:eu-west-1:111122223333:layer:collector:1 MetricNamespace=Mine NotifyName=mine DeployedVersion=v1 SubnetIds=subnet-0a1b2c3d \
   SecurityGroupIds=sg-0a1b2c3d AlarmTopicArn=$topic KeyArn=$key
 same prompt_expiry=false 'events=["-"]' -- PromptExpiry=false Events=-
 same 'architecture="x86_64"' no_api=true 'subnet_ids=["subnet-0a1b2c3d","subnet-1a2b3c4d"]' 'security_group_ids=["sg-0a1b2c3d"]' \

@@ -179,7 +179,7 @@ var kinds = map[string]struct {
 	"aws_lambda_function": {"AWS::Lambda::Function", map[string]way{
 		"function_name": nothing, "filename": as("Code.S3Key"), "source_code_hash": nothing, "publish": nothing, // versions adds them
 		"description": as("Description"), "role": as("Role"), "runtime": as("Runtime"), "handler": as("Handler"), "architectures": as("Architectures"),
-		"memory_size": as("MemorySize"), "timeout": as("Timeout"), "reserved_concurrent_executions": as("ReservedConcurrentExecutions"),
+		"memory_size": as("MemorySize"), "layers": as("Layers"), "timeout": as("Timeout"), "reserved_concurrent_executions": as("ReservedConcurrentExecutions"),
 		"environment": one(map[string]way{"variables": as("Variables")}, "Environment"),
 		"logging_config": one(map[string]way{
 			"log_format": as("LogFormat"), "application_log_level": as("ApplicationLogLevel"), "system_log_level": as("SystemLogLevel"), "log_group": as("LogGroup"),
