@@ -58,7 +58,7 @@ func play(ctx context.Context, o options, c scenario) outcome {
 	if s.front != nil {
 		s.front.close()
 	}
-	s.outcome.took, s.outcome.transcript = time.Since(s.started), s.log.String()
+	s.outcome.took, s.outcome.transcript = time.Since(s.started), s.transcript()
 	return s.outcome
 }
 
@@ -95,6 +95,13 @@ func (s *stage) logf(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fmt.Fprintf(&s.log, "%7.3f %s\n", time.Since(s.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// transcript returns the lines so far. A request that is still served may add one.
+func (s *stage) transcript() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
 }
 
 // until waits for a condition, which is checked every few milliseconds. what says what is waited for.
