@@ -98,7 +98,7 @@ test('keys: the tree pattern, / and Escape and ?', async () => {
   await page.keyboard.press('?');
   await page.locator('dialog h2', { hasText: 'Keys' }).waitFor();
   await page.keyboard.press('Escape');
-  assert.equal(await page.locator('dialog').count(), 0);
+  await page.locator('dialog').waitFor({ state: 'detached' });
   assert.ok(await page.locator('#rows').isVisible(), 'Escape closes the help and does not leave the page');
   await page.locator('button', { hasText: 'Open all' }).click();
 });

@@ -102,7 +102,7 @@ test('force-release names the holder, wants a reason, sends the fence, and says 
   assert.ok(!(await dialog.locator('#reason').isVisible()), 'what has been done cannot be edited');
   await page.locator('.card h3', { hasText: 'ci/run-8127' }).waitFor(); // the next waiter
   await page.keyboard.press('Escape');
-  assert.equal(await dialog.count(), 0);
+  await dialog.waitFor({ state: 'detached' });
   assert.ok(await page.locator('h1', { hasText: 'deploy:prod:eu' }).isVisible(), 'Escape closes the dialog only');
 });
 
