@@ -279,7 +279,8 @@ export class Lease implements AsyncDisposable {
    *
    * Before `AcquireOptions.minHoldMs` has passed, it leaves the lock held. It makes sure that the lease lasts until then, with a renewal if necessary,
    * and the client releases the lock in the background at that time. Two cases have no background: after `Client.close` and in a Lambda invocation,
-   * the lease instead expires by itself, when both the minimum and its TTL have passed. The same happens if the process ends before.
+   * the lease instead expires by itself, when both the minimum and its TTL have passed. The same happens if the process ends before. If the renewal
+   * fails or is given up, the promise rejects, no request to release the lock is sent, and the lease expires by itself.
    */
   release(options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.releaseOnce(options.signal, undefined);
@@ -307,13 +308,14 @@ export class Lease implements AsyncDisposable {
     await this.#renewal;
     const now = this.#core.clock();
     const rest = Math.ceil((this.#options.minHoldMs ?? 0) - (now.monotonic - this.#granted.monotonic));
+    const stays = was === undefined && rest > 0;
     const scope = new Scope({ caller: signal, ms });
     try {
-      if (was === undefined && rest > 0) return await this.#releaseLater(scope, rest);
+      if (stays) return await this.#releaseLater(scope, rest);
       await this.#core.releaseSecret(scope, this.name, this.#secret, more);
     } catch (error) {
       if (was === undefined) {
-        if (scope.ended && !this.#core.closed) await this.#core.forget(this.name, this.#secret, this.#options.invocation); // close ends with its signal
+        if (scope.ended && !stays && !this.#core.closed) await this.#core.forget(this.name, this.#secret, this.#options.invocation); // close ends with its signal
         throw during(error, "release", this.name);
       }
     } finally {

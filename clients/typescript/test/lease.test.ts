@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { inspect } from "node:util";
 import { LeaseLostError, LeaseReleasedError, UnavailableError } from "../src/index.js";
-import { deferred, Front, granted, problem, Scripted } from "./world.js";
+import { deferred, Front, failure, granted, problem, Scripted } from "./world.js";
 
 describe("lease", () => {
   test("its deadline counts from before the request, less a thousandth", async () => {
@@ -236,6 +236,31 @@ describe("lease", () => {
     await w.pass(20);
     assert.equal(w.count("release"), 1);
   });
+
+  for (const end of ["the signal", "the time limit"]) {
+    test(`stays held for its minimum if ${end} ends the renewal at its release`, async () => {
+      using w = new Scripted();
+      const controller = new AbortController();
+      w.answer = (r, signal) =>
+        r.operation === "renew" ? new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))) : granted(r, 3000);
+      const options = { ttlMs: 3000, minHoldMs: 60_000, manualRenew: true };
+      let releasing: Promise<unknown>;
+      if (end === "the signal") {
+        const lease = await w.client.acquire("a", options);
+        releasing = failure(lease.release({ signal: controller.signal }));
+        await w.pass(100);
+        controller.abort();
+        assert.equal(((await releasing) as Error).name, "AbortError");
+      } else {
+        releasing = failure(w.client.withLock("a", options, () => undefined));
+        await w.pass(10_100);
+        assert.ok((await releasing) instanceof UnavailableError);
+      }
+      await w.pass(1000);
+      assert.ok(w.count("renew") > 0);
+      assert.equal(w.count("release"), 0);
+    });
+  }
 
   test("stays held for its minimum after the client was closed", async () => {
     using w = new Scripted();
