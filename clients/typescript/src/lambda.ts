@@ -19,6 +19,8 @@ export type ExclusiveOptions = Omit<AcquireOptions, "invocation" | "signal">;
  * killed or times out, the lock is free soon after. The release ends before the invocation's deadline, and its failure is not the invocation's: the
  * handler's work is done, and the lease expires. If the lease is lost while the handler runs, the invocation fails with a `LeaseLostError`, or with
  * the handler's own error if it has one.
+ *
+ * If the handler is called without a context of Lambda's, as in a local test, the lease has the default TTL and is renewed.
  */
 export function exclusive<Event, Context extends Invocation, Result>(
   client: Client,
@@ -68,17 +70,16 @@ export function lockMiddleware(client: Client, name: string | ((event: never) =>
   };
   return {
     async before(request) {
-      const context = request.context as Invocation;
-      const lease = await acquireIn(client, typeof name === "string" ? name : name(request.event as never), context, options);
+      const lease = await acquireIn(client, typeof name === "string" ? name : name(request.event as never), request.context, options);
       (request.internal as Record<symbol, Lease>)[key] = lease;
     },
     async after(request) {
       const lease = take(request);
-      if (lease) await releaseIn(client, lease, request.context as Invocation);
+      if (lease) await releaseIn(client, lease, request.context);
     },
     async onError(request) {
       const lease = take(request);
-      if (lease) await releaseIn(client, lease, request.context as Invocation).catch(() => undefined);
+      if (lease) await releaseIn(client, lease, request.context).catch(() => undefined);
     },
   };
 }
@@ -90,17 +91,24 @@ export function leaseOf(context: Invocation): Lease | undefined {
   return leases.get(context);
 }
 
-async function acquireIn(client: Client, name: string, invocation: Invocation, options: ExclusiveOptions): Promise<Lease> {
-  const all = { ...options, invocation };
+/** The invocation that a handler's context describes; undefined if it is not Lambda's. */
+function invocationOf(context: unknown): Invocation | undefined {
+  return typeof (context as Partial<Invocation> | null | undefined)?.getRemainingTimeInMillis === "function" ? (context as Invocation) : undefined;
+}
+
+async function acquireIn(client: Client, name: string, context: unknown, options: ExclusiveOptions): Promise<Lease> {
+  const invocation = invocationOf(context);
+  const all = { ...options, ...(invocation && { invocation }) };
   const lease = await (options.waitMs === undefined ? client.tryAcquire(name, all) : client.acquire(name, all));
-  leases.set(invocation, lease);
+  if (typeof context === "object" && context !== null) leases.set(context, lease);
   return lease;
 }
 
 /** Releases the lease after the handler's work. Of its failures only the loss of the lease is the invocation's. */
-async function releaseIn(client: Client, lease: Lease, invocation: Invocation): Promise<void> {
+async function releaseIn(client: Client, lease: Lease, context: unknown): Promise<void> {
+  const invocation = invocationOf(context);
   try {
-    await client.releaseAfter(lease, { invocation });
+    await client.releaseAfter(lease, invocation ? { invocation } : {});
   } catch (error) {
     if (error instanceof LeaseLostError) throw error;
   }

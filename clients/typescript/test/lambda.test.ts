@@ -49,6 +49,22 @@ describe("exclusive", () => {
     await assert.rejects(waiting({}, invocation(30_000)), { name: "LockHeldError", timedOut: true });
   });
 
+  test("without a context of Lambda's the lease has the default TTL, is renewed, and is released", async () => {
+    for (const context of [undefined, null, {}]) {
+      using w = new Scripted();
+      const handler = exclusive(w.client, "a", async (_event, given: Invocation, lease) => {
+        assert.equal(given, context);
+        assert.equal(leaseOf(given), context ? lease : undefined);
+        await w.pass(3500);
+        return lease.held;
+      });
+      assert.equal(await handler({}, context as Invocation), true);
+      assert.equal(w.sent[0]?.fields["ttl_ms"], undefined);
+      assert.equal(w.count("renew"), 3);
+      assert.equal(w.count("release"), 1);
+    }
+  });
+
   test("passes the handler's error on, and releases the lock", async () => {
     await using front = await Front.open();
     const client = front.client();
@@ -127,6 +143,9 @@ describe("lockMiddleware", () => {
     assert.equal((await client.status("middy:1")).locked, false);
     await middleware.before(request);
     await middleware.onError(request);
+    const local = { event: { id: "1" }, context: {}, internal: {} };
+    await middleware.before(local);
+    await middleware.after(local);
     await middleware.onError(request); // of a middleware's failure before the lock was acquired
     assert.equal((await client.status("middy:1")).locked, false);
   });
