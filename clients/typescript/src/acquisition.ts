@@ -96,6 +96,7 @@ class Acquisition {
           this.#unsure = true; // the request may have been under way
           throw last instanceof LockHeldError ? last : error;
         }
+        if (!(error instanceof HoldfastError)) this.#unsure = true; // a transport's answer could not be read
         const pause = this.#after(error, tries);
         if (pause === undefined) throw error;
         last = error;

@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { milliseconds, record, text, whole } from "./json.js";
 
 /** What was tried when an error occurred. */
@@ -102,11 +103,7 @@ export class LockHeldError extends HoldfastError {
   /** @internal */
   constructor(held: Held, detail?: string) {
     const first = held.holders?.[0];
-    super(
-      detail ??
-        held.limit?.detail ??
-        (first ? `the lock is held by ${JSON.stringify(first.owner)} until ${first.expiresAt.toISOString()}` : "the lock is held"),
-    );
+    super(detail ?? held.limit?.detail ?? (first ? `the lock is held by ${JSON.stringify(first.owner)}${untilTime(first.expiresAt)}` : "the lock is held"));
     this.holders = held.holders ?? [];
     this.retryAfterMs = held.retryAfterMs;
     this.position = held.position ?? 0;
@@ -123,7 +120,7 @@ export class LockFrozenError extends LockHeldError {
 
   /** @internal */
   constructor(held: Held, freeze: Freeze) {
-    super(held, `the lock is frozen until ${freeze.until.toISOString()}${freeze.by ? ` by ${freeze.by}` : ""}: ${freeze.reason}`);
+    super(held, `the lock is frozen${untilTime(freeze.until)}${freeze.by ? ` by ${freeze.by}` : ""}: ${freeze.reason}`);
     this.freeze = freeze;
   }
 }
@@ -321,6 +318,16 @@ function limitOf(code: string, p: Record<string, unknown>, retryAfterMs: number)
     limit.detail = `${each} is granted ${limit.value === 1 ? "once" : `${limit.value} times`} in ${period} ms at most, and the next grant is possible in ${retryAfterMs} ms`;
   }
   return limit;
+}
+
+/** Words for an error's text; empty for a date that is not valid, for another server's answer may have any. */
+function untilTime(date: Date): string {
+  return Number.isNaN(date.getTime()) ? "" : ` until ${date.toISOString()}`;
+}
+
+/** The text of what was thrown: an error, or anything, such as a signal's reason. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error && thrown.message ? thrown.message : inspect(thrown);
 }
 
 /** Says in an error of this package what was tried. Other errors, such as a signal's reason, stay as they are. */

@@ -1,6 +1,6 @@
 import { STATUS_CODES } from "node:http";
 import { type HoldfastError, type Operation, problemError, RefusedError, UnavailableError } from "./errors.js";
-import { record } from "./json.js";
+import { record, text } from "./json.js";
 
 /**
  * Carries requests to a coordinator and answers back. The package has one for HTTP, and one that invokes the functions (`InvokeTransport`). A
@@ -75,7 +75,7 @@ const maxMessage = 200;
 function gatewayError({ status, retryAfterMs }: TransportResponse, body: string): HoldfastError {
   // The form of AWS's services. Nothing of another answer is repeated: it may contain the request.
   const answer = parsed(body);
-  const message = String(answer["message"] ?? answer["Message"] ?? "").slice(0, maxMessage);
+  const message = (text(answer["message"]) || text(answer["Message"])).slice(0, maxMessage);
   const statusText = `${status} ${STATUS_CODES[status] ?? ""}`.trim();
   const refused = (...parts: string[]) => new RefusedError(parts.filter(Boolean).join(": "), { status });
   switch (status) {

@@ -391,6 +391,40 @@ describe("close", () => {
     await assert.rejects(closing, { name: "AbortError" });
   });
 
+  test("answers without valid times do not end a wait, or keep their words", async () => {
+    using w = new Scripted();
+    const answers = [
+      problem(409, "lock_held", { holders: [{ owner: "other", fence: 1 }], position: 1, waiting: 1, retry_after_ms: 100 }),
+      problem(409, "lock_held", { holders: [{ owner: "other", fence: 1, expires_at: "soon" }], position: 1, waiting: 1, retry_after_ms: 100 }),
+      problem(409, "frozen", { freeze: { prefix: "a", until: "later", reason: "release" }, position: 1, waiting: 1, retry_after_ms: 100 }),
+      problem(409, "lock_held", { freeze: {}, holders: [null], position: 1, waiting: 1, retry_after_ms: 100 }),
+    ];
+    w.answer = (r) => answers.shift() ?? granted(r);
+    const seen: string[] = [];
+    const acquiring = w.client.acquire("a", { onWait: (held) => seen.push(held.detail) });
+    await w.pass(10_000);
+    assert.equal((await acquiring).held, true);
+    assert.deepEqual(seen, ['the lock is held by "other"', 'the lock is held by "other"', "the lock is frozen: release", "the lock is frozen: "]);
+  });
+
+  test("leaves the queue when a callback throws", async () => {
+    using w = new Scripted();
+    w.answer = (r) => (r.operation === "acquire" ? problem(409, "lock_held", { position: 1, waiting: 1, retry_after_ms: 100 }) : granted(r));
+    const mine = new Error("mine");
+    const onWait = () => {
+      throw mine;
+    };
+    assert.equal(await failure(w.client.acquire("a", { onWait })), mine);
+    assert.equal(w.count("release"), 1);
+  });
+
+  test("an answer that a transport garbles may be a place in the queue, which is left", async () => {
+    using w = new Scripted();
+    w.answer = (r) => (r.operation === "acquire" ? { status: 409, body: undefined as unknown as string } : granted(r));
+    assert.ok((await failure(w.client.acquire("a"))) instanceof TypeError);
+    assert.equal(w.count("release"), 1);
+  });
+
   test("a process that holds a lease may end", async () => {
     const client = new Client({ transport: { send: async (r) => granted(r, 600_000) } });
     const timeouts = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;

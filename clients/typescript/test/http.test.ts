@@ -65,6 +65,12 @@ describe("http", () => {
     await assert.rejects(client.list("a").next(), { name: "RefusedError", operation: "list" });
   });
 
+  test("an answer whose message is no text is that of another server", async () => {
+    await using front = await Front.open();
+    front.script = async () => ({ status: 404, body: '{"message": {"toString": 1, "valueOf": 1}}' });
+    await assert.rejects(front.client().status("a"), { name: "RefusedError", status: 404 });
+  });
+
   test("an answer that was cut off is asked for again", async () => {
     await using front = await Front.open();
     const client = front.client();
