@@ -1,7 +1,7 @@
 import { inspect } from "node:util";
 import { later, left, newController, type Reading, Scope, Timer } from "./clock.js";
 import { type Core, checkLock, within } from "./core.js";
-import { ClosedError, during, type HoldfastError, LeaseLostError, LeaseReleasedError, type Limit } from "./errors.js";
+import { ClosedError, during, type HoldfastError, LeaseLostError, LeaseReleasedError, type Limit, messageOf } from "./errors.js";
 import { milliseconds, text, whole } from "./json.js";
 import { type AcquireOptions, encodeMetadata } from "./options.js";
 import { notCoordinator } from "./transport.js";
@@ -172,7 +172,7 @@ export class Lease implements AsyncDisposable {
       return this.#lost(limit.detail, { limit });
     }
     if (this.#renewalError === undefined) return this.#lost("its time ran out");
-    return this.#lost(`it was not renewed in time: ${(this.#renewalError as Error).message}`, { cause: this.#renewalError });
+    return this.#lost(`it was not renewed in time: ${messageOf(this.#renewalError)}`, { cause: this.#renewalError });
   }
 
   #lost(why: string, options?: ErrorOptions & { limit?: Limit }): LeaseLostError {
@@ -238,7 +238,11 @@ export class Lease implements AsyncDisposable {
   /** Makes one try of a renewal. */
   async #sendRenewal(scope: Scope, ttl: number, metadata?: object): Promise<Grant> {
     const answer = await this.#core.send("renew", this.name, { lease: this.#secret, ttl_ms: ttl, metadata }, scope);
-    return readGrant(answer, this.name, this.#secret);
+    const grant = readGrant(answer, this.name, this.#secret);
+    // The lease had ended, the lock forgot it, and a copy of its acquire that came late got the lock again: others may have held it between.
+    if (grant.fence > this.fence) throw new LeaseLostError("the lock was granted again since, with a higher fence");
+    if (grant.fence < this.fence) throw notCoordinator(200, "an answer with a lower fence than this lease's");
+    return grant;
   }
 
   /** Renews the lease in the background, and sets the timer for the next time: at the next heartbeat, or sooner after a failure. */

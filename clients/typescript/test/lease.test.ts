@@ -164,6 +164,41 @@ describe("lease", () => {
     assert.equal(lease.signal.reason.limit?.name, "max_hold_ms");
   });
 
+  test("is lost when a renewal's answer has a higher fence: the lock was granted again", async () => {
+    using w = new Scripted();
+    const [first, second] = [await w.client.acquire("a", { manualRenew: true }), await w.client.acquire("a")];
+    w.answer = (r) => granted(r, 3000, { fence: 8 });
+    await assert.rejects(first.renew(), LeaseLostError);
+    assert.ok(first.signal.reason instanceof LeaseLostError);
+    await w.pass(1010);
+    assert.ok(second.signal.reason instanceof LeaseLostError);
+  });
+
+  test("takes no answer with a lower fence for a renewal", async () => {
+    using w = new Scripted();
+    const lease = await w.client.acquire("a", { manualRenew: true });
+    await w.pass(1000);
+    const { deadlineMs } = lease;
+    w.answer = (r) => granted(r, 3000, { fence: 6 });
+    await assert.rejects(lease.renew(), { name: "RefusedError", message: /there is no coordinator at this URL/ });
+    assert.equal(lease.held, true);
+    assert.equal(lease.deadlineMs, deadlineMs);
+  });
+
+  test("is lost at its deadline although a signal with a reason that is no error ended its last renewal", async () => {
+    for (const reason of [null, "mine", Object.create(null)]) {
+      using w = new Scripted();
+      const lease = await w.client.acquire("a", { manualRenew: true });
+      w.answer = () => new Promise(() => undefined);
+      const controller = new AbortController();
+      const renewing = failure(lease.renew({ signal: controller.signal }));
+      controller.abort(reason);
+      assert.equal(await renewing, reason);
+      await w.pass(3000);
+      assert.ok(lease.signal.reason instanceof LeaseLostError);
+    }
+  });
+
   test("whose time a limit ends says so", async () => {
     using w = new Scripted();
     const at = (ms: number) => new Date(1e12 + ms).toISOString();
