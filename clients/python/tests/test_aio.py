@@ -250,3 +250,16 @@ def test_no_tasks_are_left(endpoint: str, lock: str) -> None:
         assert asyncio.all_tasks() == before
 
     run(main())
+
+
+def test_a_scope_that_ends_in_another_context(endpoint: str, lock: str) -> None:
+    """Frameworks run the two halves of a generator in different tasks; the lock is released nevertheless."""
+
+    async def main() -> None:
+        async with AsyncClient(endpoint) as client:
+            scope = client.lock(lock)
+            await asyncio.create_task(scope.__aenter__())
+            await asyncio.create_task(scope.__aexit__(None, None, None))
+            assert not (await client.status(lock)).locked
+
+    run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import multiprocessing
 import pickle
@@ -84,6 +85,12 @@ class TestLock:
     def test_acquire_as_a_scope(self, client: Client, lock: str) -> None:
         with client.acquire(lock):
             assert client.status(lock).locked
+        assert not client.status(lock).locked
+
+    def test_a_scope_that_ends_in_another_context(self, client: Client, lock: str) -> None:
+        scope = client.lock(lock)
+        contextvars.copy_context().run(scope.__enter__)
+        contextvars.copy_context().run(scope.__exit__, None, None, None)
         assert not client.status(lock).locked
 
     def test_error_of_the_body_comes_before_a_loss(self, client: Client, lock: str) -> None:

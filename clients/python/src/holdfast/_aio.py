@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ._client import _current, make_transport
@@ -69,7 +70,8 @@ class _Scope:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._inside = False
-        _current.reset(self._token)
+        with suppress(ValueError):  # the body was entered in another context
+            _current.reset(self._token)
         interrupted = self._lost is not None and await self._absorb(error)
         try:
             await self._client._core.release(self._lease, self._client._core.timeout * 2)

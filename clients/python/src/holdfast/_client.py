@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -236,7 +236,8 @@ class _Current:
         self._token = _current.set(self._lease)
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        with suppress(ValueError):  # the body was entered in another context
+            _current.reset(self._token)
 
 
 def current_lease() -> CoreLease | None:
