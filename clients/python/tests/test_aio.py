@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast import AsyncClient, AsyncLease, Client, HTTPTransport, LeaseLost, LockHeld, Request, Response, current_lease
+from holdfast._loop import Loop
 
 
 def run(job: Coroutine[Any, Any, None]) -> None:
@@ -38,6 +39,46 @@ def test_scope(endpoint: str, lock: str) -> None:
             assert (await client.status(lock)).holders[0].metadata == {"b": 2}
             await client.release(lock, lease.secret)
             await client.force_release(lock, "test")
+
+    run(main())
+
+
+def test_acquire_as_a_scope(endpoint: str, lock: str) -> None:
+    async def main() -> None:
+        async with AsyncClient(endpoint) as client:
+            async with await client.acquire(lock) as lease:
+                assert lease.held
+                assert (await client.status(lock)).locked
+            assert not (await client.status(lock)).locked
+            with pytest.raises(LeaseLost):
+                async with await client.acquire(lock):
+                    await client.force_release(lock, "test")
+            with pytest.raises(KeyError) as caught:
+                async with await client.acquire(lock):
+                    await client.force_release(lock, "test")
+                    raise KeyError("of the body")
+            assert isinstance(caught.value.__context__, LeaseLost)
+
+    run(main())
+
+
+def test_a_pause_that_ends_is_cancelled_nevertheless() -> None:
+    """A cancellation counts in the turn of the loop, too, in which the flag of the pause is set."""
+
+    async def main() -> None:
+        io = Loop(1)
+        flag = io.flag()
+        task = asyncio.create_task(io.pause(3600, flag))
+        for _ in range(3):
+            await asyncio.sleep(0)  # until it pauses
+        flag.set()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await io.pause(3600, flag)  # it is set
+        flag.clear()
+        await io.pause(0.001, flag)
+        assert not flag.is_set()
 
     run(main())
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._client import _current, make_transport
+from ._client import _current, give_context, make_transport
 from ._core import Core
 from ._errors import Holder, HoldfastError, LeaseLost
 from ._lease import CoreLease
@@ -42,6 +42,17 @@ class AsyncLease(CoreLease):
     async def wait_lost(self) -> None:
         """Wait until the lease has ended."""
         await self._over.wait()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self._core.release(self, self._core.timeout * 2)
+        except HoldfastError as failed:
+            if error is None:
+                raise
+            give_context(error, failed)
 
 
 class _Scope:
@@ -78,8 +89,7 @@ class _Scope:
         except HoldfastError as failed:
             if error is None or (interrupted and isinstance(error, asyncio.CancelledError)):
                 raise failed from None
-            if isinstance(failed, LeaseLost):
-                error.__context__ = error.__context__ or failed
+            give_context(error, failed)
 
     async def _absorb(self, error: BaseException | None) -> bool:
         """Take the cancellation of the task back. Return whether the task goes on: nobody else has cancelled it, too."""

@@ -75,8 +75,13 @@ def _leave(release: Callable[[], None], error: BaseException | None) -> None:
     except HoldfastError as failed:
         if error is None:
             raise
-        if isinstance(failed, LeaseLost) and not isinstance(error, HoldfastError):
-            error.__context__ = error.__context__ or failed
+        give_context(error, failed)
+
+
+def give_context(error: BaseException, failed: HoldfastError) -> None:
+    """Make a loss that the release tells of the context of the body's own error."""
+    if isinstance(failed, LeaseLost) and not isinstance(error, HoldfastError):
+        error.__context__ = error.__context__ or failed
 
 
 class Client:

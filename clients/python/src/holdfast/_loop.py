@@ -13,6 +13,48 @@ from ._lease import CoreLease
 from .transport import Request, Response, Transport
 
 
+class Flag:
+    """An asyncio.Event whose wait has a time limit.
+
+    asyncio.wait_for ignores a cancellation that arrives in the same turn of the loop as the end of what it waits for, before Python 3.12.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        for waiter in self._waiters:
+            _wake(waiter)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until the flag is set, for up to seconds."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        if self._is_set:
+            waiter.set_result(None)
+        timer = None if seconds is None else loop.call_later(seconds, _wake, waiter)
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class Loop:
     """Awaits, and works in the background in tasks.
 
@@ -28,8 +70,8 @@ class Loop:
         self._upkeep = ThreadPoolExecutor(self._threads, "holdfast-upkeep")
         self._timers: dict[CoreLease, asyncio.TimerHandle] = {}
 
-    def flag(self) -> asyncio.Event:
-        return asyncio.Event()
+    def flag(self) -> Flag:
+        return Flag()
 
     def lock(self) -> asyncio.Lock:
         return asyncio.Lock()
@@ -70,12 +112,8 @@ class Loop:
         finally:
             late.cancel()
 
-    async def pause(self, seconds: float, flag: asyncio.Event | None) -> None:
-        if flag is None:
-            await asyncio.sleep(seconds)
-            return
-        with suppress(asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
-            await asyncio.wait_for(flag.wait(), max(seconds, 0.0))
+    async def pause(self, seconds: float, flag: Flag | None) -> None:
+        await (flag or Flag()).wait(max(seconds, 0.0))
 
     async def join(self, work: asyncio.Task[None]) -> None:
         if work is not asyncio.current_task():
