@@ -280,6 +280,33 @@ def test_a_program_that_ends_releases_what_it_waited_for(endpoint: str, lock: st
         transport.close()
 
 
+def test_callbacks_that_raise(endpoint: str, lock: str) -> None:
+    """Their exceptions reach the loop's handler, and the other lease's on_lost is called."""
+
+    async def main() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context["exception"]))
+        told = asyncio.Event()
+
+        def lost(error: LeaseLost) -> None:
+            raise KeyError("of the callback")
+
+        async with AsyncClient(endpoint) as client:
+            await client.acquire(f"{lock}-1", ttl=0.2, manual_renew=True, on_lost=lost)
+            async with client.lock(f"{lock}-2", ttl=0.3, on_lost=lost):
+                await client.force_release(f"{lock}-2", "test")
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+                await client.acquire(f"{lock}-3", ttl=0.2, manual_renew=True, on_lost=lambda error: told.set())
+                await told.wait()
+                with pytest.raises(LeaseLost):
+                    await client._core.release(next(iter([current_lease()])))  # type: ignore[arg-type]
+        assert [type(error) for error in raised] == [KeyError, KeyError]
+
+    with pytest.raises(LeaseLost):
+        run(main())
+
+
 def test_no_tasks_are_left(endpoint: str, lock: str) -> None:
     async def main() -> None:
         before = asyncio.all_tasks()

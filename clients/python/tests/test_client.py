@@ -172,6 +172,56 @@ class TestLock:
         assert isinstance(reports[0], Unavailable)
         assert reports[1:2] == [None]
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_renewals_go_on_after_an_exception(self, endpoint: str, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither a callback that raises nor a fault of the client ends the renewals: the exception is reported."""
+        raised: list[Any] = []
+        monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_value))
+        transport = Recorder(endpoint)
+        enough = threading.Event()
+        read = holdfast._wire.grant
+        told: list[HoldfastError | None] = []
+
+        def grant(*args: Any) -> Any:
+            renewals = transport.ops().count("renew")
+            if renewals == 2:
+                raise TypeError("a fault")
+            if renewals == 5:
+                enough.set()
+            return read(*args)
+
+        def before(request: Request) -> None:
+            if transport.ops() == ["acquire", "renew"]:
+                raise OSError("no network")
+
+        def report(error: HoldfastError | None, deadline: float) -> None:
+            told.append(error)
+            raise KeyError("of the callback")
+
+        monkeypatch.setattr(holdfast._wire, "grant", grant)
+        transport.before = before
+        with Client(transport=transport, retries=0) as client, client.lock(lock, ttl=10, heartbeat=0.05, on_renewal=report) as lease:
+            assert enough.wait(30)
+            assert lease.held
+        assert [type(error) for error in told] == [Unavailable, type(None)]
+        assert [type(error) for error in raised] == [KeyError, KeyError]
+
+    @pytest.mark.parametrize("kind", [KeyError, SystemExit])
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_on_lost_that_raises_keeps_the_other_leases_watched(self, client: Client, lock: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+        raised: list[Any] = []
+        monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_value))
+
+        def lost(error: LeaseLost) -> None:
+            raise kind("of the callback")
+
+        first = client.acquire(f"{lock}-1", ttl=0.2, manual_renew=True, on_lost=lost)
+        told = threading.Event()
+        client.acquire(f"{lock}-2", ttl=1, manual_renew=True, on_lost=lambda error: told.set())
+        assert first.wait_lost(30)
+        assert told.wait(30)
+        assert [type(error) for error in raised] == [kind]
+
     def test_release_by_secret_and_downgrade(self, client: Client, lock: str) -> None:
         writer = client.acquire(lock, mode="write")
         writer.downgrade()

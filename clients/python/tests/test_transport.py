@@ -226,7 +226,7 @@ def test_a_proxy_is_used_for_tls_only(serve: Serve, monkeypatch: pytest.MonkeyPa
 def test_no_answer_breaks_the_client(serve: Serve) -> None:
     """Whatever a server answers, the error is one of this package, and no lease comes of it."""
     source = random.Random(7)
-    values: list[Any] = [None, True, 0, -1, 1e308, "", "x", [], [1], {}, {"a": 1}, 2**70, "2026-01-01T00:00:00Z", "9999"]
+    values: list[Any] = [None, True, 0, -1, 1e308, "", "x", [], [1], {}, {"a": 1}, 2**70, 10**400, "2026-01-01T00:00:00Z", "2026-01-01", "9999"]
     members = ["lock", "lease", "fence", "ttl_ms", "remaining_ms", "waited_ms", "code", "status", "detail", "holders", "retry_after_ms", "position"]
     members += ["ticket", "freeze", "limit", "period_ms", "value", "prefix", "field", "message", "ends_at", "expires_at", "acquired_at"]
     codes = ["lock_held", "frozen", "lease_lost", "queue_full", "limit_exceeded", "throttled", "internal", "capacity_mismatch", "new_code"]
@@ -239,6 +239,13 @@ def test_no_answer_breaks_the_client(serve: Serve) -> None:
         if source.random() < 0.2:
             text = bytes(source.choice(string.printable.encode()) for _ in range(source.randrange(20)))
         answers.append((source.choice([200, 201, 400, 403, 404, 409, 410, 429, 500, 503]), text))
+    for status in (200, 409, 500):
+        answers.append((status, b'{"a":' * 100_000))
+        answers.append((status, b"[" * 100_000))
+    huge = {"lock": LOCK, "lease": "secret-secret-secret", "fence": 1, "ttl_ms": 10**400, "remaining_ms": 10**400, "waited_ms": -(10**400)}
+    zones = {"ttl_ms": 1, "ends_at": "2026-01-01", "expires_at": "2026-01-01T00:00:00Z", "acquired_at": "2026-01-01"}
+    wire.grant(wire.answer(200, json.dumps(huge | zones).encode(), 0.0), LOCK, "secret-secret-secret")
+    assert wire.grant(huge, LOCK, "secret-secret-secret").ttl > 1e15
     for status, text in answers:
         with pytest.raises(HoldfastError) as caught:
             wire.grant(wire.answer(status, text, 0.0), LOCK, "secret-secret-secret")

@@ -52,6 +52,7 @@ class IO(Protocol):
     def start(self, what: str, job: Coroutine[Any, Any, None], *, last: bool = False) -> Any: ...
     def watch(self, lease: CoreLease) -> None: ...
     def unwatch(self, lease: CoreLease) -> None: ...
+    def report(self, error: BaseException) -> None: ...
     def reset(self) -> None: ...
 
 
@@ -122,6 +123,13 @@ class Core:
         """
         d = min(self.retry_delay, self.retry_delay / 10 * float(2 ** min(n, 4)))
         return max(d / 2 + _clock.chance(d / 2), min(after, MAX_RETRY_AFTER))
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call an on_lost or on_renewal. Its error is reported, and the client's work goes on: other leases depend on it."""
+        try:
+            function(*args)
+        except Exception as error:
+            self.io.report(error)
 
     # Requests
 
@@ -318,7 +326,7 @@ class Core:
                 return
             failing = error is not None
             if lease._on_renewal is not None:
-                lease._on_renewal(error, lease.deadline)
+                self.call(lease._on_renewal, error, lease.deadline)
 
         while True:
             await self.io.pause(pause, lease._over)
@@ -329,7 +337,10 @@ class Core:
                 await self.renew(lease, None, within, report)
                 report(None)
                 pause = beat
-            except HoldfastError:
+            except Exception as error:
+                if not isinstance(error, HoldfastError):  # a fault of this package or of an answer; the next renewal may succeed
+                    lease._renew_error = Unavailable(_what(error))
+                    report(lease._renew_error)
                 pause = min(beat, ttl / 12)
 
     async def release(self, lease: CoreLease, within: float | None = None, again: Callable[[Unavailable], bool] | None = None, background: bool = True) -> None:

@@ -124,9 +124,9 @@ class CoreLease:
                 renewal.abort()
             return
         for interrupt in interrupts:
-            interrupt(cause)
+            self._core.call(interrupt, cause)
         if self._on_lost is not None:
-            self._on_lost(cause)
+            self._core.call(self._on_lost, cause)
 
     def _watch(self) -> float:
         """End the lease if its time is over. Return the seconds until the next check."""

@@ -131,6 +131,9 @@ class Loop:
     def start(self, what: str, job: Coroutine[Any, Any, None], *, last: bool = False) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(job, name=f"holdfast: {what}")
 
+    def report(self, error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "a callback of a lease raised an exception", "exception": error})
+
     def watch(self, lease: CoreLease) -> None:
         loop = asyncio.get_running_loop()
 

@@ -90,6 +90,17 @@ class Threads:
             self._watched.discard(lease)
             self._changed.notify()
 
+    def report(self, error: BaseException) -> None:
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread())))
+
+    def _check(self, lease: CoreLease) -> float:
+        """Check a lease's deadline. Whatever its on_lost raises, even SystemExit, the other leases are watched."""
+        try:
+            return lease._watch()
+        except BaseException as error:
+            self.report(error)
+            return 0.0
+
     def _watch(self) -> None:
         """End leases whose time is over, until there are none to watch."""
         while True:
@@ -98,7 +109,7 @@ class Threads:
                     self._watcher = None
                     return
                 leases = list(self._watched)
-            next_check = min(lease._watch() for lease in leases)
+            next_check = min(self._check(lease) for lease in leases)
             with self._changed:
                 if self._watched and self._watched.issubset(leases):  # else one has come meanwhile
                     self._changed.wait(max(next_check, 0.001))

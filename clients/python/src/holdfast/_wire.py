@@ -185,6 +185,7 @@ def _holder(h: dict[str, Any]) -> Holder:
 # Limits of the numbers of an answer, far above those of a coordinator's: a queue has 500 places, and a lease lasts for 367 days at most. The
 # answer may be another server's.
 _MAX_POSITION = 10_000
+_MAX_INT = 2**63 - 1  # of the coordinator's; some larger ones cannot be made floats
 _MAX_AFTER = 400 * 24 * 3600.0
 
 # The codes of problems that may pass, and those that the client knows otherwise. A code of a newer version is judged by its status.
@@ -250,7 +251,7 @@ def answer(status: int, body: bytes, retry_after: float) -> dict[str, Any]:
     """Read an answer. It raises the error of a problem, or of an answer that is not the coordinator's."""
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
         if status == 200 and (not body.strip() or body.lstrip()[:1] == b"{"):  # cut off: it may be complete the next time
             raise Unavailable("its answer cannot be read") from None
@@ -311,12 +312,13 @@ def _text(body: dict[str, Any], name: str) -> str:
 
 def _int(body: dict[str, Any], name: str) -> int:
     value = _member(body, name, int)
-    return 0 if value is None or isinstance(value, bool) else value
+    return 0 if value is None or isinstance(value, bool) else min(max(value, -_MAX_INT), _MAX_INT)
 
 
 def _time(body: dict[str, Any], name: str) -> datetime | None:
     text = _text(body, name)
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+        time = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
     except ValueError:
         return None
+    return time if time is not None and time.tzinfo is not None else None  # one without a zone cannot be compared with others
