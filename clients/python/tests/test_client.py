@@ -121,6 +121,61 @@ class TestLock:
         assert done.wait(30)
         assert len(told) == 1
 
+    def test_on_renewal_releases_while_the_scope_ends(self, endpoint: str, lock: str) -> None:
+        transport = Recorder(endpoint)
+        failing, ended = threading.Event(), threading.Event()
+
+        def before(request: Request) -> None:
+            if request.op == "renew":
+                raise OSError("no network")
+
+        def report(error: HoldfastError | None, deadline: float) -> None:
+            failing.set()
+            assert lease.wait_lost(30)  # until the scope releases it
+            lease.release()  # in the thread of the renewals, which the scope's end waits for
+            ended.set()
+
+        transport.before = before
+        with Client(transport=transport, retries=0) as client:
+            lease = client.acquire(lock, ttl=30, heartbeat=0.05, on_renewal=report)
+
+            def scope() -> None:
+                with lease:
+                    assert failing.wait(30)
+
+            thread = threading.Thread(target=scope, daemon=True)
+            thread.start()
+            assert ended.wait(30)
+            thread.join(30)
+            assert not thread.is_alive()
+            assert transport.ops().count("release") == 1
+            assert not client.status(lock).locked
+
+    def test_on_lost_releases_when_a_release_finds_the_lease_lost(self, client: Client, lock: str) -> None:
+        told: list[LeaseLost] = []
+
+        def lost(error: LeaseLost) -> None:
+            told.append(error)
+            with pytest.raises(LeaseLost):
+                lease.release()
+
+        lease = client.acquire(lock, ttl=0.2, manual_renew=True, on_lost=lost)
+        client._core.io.unwatch(lease)  # so that the release is the first to see it
+        time.sleep(max(lease.deadline - time.monotonic(), 0) + 0.001)
+        failed: list[HoldfastError] = []
+
+        def release() -> None:
+            try:
+                lease.release()
+            except LeaseLost as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=release, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert (len(told), len(failed)) == (1, 1)
+
     def test_interrupted_wait_leaves_the_queue(self, client: Client, endpoint: str, lock: str) -> None:
         def interrupt(held: LockHeld) -> None:
             raise KeyboardInterrupt
@@ -235,6 +290,23 @@ class TestLock:
         lease = client.acquire(lock, ttl=0.2, min_hold=1.5, manual_renew=True)
         lease.release()
         assert client.status(lock).holders[0].remaining > 0.5
+
+    def test_an_interrupted_release_keeps_the_minimum_hold(self, endpoint: str, lock: str) -> None:
+        transport = Recorder(endpoint)
+
+        def before(request: Request) -> None:
+            if request.op == "renew":
+                raise KeyboardInterrupt
+
+        with Client(transport=transport) as client:
+            lease = client.acquire(lock, ttl=10, min_hold=60, manual_renew=True)
+            transport.before = before
+            with pytest.raises(KeyboardInterrupt):
+                lease.release()
+            threads_end()
+            assert transport.ops() == ["acquire", "renew"]
+            assert client.status(lock).locked
+            lease.release()  # it has the result of the first
 
     def test_close_reports_what_was_not_released(self, endpoint: str) -> None:
         transport = Recorder(endpoint)

@@ -47,7 +47,7 @@ class IO(Protocol):
     def lock(self) -> Any: ...
     async def send(self, transport: Transport, request: Request) -> Response: ...
     async def pause(self, seconds: float, flag: Any) -> None: ...
-    async def join(self, work: Any) -> None: ...
+    async def join(self, work: Any, within: float | None = None) -> None: ...
     async def each(self, jobs: list[Coroutine[Any, Any, None]], most: int) -> None: ...
     def start(self, what: str, job: Coroutine[Any, Any, None], *, last: bool = False) -> Any: ...
     def watch(self, lease: CoreLease) -> None: ...
@@ -344,39 +344,51 @@ class Core:
                 pause = min(beat, ttl / 12)
 
     async def release(self, lease: CoreLease, within: float | None = None, again: Callable[[Unavailable], bool] | None = None, background: bool = True) -> None:
-        """Release a lease the first time that it is called. Later calls have the result of the first."""
+        """Release a lease the first time that it is called. Later calls have the result of the first.
+
+        `_releasing` is taken only after the lease and its renewals have ended: on_lost and on_renewal may release the lease, too.
+        """
+        error = lease.error
+        if lease._pid != os.getpid():  # the parent holds it
+            raise LeaseLost(error.why if isinstance(error, LeaseLost) else "")._of("release", lease.name)
+        if isinstance(error, LeaseLost):
+            lease._end(error)
+        lease._end(LeaseReleased())
+        until = None if within is None else time.monotonic() + within
+        try:
+            if lease._renewing is not None:
+                await self.io.join(lease._renewing, within)
+        except BaseException:
+            await self.release_interrupted(lease)
+            raise
         async with lease._releasing:
             if lease._result is None:
-                await self.release_once(lease, within, again, background)
+                await self.release_once(lease, None if until is None else max(until - time.monotonic(), 0.0), again, background)
             elif lease._result[0] is not None:
                 raise copy(lease._result[0])
 
     async def release_once(self, lease: CoreLease, within: float | None, again: Callable[[Unavailable], bool] | None, background: bool) -> None:
-        was = lease.error
         try:
-            await self.release_first(lease, was, within, again, background)
+            await self.release_first(lease, within, again, background)
         except HoldfastError as error:
             error._of("release", lease.name)
             lease._result = (error,)
             raise
         except BaseException:  # cancelled, or interrupted
-            lease._result = (None,)
-            if was is None and not self.closed:
-                await self.forget(lease.name, lease._secret, None)
+            await self.release_interrupted(lease)
             raise
         lease._result = (None,)
 
-    async def release_first(
-        self, lease: CoreLease, was: HoldfastError | None, within: float | None, again: Callable[[Unavailable], bool] | None, background: bool
-    ) -> None:
-        if lease._pid != os.getpid():  # the parent holds it
-            raise LeaseLost(was.why if isinstance(was, LeaseLost) else "")
-        if isinstance(was, LeaseLost):
-            lease._end(was)
-        lease._end(LeaseReleased())
-        if lease._renewing is not None:
-            await self.io.join(lease._renewing)
-        rest = lease._min_hold - lease._acquired.passed()
+    async def release_interrupted(self, lease: CoreLease) -> None:
+        """Release a lease in the background. If it was to stay held for longer, or was lost, it expires by itself."""
+        if lease._result is None:
+            lease._result = (None,)
+            if isinstance(lease._cause, LeaseReleased) and lease._rest() <= 0 and not self.closed:
+                await self.forget(lease.name, lease._secret, None)
+
+    async def release_first(self, lease: CoreLease, within: float | None, again: Callable[[Unavailable], bool] | None, background: bool) -> None:
+        was = lease._cause if isinstance(lease._cause, LeaseLost) else None
+        rest = lease._rest()
         if was is None and rest > 0:
             await self.release_later(lease, rest, background)
             return
@@ -386,7 +398,7 @@ class Core:
             if was is None:
                 raise
         if was is not None:  # the request was sent so that others get the lock sooner
-            raise LeaseLost(was.why if isinstance(was, LeaseLost) else was._text())
+            raise LeaseLost(was.why)
 
     async def release_later(self, lease: CoreLease, rest: float, background: bool) -> None:
         """Keep the lock held for rest seconds, and then release it in the background."""

@@ -108,6 +108,10 @@ class CoreLease:
             return self._loss(LeaseLost(f"not renewed in time: {self._renew_error._text()}"))
         return self._loss(LeaseLost("its time ran out"))
 
+    def _rest(self) -> float:
+        """Return for how many seconds the lock has to stay held, by min_hold."""
+        return self._min_hold - self._acquired.passed()
+
     def _end(self, cause: LeaseLost | LeaseReleased) -> None:
         """End the lease. From now on the client considers it lost or released. The first cause counts."""
         with self._mutex:

@@ -115,9 +115,9 @@ class Loop:
     async def pause(self, seconds: float, flag: Flag | None) -> None:
         await (flag or Flag()).wait(max(seconds, 0.0))
 
-    async def join(self, work: asyncio.Task[None]) -> None:
+    async def join(self, work: asyncio.Task[None], within: float | None = None) -> None:
         if work is not asyncio.current_task():
-            await asyncio.wait([work])
+            await asyncio.wait([work], timeout=within)
 
     async def each(self, jobs: list[Coroutine[Any, Any, None]], most: int) -> None:
         slots = asyncio.Semaphore(most)

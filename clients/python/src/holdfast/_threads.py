@@ -59,9 +59,9 @@ class Threads:
     async def pause(self, seconds: float, flag: threading.Event | None) -> None:
         (flag or threading.Event()).wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
 
-    async def join(self, work: threading.Thread) -> None:
+    async def join(self, work: threading.Thread, within: float | None = None) -> None:
         if work is not threading.current_thread():
-            work.join()
+            work.join(within)
 
     async def each(self, jobs: list[Coroutine[Any, Any, None]], most: int) -> None:
         if not jobs:
