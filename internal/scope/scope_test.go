@@ -48,6 +48,35 @@ func TestAllows(t *testing.T) {
 	}
 }
 
+func TestAllowsBelow(t *testing.T) {
+	for _, test := range []struct {
+		pattern, prefix string
+		allowed         bool
+	}{
+		{"deploy:*", "deploy:", true},
+		{"deploy:*", "deploy:prod", true},
+		{"deploy:*", "dep", false},
+		{"deploy:*", "", false},
+		{"deploy:prod", "deploy:prod", false}, // other names begin with it
+		{"*", "", true},
+		{"*", "x", true},
+	} {
+		alias, err := scope.Alias(test.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if scope.AllowsBelow("arn:aws:lambda:eu-west-1:123456789012:function:rules:"+alias, test.prefix) != test.allowed {
+			t.Errorf("%q through %s: allowed is %v", test.prefix, test.pattern, !test.allowed)
+		}
+	}
+	const function = "arn:aws:lambda:eu-west-1:123456789012:function:rules"
+	for arn, allowed := range map[string]bool{function: true, function + ":live": true, function + ":only-%%%": false, function + ":only-YSo%": false} {
+		if scope.AllowsBelow(arn, "a") != allowed {
+			t.Errorf("through %q: allowed is %v", arn, !allowed)
+		}
+	}
+}
+
 func TestMayBeAPI(t *testing.T) {
 	for arn, may := range map[string]bool{
 		"": true,

@@ -238,14 +238,40 @@ func TestLimits(t *testing.T) {
 		wire.MaxName, wire.MinLease, wire.MaxLease, wire.MaxOwner, wire.MaxMetadata, wire.MaxMetadataDepth, wire.MaxCapacity, wire.MaxReason,
 		wire.MaxBody, wire.MaxToken, wire.MaxExecution, wire.MaxPage, wire.DefaultPage,
 		wire.MinTTL, wire.MaxTTL, wire.DefaultMaxTTL, wire.DefaultTTL, wire.DefaultCheck, wire.MinWait, wire.MaxWait, wire.MaxTokenWait,
+		wire.MaxFreeze, wire.MinKeep, wire.MaxKeep, wire.MinHoldLimit, wire.MaxHoldLimit, wire.MinRatePeriod, wire.MaxRatePeriod, wire.MaxQueue, wire.MaxGrants,
 	}
 	want := []any{
 		255, 16, 128, 256, 2048, 8, 100, 512,
 		16384, 2048, 256, 100, 50,
 		time.Second, 168 * time.Hour, 24 * time.Hour, time.Minute, time.Hour, time.Second, 15 * time.Minute, 366 * 24 * time.Hour,
+		8784 * time.Hour, time.Hour, 9600 * time.Hour, 10 * time.Second, 8784 * time.Hour, time.Second, 24 * time.Hour, 500, 100,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("limits\n%v, want\n%v", got, want)
+	}
+}
+
+// The prefix of a rule is the beginning of names, or "*".
+func TestCheckRulePrefix(t *testing.T) {
+	for prefix, says := range map[string]string{"*": "", "deploy:": "", "": "is empty; give the beginning", "a*": "'*'", "a/": "'/'"} {
+		if got := wire.CheckRulePrefix(prefix); (got == "") != (says == "") || !strings.Contains(got, says) {
+			t.Errorf("%q: %q, want %q", prefix, got, says)
+		}
+	}
+}
+
+func TestRateText(t *testing.T) {
+	for _, test := range []struct {
+		prefix string
+		grants int64
+		want   string
+	}{
+		{"*", 1, "each lock is granted once in 1m0s at most, and the next grant is possible in 5s"},
+		{"quota:", 3, "each lock below quota: is granted 3 times in 1m0s at most, and the next grant is possible in 5s"},
+	} {
+		if got := wire.RateText(test.prefix, test.grants, time.Minute, 5*time.Second); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
 	}
 }
 
