@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -277,6 +281,20 @@ class TestLock:
         assert told.wait(30)
         assert [type(error) for error in raised] == [kind]
 
+    @pytest.mark.parametrize(("step", "kind"), [(1, LeaseLost), (-1, Refused)])
+    def test_renewal_with_another_fence(self, client: Client, lock: str, monkeypatch: pytest.MonkeyPatch, step: int, kind: type[HoldfastError]) -> None:
+        """A higher token says that the lease had ended between. No coordinator answers with a lower one."""
+        told: list[LeaseLost] = []
+        with client.lock(lock):
+            pass
+        lease = client.acquire(lock, manual_renew=True, on_lost=told.append)
+        read = holdfast._wire.grant
+        monkeypatch.setattr(holdfast._wire, "grant", lambda *args: replace(read(*args), fence=lease.fence + step))
+        with pytest.raises(kind):
+            lease.renew()
+        assert lease.held == (kind is Refused)
+        assert len(told) == (kind is LeaseLost)
+
     def test_release_by_secret_and_downgrade(self, client: Client, lock: str) -> None:
         writer = client.acquire(lock, mode="write")
         writer.downgrade()
@@ -341,6 +359,21 @@ class TestLock:
         with pytest.raises(holdfast.AcquireCancelled):
             client.acquire(lock, cancellation=cancellation)
         assert not client.status(lock).locked
+
+
+@pytest.mark.parametrize(("leases", "imports"), [(1, "atexit"), (3, "atexit"), (3, "atexit, concurrent.futures.thread")])
+def test_close_at_the_end_of_the_interpreter(client: Client, endpoint: str, lock: str, leases: int, imports: str) -> None:
+    """atexit runs close when no thread can be started any more."""
+    script = f"""
+import {imports}, holdfast
+client = holdfast.Client({endpoint!r})
+atexit.register(client.close)
+for n in range({leases}):
+    client.acquire({lock!r} + str(n), manual_renew=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not any(client.status(f"{lock}{n}").locked for n in range(leases))
 
 
 class TestExclusive:
@@ -453,6 +486,47 @@ class TestExclusive:
 
         handler({}, Context())
         threads_end()
+
+    def test_ttl_given_is_of_the_invocation_too(self, endpoint: str, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The owner is the invocation, and a grant that may have been is released before the handler's end, in no thread."""
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "worker")
+        transport = Recorder(endpoint)
+        releases: list[str] = []
+
+        def before(request: Request) -> None:
+            if request.op == "acquire":
+                assert json.loads(request.body or b"")["owner"] == "worker/request-1"
+                transport.inner.send(request)
+                raise OSError("the answer is lost")
+            releases.append(threading.current_thread().name)
+
+        transport.before = before
+        client = Client(transport=transport, retries=0)
+
+        @client.exclusive(lock, ttl=30)
+        def handler(event: Any, context: Any) -> None: ...
+
+        with pytest.raises(Unavailable):
+            handler({}, Context())
+        assert releases == [threading.current_thread().name]
+        assert not client.status(lock).locked
+
+    def test_minimum_hold_has_the_budget_of_the_invocation(self, endpoint: str, lock: str) -> None:
+        transport = Recorder(endpoint)
+
+        def before(request: Request) -> None:
+            if request.op == "renew":
+                raise OSError("no network")
+
+        transport.before = before
+        client = Client(transport=transport, retries=3, retry_delay=60)
+
+        @client.exclusive(lock, ttl=10, min_hold=60, manual_renew=True)
+        def handler(event: Any, context: Any) -> str:
+            return "result"
+
+        assert handler({}, Context(2000)) == "result"
+        assert transport.ops() == ["acquire", "renew"]  # a pause would be longer than the invocation
 
     def test_without_lambda(self, client: Client, lock: str) -> None:
         @client.exclusive(lock)

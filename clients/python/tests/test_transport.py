@@ -21,6 +21,8 @@ from conftest import ROOT, Serve, reply
 import holdfast
 from holdfast import Client, HoldfastError, HTTPTransport, Refused, Request, Unavailable
 from holdfast import _wire as wire
+from holdfast._acquire import Acquisition
+from holdfast._options import Options
 
 LOCK = "a"
 KEYS = Credentials("AKIDEXAMPLE", "secret", "session-token")
@@ -221,6 +223,17 @@ def test_a_proxy_is_used_for_tls_only(serve: Serve, monkeypatch: pytest.MonkeyPa
         assert client.status(LOCK).lock == LOCK
     assert len(asked) == 1
     gc.collect()  # Python 3.10 leaves the socket of a tunnel that was refused open until then
+
+
+def test_no_repr_has_the_secret(serve: Serve) -> None:
+    secret = "secret-secret-secret"
+    answer = {"lock": LOCK, "lease": secret, "fence": 1, "ttl_ms": 1000}
+    acquisition = Acquisition(Client(serve(lambda handler, body: None))._core, LOCK, Options(), secret=secret)
+    request = Request("acquire", LOCK, json.dumps(answer).encode(), 1.0)
+    acquisition.request = request
+    for value in (request, acquisition, wire.grant(answer, LOCK, secret)):
+        assert LOCK in repr(value)
+        assert secret not in repr(value)
 
 
 def test_no_answer_breaks_the_client(serve: Serve) -> None:

@@ -103,7 +103,7 @@ class Acquisition:
     invocation: Invocation | None = None
     waits: bool = True
     fields: dict[str, Any] = field(default_factory=dict)
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     pace: Pace = field(default_factory=lambda: Pace(1, 1))
     wake: Any = None  # set when the client has released the lock, or when the acquisition has to end
     ticket: int = 0
@@ -128,8 +128,6 @@ class Acquisition:
         """Check the options, and make the request."""
         o = self.options
         _wire.check_name(self.name)
-        if self.invocation is not None and o.ttl is not None:
-            self.invocation = None  # the lease is renewed in the background
         self.waits = o.wait is None or o.wait > 0
         self.secret = new_secret()
         given = {
@@ -212,7 +210,7 @@ class Acquisition:
         fields = {"lease": self.secret, **self.fields}
         if self.ticket:
             fields["ticket"] = self.ticket
-        if self.invocation is not None:  # its remaining time has become shorter
+        if self.invocation is not None and self.options.ttl is None:  # its remaining time has become shorter
             fields["ttl_ms"] = round(self.invocation.ttl() * 1000)
         sent = _clock.now()
         self.tries += 1

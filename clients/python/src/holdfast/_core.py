@@ -215,7 +215,7 @@ class Core:
             if self.closed:
                 raise ClientClosed()
             self.leases.add(lease)
-        if invocation is not None:  # nothing runs in the background, and the lease outlives the invocation
+        if invocation is not None and options.ttl is None:  # nothing runs in the background, and the lease outlives the invocation
             return lease
         self.io.watch(lease)
         if not options.manual_renew:
@@ -279,8 +279,6 @@ class Core:
 
         try:
             sent, grant = await self.retry(attempt, within, lease._over)
-            if grant.fence != lease._fence:
-                raise _wire.not_coordinator(200, "an answer with another fencing token")
         except LeaseLost as error:
             lease._end(lease._loss(error))
             raise
@@ -309,7 +307,12 @@ class Core:
         if metadata is not None:
             fields["metadata"] = metadata
         sent = _clock.now()
-        return sent, _wire.grant(await self.send("renew", lease.name, fields, timeout, started), lease.name, lease._secret)
+        grant = _wire.grant(await self.send("renew", lease.name, fields, timeout, started), lease.name, lease._secret)
+        if grant.fence > lease._fence:  # the lock forgot the lease, and a late copy of its acquire got the lock again; others may have held it between
+            raise LeaseLost("it had ended, and the lock was granted to it again")
+        if grant.fence < lease._fence:
+            raise _wire.not_coordinator(200, "an answer with a lower fencing token than this lease's")
+        return sent, grant
 
     async def keep_renewing(self, lease: CoreLease) -> None:
         """Renew a lease at every heartbeat, and more often after a failure, until it ends.
@@ -390,7 +393,7 @@ class Core:
         was = lease._cause if isinstance(lease._cause, LeaseLost) else None
         rest = lease._rest()
         if was is None and rest > 0:
-            await self.release_later(lease, rest, background)
+            await self.release_later(lease, rest, within, background)
             return
         try:
             await self.release_secret(lease.name, lease._secret, within, again)
@@ -400,11 +403,11 @@ class Core:
         if was is not None:  # the request was sent so that others get the lock sooner
             raise LeaseLost(was.why)
 
-    async def release_later(self, lease: CoreLease, rest: float, background: bool) -> None:
+    async def release_later(self, lease: CoreLease, rest: float, within: float | None, background: bool) -> None:
         """Keep the lock held for rest seconds, and then release it in the background."""
         if lease._deadline.left() < rest:
             ttl = max(rest + 0.001, _wire.MIN_TTL)
-            await self.retry(lambda timeout: self.send_renewal(lease, ttl, None, timeout))  # an error: it is not certain that the lock stays held
+            await self.retry(lambda timeout: self.send_renewal(lease, ttl, None, timeout), within)  # an error: it is not certain that the lock stays held
         if background and not self.closed:
             self.background(f"release {lease.name} later", self.after_min_hold(lease, rest))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ._lease import CoreLease
@@ -64,13 +65,25 @@ class Threads:
             work.join(within)
 
     async def each(self, jobs: list[Coroutine[Any, Any, None]], most: int) -> None:
-        if not jobs:
-            return
-        from concurrent.futures import ThreadPoolExecutor  # it imports logging
+        pool: Any = None
+        if len(jobs) > 1:
+            with suppress(RuntimeError):  # the interpreter ends, and it is too late to import this
+                from concurrent.futures import ThreadPoolExecutor  # it imports logging
 
-        with ThreadPoolExecutor(min(len(jobs), most), "holdfast-close") as pool:
-            for done in [pool.submit(run, job) for job in jobs]:
-                done.result()
+                pool = ThreadPoolExecutor(min(len(jobs), most), "holdfast-close")
+        waiting = []
+        for job in jobs:
+            try:
+                if pool is not None:
+                    waiting.append(pool.submit(run, job))
+                    continue
+            except RuntimeError:  # the interpreter ends, and starts no threads
+                pass
+            run(job)
+        for done in waiting:
+            done.result()
+        if pool is not None:
+            pool.shutdown()
 
     def start(self, what: str, job: Coroutine[Any, Any, None], *, last: bool = False) -> threading.Thread:
         thread = threading.Thread(target=run, args=(job,), name=f"holdfast: {what}", daemon=not last)

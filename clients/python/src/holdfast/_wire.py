@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -91,7 +91,7 @@ class Grant:
     """The answer to acquire and renew."""
 
     lock: str
-    lease: str
+    lease: str = field(repr=False)  # the secret
     fence: int
     ttl: float  # seconds
     remaining: float  # seconds

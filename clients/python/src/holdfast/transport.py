@@ -31,7 +31,7 @@ class Request:
 
     op: str  # "acquire", "renew", "release", "force-release" or "status"
     lock: str
-    body: bytes | None  # a JSON object with the operation's fields; None for status
+    body: bytes | None = field(repr=False)  # a JSON object with the operation's fields; None for status. It may have a lease's secret
     timeout: float  # seconds that the try may take
     _mutex: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _aborted: bool = field(default=False, repr=False)
