@@ -248,16 +248,18 @@ def test_the_loop_is_not_blocked(lock: str) -> None:
         client = AsyncClient(transport=transport, retries=0, request_timeout=3600)
         tasks = [asyncio.create_task(client.try_acquire(f"{lock}-{n}")) for n in range(40)]
         await until(lambda: len(transport.requests) == 16)  # the others queue
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(r, asyncio.CancelledError) for r in results)
-        for _ in range(16):
-            assert await asyncio.to_thread(transport.ended.acquire, timeout=60)
-        acquires = [r for r in transport.requests if r.op == "acquire"]
-        assert len(acquires) == 16  # those that queued were not sent
-        await until(lambda: any(r.op == "release" for r in transport.requests))
-        transport.close()
+        try:
+            for task in reversed(tasks):  # those that queue first, or a thread that becomes free would take one of them
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(r, asyncio.CancelledError) for r in results)
+            for _ in range(16):
+                assert await asyncio.to_thread(transport.ended.acquire, timeout=60)
+            acquires = [r for r in transport.requests if r.op == "acquire"]
+            assert len(acquires) == 16  # those that queued were not sent
+            await until(lambda: any(r.op == "release" for r in transport.requests))
+        finally:
+            transport.close()
 
     run(main())
 
