@@ -403,9 +403,7 @@ func (c *Client) releaseSecret(ctx context.Context, name, secret string, more fu
 	send := func() error {
 		n++
 		err := c.sendRelease(ctx, name, secret)
-		if isUnavailable(err) {
-			observed.noAnswer(err)
-		}
+		observed.tried(err)
 		return err
 	}
 	err = c.retry(ctx, send)

@@ -251,9 +251,7 @@ func (l *Lease) renew(ctx context.Context, metadata json.RawMessage, failed func
 	ctx, observed := l.client.telemetry.operation(l.observed.under(ctx), spanRenew, l.name)
 	err := l.client.retry(ctx, func() (err error) {
 		sent, answer, err = l.sendRenewal(ctx, l.ttl, metadata)
-		if isUnavailable(err) {
-			observed.noAnswer(err)
-		}
+		observed.tried(err)
 		if err != nil && failed != nil {
 			failed(err)
 		}

@@ -128,12 +128,8 @@ func (c *Client) Rules(ctx context.Context) ([]Rule, error) {
 }
 
 func newRule(r wire.Rule) Rule {
-	out := Rule{Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), Limits: newLimits(r.Limits), History: newKeeping(r.History), Unknown: r.Unknown, By: r.By}
-	if r.ChangedAt != nil {
-		out.ChangedAt = r.ChangedAt.Time
+	return Rule{
+		Prefix: r.Prefix, Frozen: newFreeze(r.Freeze), Limits: newLimits(r.Limits), History: newKeeping(r.History), Unknown: r.Unknown, By: r.By,
+		ChangedAt: timeOf(r.ChangedAt), InForceAt: timeOf(r.InForceAt),
 	}
-	if r.InForceAt != nil {
-		out.InForceAt = r.InForceAt.Time
-	}
-	return out
 }

@@ -95,17 +95,10 @@ func checkLock(answered, name string) error {
 func newStatus(s wire.Status) Status {
 	out := Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int(s.Capacity), Available: int(s.Available), Fence: s.Fence,
-		Waiting: int(s.Waiting), Frozen: newFreeze(s.Freeze), At: s.ServerTime.Time,
-	}
-	if s.NextGrant != nil {
-		out.NextGrant = s.NextGrant.Time
+		Waiting: int(s.Waiting), Frozen: newFreeze(s.Freeze), NextGrant: timeOf(s.NextGrant), At: s.ServerTime.Time,
 	}
 	for _, w := range s.Queue {
-		joined := time.Time{}
-		if w.JoinedAt != nil {
-			joined = w.JoinedAt.Time
-		}
-		out.Queue = append(out.Queue, Waiter{position(w.Position), w.Owner, w.Principal, int(w.Permits), joined, w.Task, w.Set})
+		out.Queue = append(out.Queue, Waiter{position(w.Position), w.Owner, w.Principal, int(w.Permits), timeOf(w.JoinedAt), w.Task, w.Set})
 	}
 	for _, h := range s.Holders {
 		out.Holders = append(out.Holders, StatusHolder{
@@ -114,6 +107,14 @@ func newStatus(s wire.Status) Status {
 		})
 	}
 	return out
+}
+
+// timeOf is a time of an answer; zero if the answer has none.
+func timeOf(t *wire.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
 }
 
 // List returns an iterator over the locks whose names begin with prefix, in pages of 100: those that are held, and those that are waited for

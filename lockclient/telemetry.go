@@ -206,8 +206,13 @@ func spanContextOf(text string) trace.SpanContext {
 
 func (s *acquireSpan) noAnswer(err error) {
 	if s != nil {
-		s.span.AddEvent(eventNoAnswer, trace.WithAttributes(attribute.String("exception.message", err.Error())))
+		addNoAnswer(s.span, err)
 	}
+}
+
+// addNoAnswer adds the event of a try without an answer to a span.
+func addNoAnswer(span trace.Span, err error) {
+	span.AddEvent(eventNoAnswer, trace.WithAttributes(attribute.String("exception.message", err.Error())))
 }
 
 func (s *acquireSpan) newLease() {
@@ -368,9 +373,10 @@ func (t *telemetry) operation(ctx context.Context, span, name string) (context.C
 	return ctx, &opSpan{s}
 }
 
-func (s *opSpan) noAnswer(err error) {
-	if s != nil {
-		s.span.AddEvent(eventNoAnswer, trace.WithAttributes(attribute.String("exception.message", err.Error())))
+// tried notes the result of a try.
+func (s *opSpan) tried(err error) {
+	if s != nil && isUnavailable(err) {
+		addNoAnswer(s.span, err)
 	}
 }
 

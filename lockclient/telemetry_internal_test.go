@@ -23,7 +23,7 @@ func TestNoTelemetryAllocatesNothing(t *testing.T) {
 		_, _ = h.within(ctx), h.under(ctx)
 		h.ended(err)
 		_, o := none.operation(ctx, spanRenew, "a,b")
-		o.noAnswer(err)
+		o.tried(err)
 		o.done(err)
 	})
 	if allocs != 0 {

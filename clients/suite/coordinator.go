@@ -69,7 +69,7 @@ func (s *stage) holdsNow(lock string, fences ...int64) {
 	}
 }
 
-// free waits until nobody holds a lock, and fails the scenario if somebody waits for it.
+// free waits until a lock has no holder. The scenario fails if the lock then has waiters.
 func (s *stage) free(lock string) {
 	s.until("that "+lock+" is free", func() bool { return !s.status(lock).Locked })
 	if n := s.status(lock).Waiting; n != 0 {

@@ -90,7 +90,7 @@ type event struct {
 func (s *stage) driver(name string) *driver {
 	words := strings.Fields(s.options.driver)
 	d := &driver{s: s, name: name, answers: map[int]reply{}, exited: make(chan struct{})}
-	d.cmd = exec.CommandContext(s.ctx, words[0], words[1:]...) //nolint:gosec // the command of whoever runs the suite
+	d.cmd = exec.CommandContext(s.ctx, words[0], words[1:]...) //nolint:gosec // the flag -driver, which the user of the suite gives
 	d.cmd.Stderr = &d.stderr
 	var err error
 	if d.stdin, err = d.cmd.StdinPipe(); err != nil {
@@ -395,5 +395,3 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
-
-func contains(text, part string) bool { return strings.Contains(text, part) }

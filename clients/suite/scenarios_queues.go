@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/wire"
@@ -123,7 +124,7 @@ var refusals = []scenario{
 		s.rule("deploy:", freezeUntil("year-end close"))
 		d := s.open("me")
 		f := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "deploy:prod", "try": true}).fails("acquire", "held", "frozen")
-		s.check(contains(f.Text, "year-end close"), "the error does not say why: %s", f.Text)
+		s.check(strings.Contains(f.Text, "year-end close"), "the error does not say why: %s", f.Text)
 		d.start("acquire", fields{"client": "c1", "lease": "L2", "lock": "deploy:prod", "wait_ms": 2000}).fails("acquire", "held", "frozen", "timeout")
 		s.check(s.front.requests("acquire", "deploy:prod")[0].wait == 0, "the try joined the queue")
 	}},
@@ -131,7 +132,7 @@ var refusals = []scenario{
 		s.rule("a", wire.RuleRequest{Limits: &wire.LimitsRequest{MaxTTL: 5000}})
 		d := s.open("me")
 		f := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "ttl_ms": 10_000, "wait_ms": 60_000}).fails("acquire", "limit", "refused", "!held")
-		s.check(contains(f.Text, "5000"), "the error does not name the limit: %s", f.Text)
+		s.check(strings.Contains(f.Text, "5000"), "the error does not name the limit: %s", f.Text)
 		s.check(len(s.front.requests("acquire", "a")) == 1, "%d requests; want 1", len(s.front.requests("acquire", "a")))
 		d.acquire("L2", "a") // without a TTL: the limit's
 	}},
@@ -177,7 +178,7 @@ var refusals = []scenario{
 		d := s.open("me")
 		s.front.all("acquire", instead(403, `{"message":"Forbidden"}`))
 		f := d.start("acquire", fields{"client": "c1", "lease": "L1", "lock": "a", "wait_ms": 60_000}).fails("acquire", "refused", "!unavailable")
-		s.check(contains(f.Text, "Forbidden"), "the error does not repeat the message: %s", f.Text)
+		s.check(strings.Contains(f.Text, "Forbidden"), "the error does not repeat the message: %s", f.Text)
 		s.check(len(s.front.requests("acquire", "a")) == 1, "%d requests; want 1", len(s.front.requests("acquire", "a")))
 	}},
 }

@@ -202,19 +202,22 @@ func who(owner string) string {
 func wireStatus(s lockclient.Status) wire.Status {
 	out := wire.Status{
 		Lock: s.Lock, Locked: s.Locked, Capacity: int64(s.Capacity), Available: int64(s.Available), Fence: s.Fence,
-		Holders: wireHolders(s.Holders), Waiting: int64(s.Waiting), Freeze: wireFreeze(s.Frozen), ServerTime: wire.Time{Time: s.At},
-	}
-	if !s.NextGrant.IsZero() {
-		out.NextGrant = &wire.Time{Time: s.NextGrant}
+		Holders: wireHolders(s.Holders), Waiting: int64(s.Waiting), Freeze: wireFreeze(s.Frozen), NextGrant: wireTime(s.NextGrant), ServerTime: wire.Time{Time: s.At},
 	}
 	for _, w := range s.Queue {
-		waiter := wire.Waiter{Position: int64(w.Position), Owner: w.Owner, Principal: w.Principal, Permits: int64(w.Permits), Task: w.Task, Set: w.Set}
-		if !w.JoinedAt.IsZero() {
-			waiter.JoinedAt = &wire.Time{Time: w.JoinedAt}
-		}
-		out.Queue = append(out.Queue, waiter)
+		out.Queue = append(out.Queue, wire.Waiter{
+			Position: int64(w.Position), Owner: w.Owner, Principal: w.Principal, Permits: int64(w.Permits), JoinedAt: wireTime(w.JoinedAt), Task: w.Task, Set: w.Set,
+		})
 	}
 	return out
+}
+
+// wireTime is a time as the API writes it; nil if it is zero.
+func wireTime(t time.Time) *wire.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &wire.Time{Time: t}
 }
 
 func wireHolders(list []lockclient.StatusHolder) []wire.Holder {

@@ -52,12 +52,13 @@ func (c *Coordinator) status(ctx context.Context, name string, r Record) (Status
 
 // A Waiting is a waiter as every caller may see it.
 type Waiting struct {
-	Position         int64 // from 1
-	Owner, Principal string
-	Permits          int64
-	Joined           int64    // Unix milliseconds; 0: not known
-	Task             bool     // a task of a state machine waits, not a caller that polls
-	Set              []string // the names of the set that the waiter acquires; nil: this lock alone
+	Position  int64 // from 1
+	Owner     string
+	Principal string
+	Permits   int64
+	Joined    int64    // Unix milliseconds; 0: not known
+	Task      bool     // a task of a state machine waits, not a caller that polls
+	Set       []string // the names of the set that the waiter acquires; nil: this lock alone
 }
 
 // Queue reads the first limit waiters of a lock, in their order, and leaves out those whose places are no longer kept. It is a read of its own: in the

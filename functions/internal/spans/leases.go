@@ -29,9 +29,9 @@ func in(ctx context.Context, traceparent string) (context.Context, []trace.SpanS
 	if !at.IsValid() {
 		return ctx, nil
 	}
-	options := []trace.SpanStartOption{trace.WithLinks(trace.LinkFromContext(ctx))}
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		options = nil
+	var options []trace.SpanStartOption
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		options = append(options, trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
 	return trace.ContextWithRemoteSpanContext(ctx, at), options
 }
