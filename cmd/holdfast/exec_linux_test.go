@@ -91,7 +91,10 @@ func (sh *shell) read() {
 	}
 }
 
-// expect waits until a text comes up on the screen, after what was expected before.
+// inAnyOrder separates texts of two processes, of which either may be the first on the screen.
+const inAnyOrder = " | "
+
+// expect waits until a text comes up on the screen, after what was expected before. With [inAnyOrder] it waits for each of several texts, as often as it is listed.
 func (sh *shell) expect(text string) {
 	sh.t.Helper()
 	patience := time.AfterFunc(2*time.Minute, func() { // a test that hangs says where
@@ -105,8 +108,8 @@ func (sh *shell) expect(text string) {
 	defer sh.mu.Unlock()
 	for {
 		rest := sh.screen.String()[sh.seen:]
-		if i := strings.Index(rest, text); i >= 0 {
-			sh.seen += i + len(text)
+		if end := endOf(rest, strings.Split(text, inAnyOrder)); end >= 0 {
+			sh.seen += end
 			return
 		}
 		if sh.expired {
@@ -114,6 +117,20 @@ func (sh *shell) expect(text string) {
 		}
 		sh.more.Wait()
 	}
+}
+
+// endOf returns where the last of some texts ends on a screen; -1 if one of them is not there. A text that is listed twice has to be there twice.
+func endOf(screen string, texts []string) (end int) {
+	from := map[string]int{}
+	for _, text := range texts {
+		i := strings.Index(screen[from[text]:], text)
+		if i < 0 {
+			return -1
+		}
+		from[text] += i + len(text)
+		end = max(end, from[text])
+	}
+	return end
 }
 
 // keys types.
@@ -166,7 +183,7 @@ func TestExecJobControl(t *testing.T) {
 		},
 		"waiting for the lock": {
 			{"$holdfast exec a -- $up &\n", "up42"}, {"$holdfast exec a -- true\n", "waiting for a"},
-			{ctrlZ, "Stopped"}, {"bg\n", "&"}, {"kill %1; wait\n", "released a"}, {"", "acquired a"}, {"", "released a"},
+			{ctrlZ, "Stopped"}, {"bg\n", "&"}, {"kill %1; wait\n", "released a" + inAnyOrder + "acquired a" + inAnyOrder + "released a"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
