@@ -79,7 +79,7 @@ func (c *Coordinator) acquire(ctx context.Context, req AcquireRequest) (LeaseSta
 		return LeaseStatus{}, err
 	}
 	if _, mine := out.After.Holders[key]; !mine {
-		return LeaseStatus{}, op.refusal(c.clock(), out.After)
+		return LeaseStatus{}, op.refusal(out.at, out.After)
 	}
 	if l := out.After.Holders[key]; l.Split != Whole { // a repeated request, whose caller knows the texts
 		texts, _ := c.store.Texts(ctx, req.Lock, []int64{l.Fence})
@@ -336,7 +336,7 @@ func (o acquiring) capacityError(r Record) error {
 	return e
 }
 
-// refusal is the error of a request that was not granted.
+// refusal is the error of a request that was not granted, by a decision at a time. What held it back then may be over when the decision is written and answered.
 func (o acquiring) refusal(now time.Time, r Record) error {
 	_, waits := r.place(o.key)
 	rate := r.tooOften(now, o.terms())

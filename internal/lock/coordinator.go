@@ -57,13 +57,14 @@ func (c *Coordinator) Now() time.Time { return c.clock() }
 type outcome struct {
 	Reply
 	wrote bool
+	at    time.Time // of the decision, by this coordinator's clock; not set by a blind write
 }
 
 // writeFirst tries the operation's optimistic command. If its guard fails, it decides on the record that the refusal returns.
 func (c *Coordinator) writeFirst(ctx context.Context, name string, op operation) (outcome, error) {
 	reply, err := c.store.Apply(ctx, name, op.first(c.clock()))
 	if err == nil {
-		return outcome{reply, true}, nil
+		return outcome{Reply: reply, wrote: true}, nil
 	}
 	failed, ok := errors.AsType[*GuardError](err)
 	if !ok {
@@ -176,19 +177,20 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 			return outcome{}, err
 		}
 		read.After = r
-		cmd, err := op.next(c.clock(), r)
+		now := c.clock()
+		cmd, err := op.next(now, r)
 		if err != nil {
 			return outcome{}, err
 		}
 		if cmd == nil {
-			return outcome{read, false}, nil
+			return outcome{read, false, now}, nil
 		}
 		reply, err := c.store.Apply(ctx, name, *cmd)
 		if err == nil {
 			if become, ok := cmd.Effect.(Become); ok {
 				reply.After.Queue, reply.After.Own, reply.After.hold = become.To.Queue, become.To.Own, become.To.hold
 			}
-			return outcome{reply, true}, nil
+			return outcome{reply, true, now}, nil
 		}
 		failed, ok := errors.AsType[*GuardError](err)
 		if !ok {

@@ -70,7 +70,11 @@ func (s *faultyStore) Apply(ctx context.Context, name string, c Command) (Reply,
 
 func (s *faultyStore) ApplyAll(ctx context.Context, parts []Part) (time.Duration, error) {
 	s.sets++
-	return s.Memory.ApplyAll(ctx, parts)
+	offset, err := s.Memory.ApplyAll(ctx, parts)
+	if err == nil && s.after != nil {
+		err = s.after(parts[0].Command)
+	}
+	return offset, err
 }
 
 func (s *faultyStore) Read(ctx context.Context, list []Ask) ([]Seen, time.Duration, error) {

@@ -34,11 +34,11 @@ func (c *Coordinator) poll(ctx context.Context, name string, op acquiring) (outc
 		}
 		read.After.Own = w
 		if until == 0 {
-			return outcome{read, false}, nil
+			return outcome{read, false, now}, nil
 		}
 		reply, err := c.store.Apply(ctx, name, op.rules.keep(w, until))
 		if err == nil {
-			return outcome{Reply{After: read.After, Offset: reply.Offset}, false}, nil
+			return outcome{Reply{After: read.After, Offset: reply.Offset}, false, now}, nil
 		}
 		if _, moved := errors.AsType[*GuardError](err); !moved {
 			return outcome{}, c.noteClock(err)

@@ -265,3 +265,34 @@ func TestRuleRateOfASet(t *testing.T) {
 		t.Errorf("grants %v and %v", a, b)
 	}
 }
+
+// A write may take longer than what held the request back. The answer says what that was, and not only that the lock is held, which it is not.
+func TestRefusalSaysWhatHeldTheRequestBack(t *testing.T) {
+	slow := func(k *kit) {
+		k.store.after = func(Command) error { k.store.after = nil; k.pass(time.Minute); return nil }
+	}
+	t.Run("rate", func(t *testing.T) {
+		k := newKit(t)
+		k.limit("a", rateOf(1, time.Minute))
+		k.must("1")
+		k.want(k.release("1"), nil)
+		k.pass(59 * time.Second)
+		slow(k)
+		k.tooOften(second(k.acquire("2", placeFor(time.Hour))), 1, "a", time.Second)
+	})
+	t.Run("freeze", func(t *testing.T) {
+		k := newKit(t)
+		k.freeze("a", time.Minute)
+		slow(k)
+		k.mustBeFrozen(second(k.acquire("2", placeFor(time.Hour))))
+	})
+	t.Run("rate of a set", func(t *testing.T) {
+		k := newKit(t)
+		k.limit("b", rateOf(1, time.Minute))
+		k.mustSet("1", ab)
+		k.want(k.releaseSet("1", ab...), nil)
+		k.pass(59 * time.Second)
+		slow(k)
+		k.tooOften(second(k.set("2", ab, func(r *SetRequest) { r.Wait = time.Hour })), 1, "b", time.Second)
+	})
+}

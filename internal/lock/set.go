@@ -165,7 +165,7 @@ func (c *Coordinator) acquireOne(ctx context.Context, w Want, req SetRequest) (S
 // setStatus is the answer about the lease of a set that the records show, or why they show none.
 func (c *Coordinator) setStatus(ctx context.Context, op setAcquiring, out setOutcome) (SetStatus, error) {
 	if heldIn(out.after, op.key) < len(op.names) {
-		err := op.refusal(c.clock(), out.after)
+		err := op.refusal(out.at, out.after)
 		if held, ok := errors.AsType[*HeldError](err); ok && len(op.req.Tickets) == 0 {
 			c.nameHolders(ctx, held.Lock, held)
 		}

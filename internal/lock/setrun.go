@@ -23,6 +23,7 @@ type setOutcome struct {
 	after  []Record
 	parts  []Part // of the last write
 	offset time.Duration
+	at     time.Time // of the decision, by this coordinator's clock
 }
 
 // readSet reads the records of a set's locks, with the heads of their queues and the places of the set if the operation needs them. tickets are those of the places,
@@ -159,7 +160,8 @@ func (c *Coordinator) trySet(ctx context.Context, read []Record, names []string,
 		if err != nil {
 			return setOutcome{}, err
 		}
-		parts, err := op.next(c.clock(), rs, prev)
+		now := c.clock()
+		parts, err := op.next(now, rs, prev)
 		if errors.Is(err, errTorn) {
 			prev = rs
 			continue
@@ -168,11 +170,11 @@ func (c *Coordinator) trySet(ctx context.Context, read []Record, names []string,
 			return setOutcome{}, err
 		}
 		if len(parts) == 0 {
-			return setOutcome{after: rs, offset: offset}, nil
+			return setOutcome{after: rs, offset: offset, at: now}, nil
 		}
 		offset, err = c.store.ApplyAll(ctx, parts)
 		if err == nil {
-			return setOutcome{after: afterParts(names, rs, parts), parts: parts, offset: offset}, nil
+			return setOutcome{after: afterParts(names, rs, parts), parts: parts, offset: offset, at: now}, nil
 		}
 		if _, moved := errors.AsType[*GuardError](err); !moved {
 			return setOutcome{}, c.noteClock(err)
@@ -207,7 +209,8 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 		s.Record.hold = holds[i]
 		rs, places = append(rs, s.Record), append(places, s.Waiter)
 	}
-	until, waits := op.polled(c.clock(), rs, places)
+	now := c.clock()
+	until, waits := op.polled(now, rs, places)
 	if heldIn(rs, op.key) == len(rs) { // to claim it needs no queue
 		return c.runSetFrom(ctx, rs, op.names, op.req.Tickets, op)
 	}
@@ -218,7 +221,7 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 		rs[i].Own = places[i]
 	}
 	if until == 0 {
-		return setOutcome{after: rs, offset: offset}, nil
+		return setOutcome{after: rs, offset: offset, at: now}, nil
 	}
 	var parts []Part
 	for i, w := range places {
@@ -226,7 +229,7 @@ func (c *Coordinator) pollSet(ctx context.Context, op setAcquiring) (setOutcome,
 	}
 	switch offset, err = c.store.ApplyAll(ctx, parts); {
 	case err == nil:
-		return setOutcome{after: rs, offset: offset}, nil
+		return setOutcome{after: rs, offset: offset, at: now}, nil
 	case errors.As(err, new(*GuardError)):
 		return c.runSet(ctx, op.names, op.req.Tickets, op)
 	}
