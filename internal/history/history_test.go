@@ -156,6 +156,28 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// A set that removes its place at the head of a queue, as what is left of its places, grants the lock to nobody behind it in the same write. Every other write does.
+func TestSetLeavesTheHeadOfAQueue(t *testing.T) {
+	cfg := exact()
+	cfg.Queues = true
+	row := func(cause string, setFirst bool) []Row {
+		return []Row{{
+			Lock: "l", Cause: cause,
+			Before: &Record{Rev: 1, Fence: 1, Capacity: 1, Waiting: 2, SetFirst: setFirst, Holders: map[string]Lease{"a": {Fence: 1, Permits: 1, Capacity: 1, Expires: 10}}},
+			After:  &Record{Rev: 2, Fence: 1, Capacity: 1, Waiting: 1},
+		}}
+	}
+	for _, c := range []struct {
+		cause    string
+		setFirst bool
+		found    int
+	}{{"acquire", true, 0}, {"acquire", false, 1}, {"queue", true, 1}} {
+		if found := checkRows(&History{Rows: row(c.cause, c.setFirst)}, freezes{cfg: cfg}, cfg); len(found) != c.found {
+			t.Errorf("%+v: %v", c, found)
+		}
+	}
+}
+
 // A grant that a client was told of is in the rows.
 func TestGrantsAreInRows(t *testing.T) {
 	h := &History{Rows: rows(), Ops: []Op{op(Acquire, "a", 1, 2, Granted, fence(1)), op(Renew, "b", 3, 4, Granted, fence(2))}}

@@ -85,7 +85,7 @@ func checkRows(h *History, freezes freezes, cfg Config) (found []Violation) {
 		if l, ends := before.Holders[after.Retired]; ends && after.Ended == string(lock.CauseExpire) && after.EndedAt < l.Expires+cfg.Skew.Milliseconds() {
 			wrong("the lease with fencing token %d is ended at %d as expired, and expires at %d", l.Fence, after.EndedAt, l.Expires)
 		}
-		if frees(before, after) && before.Waiting-after.Waiting+joined(r.Cause) < lock.QueueHead && settles(r.Cause) && !after.SetFirst && (cfg.Queues || !inSet[r.Lock]) && !freezes.may(r.Lock, r.At-int64(cfg.Flight), r.At) {
+		if frees(before, after) && before.Waiting-after.Waiting+joined(r.Cause) < lock.QueueHead && settles(r.Cause) && !after.SetFirst && !setLeaves(r.Cause, before, after) && (cfg.Queues || !inSet[r.Lock]) && !freezes.may(r.Lock, r.At-int64(cfg.Flight), r.At) {
 			wrong("it frees permits, and grants them to none of %d waiters, of whom the first wants %d", after.Waiting, after.First) // it removes the abandoned among those that it reads
 		}
 		if sum > max(capacity, 1) && len(after.Holders) > 0 {
@@ -197,6 +197,12 @@ func frees(before, after Record) bool {
 		}
 	}
 	return has == 0 || after.First > 0 && has+after.First <= min(capacity, after.Of)
+}
+
+// setLeaves reports whether an acquire of a set removes its own place from the head of the queue, since its places in other queues are gone. It reads no
+// more of the queue than that place, and leaves those behind it to the next write.
+func setLeaves(cause string, before, after Record) bool {
+	return cause == string(lock.CauseAcquire) && before.SetFirst && after.Waiting == before.Waiting-1
 }
 
 // held is how many permits are held, and of how many.
