@@ -58,7 +58,7 @@ func (c *Client) send(ctx context.Context, op wire.Op, name string, request, ans
 	if err != nil {
 		return noAnswer(ctx, err)
 	}
-	if resp.Status != http.StatusOK {
+	if resp.Status != http.StatusOK && len(resp.Body) > 0 {
 		resp.Body = withoutSecret(resp.Body, r.Body)
 	}
 	return readAnswer(resp, answer)

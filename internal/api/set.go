@@ -24,16 +24,15 @@ func (c *call) admitSet() error {
 		return err
 	}
 	for i, w := range c.wants {
-		field := fmt.Sprintf("locks[%d]", i)
 		switch problem := wire.CheckName(w.Lock); {
 		case problem != "":
-			return invalid("locks", "%s: name %s", field, problem)
+			return invalid("locks", "locks[%d]: name %s", i, problem)
 		case slices.ContainsFunc(c.wants[:i], func(other lock.Want) bool { return other.Lock == w.Lock }):
-			return invalid("locks", "%s: name is %q, which is there before; name each lock once", field, w.Lock)
+			return invalid("locks", "locks[%d]: name is %q, which is there before; name each lock once", i, w.Lock)
 		case c.scope != "" && !scope.Matches(c.scope, w.Lock):
-			return invalid("locks", "%s: name is %q, which the scope %q does not include; use a scope that includes every lock of the set", field, w.Lock, c.scope)
+			return invalid("locks", "locks[%d]: name is %q, which the scope %q does not include; use a scope that includes every lock of the set", i, w.Lock, c.scope)
 		case !scope.Allows(c.function, w.Lock):
-			return invalid("locks", "%s: name is %q; this alias of the function serves other locks only", field, w.Lock)
+			return invalid("locks", "locks[%d]: name is %q; this alias of the function serves other locks only", i, w.Lock)
 		}
 	}
 	return nil
