@@ -39,7 +39,10 @@ def client(endpoint: str) -> Iterator[Client]:
     before = set(threading.enumerate())
     with Client(endpoint, owner="tester", retry_delay=0.05) as c:
         yield c
-    assert {t.name for t in set(threading.enumerate()) - before if t.name.startswith("holdfast:")} == set()
+    left = [t for t in set(threading.enumerate()) - before if t.name.startswith("holdfast:")]
+    for thread in left:
+        thread.join(30)
+    assert [t.name for t in left if t.is_alive()] == []
 
 
 @pytest.fixture

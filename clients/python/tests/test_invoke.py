@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -104,3 +105,22 @@ def test_failures(serve: Serve, status: int, headers: dict[str, str], body: Any,
 def test_arguments() -> None:
     with pytest.raises(ValueError, match="no function is named"):
         InvokeTransport()
+
+
+def test_the_child_of_a_fork_has_connections_of_its_own(serve: Serve, endpoint: str, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(serve, coordinator(endpoint)) as client:
+        transport: Any = client._core.transport
+        client.status(lock)
+        parents = transport._lambda
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        closed: list[None] = []
+        monkeypatch.setattr(parents, "close", lambda: closed.append(None))
+        transport.close()
+        assert closed == []
+        client.status(lock)
+        childs = transport._lambda
+        assert childs is not parents
+        client.status(lock)
+        assert transport._lambda is childs
+        monkeypatch.undo()
+        parents.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import hashlib
 import hmac
@@ -10,6 +11,7 @@ import random
 import socket
 import string
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,7 +23,9 @@ from conftest import ROOT, Serve, reply
 import holdfast
 from holdfast import Client, HoldfastError, HTTPTransport, Refused, Request, Unavailable
 from holdfast import _wire as wire
+from holdfast import transport as transport_module
 from holdfast._acquire import Acquisition
+from holdfast._errors import _Aborted
 from holdfast._options import Options
 
 LOCK = "a"
@@ -223,6 +227,95 @@ def test_a_proxy_is_used_for_tls_only(serve: Serve, monkeypatch: pytest.MonkeyPa
         assert client.status(LOCK).lock == LOCK
     assert len(asked) == 1
     gc.collect()  # Python 3.10 leaves the socket of a tunnel that was refused open until then
+
+
+def test_a_proxy_gets_its_user_and_password(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[str] = []
+
+    def answer(handler: Any, body: bytes) -> None:
+        got.append(handler.headers.get("Proxy-Authorization", ""))
+        reply(handler, 407, b"")
+        handler.close_connection = True
+
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", serve(answer).replace("http://", "http://me:p%40ss@"))
+    with pytest.raises(Unavailable, match="Tunnel connection failed: 407"):
+        Client("https://holdfast.example.com", retries=0).status(LOCK)
+    assert got == ["Basic " + base64.b64encode(b"me:p@ss").decode()]
+    gc.collect()  # as above
+
+
+@pytest.mark.parametrize("proxy", ["https://me:p4ss@proxy.example.com", "socks5://me:p4ss@proxy.example.com", "http://me:p4ss@:1"])
+def test_a_proxy_that_cannot_be_used_is_refused(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(Refused, match="HTTPS_PROXY") as caught:
+        Client("https://holdfast.example.com").status(LOCK)
+    assert "p4ss" not in str(caught.value)
+
+
+def test_one_time_limit_for_all_addresses_of_a_host(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = urlsplit(serve(lambda handler, body: reply(handler, 200, b'{"lock":"a"}'))).port
+    with socket.socket() as unused, socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        unused.bind(("127.0.0.1", 0))
+        targets = [full.getsockname(), unused.getsockname(), ("127.0.0.1", port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", target) for target in targets]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        limits: list[float] = []
+        connect = socket.socket.connect
+
+        def note(sock: socket.socket, address: Any) -> None:
+            limits.append(sock.gettimeout() or 0)
+            connect(sock, address)
+
+        monkeypatch.setattr(socket.socket, "connect", note)
+        assert HTTPTransport(f"http://host.example.com:{port}").send(Request("status", LOCK, None, 6.0)).status == 200
+    assert len(limits) == 3
+    assert limits[0] <= 2.0
+    assert sum(limits) <= 3 * 6.0
+
+
+def test_a_resolver_that_does_not_answer_uses_no_more_than_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait())
+    with pytest.raises(TimeoutError, match="check the resolver"):
+        HTTPTransport("http://host.example.com").send(Request("status", LOCK, None, 0.05))
+    answered.set()
+
+
+def test_a_try_that_is_given_up_while_it_connects_sends_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    transport = HTTPTransport(serve(lambda handler, body: asked.append(handler.path)))
+    request = Request("release", LOCK, b"{}", 30.0)
+    dial = transport_module._dial
+
+    def slow(host: str, port: int, deadline: float) -> socket.socket:
+        sock = dial(host, port, deadline)
+        request.abort()
+        return sock
+
+    monkeypatch.setattr(transport_module, "_dial", slow)
+    with pytest.raises(_Aborted):
+        transport.send(request)
+    assert asked == []
+
+
+def test_signing_counts_to_the_time_limit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    transport = HTTPTransport(serve(lambda handler, body: asked.append(handler.path)), credentials=KEYS, region="eu-west-1")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    sign = transport._sign
+
+    def slow(*args: Any) -> dict[str, str]:
+        nonlocal now
+        now += 31
+        return sign(*args)
+
+    monkeypatch.setattr(transport, "_sign", slow)
+    with pytest.raises(TimeoutError):
+        send(transport)
+    assert asked == []
 
 
 def test_no_repr_has_the_secret(serve: Serve) -> None:

@@ -13,6 +13,9 @@ functions, or on aliases of them that are limited to some lock names: see docs/i
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._errors import Refused
@@ -88,11 +91,14 @@ class InvokeTransport:
         config = Config(
             retries={"total_max_attempts": 1}, connect_timeout=request_timeout, read_timeout=request_timeout, max_pool_connections=32, tcp_keepalive=True
         )
-        self._lambda: Any = session.create_client("lambda", region_name=region, endpoint_url=endpoint_url, config=config)
+        self._new: Callable[[], Any] = partial(session.create_client, "lambda", region_name=region, endpoint_url=endpoint_url, config=config)
+        self._lambda: Any = self._new()
+        self._pid = os.getpid()
 
     def close(self) -> None:
         """Close the connections to Lambda that are not in use."""
-        self._lambda.close()
+        if self._pid == os.getpid():
+            self._lambda.close()
 
     def send(self, request: Request) -> Response:
         """Invoke the function of an operation once."""
@@ -105,6 +111,8 @@ class InvokeTransport:
         fields["name"] = request.lock
         if request.op == "status":
             fields["op"] = "status"  # the function serves lists, too
+        if self._pid != os.getpid():  # in the child of a fork, the connections are the parent's
+            self._lambda, self._pid = self._new(), os.getpid()
         try:
             out = self._lambda.invoke(FunctionName=function, Payload=json.dumps(fields).encode())
             payload: bytes = out["Payload"].read()

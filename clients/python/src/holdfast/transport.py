@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ._errors import Refused, _Aborted
 from ._wire import ROUTES
@@ -141,6 +142,7 @@ class HTTPTransport:
 
     def send(self, request: Request) -> Response:
         """Send a request once."""
+        deadline = time.monotonic() + request.timeout
         method, suffix = ROUTES[request.op]
         path = f"{self._base}/v1/locks/{quote(request.lock, safe=':@=')}{suffix}"
         headers = {"Accept": "application/json", "Host": self._netloc}
@@ -148,10 +150,12 @@ class HTTPTransport:
             headers["Content-Type"] = "application/json"
         if self._signs:
             headers = self._sign(method, path, headers, request.body)
-        deadline = time.monotonic() + request.timeout
-        connection = self._connection(request.timeout)
+        connection = self._connection()
         try:
             request.on_abort(lambda: _shut(connection))
+            if connection.sock is None:
+                self._open(connection, deadline)
+                request.check()  # the hook could end no connection that was not there
             status, response_headers, body = self._exchange(connection, method, path, headers, request.body, deadline)
             request.on_abort(None)
         except BaseException as error:
@@ -173,8 +177,6 @@ class HTTPTransport:
     def _exchange(
         self, connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str], body: bytes | None, deadline: float
     ) -> tuple[int, Any, bytes]:
-        if connection.sock is None:
-            connection.connect()
         connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
         connection.request(method, path, body=body, headers=headers)
         connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -198,7 +200,7 @@ class HTTPTransport:
     # How long a connection is kept for a later request. API Gateway closes one after some 10 minutes, and load balancers after one.
     _IDLE = 30.0  # seconds
 
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+    def _connection(self) -> http.client.HTTPConnection:
         if os.getpid() != self._pid:
             self._reset()
         while True:
@@ -209,22 +211,36 @@ class HTTPTransport:
             if time.monotonic() - since < self._IDLE and _alive(connection):
                 return connection
             connection.close()
-        return self._connect(timeout)
+        return self._new_connection()
 
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+    def _new_connection(self) -> http.client.HTTPConnection:
         if self._scheme == "http":  # no proxy: it could read the requests
-            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+            return http.client.HTTPConnection(self._host, self._port)
         from urllib.request import getproxies, proxy_bypass
 
         if self._context is None:
             self._context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
         proxy = getproxies().get("https", "")
         if not proxy or proxy_bypass(self._host):
-            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
-        via = urlsplit(proxy if "://" in proxy else "http://" + proxy)
-        connection = http.client.HTTPSConnection(via.hostname or "", via.port or 80, timeout=timeout, context=self._context)
-        connection.set_tunnel(self._host, self._port)
+            return http.client.HTTPSConnection(self._host, self._port, context=self._context)
+        via = _check_proxy(proxy)
+        connection = http.client.HTTPSConnection(via.hostname, via.port or 80, context=self._context)
+        headers = {}
+        if via.username is not None:
+            user = f"{unquote(via.username)}:{unquote(via.password or '')}"
+            headers["Proxy-Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
+        connection.set_tunnel(self._host, self._port, headers)
         return connection
+
+    @staticmethod
+    def _open(connection: http.client.HTTPConnection, deadline: float) -> None:
+        """Connect, and shake hands with TLS, until a deadline."""
+
+        def create(address: tuple[str, int], *_: Any) -> socket.socket:
+            return _dial(address[0], address[1], deadline)
+
+        connection._create_connection = create  # type: ignore[attr-defined]  # the standard one has a time limit for each address, and none for the name
+        connection.connect()
 
     def _judge(self, error: BaseException) -> BaseException:
         """Return a Refused for a failure that no retry corrects, unless the coordinator has answered before, and else the error."""
@@ -258,6 +274,66 @@ def default_credentials() -> Credentials:
     if found is None:
         raise Refused("there are no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give credentials")
     return found
+
+
+def _check_proxy(proxy: str) -> Any:
+    """Return the URL of the proxy for https. It raises Refused if it cannot be used."""
+    try:
+        via = urlsplit(proxy if "://" in proxy else "http://" + proxy)
+        valid = via.scheme == "http" and bool(via.hostname) and via.port != 0
+    except ValueError:
+        valid = False
+    if not valid:  # the URL is not shown, since it may have a password
+        raise Refused("the proxy that HTTPS_PROXY names cannot be used; give an http URL like http://USER:PASSWORD@proxy.example.com:3128, or set NO_PROXY")
+    return via
+
+
+def _dial(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect to the first address of a host that answers, until a deadline. What remains of the time is the time limit of the socket."""
+
+    def left() -> float:
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError(f"no connection to {host} in time")
+        return seconds
+
+    error: OSError | None = None
+    addresses = _resolve(host, port, left())
+    for i, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left() / (len(addresses) - i))  # an address that does not answer leaves time for the others
+            sock.connect(address)
+            sock.settimeout(left())
+            return sock
+        except OSError as failed:
+            sock.close()
+            error = failed
+    raise error or OSError(f"{host} has no address")
+
+
+def _resolve(host: str, port: int, timeout: float) -> list[Any]:
+    """Look a host's addresses up. getaddrinfo has no time limit: a thread waits for it, and is left to itself after the time."""
+    found: list[Any] = []
+
+    def look_up() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # it is raised below
+            found.append(error)
+
+    thread = threading.Thread(target=look_up, name=f"holdfast: address of {host}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter ends, and starts no threads any more
+        look_up()
+    else:
+        thread.join(timeout)
+    if not found:
+        raise TimeoutError(f"the address of {host} was not found in time: check the resolver")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
 
 
 def _shut(connection: http.client.HTTPConnection) -> None:
