@@ -33,7 +33,7 @@ func (c *Coordinator) mark(ctx context.Context, ref GrantRef, seen Record, usefu
 		return c.readFirst(ctx, ref.Lock, op)
 	}
 	seen.Queue = nil
-	return c.decide(ctx, ref.Lock, Reply{After: seen}, op)
+	return c.decide(ctx, ref.Lock, Reply{After: seen}, time.Time{}, op)
 }
 
 type attempting struct {

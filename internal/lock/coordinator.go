@@ -62,7 +62,8 @@ type outcome struct {
 
 // writeFirst tries the operation's optimistic command. If its guard fails, it decides on the record that the refusal returns.
 func (c *Coordinator) writeFirst(ctx context.Context, name string, op operation) (outcome, error) {
-	reply, err := c.store.Apply(ctx, name, op.first(c.clock()))
+	asked := c.clock()
+	reply, err := c.store.Apply(ctx, name, op.first(asked))
 	if err == nil {
 		return outcome{Reply: reply, wrote: true}, nil
 	}
@@ -70,16 +71,17 @@ func (c *Coordinator) writeFirst(ctx context.Context, name string, op operation)
 	if !ok {
 		return outcome{}, c.noteClock(err)
 	}
-	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, op)
+	return c.decide(ctx, name, Reply{After: failed.Current, Offset: failed.Offset}, asked, op)
 }
 
 // readFirst reads the record and decides on it.
 func (c *Coordinator) readFirst(ctx context.Context, name string, op decider) (outcome, error) {
+	asked := c.clock()
 	reply, err := c.store.Get(ctx, name)
 	if err != nil {
 		return outcome{}, err
 	}
-	return c.decide(ctx, name, reply, op)
+	return c.decide(ctx, name, reply, asked, op)
 }
 
 // withQueue adds to a record the waiters that an operation must see. They are read after the record and may be newer; a
@@ -130,8 +132,8 @@ func (c *Coordinator) withOwn(ctx context.Context, name string, r Record, op dec
 
 // decide runs an operation from a record that was read until it has an outcome. If its write left waiters that fit, finish settles the lock.
 // Then the callbacks of all its grants are sent.
-func (c *Coordinator) decide(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
-	out, err := c.run(ctx, name, read, op)
+func (c *Coordinator) decide(ctx context.Context, name string, read Reply, asked time.Time, op decider) (outcome, error) {
+	out, err := c.run(ctx, name, read, asked, op)
 	if err != nil || !out.wrote {
 		return out, err
 	}
@@ -147,9 +149,9 @@ func (c *Coordinator) due(list []Write, name string, reply Reply) []Write {
 	return append(list, Write{Lock: name, Before: reply.Before, After: reply.After})
 }
 
-// run tries the commands of an operation on a record that was read until one is applied or it has another outcome. It checks
+// run tries the commands of an operation on a record that was read, and asked for at a time, until one is applied or it has another outcome. It checks
 // what each reply says of this coordinator's clock before it writes: a decision under a wrong clock could end a live lease.
-func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decider) (outcome, error) {
+func (c *Coordinator) run(ctx context.Context, name string, read Reply, asked time.Time, op decider) (outcome, error) {
 	moved := int64(-1) // the revision whose queue did not fit it
 	var last Record    // of the try before, with its waiters
 	for range maxTries {
@@ -159,7 +161,7 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		r, err := c.withQueue(ctx, name, read.After, last, op)
 		if errors.Is(err, errMoved) {
 			if moved != read.After.Rev { // read both again, once
-				moved = read.After.Rev
+				moved, asked = read.After.Rev, c.clock()
 				if read, err = c.store.Get(ctx, name); err == nil {
 					continue
 				}
@@ -179,12 +181,19 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		read.After = r
 		now := c.clock()
 		cmd, err := op.next(now, r)
+		if errors.Is(err, ErrLeaseLost) && endsSince(asked, now, r) {
+			asked, last = c.clock(), Record{}
+			if read, err = c.store.Get(ctx, name); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return outcome{}, err
 		}
 		if cmd == nil {
 			return outcome{read, false, now}, nil
 		}
+		asked = now
 		reply, err := c.store.Apply(ctx, name, *cmd)
 		if err == nil {
 			if become, ok := cmd.Effect.(Become); ok {
@@ -202,6 +211,19 @@ func (c *Coordinator) run(ctx context.Context, name string, read Reply, op decid
 		}
 	}
 	return outcome{}, tooManyTries()
+}
+
+// endsSince reports whether a lease of records that were asked for at a time has expired since then. The records may then be those of before its renewal,
+// however late they arrived, and do not prove that it is lost.
+func endsSince(asked, now time.Time, rs ...Record) bool {
+	for _, r := range rs {
+		for _, h := range r.Holders {
+			if h.ExpiresAt > asked.UnixMilli() && h.ExpiresAt <= now.UnixMilli() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func tooManyTries() error {

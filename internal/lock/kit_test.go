@@ -26,6 +26,7 @@ type faultyStore struct {
 	places  int                                     // how often a place was looked for
 	sets    int                                     // requests about several locks at once, which requests does not count
 	polled  func()                                  // called after each poll
+	read    func()                                  // called once, when something was read and before it arrives
 	limits  []int                                   // of the queue, as it was asked for
 	offset  time.Duration                           // that replies prove
 	before  func(c Command) error                   // an error: the command does not reach the record
@@ -45,7 +46,15 @@ func (s *faultyStore) Get(ctx context.Context, name string) (Reply, error) {
 	s.reads++
 	reply, err := s.Memory.Get(ctx, name)
 	reply.Offset = s.offset
+	s.arrives()
 	return reply, err
+}
+
+func (s *faultyStore) arrives() {
+	if read := s.read; read != nil {
+		s.read = nil
+		read()
+	}
 }
 
 func (s *faultyStore) Apply(ctx context.Context, name string, c Command) (Reply, error) {
@@ -58,6 +67,7 @@ func (s *faultyStore) Apply(ctx context.Context, name string, c Command) (Reply,
 	reply, err := s.Memory.Apply(ctx, name, c)
 	if failed, ok := errors.AsType[*GuardError](err); ok {
 		failed.Offset = s.offset
+		s.arrives()
 	}
 	reply.Offset = s.offset
 	if err == nil && s.after != nil {
@@ -79,7 +89,9 @@ func (s *faultyStore) ApplyAll(ctx context.Context, parts []Part) (time.Duration
 
 func (s *faultyStore) Read(ctx context.Context, list []Ask) ([]Seen, time.Duration, error) {
 	s.sets++
-	return s.Memory.Read(ctx, list)
+	seen, offset, err := s.Memory.Read(ctx, list)
+	s.arrives()
+	return seen, offset, err
 }
 
 func (s *faultyStore) Waiters(ctx context.Context, name string, limit int) ([]Waiter, error) {
@@ -100,6 +112,7 @@ func (s *faultyStore) Poll(ctx context.Context, name string, ticket int64) (Repl
 	s.polls++
 	reply, w, err := s.Memory.Poll(ctx, name, ticket)
 	reply.Offset = s.offset
+	s.arrives()
 	if s.polled != nil {
 		s.polled()
 	}

@@ -19,6 +19,7 @@ func (o acquiring) hasTicket() bool { return o.req.Ticket > 0 && o.req.Wait > 0 
 
 func (c *Coordinator) poll(ctx context.Context, name string, op acquiring) (outcome, error) {
 	for range maxTries {
+		asked := c.clock()
 		read, w, err := c.store.Poll(ctx, name, op.req.Ticket)
 		if err != nil {
 			return outcome{}, c.noteClock(err)
@@ -30,7 +31,7 @@ func (c *Coordinator) poll(ctx context.Context, name string, op acquiring) (outc
 		now := c.clock()
 		until, waits := op.polled(now, read.After, w)
 		if !waits {
-			return c.decide(ctx, name, read, op)
+			return c.decide(ctx, name, read, asked, op)
 		}
 		read.After.Own = w
 		if until == 0 {

@@ -149,8 +149,9 @@ func (c *Coordinator) runSetFrom(ctx context.Context, read []Record, names []str
 func (c *Coordinator) trySet(ctx context.Context, read []Record, names []string, tickets []int64, op setDecider) (setOutcome, error) {
 	var prev []Record
 	for range maxTries {
-		rs, offset, err := read, time.Duration(0), error(nil)
+		rs, offset, asked, err := read, time.Duration(0), time.Time{}, error(nil)
 		if read = nil; rs == nil {
+			asked = c.clock()
 			rs, offset, err = c.readSet(ctx, names, tickets, op)
 		}
 		if errors.Is(err, errMoved) {
@@ -162,7 +163,7 @@ func (c *Coordinator) trySet(ctx context.Context, read []Record, names []string,
 		}
 		now := c.clock()
 		parts, err := op.next(now, rs, prev)
-		if errors.Is(err, errTorn) {
+		if errors.Is(err, errTorn) || errors.Is(err, ErrLeaseLost) && endsSince(asked, now, rs...) {
 			prev = rs
 			continue
 		}
@@ -370,11 +371,12 @@ func (c *Coordinator) finish(ctx context.Context, due []Write, own LeaseKey, tod
 			}
 			continue
 		}
+		asked := c.clock()
 		read, err := c.store.Get(ctx, l.lock)
 		if err != nil {
 			continue
 		}
-		out, err := c.run(ctx, l.lock, read, settling{c.rules})
+		out, err := c.run(ctx, l.lock, read, asked, settling{c.rules})
 		if err != nil {
 			continue
 		}
