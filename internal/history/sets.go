@@ -1,6 +1,7 @@
 package history
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -15,12 +16,17 @@ func SetOps(o Op, locks json.RawMessage) ([]Op, error) {
 		Capacity, Permits int64
 	}
 	var names []string
-	if json.Unmarshal(locks, &names) == nil {
+	var err error
+	if !bytes.HasPrefix(bytes.TrimLeft(locks, "[ \t\r\n"), []byte("{")) {
+		err = json.Unmarshal(locks, &names)
 		wants = slices.Grow(wants, len(names))[:len(names)]
 		for i, name := range names {
 			wants[i].Name = name
 		}
-	} else if err := json.Unmarshal(locks, &wants); err != nil {
+	} else {
+		err = json.Unmarshal(locks, &wants)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("history: the locks of a set are %s: %w", locks, err)
 	}
 	names = nil

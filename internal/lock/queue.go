@@ -115,10 +115,10 @@ func (o settling) next(now time.Time, r Record) (*Command, error) {
 
 // lastUntil is when the last of the waiters that were read loses its place; 0 with none.
 func (r Record) lastUntil() (at int64) {
-	for _, w := range r.Places() {
-		at = max(at, w.Until)
+	for i := range r.Queue {
+		at = max(at, r.Queue[i].Until)
 	}
-	return at
+	return max(at, r.Own.Until)
 }
 
 // Places are the waiters that were read, in the order of tickets: the head of the queue, and the caller's own place behind it.
@@ -131,10 +131,13 @@ func (r Record) Places() []Waiter {
 
 // place is a lease's place among the waiters that were read.
 func (r Record) place(key LeaseKey) (w Waiter, waits bool) {
-	for _, w := range r.Places() {
-		if w.Key == key {
-			return w, true
+	for i := range r.Queue { // a waiter is large: by index, and without the list of Places
+		if r.Queue[i].Key == key {
+			return r.Queue[i], true
 		}
+	}
+	if r.Own.Ticket != 0 && r.Own.Key == key {
+		return r.Own, true
 	}
 	return Waiter{}, false
 }
@@ -213,22 +216,24 @@ func PlacesEnded(before, after Record) (list []Waiter) {
 // mergeQueue is a stored queue after a write that read some of its waiters as from and replaces these by to. A waiter that the write does
 // not change stays as it is stored: it may have been kept since.
 func mergeQueue(stored, from, to []Waiter) []Waiter {
-	read := map[int64]Waiter{}
-	for _, w := range from {
-		read[w.Ticket] = w
+	if len(from) == 0 && len(to) == 0 {
+		return slices.Clone(stored)
+	}
+	read := make(map[int64]int, len(from)) // by ticket: the index in from, or -1 for a waiter that the write does not change
+	for i := range from {
+		read[from[i].Ticket] = i
 	}
 	var out []Waiter
-	kept := map[int64]bool{}
-	for _, w := range to {
-		if read[w.Ticket] == w {
-			kept[w.Ticket] = true
+	for i := range to {
+		if at, seen := read[to[i].Ticket]; seen && from[at] == to[i] {
+			read[to[i].Ticket] = -1
 		} else {
-			out = append(out, w)
+			out = append(out, to[i])
 		}
 	}
-	for _, w := range stored {
-		if _, seen := read[w.Ticket]; !seen || kept[w.Ticket] {
-			out = append(out, w)
+	for i := range stored {
+		if at, seen := read[stored[i].Ticket]; !seen || at < 0 {
+			out = append(out, stored[i])
 		}
 	}
 	slices.SortFunc(out, func(a, b Waiter) int { return cmp.Compare(a.Ticket, b.Ticket) })

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -324,16 +325,13 @@ func (w *world) operate() {
 // moveClocks lets the coordinators' clocks step, within Params.ClockError of the true time.
 func (w *world) moveClocks() {
 	d := w.dice("clocks")
-	for _, f := range append(w.fronts, w.back) {
+	all := append(slices.Clone(w.fronts), w.back)
+	for _, f := range all {
 		w.setClock(d, f)
 	}
 	for {
-		select {
-		case <-time.After(d.between(time.Second, 30*time.Second)):
-		case <-w.done:
-			return
-		}
-		w.setClock(d, append(w.fronts, w.back)[d.intn(len(w.fronts)+1)])
+		time.Sleep(d.between(time.Second, 30*time.Second))
+		w.setClock(d, all[d.intn(len(all))])
 		if w.over() {
 			return
 		}

@@ -66,7 +66,7 @@ func (e *executions) call(ctx context.Context, token lock.Token, c callback) err
 	if p.happens(Callback) {
 		pause = p.between(10*time.Millisecond, maxCallback)
 	}
-	if err := sleep(ctx, pause); err != nil {
+	if err := e.w.sleep(ctx, pause); err != nil {
 		return err
 	}
 	if e.w.isOut(p, Callback) || p.happens(Callback) && p.chance(0.5) {
@@ -94,7 +94,7 @@ func (e *executions) call(ctx context.Context, token lock.Token, c callback) err
 func (e *executions) Running(ctx context.Context, arn string) (bool, error) {
 	step(ctx)
 	p := processOf(ctx)
-	if err := sleep(ctx, p.between(time.Millisecond, 30*time.Millisecond)); err != nil {
+	if err := e.w.sleep(ctx, p.between(time.Millisecond, 30*time.Millisecond)); err != nil {
 		return false, err
 	}
 	if p.happens(EndLost) && p.chance(0.2) {

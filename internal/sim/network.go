@@ -37,7 +37,7 @@ func (l *link) RoundTrip(ctx context.Context, r lockclient.Request) (lockclient.
 		panic(fmt.Errorf("sim: %w", err)) // the client's requests are JSON
 	}
 	d := l.diceOf(r.Op, f.Lease)
-	if err := sleep(ctx, d.between(0, 50*time.Microsecond)); err != nil { // of requests that a client sends at the same moment, one is first
+	if err := l.w.sleep(ctx, d.between(0, 50*time.Microsecond)); err != nil { // of requests that a client sends at the same moment, one is first
 		return lockclient.Response{}, err
 	}
 	if wire.Op(r.Op).OfRules() {
@@ -73,7 +73,7 @@ func (l *link) isCut(d *dice) bool {
 func (l *link) exchange(ctx context.Context, r lockclient.Request, op *request, d *dice) (lockclient.Response, error) {
 	cut := l.isCut(d)
 	if !cut && d.happens(Busy) && d.chance(0.5) {
-		if err := sleep(ctx, d.travel()); err != nil {
+		if err := l.w.sleep(ctx, d.travel()); err != nil {
 			return lockclient.Response{}, err
 		}
 		return busy(), nil
@@ -98,7 +98,7 @@ func (l *link) exchange(ctx context.Context, r lockclient.Request, op *request, 
 		if d.happens(LostReply) || l.isCut(d) {
 			break
 		}
-		if err := sleep(ctx, d.travel()); err != nil || l.isDead() {
+		if err := l.w.sleep(ctx, d.travel()); err != nil || l.isDead() {
 			break
 		}
 		if d.happens(Busy) {

@@ -22,7 +22,7 @@ func (s *store) enter(ctx context.Context) error {
 	if p.happens(Slow) {
 		pause = p.between(10*time.Millisecond, maxSlow)
 	}
-	if err := sleep(ctx, pause); err != nil {
+	if err := s.w.sleep(ctx, pause); err != nil {
 		return err
 	}
 	if p.happens(StoreThrottle) {
@@ -90,7 +90,7 @@ func (s *store) late(ctx context.Context, write func()) error {
 		time.Sleep(after)
 		write()
 	})
-	if err := sleep(ctx, p.between(100*time.Millisecond, 2*time.Second)); err != nil {
+	if err := s.w.sleep(ctx, p.between(100*time.Millisecond, 2*time.Second)); err != nil {
 		return err
 	}
 	return lost()

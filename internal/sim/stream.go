@@ -284,7 +284,7 @@ type bus struct{ w *world }
 func (b bus) Put(ctx context.Context, entries []stream.Entry) []error {
 	step(ctx)
 	p := processOf(ctx)
-	if err := sleep(ctx, p.between(time.Millisecond, 20*time.Millisecond)); err != nil {
+	if err := b.w.sleep(ctx, p.between(time.Millisecond, 20*time.Millisecond)); err != nil {
 		return repeat(err, len(entries))
 	}
 	if b.w.isOut(p, Bus) {

@@ -44,6 +44,7 @@ type world struct {
 	done     chan struct{}  // closed at the end: what runs for ever ends
 	life     sync.WaitGroup // what spawn started
 	idle     []chan func()  // workers of spawn that have nothing to do
+	timers   []*time.Timer  // those of sleep that are stopped
 	promises []promise
 	told     map[ruleWrite]bool  // the writes of prefix rules of which there is an event
 	problems []string            // what only the simulation can see
@@ -142,16 +143,30 @@ func (w *world) draw(n int64) int64 {
 	return int64(h.Sum64()>>1) % n
 }
 
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+// sleep waits for d, or until ctx ends. It reuses its timers: to make one costs more than to wait for it.
+func (w *world) sleep(ctx context.Context, d time.Duration) error {
+	w.mu.Lock()
+	var timer *time.Timer
+	if n := len(w.timers); n > 0 {
+		timer, w.timers = w.timers[n-1], w.timers[:n-1]
+	}
+	w.mu.Unlock()
+	if timer == nil {
+		timer = time.NewTimer(d)
+	} else {
+		timer.Reset(d)
+	}
+	var err error
 	select {
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		timer.Stop()
+		err = ctx.Err()
 	}
+	w.mu.Lock()
+	w.timers = append(w.timers, timer)
+	w.mu.Unlock()
+	return err
 }
 
 // over reports whether no more work begins.
