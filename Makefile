@@ -20,7 +20,7 @@ CYCLES   := ^TestCyclesLeakNothing$$
 SIMULATION := ^(TestSimulation|TestRepeats|TestClocksBeyondTheAllowance)$$
 
 # The fuzz tests: package and name. go test runs their corpora, in testdata/fuzz.
-FUZZ     := ./internal/api:FuzzName ./internal/api:FuzzAcquireBody ./internal/api:FuzzObject ./internal/api:FuzzEvent ./internal/api:FuzzNotifyQueue ./internal/scope:FuzzAllows \
+FUZZ     := ./internal/api:FuzzName ./internal/api:FuzzAcquireBody ./internal/api:FuzzEvent ./internal/api:FuzzNotifyQueue ./internal/scope:FuzzAllows \
   ./internal/scope:FuzzAlias ./internal/dynamo:FuzzReadRecord ./internal/wire:FuzzText ./internal/wire:FuzzLease ./internal/stream:FuzzJob \
   ./lockclient:FuzzAnswer ./cmd/holdfast:FuzzPrintable
 

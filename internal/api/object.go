@@ -51,108 +51,37 @@ func parseObject(data []byte) (*object, error) {
 	if !utf8.Valid(data) {
 		return nil, invalid("body", "the body is not valid UTF-8")
 	}
-	o := newObject()
-	if !json.Valid(data) || !o.split(data) {
-		return nil, fault(data)
-	}
-	return o, nil
-}
-
-// split stores the fields of an object, which are parts of data. data is valid JSON. It returns false if that is no object, has a key twice, or half of
-// a surrogate pair.
-func (o *object) split(data []byte) bool {
-	at := skipSpace(data, 0)
-	if data[at] != '{' {
-		return false
-	}
-	for at = skipSpace(data, at+1); data[at] != '}'; {
-		end := skipValue(data, at)
-		key := string(data[at+1 : end-1])
-		if strings.Contains(key, `\`) {
-			_ = json.Unmarshal(data[at:end], &key) // it is a JSON string
-		}
-		at = skipSpace(data, skipSpace(data, end)+1) // behind the colon
-		end = skipValue(data, at)
-		if _, twice := o.fields[key]; twice || loneSurrogate(data[at:end]) != "" {
-			return false
-		}
-		o.fields[key] = data[at:end:end]
-		if at = skipSpace(data, end); data[at] == ',' {
-			at = skipSpace(data, at+1)
-		}
-	}
-	return true
-}
-
-// skipSpace returns the index of the first byte from at on that is no white space.
-func skipSpace(data []byte, at int) int {
-	for data[at] == ' ' || data[at] == '\t' || data[at] == '\n' || data[at] == '\r' {
-		at++
-	}
-	return at
-}
-
-// skipValue returns the index behind the value that begins at at, in an object or array that is valid JSON.
-func skipValue(data []byte, at int) int {
-	for depth := 0; ; at++ {
-		switch data[at] {
-		case '"':
-			for at++; data[at] != '"'; at++ {
-				if data[at] == '\\' {
-					at++
-				}
-			}
-		case '{', '[':
-			depth++
-			continue
-		case '}', ']':
-			depth--
-		case ',', ':', ' ', '\t', '\n', '\r':
-			continue
-		default: // a number, true, false or null
-			for !bytes.ContainsRune([]byte(",]} \t\n\r"), rune(data[at+1])) {
-				at++
-			}
-		}
-		if depth == 0 {
-			return at + 1
-		}
-	}
-}
-
-// fault returns what is wrong with a body that is not one object that split takes.
-func fault(data []byte) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return invalid("body", "the body is not a JSON object; send one, like {\"ttl_ms\": 60000}")
+		return nil, invalid("body", "the body is not a JSON object; send one, like {\"ttl_ms\": 60000}")
 	}
-	keys := map[string]bool{}
+	o := newObject()
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
-			return notJSON(err)
+			return nil, notJSON(err)
 		}
 		key, _ := t.(string) // the decoder accepts nothing else here
-		if keys[key] {
-			return invalid(fieldName(key), "the field %q is there twice; send it once", brief([]byte(key)))
+		if _, twice := o.fields[key]; twice {
+			return nil, invalid(fieldName(key), "the field %q is there twice; send it once", brief([]byte(key)))
 		}
-		keys[key] = true
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return notJSON(err)
+			return nil, notJSON(err)
 		}
 		if escape := loneSurrogate(raw); escape != "" {
-			return invalid(fieldName(key), "%s has %s, half of a surrogate pair, which is no character; send the whole pair, or UTF-8", brief([]byte(key)), escape)
+			return nil, invalid(fieldName(key), "%s has %s, half of a surrogate pair, which is no character; send the whole pair, or UTF-8", brief([]byte(key)), escape)
 		}
+		o.fields[key] = raw
 	}
 	if _, err := d.Token(); err != nil {
-		return notJSON(err)
+		return nil, notJSON(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return invalid("body", "there is something after the JSON object; send one value only")
+		return nil, invalid("body", "there is something after the JSON object; send one value only")
 	}
-	return invalid("body", "the body is not JSON") // not reached: the decoder refuses what json.Valid refuses
+	return o, nil
 }
 
 // loneSurrogate returns an escape for half of a surrogate pair without the other half, or "". The value is valid JSON. Such an
@@ -222,9 +151,6 @@ func (o *object) str(field string) (s string, present bool) {
 	if raw[0] != '"' {
 		o.fail(field, "%s is %s; it must be a string", field, kind(raw))
 		return "", false
-	}
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1]), true
 	}
 	_ = json.Unmarshal(raw, &s) // raw is a JSON string
 	return s, true
