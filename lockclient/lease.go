@@ -216,14 +216,9 @@ func (l *Lease) stop(cause error) {
 }
 
 // Renew renews the lease: it then expires one TTL after the request. The client does this in the background at every heartbeat,
-// unless Options.ManualRenew is set. The error matches [ErrLost] if the lease has ended, and [ErrUnavailable] if the coordinator did
-// not answer; the lease is then held until [Lease.ExpiresAt] as before.
-func (l *Lease) Renew(ctx context.Context) error {
-	if err := l.renew(ctx, nil, nil); err != nil {
-		return &OpError{ErrRenew, l.name, err}
-	}
-	return nil
-}
+// unless Options.ManualRenew is set. The error matches [ErrLost] if the lease has ended, also while Renew waits for an answer, and [ErrUnavailable]
+// if the coordinator did not answer; the lease is then held until [Lease.ExpiresAt] as before.
+func (l *Lease) Renew(ctx context.Context) error { return l.renewByHand(ctx, nil) }
 
 // SetMetadata renews the lease and replaces the metadata that others see while the lock is held. The metadata must encode to a JSON
 // object of at most 2,048 bytes; nil means the empty object. Its errors are those of Renew, and [ErrRefused] for other metadata.
@@ -232,13 +227,25 @@ func (l *Lease) SetMetadata(ctx context.Context, metadata any) error {
 		metadata = struct{}{}
 	}
 	encoded, err := encodeMetadata(metadata)
-	if err == nil {
-		err = l.renew(ctx, encoded, nil)
-	}
 	if err != nil {
 		return &OpError{ErrRenew, l.name, err}
 	}
-	return nil
+	return l.renewByHand(ctx, encoded)
+}
+
+// renewByHand renews the lease until ctx or the lease ends: a renewal after the lease's end would be answered as lost.
+func (l *Lease) renewByHand(ctx context.Context, metadata json.RawMessage) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	err := l.renew(ctx, metadata, nil)
+	if err == nil {
+		return nil
+	}
+	if l.ctx.Err() != nil && !errors.Is(err, ErrLost) {
+		err = ErrLost
+	}
+	return &OpError{ErrRenew, l.name, err}
 }
 
 // renew renews the lease. It calls failed, if not nil, for each try that fails.

@@ -50,6 +50,31 @@ func TestManualRenewal(t *testing.T) {
 	})
 }
 
+// A renewal by hand that gets no answer ends with the lease, however long its context lasts.
+func TestManualRenewalEndsWithTheLease(t *testing.T) {
+	for name, renew := range map[string]func(context.Context, *lockclient.Lease) error{
+		"Renew": func(ctx context.Context, l *lockclient.Lease) error { return l.Renew(ctx) },
+		"SetMetadata": func(ctx context.Context, l *lockclient.Lease) error {
+			return l.SetMetadata(ctx, map[string]int{"a": 1})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				l := w.acquire(w.client(), lockclient.Options{TTL: 10 * time.Second, ManualRenew: true})
+				w.breakWith(func(_ string, _ int, r *http.Request) (*http.Response, error) { // requests hang
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				}, nil)
+				time.Sleep(9 * time.Second)
+				wantIs(t, renew(t.Context(), l), lockclient.ErrLost, lockclient.ErrRenew)
+				if late := time.Since(l.ExpiresAt()); late > 10*time.Millisecond {
+					t.Errorf("it ended %v after the lease", late)
+				}
+			})
+		})
+	}
+}
+
 // Renewals are as frequent as Options.Heartbeat says.
 func TestHeartbeat(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

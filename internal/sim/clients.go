@@ -214,6 +214,10 @@ func (c *caller) hold(targets []*target, wants []lockclient.Want, opts lockclien
 		c.pause(c.own.between(0, work), lease)
 		beliefs = c.downgrade(lease, beliefs)
 	}
+	if opts.ManualRenew && c.own.chance(0.5) {
+		c.pause(c.own.between(0, ttl), lease)
+		c.renew(lease)
+	}
 	c.pause(work, lease)
 	for _, t := range targets {
 		if lease.Err() == nil && t.capacity == 1 && c.alive() {
@@ -230,6 +234,16 @@ func (c *caller) hold(targets []*target, wants []lockclient.Want, opts lockclien
 		defer cancel()
 		_ = lease.Release(ctx) // the history has what the coordinator answered
 	}
+}
+
+// renew renews a lease by hand.
+func (c *caller) renew(lease *lockclient.Lease) {
+	if lease.Err() != nil || !c.alive() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.own.between(500*time.Millisecond, 8*time.Second))
+	defer cancel()
+	_ = lease.Renew(ctx) // the history has what the coordinator answered
 }
 
 // pause works for a while, or until the lease or the process ends.

@@ -201,6 +201,9 @@ func (l *link) begin(r lockclient.Request, f fields) *request {
 		op.TTL = int64(l.life)
 	}
 	if f.Locks != nil {
+		if l.life > 0 && op.Op.Op == history.Acquire { // the place of a task; another user of one of the locks leaves it there
+			op.Wait = int64(maxTaskWait)
+		}
 		var err error
 		if op.set, err = history.SetOps(op.Op, f.Locks); err != nil {
 			panic(err) // the client's requests are JSON
