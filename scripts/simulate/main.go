@@ -1,5 +1,5 @@
 // Command simulate runs the simulation of package sim with many seeds, on all CPUs, and prints the sum of the figures. It ends with the first
-// run that fails, after the replay that this run prints.
+// run that fails, after the replay that this run prints; with -all, it prints that and goes on with other seeds.
 //
 //	go run ./scripts/simulate -ops 10000000
 package main
@@ -26,15 +26,19 @@ func main() {
 	size := flag.Int("size", 1500, "the number of operations of a run")
 	procs := flag.Int("procs", runtime.NumCPU(), "the number of processes")
 	most := flag.Duration("for", 0, "stop after this time; 0: never")
+	all := flag.Bool("all", false, "go on after a run that fails")
 	progress := flag.Duration("progress", time.Minute, "how often to print the sum so far")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := simulate(ctx, *ops, *from, *size, *procs, *most, *progress); err != nil {
+	if err := simulate(ctx, *ops, *from, *size, *procs, *most, *progress, *all); err != nil {
 		fmt.Fprintln(os.Stderr, "simulate:", err)
 		os.Exit(1)
 	}
 }
+
+// maxFailed is how many processes may fail before -all stops, too.
+const maxFailed = 20
 
 // part is how many operations a process simulates before it reports.
 const part = 300000
@@ -44,6 +48,7 @@ type sum struct {
 	mu                                                     sync.Mutex
 	began                                                  time.Time
 	ops, runs, writes, events, timers, crashes, sets, next int
+	failed                                                 int // processes
 	cpu                                                    time.Duration
 }
 
@@ -55,7 +60,7 @@ func (s *sum) String() string {
 		s.ops, s.runs, s.writes, s.events, s.timers, s.crashes, s.sets, took.Round(time.Second), float64(s.ops)/took.Minutes(), float64(s.ops)/max(s.cpu.Minutes(), 1e-9))
 }
 
-func simulate(ctx context.Context, ops, from, size, procs int, most, progress time.Duration) error {
+func simulate(ctx context.Context, ops, from, size, procs int, most, progress time.Duration, all bool) error {
 	dir, err := os.MkdirTemp("", "simulate")
 	if err != nil {
 		return err
@@ -78,7 +83,10 @@ func simulate(ctx context.Context, ops, from, size, procs int, most, progress ti
 	for range procs {
 		work.Go(func() {
 			for ctx.Err() == nil && s.left(ops) {
-				if err := s.part(ctx, binary, size); err != nil {
+				switch err := s.part(ctx, binary, size); {
+				case err != nil && all:
+					s.fail(err)
+				case err != nil:
 					cancel(err)
 				}
 			}
@@ -93,14 +101,25 @@ func simulate(ctx context.Context, ops, from, size, procs int, most, progress ti
 	if s.ops == 0 {
 		return fmt.Errorf("no process of %d operations ended within %v: give -for more time", part, most)
 	}
+	if s.failed > 0 {
+		return fmt.Errorf("%d processes had a run that failed, beside %d operations without a violation", s.failed, s.ops)
+	}
 	fmt.Printf("simulation: 0 violations in %d operations of %d that were asked for\n", s.ops, ops)
 	return nil
+}
+
+// fail prints why a process failed. Its operations do not count.
+func (s *sum) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed++
+	fmt.Printf("simulation: failure %d: %v\n", s.failed, err)
 }
 
 func (s *sum) left(ops int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ops < ops
+	return s.ops < ops && s.failed < maxFailed
 }
 
 func (s *sum) show(ctx context.Context, every time.Duration) {
