@@ -85,6 +85,12 @@ var slow = []scenario{
 		s.holdsNow("a", l.Fence)
 		d.holds("L1", true)
 	}},
+	{"renewal by hand that hangs", "it ends with the lease, and says that the lease is lost", 0, func(s *stage) {
+		d := s.open("me", fields{"request_timeout_ms": 600_000})
+		d.acquire("L1", "a", fields{"ttl_ms": 1000, "manual_renew": true})
+		s.front.all("renew", silent())
+		d.start("renew", fields{"lease": "L1"}).fails("renew", "lost")
+	}},
 	{"freeze and thaw", "a process that was stopped for longer than its lease knows at once that it has lost it", 0, func(s *stage) {
 		d := s.open("me")
 		l := d.acquire("L1", "a", fields{"ttl_ms": 1500})

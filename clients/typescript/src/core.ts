@@ -158,7 +158,7 @@ export function checkLock(answer: Record<string, unknown>, lock: string): void {
 }
 
 /** Runs work in a scope of its own, and throws the signal's reason if that has ended before. */
-export async function within<T>(from: { caller?: AbortSignal | undefined; ms?: number }, work: (scope: Scope) => Promise<T>): Promise<T> {
+export async function within<T>(from: { caller?: AbortSignal | undefined; life?: AbortSignal; ms?: number }, work: (scope: Scope) => Promise<T>): Promise<T> {
   const scope = new Scope(from);
   try {
     if (scope.ended) throw scope.signal.reason;

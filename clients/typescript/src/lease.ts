@@ -195,14 +195,16 @@ export class Lease implements AsyncDisposable {
   /**
    * Renews the lease: it then expires one TTL after the request. The client does this in the background at every heartbeat, unless
    * `AcquireOptions.manualRenew` is set. `metadata` replaces what others see while the lock is held. Rejects with a `LeaseLostError` if the lease has
-   * ended, and with an `UnavailableError` if the coordinator did not answer; the lease is then held for `remainingMs` as before.
+   * ended, also while it waits for an answer, and with an `UnavailableError` if the coordinator did not answer; the lease is then held for
+   * `remainingMs` as before.
    */
   async renew(options: { metadata?: object; ttlMs?: number; signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = this.#controller;
     try {
       const metadata = encodeMetadata(options.metadata);
-      await within({ caller: options.signal }, (scope) => this.#renew(scope, options.ttlMs ?? this.ttlMs, metadata));
+      await within({ caller: options.signal, life: signal }, (scope) => this.#renew(scope, options.ttlMs ?? this.ttlMs, metadata));
     } catch (error) {
-      throw during(error, "renew", this.name);
+      throw during(signal.aborted && !(error instanceof LeaseLostError) ? new LeaseLostError("it has ended") : error, "renew", this.name);
     }
   }
 

@@ -262,7 +262,7 @@ class Core:
         lease.check()
 
         def started(request: Request) -> None:
-            """Let the release of the lease abort the request."""
+            """Let the end of the lease abort the request."""
             with lease._mutex:
                 lease._renewal = request
                 over = lease._cause is not None

@@ -123,9 +123,9 @@ class CoreLease:
         self._core.io.unwatch(self)
         self._core.leases.discard(self)
         self._over.set()
+        if renewal is not None:
+            renewal.abort()
         if isinstance(cause, LeaseReleased):
-            if renewal is not None:
-                renewal.abort()
             return
         for interrupt in interrupts:
             self._core.call(interrupt, cause)
