@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +20,8 @@ type campaign struct {
 	Seed        uint64  `help:"Seed of the first round; the next one has the next number. 0: chosen by the time."`
 	Ops         int     `placeholder:"N" help:"Go on until N operations were checked."`
 	Minutes     float64 `placeholder:"N" help:"Go on for N minutes."`
-	Seconds     float64 `help:"How long the clients of a round work. By default 30, and 150 with --ops or --minutes."`
-	Workers     int     `default:"3" help:"Clients in a process. More than the engine can serve make every request late."`
+	Seconds     float64 `help:"How long the clients of a round work. By default 30, and 300 with --ops or --minutes."`
+	Workers     int     `help:"Clients in a process. More than the engine can serve make every request late. By default 3, and 8 with --ops or --minutes."`
 	Kills       int     `default:"-1" help:"Kill N holders and measure when others get their locks; nothing else."`
 	StreamKills int     `default:"-1" help:"Kill the stream's process N times; nothing else."`
 	Plan        string  `help:"Replay the plan in this file: one round."`
@@ -48,12 +49,7 @@ func (c *campaign) run(began time.Time) error {
 	if c.Seed == 0 {
 		c.Seed = uint64(began.UnixNano()) % 1_000_000
 	}
-	if c.Seconds == 0 {
-		c.Seconds = 30
-		if c.Ops > 0 || c.Minutes > 0 {
-			c.Seconds = 150
-		}
-	}
+	c.defaults()
 	c.total = summary{Ops: map[string]int{}, Faults: map[string]int64{}, Clients: map[string]int{}, Versions: map[string]int{}}
 	if c.Planted {
 		return c.planted()
@@ -80,6 +76,19 @@ func (c *campaign) run(began time.Time) error {
 	return nil
 }
 
+// defaults sets how long a round is and how many clients it has. Rounds of a long campaign are long, since the engine takes a minute to compile what it runs and is half
+// as fast until then; and they have so many clients that the CPUs of a machine with two of them are busy.
+func (c *campaign) defaults() {
+	seconds, workers := 30.0, 3
+	if c.Ops > 0 || c.Minutes > 0 {
+		seconds, workers = 300, 8
+	}
+	c.Seconds, c.Workers = cmp.Or(c.Seconds, seconds), cmp.Or(c.Workers, workers)
+}
+
+// locksPerWorker is how many locks a plan has for each client of a process, so that plans with more clients have as much contention for a lock.
+const locksPerWorker = 4
+
 // more reports whether another round is to be run.
 func (c *campaign) more(plans int) bool {
 	switch {
@@ -96,7 +105,7 @@ func (c *campaign) more(plans int) bool {
 // everything is the plan of a round with all faults under which Holdfast keeps its guarantees.
 func (c *campaign) everything() plan {
 	return plan{
-		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: 12, Epoch: 10, Sets: true, Families: safeFamilies,
+		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: locksPerWorker * c.Workers, Epoch: 10, Sets: true, Families: safeFamilies,
 	}
 }
 
@@ -229,7 +238,7 @@ func (c *campaign) roundWith(p plan, self, command string) (s summary, dir strin
 	cfg, _ := json.Marshal(roundConfig{Plan: p, Dir: dir, Secrets: dir + ".secrets", Versions: programs})
 	var out bytes.Buffer
 	cmd := exec.Command(c.Engine, self, "round", string(cfg)) //nolint:gosec,noctx // this program; the round has limits of its own
-	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	cmd.Stdout, cmd.Stderr, cmd.Env = &out, os.Stderr, lean(os.Environ())
 	if err := cmd.Run(); err != nil {
 		return s, dir, fmt.Errorf("the round did not end well: %w; see %s", err, dir)
 	}

@@ -56,6 +56,21 @@ func TestActionsFollowFromThePlan(t *testing.T) {
 	}
 }
 
+// A long campaign has long rounds with more clients, and as many clients for each lock as a short one; what its caller sets counts.
+func TestDefaultsOfLongCampaigns(t *testing.T) {
+	for _, c := range []struct {
+		campaign campaign
+		seconds  float64
+		workers  int
+	}{{campaign{}, 30, 3}, {campaign{Ops: 1}, 300, 8}, {campaign{Minutes: 1}, 300, 8}, {campaign{Minutes: 1, Seconds: 7, Workers: 4}, 7, 4}} {
+		c.campaign.defaults()
+		p := c.campaign.everything()
+		if p.Seconds != c.seconds || p.Workers != c.workers || p.Locks != 4*p.Workers {
+			t.Errorf("plan %v", p)
+		}
+	}
+}
+
 // A smaller plan lacks something, and plans that cannot become smaller are not tried for ever.
 func TestSmallerPlans(t *testing.T) {
 	p := (&campaign{Seconds: 60, Workers: 3}).everything()
