@@ -165,21 +165,24 @@ func TestClocksBeyondTheAllowance(t *testing.T) {
 			continue
 		}
 		small := Shrink(p, func(q Params) bool { return run(t, q).Check().Err() != nil }, 60)
-		if len(small.Faults) >= len(p.Faults) && small.Clients >= p.Clients || small.Ops >= p.Ops {
-			t.Errorf("the run was not made smaller: %v", small)
+		if small.Ops >= p.Ops {
+			t.Errorf("the run was not made shorter: %v", small)
+		}
+		if len(small.Faults) >= len(p.Faults) && small.Clients >= p.Clients {
+			continue // this run needs all of them
 		}
 		if !strings.Contains(small.String(), string(Clocks)) {
 			t.Errorf("the smaller run does not need the clocks: %v", small)
 		}
 		return
 	}
-	t.Error("no two holders at once in 50 runs with clocks that differ by up to 1.8 s")
+	t.Error("no two holders at once, in a run that can be made smaller, in 50 runs with clocks that differ by up to 1.8 s")
 }
 
 // Every kind of fault happens.
 func TestFaultsHappen(t *testing.T) {
 	seen := map[Fault]int{}
-	for seed := uint64(1); seed <= 8; seed++ {
+	for seed := uint64(1); seed <= 40 && len(seen) < len(Faults); seed++ {
 		p := Random(seed, 500)
 		p.Faults, p.Level, p.Tasks = Faults, 3, 2
 		for f, n := range run(t, p).Faults {
