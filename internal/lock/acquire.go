@@ -304,6 +304,9 @@ func (o acquiring) isHalfOver(now time.Time, w Waiter) bool {
 
 // enqueue puts the request at the end of the queue.
 func (o acquiring) enqueue(now time.Time, r Record) Record {
+	if len(r.Holders) == 0 && r.Waiting == 0 {
+		r.Capacity = o.req.Capacity // the record of a lock that was never held has none, and of one that is free, that of its last holder
+	}
 	r.NextTicket++
 	w := Waiter{Ticket: r.NextTicket, Key: o.key, Terms: o.terms(), Until: now.Add(o.req.Wait).UnixMilli()}
 	w.Joined = now.UnixMilli()

@@ -270,6 +270,23 @@ func TestSetOnASemaphore(t *testing.T) {
 	}
 }
 
+// A lock that nobody has held has the capacity that its first waiter names. A request that does not wait is then refused because of the others, and not because of the capacity.
+func TestRuleALockThatWasNeverHeldHasTheCapacityOfItsFirstWaiter(t *testing.T) {
+	three := func(r *AcquireRequest) { r.Lock, r.Capacity = "b", 3 }
+	k := newKit(t)
+	k.must("holder")
+	k.freeze("b", time.Minute)
+	k.pass(NoRulesPeriod)
+	_, _ = k.acquire("first", three, placeFor(time.Hour))
+	_ = k.waitSet("s", ab, func(r *SetRequest) { r.Locks[1].Capacity, r.Wait = 3, time.Hour })
+	k.mustRelease("b", "first")
+	k.pass(30 * time.Second)
+	k.want(second(k.renew("holder", 0)), nil)
+	k.pass(30 * time.Second)
+	k.want(second(k.acquire("x", three)), ErrLockHeld) // the set is first, and waits for the other lock
+	k.want(second(k.acquire("y", func(r *AcquireRequest) { r.Lock, r.Capacity = "b", 2 })), ErrCapacityMismatch)
+}
+
 // A write that only removes an abandoned waiter before a set brings the set to the head. If the writer dies then, the stream's consumer must
 // see that write, whose cause would else be a quiet one.
 func TestTurnOfASetIsSeenByTheStream(t *testing.T) {

@@ -278,9 +278,6 @@ func (o setAcquiring) enqueue(now time.Time, rs []Record) (to []Record) {
 		tickets[i] = r.NextTicket + 1
 	}
 	for i, r := range rs {
-		if len(r.Holders) == 0 && r.Waiting == 0 {
-			r.Capacity = o.ones[i].req.Capacity // which the record of a lock that was never granted does not have
-		}
 		r = o.ones[i].enqueue(now, r)
 		w, _ := r.place(o.key)
 		w.Tickets = tickets
