@@ -36,11 +36,12 @@ type Config struct {
 	Queues bool
 	// Ordered says that nothing delayed single events: those of one lock come in the order of its writes.
 	Ordered bool
-	// Start is the time 0 of the history, in Unix milliseconds, if the rows have the times of their writes; else 0. Refusals are then judged by
-	// the rows.
+	// Start is the time 0 of the history, in Unix milliseconds; 0: unknown. Answers that a lock is frozen are then judged by the rules.
 	Start int64
+	// Timed says that the rows have the times of their writes. Refusals are then judged by the rows.
+	Timed bool
 	// RuleUse is how long a coordinator goes by prefix rules that it has read, counted from before the request, where the table has any; NoRuleUse is the same
-	// where it has none. RuleRead is how long such a request and the decision after it may take. RuleLanding is how long after [Rule.At] a rule may be stored.
+	// where it has none. RuleRead is how long such a request and the decision after it may take. RuleLanding is how long after [Rule.At] a rule may be stored that has no [Rule.Seen].
 	RuleUse, NoRuleUse, RuleRead, RuleLanding time.Duration
 	// Flight is how long before the time of its row a write may have been decided on.
 	Flight time.Duration
@@ -124,7 +125,7 @@ func Check(h *History, cfg Config) Report {
 		r.Violations = append(r.Violations, checkGrants(h)...)
 		r.Violations = append(r.Violations, checkSets(h, cfg)...)
 	}
-	if cfg.Start != 0 {
+	if cfg.Timed {
 		r.Violations = append(r.Violations, checkRefusals(h, cfg)...)
 		r.Violations = append(r.Violations, checkHeads(h, freezes)...)
 		r.Violations = append(r.Violations, checkForgotten(h, freezes)...)

@@ -29,7 +29,7 @@ func freezesOf(h *History, cfg Config) freezes {
 	f := freezes{cfg: cfg, versions: map[string][]version{}}
 	first := int64(math.MaxInt64)
 	for _, r := range h.Rules {
-		first = min(first, r.At)
+		first = min(first, f.stored(r))
 	}
 	for _, r := range h.Rules {
 		list, known := f.versions[r.Prefix]
@@ -37,8 +37,7 @@ func freezesOf(h *History, cfg Config) freezes {
 			f.prefixes = append(f.prefixes, r.Prefix)
 			list = []version{{from: math.MinInt64}}
 		}
-		stored := r.At + int64(cfg.RuleLanding)
-		read := max(stored+int64(cfg.RuleUse), min(stored, first+int64(cfg.RuleLanding))+int64(cfg.NoRuleUse))
+		read := max(f.stored(r)+int64(cfg.RuleUse), first+int64(cfg.NoRuleUse))
 		if promised := f.at(r.InForce); r.InForce != 0 && promised < read {
 			read = promised
 		}
@@ -50,6 +49,14 @@ func freezesOf(h *History, cfg Config) freezes {
 		f.versions[r.Prefix] = append(list, v)
 	}
 	return f
+}
+
+// stored is when a rule was stored at the latest.
+func (f freezes) stored(r Rule) int64 {
+	if r.Seen != 0 {
+		return r.Seen
+	}
+	return r.At + int64(f.cfg.RuleLanding)
 }
 
 // at is a time in Unix milliseconds in the history's time.

@@ -135,6 +135,7 @@ type Rule struct {
 	Until   int64  `json:"until,omitempty"`    // when its freeze ends, in Unix milliseconds; 0: it has none
 	Grants  int64  `json:"grants,omitempty"`   // of its rate; 0: it has none
 	Period  int64  `json:"period,omitempty"`   // of its rate, in milliseconds
+	Seen    int64  `json:"seen,omitempty"`     // when it was read in the table's stream, so that it was stored by then; 0: see [Config.RuleLanding]
 	InForce int64  `json:"in_force,omitempty"` // from when on every coordinator goes by it, as an answer says, in Unix milliseconds; 0: nobody was told
 }
 

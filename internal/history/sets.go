@@ -59,7 +59,7 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 				continue
 			}
 			g := grant{key, 0}
-			if cfg.Start != 0 {
+			if cfg.Timed {
 				g.at = r.At
 			}
 			granted[g] = append(granted[g], r.Lock)
@@ -92,7 +92,7 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 		switch {
 		case mixed || len(ops) != strings.Count(first.Set, ",")+1:
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s has answers about some of the locks of %s", first.Lease, first.Client, first.Set)})
-		case cfg.Start != 0 && first.Result == Held && !slices.ContainsFunc(ops, Op.ruled) && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
+		case cfg.Timed && first.Result == Held && !slices.ContainsFunc(ops, Op.ruled) && !slices.ContainsFunc(ops, func(o Op) bool { return refusedBy(rows[o.Lock], o, cfg) }):
 			found = append(found, Violation{"sets", first.Lock, first.Ended, fmt.Sprintf("the acquire of %s by %s is answered \"held\", and all of %s were free for it", first.Lease, first.Client, first.Set)})
 		}
 	}

@@ -127,7 +127,7 @@ func (w *world) finish() *Run {
 // Check runs the checks of package history on a run. The problems of the run are violations of the check "simulation".
 func (r *Run) Check() history.Report {
 	cfg := history.Config{
-		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Queues: true, Start: r.Start.UnixMilli(), Ordered: !r.Params.has(Bus), Timeout: time.Minute,
+		Skew: 250 * time.Millisecond, Claim: 10 * time.Second, Stable: true, Recorded: true, Queues: true, Start: r.Start.UnixMilli(), Timed: true, Ordered: !r.Params.has(Bus), Timeout: time.Minute,
 		RuleUse: lock.RulePeriod, NoRuleUse: lock.NoRulesPeriod, RuleRead: 50 * time.Millisecond, Flight: serveTimeout + maxLate, Forgotten: 10 * time.Minute,
 	}
 	if r.Params.has(Slow) {

@@ -105,7 +105,7 @@ func (c *campaign) more(plans int) bool {
 // everything is the plan of a round with all faults under which Holdfast keeps its guarantees.
 func (c *campaign) everything() plan {
 	return plan{
-		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: locksPerWorker * c.Workers, Epoch: 10, Sets: true, Families: safeFamilies,
+		Seconds: c.Seconds, Coordinators: 3, HTTP: 2, Invoke: 2, Direct: 2, CLI: 1, Workers: c.Workers, Locks: locksPerWorker * c.Workers, Epoch: 10, Sets: true, Rules: true, Families: safeFamilies,
 	}
 }
 
@@ -113,10 +113,10 @@ func (c *campaign) everything() plan {
 func (c *campaign) plans() ([]plan, error) {
 	all := c.everything()
 	kills, stream, past := all, all, all
-	kills.Seconds, kills.HTTP, kills.Invoke, kills.Direct, kills.CLI, kills.Kills, kills.Families = 0, 0, 0, 0, 0, max(c.Kills, 12), []string{}
+	kills.Seconds, kills.HTTP, kills.Invoke, kills.Direct, kills.CLI, kills.Kills, kills.Families, kills.Rules = 0, 0, 0, 0, 0, max(c.Kills, 12), []string{}, false
 	stream.StreamKills, stream.Direct, stream.CLI, stream.Invoke, stream.Seconds = max(c.StreamKills, 20), 1, 0, 3, 5
 	stream.Families = []string{famAPI, famDynamo, famServices, famPartition, famPause, famKillClient}
-	past.Seconds, past.CLI, past.Locks, past.Families = 12, 0, 3, []string{famAPI, famClockPast}
+	past.Seconds, past.CLI, past.Locks, past.Families, past.Rules = 12, 0, 3, []string{famAPI, famClockPast}, false
 	switch {
 	case c.Plan != "":
 		var p plan
@@ -261,7 +261,7 @@ func (c *campaign) add(s summary) {
 	t := &c.total
 	t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events = t.Beliefs+s.Beliefs, t.Guarded+s.Guarded, t.Stale+s.Stale, t.Rows+s.Rows, t.Events+s.Events
 	t.Repeated, t.Tasks, t.StreamKill, t.Secrets = t.Repeated+s.Repeated, t.Tasks+s.Tasks, t.StreamKill+s.StreamKill, t.Secrets+s.Secrets
-	t.Sets += s.Sets
+	t.Sets, t.Rules, t.Frozen, t.Rated = t.Sets+s.Sets, t.Rules+s.Rules, t.Frozen+s.Frozen, t.Rated+s.Rated
 	t.Kills.Took, t.Kills.Control = append(t.Kills.Took, s.Kills.Took...), append(t.Kills.Control, s.Kills.Control...)
 	t.Violations, t.Undecided = append(t.Violations, s.Violations...), append(t.Undecided, s.Undecided...)
 }
@@ -304,8 +304,8 @@ func (c *campaign) shrink(p plan) {
 // report prints the figures.
 func (c *campaign) report() {
 	t := c.total
-	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d sets of locks granted, %d secrets searched for; %d violations\n",
-		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Sets, t.Secrets, len(t.Violations))
+	fmt.Printf("campaign: %d rounds from seed %d, %.0f s: %d operations checked (%s), %d beliefs, %d guarded writes of which %d were stale, %d rows, %d events (%d repeated), %d tasks, %d sets of locks granted, %d changes of rules, %d acquires refused by a freeze, %d by a rate, %d secrets searched for; %d violations\n",
+		c.n, c.Seed, time.Since(c.began).Seconds(), t.operations(), counts(t.Ops), t.Beliefs, t.Guarded, t.Stale, t.Rows, t.Events, t.Repeated, t.Tasks, t.Sets, t.Rules, t.Frozen, t.Rated, t.Secrets, len(t.Violations))
 	fmt.Printf("campaign: faults: %s; stream's process killed %d times; operations by client: %s\n", counts(t.Faults), t.StreamKill, counts(t.Clients))
 	if c.Base != "" {
 		fmt.Printf("campaign: two versions on one table: %s\n", counts(t.Versions))

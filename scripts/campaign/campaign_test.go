@@ -117,6 +117,26 @@ func TestReadAnswer(t *testing.T) {
 	}
 }
 
+// A refusal by a freeze or a rate is one, and says by which; a refusal by another limit is no answer that a campaign expects.
+func TestReadRefusalsByRules(t *testing.T) {
+	for body, want := range map[string]history.Op{
+		`{"code":"frozen","ticket":4,"tickets":[4],"freeze":{"until":"2026-11-26T12:00:00Z"}}`: {Result: history.Held, Ticket: 4, Frozen: 1795694400000},
+		`{"code":"limit_exceeded","limit":"rate"}`:                                             {Result: history.Held, Rated: true},
+		`{"code":"lock_held","ticket":4,"tickets":[4],"limit":"rate"}`:                         {Result: history.Held, Ticket: 4, Rated: true},
+		`{"code":"limit_exceeded","limit":"max_ttl_ms"}`:                                       {Result: history.Unknown},
+	} {
+		o := history.Op{Op: history.Acquire, Lock: "a", Result: history.Unknown}
+		set := []history.Op{o}
+		readAnswer(&o, http.StatusConflict, []byte(body))
+		readSetAnswer(set, 0, http.StatusConflict, []byte(body))
+		for _, got := range []history.Op{o, set[0]} {
+			if got.Result != want.Result || got.Ticket != want.Ticket || got.Frozen != want.Frozen || got.Rated != want.Rated {
+				t.Errorf("%s is %+v", body, got)
+			}
+		}
+	}
+}
+
 // What a killed process was doing is unknown from its death on: its requests have no answers, its beliefs end, and its last line may be cut.
 func TestKilledProcess(t *testing.T) {
 	rec, err := newRecorder(t.TempDir(), "http0")
@@ -210,6 +230,58 @@ func TestTaskViolations(t *testing.T) {
 	found := r.taskViolations(&summary{})
 	if len(found) != 3 || !strings.Contains(found[0], "untold") || !strings.Contains(found[1], "invented") || !strings.Contains(found[2], "is gone") {
 		t.Errorf("found %q", found)
+	}
+}
+
+// The changes of rules follow from the plan: in time order, each within the round, most before the epoch of their locks; all freezes end before the round does.
+func TestRulesFollowFromThePlan(t *testing.T) {
+	p := (&campaign{Seconds: 120, Workers: 3}).everything()
+	p.Seed = 5
+	list := p.rules()
+	if !reflect.DeepEqual(list, p.rules()) {
+		t.Error("two lists differ")
+	}
+	freezes, rates, ends := 0, 0, 0
+	for i, c := range list {
+		if i > 0 && c.at < list[i-1].at || c.at.Seconds() > p.Seconds {
+			t.Errorf("change %d is at %v", i, c.at)
+		}
+		switch {
+		case c.remove != "":
+			ends++
+		case c.rate.Grants > 0 && c.rate.Period >= time.Second:
+			rates++
+		case c.freeze > c.at && c.freeze.Seconds() <= p.Seconds:
+			freezes++
+		case c.prefix != "none:":
+			t.Errorf("change %+v", c)
+		}
+	}
+	if freezes < 12 || rates < 8 || ends < 5 {
+		t.Errorf("%d freezes, %d rates, %d ends", freezes, rates, ends)
+	}
+	p.Rules = false
+	if len(p.rules()) > 0 {
+		t.Error("a plan without rules has some")
+	}
+}
+
+// A change of a rule that no event tells of is a violation, and the time that its answer promised is in the history.
+func TestRulesOfARound(t *testing.T) {
+	r := &round{
+		services: newServices(), truth: &truth{start: 1000, rules: []history.Rule{{Prefix: "a:", Rev: 1, At: 7 * 1e6}, {Prefix: "a:", Rev: 2, At: 9 * 1e6}}},
+		promises: []rulePromise{{"a:", 1007, 3000}, {"a:", 1007, 2000}, {"b:", 1009, 4000}},
+	}
+	r.services.rules[ruleWrite{"a:", 1}] = true
+	if r.missing() != 1 {
+		t.Errorf("%d events are missing", r.missing())
+	}
+	rules, found := r.rules()
+	if len(found) != 1 || !strings.Contains(found[0], "revision 2") {
+		t.Errorf("found %q", found)
+	}
+	if rules[0].InForce != 2000 || rules[1].InForce != 0 {
+		t.Errorf("rules %+v", rules)
 	}
 }
 

@@ -34,7 +34,10 @@ type summary struct {
 	Events     int              `json:"events"`
 	Repeated   int              `json:"repeated_events"`
 	Tasks      int              `json:"tasks"`
-	Sets       int              `json:"sets"` // leases of sets of locks that were granted
+	Sets       int              `json:"sets"`   // leases of sets of locks that were granted
+	Rules      int              `json:"rules"`  // changes of prefix rules
+	Frozen     int              `json:"frozen"` // acquires that a freeze refused
+	Rated      int              `json:"rated"`  // acquires that a rate refused
 	StreamKill int              `json:"stream_kills"`
 	Secrets    int              `json:"secrets"`            // of leases, that were searched for
 	Versions   map[string]int   `json:"versions,omitempty"` // with two versions: processes and operations of each
@@ -54,10 +57,11 @@ func (s summary) failed() bool { return len(s.Violations) > 0 || len(s.Undecided
 
 // checkConfig is what the checks must know: a copy of a request may be late at the proxy before the coordinators, then be handled for as
 // long as a function runs, and its last write may be late at the proxy before DynamoDB; a process may be stopped meanwhile.
-func checkConfig() history.Config {
+func checkConfig(start int64) history.Config {
 	cfg := history.Holdfast()
 	cfg.Late = maxLate + functionTimeout + maxLate + 2*time.Second
 	cfg.Stable, cfg.Recorded = true, true
+	cfg.Start, cfg.RuleRead, cfg.Flight = start, ruleRead, ruleFlight
 	return cfg
 }
 
@@ -69,11 +73,17 @@ func (r *round) summarize() (summary, error) {
 	}
 	s := summary{
 		Plan: r.plan, Ops: map[string]int{}, Clients: map[string]int{}, Faults: map[string]int64{}, Beliefs: len(h.Beliefs), Guarded: len(h.Guarded),
-		Rows: len(h.Rows), Events: len(h.Events), StreamKill: r.killCount, Kills: r.kills, Violations: []string{}, Undecided: []string{}, Versions: map[string]int{},
+		Rows: len(h.Rows), Rules: len(h.Rules), Events: len(h.Events), StreamKill: r.killCount, Kills: r.kills, Violations: []string{}, Undecided: []string{}, Versions: map[string]int{},
 	}
 	for _, o := range h.Ops {
 		s.Ops[string(o.Op)+" "+string(o.Result)]++
 		s.Clients[kindOf(o.Client)]++
+		if o.Frozen != 0 {
+			s.Frozen++
+		}
+		if o.Rated {
+			s.Rated++
+		}
 	}
 	sets := map[string]bool{} // by lease
 	for _, o := range h.Ops {
@@ -96,7 +106,7 @@ func (r *round) summarize() (summary, error) {
 		}
 	}
 	maps.Copy(s.Faults, r.injected)
-	report := history.Check(h, checkConfig())
+	report := history.Check(h, checkConfig(r.truth.start))
 	for _, v := range report.Violations {
 		s.Violations = append(s.Violations, v.String())
 	}
@@ -104,7 +114,7 @@ func (r *round) summarize() (summary, error) {
 	for _, text := range r.refused {
 		s.Violations = append(s.Violations, "refused: "+text)
 	}
-	for _, list := range [][]string{r.taskViolations(&s), r.truth.poison, r.truth.stuck(), r.kills.violations(), r.mixedViolations(h, &s)} {
+	for _, list := range [][]string{r.complaints, r.taskViolations(&s), r.truth.poison, r.truth.stuck(), r.kills.violations(), r.mixedViolations(h, &s)} {
 		s.Violations = append(s.Violations, list...)
 	}
 	return s, nil
@@ -133,6 +143,9 @@ func (r *round) history() (*history.History, error) {
 			return nil, err
 		}
 	}
+	var untold []string
+	h.Rules, untold = r.rules()
+	r.complaints = append(r.complaints, untold...)
 	h.Guarded, h.Rows, h.Events = r.guarded, r.truth.rows, r.services.events
 	out, err := os.Create(filepath.Join(r.dir, "history.jsonl"))
 	if err != nil {

@@ -146,19 +146,22 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
+// lockName is the name of a lock of an epoch.
+func lockName(epoch int64, i int) string {
+	return fmt.Sprintf("e%d:%s%d", epoch, []string{"m", "rw", "m", "s"}[i%4], i)
+}
+
 // lock chooses a lock of the present epoch: the first ones are chosen more often. Every fourth is a semaphore of three permits, and every fourth one that readers and a
 // writer share.
 func (w *worker) lock() (name string, opts lockclient.Options) {
 	u := w.random.Float64()
 	i := int(u * u * float64(w.cfg.Locks))
 	epoch := (now() - w.cfg.Start) / w.cfg.Epoch
-	name = fmt.Sprintf("e%d:m%d", epoch, i)
+	name = lockName(epoch, i)
 	switch i % 4 {
 	case 3:
-		name = fmt.Sprintf("e%d:s%d", epoch, i)
 		opts.Capacity, opts.Permits = 3, 1+w.random.IntN(2)
 	case 1:
-		name = fmt.Sprintf("e%d:rw%d", epoch, i)
 		if opts.Capacity, opts.Permits = wire.ModeCapacity, 1; w.random.IntN(2) == 0 {
 			opts.Permits = wire.ModeCapacity
 		}

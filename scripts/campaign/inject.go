@@ -20,6 +20,7 @@ func (r *round) inject() {
 	if r.plan.StreamKills > 0 {
 		under.Go(r.killConsumers)
 	}
+	under.Go(r.govern)
 	for _, a := range r.plan.actions() {
 		time.Sleep(time.Until(began.Add(a.at)))
 		under.Go(func() {

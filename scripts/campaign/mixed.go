@@ -53,7 +53,7 @@ func versions(self, holdfast, base string) ([]version, error) {
 func (c *campaign) mixed() plan {
 	p := c.everything()
 	p.Coordinators, p.CLI, p.Locks, p.StreamKills = 4, 2, 8, 8
-	p.Sets = false // a coordinator of a version without them would grant a set in one lock
+	p.Sets, p.Rules = false, false // a coordinator of a version without them would grant a set in one lock, and a lock against its rule
 	return p
 }
 

@@ -23,6 +23,7 @@ type plan struct {
 	Locks        int      `json:"locks"`        // that are in use at a time
 	Epoch        float64  `json:"epoch"`        // seconds after which all clients go on to other locks
 	Long         bool     `json:"long"`         // holders mostly hold for longer than their TTL, and renew or expire
+	Rules        bool     `json:"rules"`        // an operator freezes locks, and limits how often they are granted
 	Sets         bool     `json:"sets"`         // some callers acquire several locks at once
 	Rate         float64  `json:"rate"`         // of the wire's faults, times the usual one; 0: 1
 	Kills        int      `json:"kills"`        // holders that are killed to measure when others get their locks
@@ -55,6 +56,7 @@ const (
 	maxLate  = 2500 * time.Millisecond // between a sender's end and the delivery, at one proxy
 	maxDelay = 400 * time.Millisecond
 	maxHold  = time.Second
+	maxPause = 5 * time.Second // of a client's process
 )
 
 // wireRules are the faults of a proxy. rate is the share of the requests that get one of the kinds, all together.
@@ -93,7 +95,7 @@ func (p plan) actions() (list []action) {
 		famPartition: 2500 * time.Millisecond, famPause: 2 * time.Second, famPauseServer: 4 * time.Second, famKillClient: 3 * time.Second,
 		famKillServer: 5 * time.Second, famKillStream: 3 * time.Second, famClock: 1500 * time.Millisecond,
 	}
-	longest := map[string]time.Duration{famPartition: 4 * time.Second, famPause: 5 * time.Second, famPauseServer: 2 * time.Second}
+	longest := map[string]time.Duration{famPartition: 4 * time.Second, famPause: maxPause, famPauseServer: 2 * time.Second}
 	end := time.Duration(p.Seconds * float64(time.Second))
 	for i, family := range safeFamilies {
 		mean, timed := every[family]
@@ -136,6 +138,11 @@ func (p plan) smaller() (list []plan) {
 			*count /= 2
 			list = append(list, q)
 		}
+	}
+	if p.Rules {
+		q := p
+		q.Rules = false
+		list = append(list, q)
 	}
 	if p.Seconds > 8 {
 		q := p

@@ -22,7 +22,7 @@ type bug struct {
 
 // The plans under which bugs are looked for: the faults that bring each out, and enough clients.
 func brief(p *plan) {
-	p.Seconds, p.Kills, p.StreamKills, p.CLI = 30, 0, 0, 0
+	p.Seconds, p.Kills, p.StreamKills, p.CLI, p.Rules = 30, 0, 0, 0, false
 }
 
 func with(p *plan, families ...string) {
@@ -43,6 +43,12 @@ func onLeases(p *plan, families ...string) {
 func onStream(p *plan) {
 	brief(p)
 	p.Seconds, p.StreamKills, p.Direct, p.Invoke, p.Families = 5, 30, 1, 4, []string{famServices, famDynamo}
+}
+
+// onRules has the faults under which most changes of rules arrive in time.
+func onRules(p *plan) {
+	with(p, famAPI)
+	p.Rules, p.Seconds, p.Locks = true, 40, 4
 }
 
 func onCommand(p *plan) {
@@ -83,6 +89,9 @@ var bugs = []bug{
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }, false},
 	{"a timer that fires before the expiry is not set again", "internal/stream/expirer.go", "\tif again.IsZero() || x.Timers == nil {\n", "\tif !again.IsZero() || x.Timers == nil {\n",
 		func(p *plan) { with(p, famKillClient) }, true},
+	{"an acquire is granted a frozen lock", "internal/lock/acquire.go", "case hold == nil && op.refused == nil && op.blind():", "case op.refused == nil && op.blind():", onRules, false},
+	{"a hand-off grants a frozen lock", "internal/lock/queue.go", "w.Set == \"\" && to.heldBack(now) == nil && to.fits", "w.Set == \"\" && to.fits", onRules, false},
+	{"a rate allows one grant more", "internal/lock/rate.go", "counted := len(r.Grants) - int(one.Value)", "counted := len(r.Grants) - int(one.Value) - 1", onRules, false},
 	{"callbacks are left to the function that made the grant", "internal/stream/callbacks.go", "\t\tlist = append(list, Job{Kind: JobDeliver, Lock: d.Lock, Key: ch.Key, Lease: ch.Lease})\n", "",
 		func(p *plan) { onStream(p); p.StreamKills, p.Seconds = 0, 40 }, true},
 }

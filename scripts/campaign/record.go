@@ -115,13 +115,37 @@ func (r *recorder) begin(client string, op wire.Op, name string, body []byte) fu
 	}
 }
 
+// ruled is what an answer to an acquire says of the rules that kept the lock from it.
+type ruled struct {
+	Freeze    *wire.Freeze `json:"freeze"`
+	NextGrant *wire.Time   `json:"next_grant_at"`
+	Limit     string       `json:"limit"`
+}
+
+// refuses reports whether an error with a code is a refusal by a rule of the campaign.
+func (r ruled) refuses(code wire.Code) bool {
+	return code == wire.Frozen || code == wire.LimitExceeded && r.rated()
+}
+
+// frozen is the end of the freeze, in Unix milliseconds; 0 for none.
+func (r ruled) frozen() int64 {
+	if r.Freeze == nil {
+		return 0
+	}
+	return r.Freeze.Until.UnixMilli()
+}
+
+// rated reports whether a rate kept the lock.
+func (r ruled) rated() bool { return r.NextGrant != nil || r.Limit == "rate" }
+
 // readSetAnswer sets the result of the operation with an index, of a request about a set. A lease that is lost in one of its locks may be live in
 // others, and is ended there by a release that is told so: such an answer says nothing of one lock.
 func readSetAnswer(ops []history.Op, i, status int, body []byte) {
 	var a struct {
-		Code      wire.Code `json:"code"`
-		Remaining int64     `json:"remaining_ms"`
-		Tickets   []int64   `json:"tickets"`
+		Code wire.Code `json:"code"`
+		ruled
+		Remaining int64   `json:"remaining_ms"`
+		Tickets   []int64 `json:"tickets"`
 		Locks     []struct {
 			Lock  string `json:"lock"`
 			Fence int64  `json:"fence"`
@@ -140,8 +164,8 @@ func readSetAnswer(ops []history.Op, i, status int, body []byte) {
 			o.Result, o.Fence, o.Left = history.Granted, l.Fence, a.Remaining*int64(time.Millisecond)
 		}
 	}
-	if a.Code == wire.LockHeld || a.Code == wire.QueueFull || a.Code == wire.CapacityMismatch || a.Code == wire.LockFull {
-		o.Result = history.Held
+	if a.Code == wire.LockHeld || a.Code == wire.QueueFull || a.Code == wire.CapacityMismatch || a.Code == wire.LockFull || a.refuses(a.Code) {
+		o.Result, o.Frozen, o.Rated = history.Held, a.frozen(), a.rated()
 		if len(a.Tickets) == len(ops) {
 			o.Ticket = a.Tickets[i]
 		}
@@ -151,19 +175,20 @@ func readSetAnswer(ops []history.Op, i, status int, body []byte) {
 // readAnswer sets an operation's result.
 func readAnswer(o *history.Op, status int, body []byte) {
 	var a struct {
-		Code      wire.Code `json:"code"`
-		Queued    bool      `json:"queued"`
-		Fence     int64     `json:"fence"`
-		Ticket    int64     `json:"ticket"`
-		Remaining int64     `json:"remaining_ms"`
-		Lock      string    `json:"lock"`
+		Code wire.Code `json:"code"`
+		ruled
+		Queued    bool   `json:"queued"`
+		Fence     int64  `json:"fence"`
+		Ticket    int64  `json:"ticket"`
+		Remaining int64  `json:"remaining_ms"`
+		Lock      string `json:"lock"`
 	}
 	if status == 0 || json.Unmarshal(body, &a) != nil {
 		return
 	}
 	switch {
 	case status == http.StatusOK && a.Queued:
-		o.Result, o.Ticket = history.Held, a.Ticket
+		o.Result, o.Ticket, o.Frozen, o.Rated = history.Held, a.Ticket, a.frozen(), a.rated()
 	case status == http.StatusOK && a.Lock != o.Lock: // cut off
 	case status == http.StatusOK && (o.Op == history.Acquire || o.Op == history.Renew):
 		o.Result, o.Fence, o.Left = history.Granted, a.Fence, a.Remaining*int64(time.Millisecond)
@@ -171,8 +196,8 @@ func readAnswer(o *history.Op, status int, body []byte) {
 		o.Result, o.Fence = history.OK, a.Fence
 	case status == http.StatusOK:
 		o.Result = history.OK
-	case a.Code == wire.LockHeld:
-		o.Result, o.Ticket = history.Held, a.Ticket
+	case a.Code == wire.LockHeld || a.refuses(a.Code):
+		o.Result, o.Ticket, o.Frozen, o.Rated = history.Held, a.Ticket, a.frozen(), a.rated()
 	case a.Code == wire.QueueFull || a.Code == wire.CapacityMismatch || a.Code == wire.LockFull:
 		o.Result = history.Held
 	case a.Code == wire.LeaseLost || a.Code == wire.LockChanged:

@@ -59,7 +59,9 @@ type round struct {
 	countdown    int              // requests of the stream's process until it is killed; 0: it is not
 	after        bool             // kill it after that request, else before
 	kills        killResult
-	refused      []string // errors of clients that say that no retry can help
+	promises     []rulePromise // of changes of rules
+	complaints   []string      // violations that were noted during the round
+	refused      []string      // errors of clients that say that no retry can help
 }
 
 // runRound runs a round and writes its summary to standard output.

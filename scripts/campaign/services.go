@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-lock/holdfast/events"
 	"github.com/holdfast-lock/holdfast/internal/history"
+	"github.com/holdfast-lock/holdfast/internal/lock"
 )
 
 // Services is a fake of the queues of SQS, of an event bus of EventBridge, and of the tasks of Step Functions, in the memory of the
@@ -26,7 +27,8 @@ type services struct {
 	handles  int
 	events   []history.Event
 	seen     map[history.Event]int
-	tasks    map[string]*task // by token
+	rules    map[ruleWrite]bool // changes of rules that there was an event of
+	tasks    map[string]*task   // by token
 	deadBody []string
 	crash    func(after bool) // is called before and after each request of the stream's process
 }
@@ -46,7 +48,7 @@ type task struct {
 }
 
 func newServices() *services {
-	return &services{queues: map[string][]*message{}, seen: map[history.Event]int{}, tasks: map[string]*task{}, crash: func(bool) {}}
+	return &services{queues: map[string][]*message{}, seen: map[history.Event]int{}, rules: map[ruleWrite]bool{}, tasks: map[string]*task{}, crash: func(bool) {}}
 }
 
 // visibility is how long a message that was received is not received again.
@@ -177,7 +179,9 @@ func (s *services) put(entries json.RawMessage) any {
 			continue
 		}
 		l := event.Subject()
-		if l.ID == "" { // of a rule
+		if change, ok := event.(events.RuleChanged); ok {
+			s.rules[ruleWrite{lock.RulePrefix(change.Prefix), change.Rev}] = true
+			out = append(out, map[string]any{"EventId": "rule-" + change.ID})
 			continue
 		}
 		kind := l.ID[strings.LastIndexByte(l.ID, '/')+1:]

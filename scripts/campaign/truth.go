@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-lock/holdfast/internal/history"
 	"github.com/holdfast-lock/holdfast/internal/lock"
@@ -15,9 +16,11 @@ import (
 type truth struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	start  int64 // the time 0 of the history, in Unix milliseconds
 
 	mu      sync.Mutex
 	rows    []history.Row
+	rules   []history.Rule
 	last    map[string]lock.Record
 	changes map[history.Event]bool // the events that there must be, without ids
 	granted map[string]bool        // tokens of tasks whose leases were granted
@@ -28,7 +31,7 @@ type truth struct {
 
 func readTruth(engine, table string) *truth {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &truth{cancel: cancel, last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}, gone: map[string]int64{}}
+	t := &truth{cancel: cancel, start: startOfHistory(), last: map[string]lock.Record{}, changes: map[history.Event]bool{}, granted: map[string]bool{}, ended: map[string]bool{}, gone: map[string]int64{}}
 	p := newPoller(awsConfig(engine), table, fromBeginning{}, quiet)
 	p.Consume = func(_ context.Context, batch []stream.Write) []string {
 		for _, w := range batch {
@@ -39,6 +42,9 @@ func readTruth(engine, table string) *truth {
 	t.work.Go(func() { p.Run(ctx) })
 	return t
 }
+
+// startOfHistory is the time 0 of the history, in Unix milliseconds.
+func startOfHistory() int64 { return time.Now().UnixMilli() - now()/int64(time.Millisecond) }
 
 func (t *truth) stop() {
 	t.cancel()
@@ -58,6 +64,10 @@ func (t *truth) take(w stream.Write) {
 				t.ended[token.Text] = true
 			}
 		}
+		return
+	}
+	if w.Rule != nil {
+		t.takeRule(w.Rule.After)
 		return
 	}
 	t.rows = append(t.rows, history.RowOf(w.Write, now()))
@@ -105,6 +115,11 @@ func (r *round) missing() (n int) {
 	}
 	for e := range r.truth.changes {
 		if !got[e] {
+			n++
+		}
+	}
+	for _, rule := range r.truth.rules {
+		if !r.services.rules[ruleWrite{rule.Prefix, rule.Rev}] {
 			n++
 		}
 	}
