@@ -14,7 +14,7 @@ LINT_INFRA := go tool -modfile=../tools.mod golangci-lint
 ACTIONLINT := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Single-threaded tests of millions of states and transitions, which run without the race detector.
-EXPLORER := ^(TestExplore|TestExploreSets|TestMutants|TestSetMutants|TestQueueMutants|TestModelMutants)$$
+EXPLORER := ^(TestExplore|TestExploreSets|TestMutants|TestSetMutants|TestQueueMutants|TestModelMutants|TestLimitMutants)$$
 OUTBOX   := ^TestOutbox$$
 CYCLES   := ^TestCyclesLeakNothing$$
 SIMULATION := ^(TestSimulation|TestRepeats|TestClocksBeyondTheAllowance)$$

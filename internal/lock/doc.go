@@ -205,7 +205,7 @@ What each party sees, and why that is safe:
 # Rules
 
 The rules of the protocol, and where the code keeps them. explorer_test.go walks every interleaving of small worlds against
-them. explore_test.go removes each clause of each guard and expects the explorer to notice. The tests named TestRule are the
+them, with freezes, limits and rates. explore_test.go removes each clause of each guard and expects the explorer to notice. The tests named TestRule are the
 quick tests of each rule.
 
  1. A lease past its expiry is over: LeaseOutlives in renew and release; take wants a record without leases (FreeBy 0). A claimed lease of

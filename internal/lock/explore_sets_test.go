@@ -36,6 +36,7 @@ var setWorlds = []setWorld{
 	{name: "a freeze", clients: 2, clocks: 1, wants: wants{onlyA, onlyA}, capacity: oneEach, sends: 1, again: 1, freezes: 1, frozen: 1, stream: true, ttl: 3, wait: 4, retention: 5, horizon: 2},
 	{name: "a freeze and two clocks", clients: 2, clocks: 2, wants: wants{onlyA, onlyA}, capacity: oneEach, sends: 1, forces: 1, freezes: 1, frozen: 1, stream: true, ttl: 4, wait: 5, retention: 6, horizon: 3},
 	{name: "a freeze of a lock of a set", clients: 2, clocks: 1, wants: wants{onlyA, both}, capacity: oneEach, sends: 1, forces: 1, freezes: 1, frozen: 1, stream: true, ttl: 3, wait: 4, retention: 5, horizon: 1},
+	{name: "a freeze that ends with a set waiting", clients: 2, clocks: 1, wants: wants{both, onlyB}, capacity: oneEach, sends: 1, freezes: 1, frozen: 1, stream: true, ttl: 3, wait: 4, retention: 5, horizon: 2},
 	{name: "a writer becomes a reader", clients: 3, clocks: 1, wants: wants{{2, 0}, onlyA, onlyA}, capacity: [2]int64{2, 1}, sends: 1, again: 1, downgrade: true, stream: true, ttl: 2, wait: 3, retention: 4, horizon: 2},
 }
 
@@ -55,9 +56,9 @@ var largeSetWorlds = []setWorld{
 }
 
 func TestExploreSets(t *testing.T) {
-	todo := setWorlds
+	todo := slices.Concat(setWorlds, rateWorlds)
 	if *exploreAll {
-		todo = slices.Concat(setWorlds, largeSetWorlds)
+		todo = append(todo, largeSetWorlds...)
 	}
 	states, failed := atomic.Int64{}, atomic.Bool{}
 	t.Run("worlds", func(t *testing.T) {
@@ -131,12 +132,20 @@ var setMutants = map[string]func(*setWorld){
 	},
 }
 
+// thawMutants break what a set needs that waits for the end of a freeze.
+var thawMutants = map[string]func(*setWorld){
+	"a set goes by no freeze":                             func(w *setWorld) { w.deaf = true },
+	"nothing looks at the end of a freeze of a set":       func(w *setWorld) { w.asleep = true },
+	"the end of a freeze grants no set":                   func(w *setWorld) { w.alone = true },
+	"the consumer goes by a freeze of a set that is over": func(w *setWorld) { w.stale = true },
+}
+
 func TestSetMutants(t *testing.T) {
 	var killed atomic.Int64
 	kill := func(t *testing.T, change func(*setWorld), fits func(setWorld) bool) {
 		t.Parallel()
 		for _, limit := range []int{30_000, 300_000} {
-			for _, w := range slices.Clone(setWorlds) {
+			for _, w := range slices.Concat(setWorlds, rateWorlds) {
 				if change(&w); !fits(w) {
 					continue
 				}
@@ -154,15 +163,23 @@ func TestSetMutants(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				kill(t, change, func(w setWorld) bool {
 					ofRules := w.deaf || w.stale || w.hasty || w.asleep
-					return w.tasks == 0 && (w.jobs || !w.once && !w.still) && (w.freezes > 0 || !ofRules)
+					return w.tasks == 0 && w.rate == 0 && (w.jobs || !w.once && !w.still) && (w.freezes > 0 || !ofRules)
 				})
 			})
+		}
+		for name, change := range thawMutants {
+			t.Run(name, func(t *testing.T) {
+				kill(t, change, func(w setWorld) bool { return w.name == "a freeze that ends with a set waiting" })
+			})
+		}
+		for name, change := range rateMutants {
+			t.Run(name, func(t *testing.T) { kill(t, change, func(w setWorld) bool { return w.rate != 0 }) })
 		}
 		for name, change := range setTaskMutants {
 			t.Run(name, func(t *testing.T) { kill(t, change, func(w setWorld) bool { return w.tasks != 0 }) })
 		}
 	})
-	fmt.Printf("mutants: %d of %d of sets killed\n", killed.Load(), len(setMutants)+len(setTaskMutants))
+	fmt.Printf("mutants: %d of %d of sets killed\n", killed.Load(), len(setMutants)+len(thawMutants)+len(rateMutants)+len(setTaskMutants))
 }
 
 // became changes the records that a write of one lock makes of others.

@@ -53,9 +53,9 @@ var largeWorlds = []world{
 }
 
 func TestExplore(t *testing.T) {
-	todo := worlds
+	todo := slices.Concat(worlds, limitWorlds)
 	if *exploreAll {
-		todo = slices.Concat(worlds, largeWorlds)
+		todo = append(todo, largeWorlds...)
 	}
 	states, failed := atomic.Int64{}, atomic.Bool{}
 	t.Run("worlds", func(t *testing.T) {
@@ -116,7 +116,7 @@ var named = map[mutant]func(*testing.T, func(Command) Command) error{
 	{Renew, LeaseClaimed}:    claimTest,
 	{Renew, FenceBelow}:      purgeTest(func(u Rules, now time.Time) Command { return u.renew(now, "a", 60_000, false, nil, "") }),
 	{Renew, LeaseTTLAllows}:  ttlLimitTest,
-	{Renew, LeaseMayLast}:    holdLimitTest,
+	{Renew, LeaseMayLast}:    holdLimitTest, // the worlds with limits show it, too: TestLimitMutants
 	{Expire, FenceBelow}:     purgeTest(func(u Rules, now time.Time) Command { return u.expire(now, "a") }),
 }
 
@@ -171,7 +171,10 @@ func (m mutant) hunt(t *testing.T) string {
 }
 
 // caught explores the changed worlds until one shows a violation: first the beginning of each, where most violations are.
-func caught(change func(*world)) string {
+func caught(change func(*world)) string { return caughtIn(worlds, change) }
+
+// caughtIn is caught for other worlds.
+func caughtIn(worlds []world, change func(*world)) string {
 	for _, limit := range []int{30_000, 300_000, 0} {
 		for _, w := range worlds {
 			change(&w)

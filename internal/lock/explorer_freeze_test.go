@@ -102,6 +102,9 @@ func (x *setExplorer) views(s *setState, m setMessage) []uint8 {
 
 // holdBy is what keeps a lock from being granted by a view at a time, or nil.
 func (x *setExplorer) holdBy(view, lock, at uint8) *hold {
+	if x.byRate != nil && lock == 0 {
+		return x.byRate
+	}
 	if x.frozen>>lock&1 == 0 || view <= at || x.deaf {
 		return nil
 	}

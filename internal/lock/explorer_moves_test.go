@@ -393,7 +393,7 @@ func (x *explorer) answer(n *message, s state, r Record) {
 		n.answer = lost
 	}
 	n.until = n.sent + uint8(min(max(remaining, 0)/tick.Milliseconds(), forever-int64(n.sent)))
-	if x.bound&(1<<n.client) != 0 && n.answer == ok {
+	if x.bound&(1<<n.client) != 0 && n.answer == ok && (h.EndsAt == 0 || x.limited.endless) {
 		n.until = forever // it lives as long as the execution
 	}
 	n.read, n.offset = 0, 0

@@ -58,7 +58,7 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 		if permits(after.Holders) > h.Capacity {
 			x.fail("%d permits are granted, and %v asked for %d in all", permits(after.Holders), k, h.Capacity)
 		}
-		if h.Execution != "" && !h.Unclaimed && h.ExpiresAt < h.AcquiredAt+(ExecutionLife-tick).Milliseconds() {
+		if h.Execution != "" && h.EndsAt == 0 && !h.Unclaimed && h.ExpiresAt < h.AcquiredAt+(ExecutionLife-tick).Milliseconds() {
 			x.fail("executions: the lease of %v ends before its execution", k)
 		}
 	}
@@ -75,6 +75,7 @@ func (x *explorer) checkWrite(s state, m message, next uint32) {
 	if text := lostByFilters(Write{Before: before, After: after}); text != "" {
 		x.fail("%s", text)
 	}
+	x.checkLimits(before, after)
 	x.checkQueue(before, after, m.op, mine, read)
 	x.checkChanges(before, after, m.op, mine)
 	x.checkLive(s.now, next)
@@ -183,7 +184,7 @@ func (x *explorer) checkLive(now uint8, record uint32) {
 	memo := [2]uint32{record, uint32(now)}
 	problem, known := x.probed[memo]
 	if !known {
-		problem = x.probe(now+uint8(x.ttl+x.wait)+2, memo[0])
+		problem = x.probe(now+uint8(max(x.ttl, x.limited.hold)+x.wait)+2, memo[0])
 		x.probed[memo] = problem
 	}
 	if problem != "" {
@@ -192,7 +193,7 @@ func (x *explorer) checkLive(now uint8, record uint32) {
 }
 
 func (x *explorer) probe(at uint8, record uint32) string {
-	if r := x.records[record]; x.bound != 0 && (len(r.Holders) > 0 || len(r.Queue) > 0) {
+	if r := x.records[record]; x.bound != 0 && x.limited.hold == 0 && (len(r.Holders) > 0 || len(r.Queue) > 0) {
 		return "" // an execution may hold for as long as it runs
 	}
 	m := message{op: opAcquire, client: maxClients, lease: 1}

@@ -125,14 +125,14 @@ func (x *setExplorer) followUp(t *setState, s setState, parts []Part, m setMessa
 			if e.Unsettled {
 				t.pending |= 1 << lock
 			}
-			if e.Turn && x.jobs {
+			if x.turns(w, e) && x.jobs {
 				t.turned |= 1 << lock
 			}
 		}
 		if x.follows || m.of == 2 {
 			todo |= 1 << lock
 		}
-		if become, ok := p.Command.Effect.(Become); ok && become.To.hold != nil { // the end of the freeze settles it
+		if become, ok := p.Command.Effect.(Become); ok && become.To.hold.freezes(x.clock(m.read)) { // the end of the freeze settles it
 			todo &^= 1 << lock
 		}
 	}
@@ -172,6 +172,7 @@ func (x *setExplorer) checkWrite(s setState, m setMessage, next [2]uint32) {
 			}
 		}
 		x.checkGiveBack(m, before, after)
+		x.checkRate(uint8(lock), s.fences[lock], before, after)
 		for k, h := range before.Holders {
 			if _, still := after.Holders[k]; !still && h.ExpiresAt > read-tick.Milliseconds() && m.op != opForce && (m.op != opRelease && m.op != opEnd || k != x.key(m.client)) {
 				x.fail("%s ended the lease of %v, which is live", opName(m.op), k)
@@ -306,7 +307,7 @@ func (x *setExplorer) checkForgotten(s setState, rs []Record) {
 		if s.rule.until > s.now && x.frozen != 0 { // what a freeze of one lock leaves is judged when it is over
 			return
 		}
-		if len(r.Queue) == 0 || !alive(r.Queue[0]) || !r.fits(r.Queue[0].Terms) {
+		if len(r.Queue) == 0 || !alive(r.Queue[0]) || !r.fits(r.Queue[0].Terms) || x.comes(uint8(lock), r, s.now) {
 			continue
 		}
 		w := r.Queue[0]
@@ -318,7 +319,7 @@ func (x *setExplorer) checkForgotten(s setState, rs []Record) {
 		switch {
 		case !waits:
 			x.fail("forgotten: %v is first in %s, and its other place is gone", w.Key, setNames[lock])
-		case rs[1-lock].Queue[0].Ticket == other.Ticket && rs[1-lock].fits(other.Terms):
+		case rs[1-lock].Queue[0].Ticket == other.Ticket && rs[1-lock].fits(other.Terms) && !x.comes(uint8(1-lock), rs[1-lock], s.now):
 			x.fail("forgotten: %v is first in both queues and fits", w.Key)
 		}
 	}

@@ -36,6 +36,7 @@ type setWorld struct {
 	freezes   int   // how often an operator freezes locks, until a tick later; he may end that early
 	frozen    uint8 // bit per lock that the freeze is of
 	downgrade bool  // a client that holds more than one permit of one lock may give back all but one
+	rate      int64 // in any so many ticks, lock a is granted once; 0: as often as it is free
 
 	tasks      uint8 // bit per client that waits with a token, for both locks
 	deaths     int   // of tasks
@@ -55,6 +56,8 @@ type setWorld struct {
 	stale       bool                // the stream's consumer goes by a freeze that has been ended since
 	hasty       bool                // the end of a freeze is looked at without an allowance for clocks
 	asleep      bool                // nothing looks at the end of a freeze
+	unrated     bool                // no job is set when permits become free that a rate keeps back
+	early       bool                // a job for the next grant by a rate is due a tick too early, and not repeated
 }
 
 type setStage uint8
@@ -136,6 +139,7 @@ type setExplorer struct {
 	firsts      map[firstKey]uint32
 	probed      map[[3]uint32]string
 	holds       map[uint8]*hold // by the end of a freeze
+	byRate      *hold           // of lock a, if there is a rate
 	trace       []setStep
 	found       string
 	transitions int
@@ -146,7 +150,7 @@ func exploreSets(w setWorld, limit int) *setExplorer {
 		setWorld: w, limit: limit, rules: Rules{Skew: tick, Retention: time.Duration(w.retention) * tick}, seed: maphash.MakeSeed(),
 		recordID: map[string]uint32{}, cmdID: map[string]uint32{}, decided: map[setMessage]setMessage{}, applied: map[[2]uint32]uint32{},
 		writing: map[[2]uint32]setCommands{}, firsts: map[firstKey]uint32{}, probed: map[[3]uint32]string{},
-		holds: map[uint8]*hold{},
+		holds: map[uint8]*hold{}, byRate: w.rated(),
 	}
 	intern(&x.records, x.recordID, Record{})
 	x.visit(setState{now: 1})
@@ -444,7 +448,7 @@ func (x *setExplorer) put(t *setState, m setMessage) {
 	if m.stage == setReply && m.op >= opExpire && m.op != opCall {
 		if x.jobs && m.of == 2 && m.held != 0 && (m.head == 0 || m.head == m.held && !x.still) && !x.once {
 			job := &t.jobs[m.lock]
-			if int64(job.head) != x.record(t.records[m.lock]).Head { // else there is a job for the head, and another one ends at once
+			if int64(job.head) != x.record(t.records[m.lock]).Head || m.due < job.due { // else there is a job for the head, and another one ends at once
 				*job = setJob{m.held, m.due}
 			}
 		}
@@ -572,13 +576,13 @@ func (x *setExplorer) decide(m setMessage, at uint8) setMessage {
 		if a, attempts := op.(*attempting); attempts {
 			n.first = a.first || x.alwaysFirst
 		}
-		if held := r.heldUp(); x.jobs && r.hold == nil && m.op == opSettle && m.of == 2 && held.Head != 0 {
+		if held := x.heldUp(r, now); x.jobs && !r.hold.freezes(now) && m.op == opSettle && m.of == 2 && held.Head != 0 {
 			n.held, n.due = uint8(held.Head), uint8(held.Until.Sub(x.clock(0))/tick)
 		}
 		if cmd != nil {
 			n.stage, n.held, n.due = setWrite, 0, 0
 			n.cmds[m.lock] = intern(&x.commands, x.cmdID, *cmd) + 1
-		} else if set := r.headSet(); m.op == opSettle && set != nil && !x.alone && r.hold == nil {
+		} else if set := r.headSet(); m.op == opSettle && set != nil && !x.alone && r.heldBack(now) == nil {
 			client, _ := parseKey(set.Key)
 			n = setMessage{stage: setRead, op: opSettle, both: true, client: client, of: m.of, lock: m.lock, head: m.head, held: n.held, due: n.due}
 		} else if err == nil && m.op == opAcquire {

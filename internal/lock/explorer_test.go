@@ -50,6 +50,7 @@ type world struct {
 	wait       int64             // how long an acquire keeps a place in the queue; 0: there is no queue
 	retention  int64
 	horizon    uint8 // last tick
+	limited    limitedWorld
 
 	// What a mutant changes; the zero values are the protocol.
 	mutate         func(Command) Command
@@ -230,6 +231,7 @@ type checkKey struct {
 // terms is what a client asks for.
 type terms struct {
 	capacity, permits int64
+	principal         string
 	execution         string
 	token             Token
 }
@@ -249,6 +251,7 @@ func explore(w world, limit int) *explorer {
 		}
 		t := &x.sizes[i]
 		t.capacity, t.permits = cmp.Or(w.capacities[i], t.capacity), cmp.Or(w.permits[i], t.permits)
+		t.principal = w.limited.principalOf(i)
 		if w.bound&(1<<i) != 0 {
 			t.execution = fmt.Sprintf("execution %d", i)
 		}
@@ -370,8 +373,8 @@ func (x *explorer) operation(m message, r Record) decider {
 	grant := GrantRef{Key: k, Fence: r.Holders[k].Fence}
 	switch m.op {
 	case opAcquire:
-		return acquiring{rules: x.rules, key: k, req: AcquireRequest{
-			TTL: ttl, Capacity: t.capacity, Permits: t.permits, Wait: time.Duration(x.wait) * tick, Execution: t.execution, Token: t.token,
+		return acquiring{rules: x.rules, key: k, limits: x.limits(x.clock(m.read), r), req: AcquireRequest{
+			TTL: ttl, Capacity: t.capacity, Permits: t.permits, Principal: t.principal, Wait: time.Duration(x.wait) * tick, Execution: t.execution, Token: t.token,
 		}}
 	case opRenew:
 		return renewing{x.rules, k, RenewRequest{TTL: ttl}}
@@ -430,8 +433,10 @@ func (x *explorer) decide(m message, at uint8, record uint32) decision {
 			h.Told = h.Told || x.attemptIsTold && h.Attempted
 			r = r.withHolder(key(m.client, m.lease), h)
 		}
+		m.read = at
 		op := x.operation(m, r)
 		cmd, err := op.next(x.clock(at), r)
+		x.checkRefused(m, r, err)
 		if mark, ok := op.(*attempting); ok {
 			d.first = mark.first && err == nil
 		}

@@ -33,7 +33,7 @@ type target struct {
 // targets are the packages of the protocol, its stores and its interfaces. Packages that only start programs or print
 // are not listed.
 var targets = []target{
-	{"internal/lock", "^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants)"},
+	{"internal/lock", "^(TestExplore|TestMutants|TestQueueMutants|TestModelMutants|TestLimitMutants)"},
 	{"internal/wire", ""},
 	{"internal/scope", ""},
 	{"internal/api", ""},
