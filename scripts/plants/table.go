@@ -119,6 +119,7 @@ var plants = []plant{
 	{"a batch is done although it failed", consumer, "bad[i] = true", "bad[i] = false", ""},
 	{"no retry of a failed callback", notifier, "			failed = err\n			n.failed(ctx, \"callback of a grant was not delivered\"", "			n.failed(ctx, \"callback of a grant was not delivered\"", ""},
 	{"told is stored before the callback is sent", notifier, "	*seen = attempt.Seen\n", "	*seen = attempt.Seen\n	if *seen, err = n.coordinator.MarkTold(ctx, ref, l.Tokens, *seen); err != nil {\n		return err\n	}\n", ""},
-	{"the lease of a live task is ended on a repeated callback", notifier, "if attempt.First && gone {", "if gone {", ""},
+	{"the lease of a live task is ended on a repeated callback", notifier, "if attempt.First && gone {", "if gone {",
+		"no run of two million operations had it; TestCrashPointsAtOnce, TestLostMark and TestCrashPointsOfASet notice"},
 	{"all events of a lease have one id", "internal/stream/write.go", "events.ID(w.Lock, c.Lease.Fence, e.DetailType())", "events.ID(w.Lock, c.Lease.Fence, \"\")", ""},
 }
