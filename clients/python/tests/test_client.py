@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import Client, HoldfastError, LeaseLost, LeaseReleased, LockHeld, Refused, Request, Response, Transport, Unavailable, current_lease
+from holdfast import Client, HoldfastError, HTTPTransport, LeaseLost, LeaseReleased, LockHeld, Refused, Request, Response, Transport, Unavailable, current_lease
 
 
 class Context:
@@ -673,3 +673,26 @@ class TestErrors:
         for wrong in ("", "a=", "a=4", "a=4g", "a=2f", "=41", "a+b", "a/b", ".", "ä", "a=FF"):
             with pytest.raises(Refused):
                 holdfast.unescape_name(wrong)
+
+
+def test_a_release_during_a_poll_wakes_the_waiter(endpoint: str, lock: str) -> None:
+    """The release comes between the answer to a poll and the waiter's rest, which would last for minutes."""
+    answered, released = threading.Event(), threading.Event()
+
+    class Late(HTTPTransport):
+        def send(self, request: Request) -> Response:
+            response = super().send(request)
+            if request.body and b'"ticket"' in request.body and not released.is_set():
+                answered.set()
+                assert released.wait(30)
+            return response
+
+    with Client(transport=Late(endpoint), retry_delay=200.0) as client:
+        lease = client.acquire(lock, ttl=600.0)
+        waiter = threading.Thread(target=lambda: client.acquire(lock, ttl=600.0).release())
+        waiter.start()
+        assert answered.wait(30)
+        lease.release()
+        released.set()
+        waiter.join(20)
+        assert not waiter.is_alive()
