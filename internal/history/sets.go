@@ -76,12 +76,12 @@ func checkSets(h *History, cfg Config) (found []Violation) {
 	}
 	type request struct {
 		client, lease string
-		began         int64
+		began, ended  int64 // a callback may tell of a grant by a request whose own answer was "held"
 	}
 	asked := map[request][]Op{}
 	for _, o := range h.Ops {
 		if o.Set != "" && o.Op == Acquire && (o.Result == Held || o.Result == Granted) {
-			r := request{o.Client, o.Lease, o.Began}
+			r := request{o.Client, o.Lease, o.Began, o.Ended}
 			asked[r] = append(asked[r], o)
 		}
 	}
