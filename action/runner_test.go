@@ -87,7 +87,11 @@ func newRelease(t *testing.T) *release {
 		}
 	} else {
 		r.archive = archiveName(t, strings.TrimPrefix(version, "v"))
-		r.files[r.archive] = archive(t)
+		data, err := archive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.files[r.archive] = slices.Clone(data) // tests change it
 		r.files["checksums.txt"] = fmt.Appendf(nil, "%064d  other.zip\n%x  %s\n", 0, sha256.Sum256(r.files[r.archive]), r.archive)
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -133,36 +137,36 @@ func archiveName(t *testing.T, version string) string {
 	return ""
 }
 
-// archive is a tar.gz of the command and its licence.
-func archive(t *testing.T) []byte {
-	t.Helper()
+// archive is a tar.gz of the command and its licence. It is made once: the command is large, and the race detector makes its compression slow.
+var archive = sync.OnceValues(func() ([]byte, error) {
 	path, err := command()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
 	w := tar.NewWriter(z)
 	for _, f := range []struct {
 		name, path string
 		mode       int64
 	}{{"LICENSE", "../LICENSE", 0o644}, {"holdfast", path, 0o755}} {
 		data, err := os.ReadFile(f.path)
+		if err == nil {
+			err = w.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(data))})
+		}
+		if err == nil {
+			_, err = w.Write(data)
+		}
 		if err != nil {
-			t.Fatal(err)
-		}
-		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(data))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	if err := errors.Join(w.Close(), z.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
+	err = errors.Join(w.Close(), z.Close())
+	return b.Bytes(), err
+})
 
 // newCoordinator starts a coordinator in memory, and returns its URL and a client of it.
 func newCoordinator(t *testing.T) (string, *lockclient.Client) {
