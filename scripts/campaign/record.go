@@ -103,8 +103,9 @@ func (r *recorder) begin(client string, op wire.Op, name string, body []byte) fu
 	}
 	write()
 	return func(status int, answer []byte) {
+		ended := now() // of all of a set: the check of sets knows the operations of a request by that
 		for i := range ops {
-			ops[i].Ended = now()
+			ops[i].Ended = ended
 			if op.IsSet() {
 				readSetAnswer(ops, i, status, answer)
 			} else {
