@@ -162,7 +162,6 @@ class Acquisition:
         finally:
             if cancellation is not None:
                 cancellation._remove(self)
-            self.core.listen(self, False)
             self.core.leave(self)
 
     async def loop(self) -> CoreLease:
@@ -198,7 +197,6 @@ class Acquisition:
         return last or Unavailable("it did not answer in time")
 
     async def rest(self, pause: float) -> None:
-        self.core.listen(self, True)  # until the end: a release that comes while the next request is under way wakes it from the rest after that
         await self.core.io.pause(min(pause, max(self.left(), 0.0)), self.wake)
         if self.stopped is None:
             self.wake.clear()

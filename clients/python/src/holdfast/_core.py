@@ -103,7 +103,6 @@ class Core:
         """Forget what runs; also in the child of a fork, where nothing of it does."""
         self.leases: set[CoreLease] = set()  # those that have not ended
         self.acquisitions: set[Acquisition] = set()  # in progress
-        self.listeners: dict[str, list[Acquisition]] = {}  # by the lock's name: those that pause between two polls
         self.work: set[Any] = set()  # what runs in the background
         self.later: list[Any] = []  # set when the client closes: flags of releases that wait for a minimum hold
         self.mutex = threading.RLock()
@@ -190,19 +189,10 @@ class Core:
         with self.mutex:
             self.acquisitions.discard(a)
 
-    def listen(self, a: Acquisition, listens: bool) -> None:
-        """Add an acquisition to those that a release wakes, or remove it."""
-        with self.mutex:
-            listed = [other for other in self.listeners.pop(a.name, []) if other is not a]
-            if listens and a.waits:
-                listed.append(a)
-            if listed:
-                self.listeners[a.name] = listed
-
     def wake_next(self, name: str) -> None:
         """Wake this client's first waiter for a lock that it has released: the release may have granted the lock to it."""
         with self.mutex:
-            first = min((a for a in self.listeners.get(name, []) if a.ticket > 0), key=lambda a: a.ticket, default=None)
+            first = min((a for a in self.acquisitions if a.name == name and a.waits and a.ticket > 0), key=lambda a: a.ticket, default=None)
         if first is not None:
             first.wake.set()
 
